@@ -1,0 +1,235 @@
+"""The one result type: scores, the tokens they belong to, and the evidence of how far to trust them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mambascope.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import xarray
+
+FORMAT = "mambascope-attribution-1"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The position that was explained and what the model predicts there.
+
+    Attributes:
+        position: Index of the target token, counted from 0.
+        token: The token that stands at that position.
+        next_tokens: The likeliest next tokens with their probabilities, best first; empty for a model without a head.
+    """
+
+    position: int
+    token: str
+    next_tokens: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was explained: the name it was loaded by, its family, its class, and its sizes."""
+
+    name: str
+    family: str
+    class_name: str
+    layers: int
+    hidden_size: int
+
+
+class Source(NamedTuple):
+    """One line of `Attribution.top`: a source position, its token, its score and its share of the row's total."""
+
+    position: int
+    token: str
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of how much each target position drew from each source position, layer by layer.
+
+    Attributes:
+        scores: float32 on the CPU, shape (layer, target, source). Sources behind a target's future are exactly zero.
+        tokens: The text of every position, in order; joined they give the text back where the tokenizer allows it.
+        axes: The coordinates of `scores`: `layer` (numbers of the model's mixers), `target` and `source` (positions).
+        method: Name of the method that made the scores, as `mambascope explain --method` takes it.
+        target: The position in focus.
+        model: What was explained.
+        signed: Whether scores can be negative.
+        diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
+            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `seconds` is the time taken.
+    """
+
+    scores: Float[Tensor, "layer target source"]
+    tokens: tuple[str, ...]
+    axes: Mapping[str, tuple[int, ...]]
+    method: str
+    target: Target
+    model: Model
+    signed: bool = False
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
+        if tuple(self.scores.shape) != lengths:
+            raise InputError(f"scores of shape {tuple(self.scores.shape)} do not match axes of lengths {lengths}")
+        if len(self.tokens) != lengths[2]:
+            raise InputError(f"{len(self.tokens)} tokens were given for {lengths[2]} source positions")
+
+    def matrix(self, layer: int | None = None) -> Float[Tensor, "target source"]:
+        """Return one layer's scores, or with `layer=None` their mean over layers.
+
+        Raises:
+            InputError: if that layer is not among the explained ones.
+        """
+        if layer is None:
+            return self.scores.mean(dim=0)
+        if layer not in self.axes["layer"]:
+            raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
+        return self.scores[self.axes["layer"].index(layer)]
+
+    def row(self, position: int | None = None, layer: int | None = None) -> Float[Tensor, " source"]:
+        """Return one target's scores over all sources; by default those of `target.position`, averaged over layers.
+
+        Raises:
+            InputError: if that position or layer is not in the result.
+        """
+        position = self.target.position if position is None else position
+        if position not in self.axes["target"]:
+            raise InputError(
+                f"position {position} is not in this result, which explains positions "
+                f"{self.axes['target'][0]} to {self.axes['target'][-1]}"
+            )
+        return self.matrix(layer)[self.axes["target"].index(position)]
+
+    def top(self, k: int = 10, position: int | None = None, layer: int | None = None) -> list[Source]:
+        """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
+
+        The share is the absolute score over the sum of absolute scores of the row.
+        """
+        row = self.row(position, layer)
+        total = float(row.abs().sum()) or 1.0
+        last = self.target.position if position is None else position
+        order = row[: last + 1].abs().argsort(descending=True, stable=True)[:k].tolist()
+        return [Source(j, self.tokens[j], float(row[j]), abs(float(row[j])) / total) for j in order]
+
+    def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
+        """Return, for one target, the sum of absolute scores in each layer: how much every layer carried."""
+        position = self.target.position if position is None else position
+        return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the focused row as plain Python values: what `mambascope explain --json` prints."""
+        row = self.row()
+        return {
+            "tokens": list(self.tokens),
+            "method": self.method,
+            "position": self.target.position,
+            "scores": row.tolist(),
+            "layers": [
+                {"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]
+            ],
+            "target": asdict(self.target),
+            "model": asdict(self.model),
+            "signed": self.signed,
+            "diagnostics": dict(self.diagnostics),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one `.safetensors` file, whole or not at all, and return its path."""
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} does not exist; make it first or choose another place")
+        header = {
+            "tokens": list(self.tokens),
+            "axes": {name: list(values) for name, values in self.axes.items()},
+            "method": self.method,
+            "target": asdict(self.target),
+            "model": asdict(self.model),
+            "signed": self.signed,
+            "diagnostics": dict(self.diagnostics),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(
+            {"scores": self.scores.contiguous()},
+            partial,
+            metadata={"format": FORMAT, "attribution": json.dumps(header)},
+        )
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: if the file is missing, cut short, or not an attribution.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
+                header = json.loads(metadata["attribution"])
+                scores = file.get_tensor("scores")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
+        target = header["target"]
+        target["next_tokens"] = tuple((token, probability) for token, probability in target["next_tokens"])
+        return cls(
+            scores=scores,
+            tokens=tuple(header["tokens"]),
+            axes={name: tuple(values) for name, values in header["axes"].items()},
+            method=header["method"],
+            target=Target(**target),
+            model=Model(**header["model"]),
+            signed=header["signed"],
+            diagnostics=header["diagnostics"],
+        )
+
+    def to_xarray(self) -> xarray.DataArray:
+        """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate."""
+        import xarray
+
+        coordinates: dict[str, Any] = {name: list(values) for name, values in self.axes.items()}
+        coordinates["token"] = ("source", list(self.tokens))
+        return xarray.DataArray(
+            self.scores.numpy(), dims=("layer", "target", "source"), coords=coordinates, name=self.method
+        )
+
+    def show(self) -> None:
+        """Print the result in the terminal: shaded text, top sources, layers, evidence."""
+        from mambascope import show
+
+        show.print_attribution(self)
+
+    def to_html(self, *others: Attribution) -> str:
+        """Return a self-contained page; results of other methods on the same text become switches in it."""
+        from mambascope import show
+
+        return show.html_page(self, *others)
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Return a matplotlib figure fit for a paper: the map, or for a single target its bars, with labels."""
+        from mambascope import show
+
+        return show.figure(self)
+
+    def _repr_html_(self) -> str:
+        from mambascope import show
+
+        return show.notebook_frame(self)

@@ -1,0 +1,170 @@
+"""The two linear recurrences under every scan, run forward in time, fast on a CPU and differentiable.
+
+Mamba-1, one decay per channel and state, the state written and read by vectors shared by all channels ([1] eq. 2):
+
+    h_k[d, n] = exp(step_k[d] A[d, n]) h_{k-1}[d, n] + write_k[n] v_k[d],      o_k[d] = Σ_n read_k[n] h_k[d, n]
+
+Mamba-2, one decay per head ([2] eq. 16):
+
+    h_k[p, n] = exp(step_k A) h_{k-1}[p, n] + write_k[n] v_k[p],               o_k[p] = Σ_n read_k[n] h_k[p, n]
+
+A scan has write = Δ B and read = C; its transpose is the same recurrence over the reversed sequence with the two vectors
+exchanged, so these two functions are all that the operators need. See `mambascope.operators` for the glossary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+#: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
+CACHED_ELEMENTS = 1 << 18
+
+#: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; what lies between is computed again.
+CHECKPOINT_STEPS = 8
+
+#: Tokens per chunk of the Mamba-2 recurrence: inside a chunk it is a masked matrix product, between chunks a loop.
+CHUNK = 64
+
+
+def channel_recurrence(
+    v: Float[Tensor, "b L D"],
+    step: Float[Tensor, "b L D"],
+    A: Float[Tensor, "D N"],
+    write: Float[Tensor, "b L N"],
+    read: Float[Tensor, "b L N"],
+) -> Float[Tensor, "b L D"]:
+    """Return o of the Mamba-1 recurrence; time O(L·D·N), memory O(D·N) beyond the answer (O(L/16·D·N) under autograd)."""
+    tensors = (v, step, A, write, read)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _ChannelRecurrence.apply(*tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return _channel_forward(*tensors, states=None)
+
+
+def _channel_forward(
+    v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor, states: list[Tensor] | None
+) -> Tensor:
+    """Run the recurrence time-first with channels innermost, so that every operation runs along contiguous memory."""
+    b, L, D = v.shape
+    At = A.t().contiguous()
+    v, step, write, read = (rearrange(tensor, "b L c -> L b 1 c").contiguous() for tensor in (v, step, write, read))
+    write = write.transpose(2, 3)
+    block = max(1, min(8, CACHED_ELEMENTS // (b * At.numel() or 1)))
+    h = v.new_zeros(b, *At.shape)
+    out = torch.empty_like(v)
+    decays, hs = (h.new_empty(block, *h.shape) for _ in range(2))
+    for start in range(0, L, block):
+        now = slice(start, min(L, start + block))
+        decay = torch.mul(step[now], At, out=decays[: now.stop - start]).exp_()
+        written = torch.mul(write[now], v[now], out=hs[: now.stop - start])
+        for k in range(now.stop - start):
+            if states is not None and (start + k) % CHECKPOINT_STEPS == 0:
+                states.append(h.clone())
+            torch.addcmul(written[k], decay[k], h, out=h)
+            written[k] = h
+        torch.matmul(read[now], written, out=out[now])
+    return rearrange(out, "L b 1 c -> b L c")
+
+
+class _ChannelRecurrence(torch.autograd.Function):
+    """The Mamba-1 recurrence with its adjoint: λ_k = read_k do_k + exp(step_{k+1} A) λ_{k+1}, run backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor) -> Tensor:
+        states: list[Tensor] = []
+        out = _channel_forward(v, step, A, write, read, states)
+        ctx.save_for_backward(v, step, A, write, read, *states)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        v, step, A, write, read, *states = ctx.saved_tensors
+        L = v.shape[1]
+        At = A.t().contiguous()
+        v, step, write, read, do = (
+            rearrange(tensor, "b L c -> L b 1 c").contiguous() for tensor in (v, step, write, read, grad_outputs[0])
+        )
+        dv, dstep, dwrite, dread = (torch.empty_like(tensor) for tensor in (v, step, write, read))
+        dA = torch.zeros_like(At)
+        adjoint = torch.zeros_like(states[0])
+        # One set of buffers serves every segment: fresh pages from the system cost more than the arithmetic.
+        decays, hs, adjoints = (states[0].new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
+        for number in range(len(states) - 1, -1, -1):
+            now = slice(number * CHECKPOINT_STEPS, min(L, (number + 1) * CHECKPOINT_STEPS))
+            steps = now.stop - now.start
+            decay = torch.mul(step[now], At, out=decays[:steps]).exp_()
+            h = torch.mul(write[now].transpose(2, 3), v[now], out=hs[:steps])
+            before = states[number]
+            for k in range(steps):
+                before = torch.addcmul(h[k], decay[k], before, out=h[k])
+            torch.matmul(do[now], h.transpose(2, 3), out=dread[now])
+            pulled = torch.mul(read[now].transpose(2, 3), do[now], out=adjoints[:steps])
+            for k in range(steps - 1, -1, -1):
+                pulled[k].add_(adjoint)
+                torch.mul(pulled[k], decay[k], out=adjoint)
+            torch.matmul(write[now], pulled, out=dv[now])
+            torch.matmul(v[now], pulled.transpose(2, 3), out=dwrite[now])
+            flow = pulled.mul_(decay)
+            flow[0] *= states[number]
+            flow[1:] *= h[:-1]
+            torch.sum(torch.mul(flow, At, out=h), dim=2, keepdim=True, out=dstep[now])
+            dA += flow.mul_(step[now]).sum(dim=(0, 1))
+        dv, dstep, dwrite, dread = (rearrange(tensor, "L b 1 c -> b L c") for tensor in (dv, dstep, dwrite, dread))
+        return dv, dstep, dA.t(), dwrite, dread
+
+
+def head_recurrence(
+    v: Float[Tensor, "b L H P"],
+    step: Float[Tensor, "b L H"],
+    A: Float[Tensor, " H"],
+    write: Float[Tensor, "b L G N"],
+    read: Float[Tensor, "b L G N"],
+) -> Float[Tensor, "b L H P"]:
+    """Return o of the Mamba-2 recurrence in chunks of matrix products ([2] section 6); time O(L·H·P·(N + CHUNK))."""
+    b, L, H, P = v.shape
+    G = write.shape[2]
+    size = min(CHUNK, max(L, 1))
+    short = -L % size
+    v, step, write, read = (_pad_tokens(tensor, short) for tensor in (v, step, write, read))
+    v = rearrange(v, "b (c s) (g k) p -> b c g k s p", s=size, g=G)
+    write, read = (rearrange(tensor, "b (c s) g n -> b c g s n", s=size) for tensor in (write, read))
+    fall = rearrange(step * A, "b (c s) (g k) -> b c g k s", s=size, g=G).cumsum(dim=-1)
+    causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
+    decay = (fall[..., :, None] - fall[..., None, :]).masked_fill(~causal, -torch.inf).exp()
+    inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ v
+    to_end = (fall[..., -1:] - fall).exp()
+    written = (v * to_end[..., None]).transpose(-1, -2) @ write.unsqueeze(3)
+    kept = fall[..., -1].exp()
+    state = torch.zeros_like(written[:, 0])
+    states = []
+    for c in range(written.shape[1]):
+        states.append(state)
+        state = kept[:, c, ..., None, None] * state + written[:, c]
+    entering = torch.stack(states, dim=1)
+    before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * fall.exp()[..., None]
+    return rearrange(inside + before, "b c g k s p -> b (c s) (g k) p")[:, :L]
+
+
+def _pad_tokens(tensor: Tensor, count: int) -> Tensor:
+    """Append `count` zero tokens along dimension 1; they come after every real token, so they change none of them."""
+    return F.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, count]) if count else tensor
+
+
+def reverse_in_time(
+    step: Float[Tensor, "b L *c"],
+) -> Float[Tensor, "b L *c"]:
+    """Return the steps that make the same recurrence run backwards: reversed, and delayed by one token.
+
+    The adjoint at token k decays by the step of token k+1, and at the last token by nothing.
+    """
+    return F.pad(step.flip(1), [0, 0] * (step.ndim - 2) + [1, 0])[:, :-1]
+
+
+def expand_groups(tensor: Float[Tensor, "b L G N"], heads: int) -> Float[Tensor, "b L H N"]:
+    """Repeat every group of B or C for its heads: head h belongs to group h // (H/G)."""
+    return repeat(tensor, "b L g n -> b L (g k) n", k=heads // tensor.shape[2])
