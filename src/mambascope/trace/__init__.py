@@ -1,0 +1,6 @@
+"""How to run a stock model once and record what each token mixer consumed."""
+
+from mambascope.trace.capture import capture
+from mambascope.trace.trace import LayerRecord, Trace
+
+__all__ = ["LayerRecord", "Trace", "capture"]

@@ -1,0 +1,87 @@
+"""Hidden attention (Ali, Zimerman & Wolf, *The Hidden Attention of Mamba Models*, arXiv 2403.01590, eq. 14).
+
+The matrix alpha with which a selective scan mixes its own input: o = alpha s + D s. Mamba-2's form is the state-space
+duality of Dao & Gu (arXiv 2405.21060, eq. 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.methods.memory import require_room
+from mambascope.operators.blocks import Workspace, split
+from mambascope.trace import Trace
+
+#: Targets and sources per tile: a tile of all channels stays within a few tens of megabytes.
+TILE = 64
+
+
+def hidden_attention(
+    trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
+) -> Float[Tensor, "b *M L L"]:
+    """Return one layer's hidden attention; row i is the target, column j the source, zero above the diagonal.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        channels: None for every channel (Mamba-1) or head (Mamba-2), `"mean"` for their mean, or the numbers of some.
+
+    Returns:
+        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, as many maps as were asked for, or (b, L, L) for the mean.
+
+    Raises:
+        InputError: if the layer or a channel does not exist.
+        MapTooLargeError: if the maps would not fit in memory.
+    """
+    scan = trace.operator(layer).scan
+    batch, length = trace.shape
+    if channels == "mean":
+        return hidden_attention_mean(trace, layer)
+    chosen = chosen_maps(channels, scan.maps)
+    shape = (batch, len(chosen), length, length)
+    require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
+    maps = scan.skip.new_zeros(shape)
+    for coarse in scan.blocks():
+        for block in split(coarse, TILE, TILE):
+            maps[:, :, block.rows, block.columns] = scan.tile(block.rows, block.columns, chosen)
+    return maps
+
+
+def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
+    """Return the mean over channels: one matrix product of inner size D·N per block of the causal triangle."""
+    scan = trace.operator(layer).scan
+    batch, length = trace.shape
+    require_room((batch, length, length), scan.skip, "shorten the text")
+    mean, workspace = scan.skip.new_zeros(batch, length, length), Workspace()
+    for coarse in scan.blocks():
+        for block in split(coarse, 4 * TILE, 4 * TILE):
+            mean[:, block.rows, block.columns] = scan.mean(block, None, None, workspace)
+    return mean
+
+
+def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
+    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory."""
+    scan = trace.operator(layer).scan
+    batch, length = trace.shape
+    row = scan.skip.new_zeros(batch, length)
+    row[:, : target + 1] = scan.tile(slice(target, target + 1), slice(0, target + 1)).mean(dim=1)[:, 0]
+    return row
+
+
+def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
+    """Return the numbers of the maps that were asked for, or raise InputError if one does not exist."""
+    if channels is None:
+        return list(range(count))
+    if isinstance(channels, str):
+        raise InputError(f'channels is {channels!r}; give None, "mean", or the numbers of some channels')
+    chosen = [int(channel) for channel in channels]
+    wrong = [channel for channel in chosen if not 0 <= channel < count]
+    if wrong or not chosen:
+        raise InputError(f"channels {wrong or chosen} do not exist: this layer has {count} maps, 0 to {count - 1}")
+    return chosen
+

@@ -1,0 +1,62 @@
+"""Unified implicit attention (Zimerman, Ali & Wolf, arXiv 2405.16504): the layer's whole mixing, per channel.
+
+    diag(g) (alpha + D) diag(σ(a)) Toeplitz(w),   acting on u = W_x x
+
+The gate (with Mamba-2's norm) and the convolution are in it. The paper's formula drops D; we keep it, so that the
+matrix times u, plus the biases' part, is exactly what W_o receives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.methods.hidden_attention import chosen_maps
+from mambascope.methods.memory import require_room
+from mambascope.trace import Trace
+
+
+def implicit_attention(
+    trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
+) -> Float[Tensor, "b *M L L"]:
+    """Return one layer's implicit attention; row i is the target, column j the source, zero above the diagonal.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        channels: None for every channel (Mamba-1) or head (Mamba-2, the mean over the head's channels), `"mean"` for the
+            mean over all channels, or the numbers of some.
+
+    Returns:
+        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, as many maps as were asked for, or (b, L, L) for the mean.
+
+    Raises:
+        InputError: if the layer or a channel does not exist.
+        MapTooLargeError: if the maps would not fit in memory.
+    """
+    operator = trace.operator(layer)
+    batch, length = trace.shape
+    if channels == "mean":
+        require_room((batch, length, length), operator.x, "shorten the text")
+        return operator.implicit_mean()
+    chosen = chosen_maps(channels, operator.scan.maps)
+    shape = (batch, len(chosen), length, length)
+    require_room(shape, operator.x, 'ask for channels="mean" or for a few channels, or shorten the text')
+    maps = operator.x.new_zeros(shape)
+    for block, tile in operator.implicit_tiles():
+        by_map = reduce(tile, "b (m p) t c -> b m t c", "mean", m=operator.scan.maps)
+        maps[:, :, block.rows, block.columns] = by_map[:, chosen]
+    return maps
+
+
+def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
+    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory."""
+    operator = trace.operator(layer)
+    row = torch.zeros(trace.shape, dtype=operator.x.dtype, device=operator.x.device)
+    row[:, : target + 1] = operator.implicit_row(target)
+    return row

@@ -1,0 +1,85 @@
+"""LaTIM (Pitorro & Treviso, arXiv 2502.15612): token-to-token contribution vectors and their norms.
+
+The paper applies the activation to each source's share (rule `silu`, eq. 13), which leaves a residual; our default, the
+secant, leaves none: the vectors and the bias add up to the mixer's output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.methods.memory import require_room
+from mambascope.operators.affine import Rule
+from mambascope.trace import Trace
+
+
+def contributions(
+    trace: Trace, layer: int, target: int, rule: Rule = "secant"
+) -> tuple[Float[Tensor, "b L E"], Float[Tensor, "b E"]]:
+    """Return the vectors T_ij(x_j) that every source j gives to one target i in one layer, and the bias β_i.
+
+    With the `secant` rule their sum over j plus the bias is the mixer's output at i. Time O(L·D·(N + E)).
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        target: Position i; negative numbers count from the end.
+        rule: `secant` (exact), `silu` (the paper's), or `identity` (models without the activation).
+
+    Raises:
+        InputError: if the layer, the target or the rule does not exist.
+    """
+    length = trace.shape[1]
+    return trace.operator(layer).contributions(target + length if -length <= target < 0 else target, rule)
+
+
+def latim(
+    trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: Rule = "secant"
+) -> Float[Tensor, "b *layers L L"]:
+    """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero above the diagonal.
+
+    The products cost L²·D·E operations per layer; memory beyond the answer is one tile.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer; None for all.
+        norm: p, 1 or 2.
+        rule: The activation rule.
+
+    Returns:
+        (b, layers, L, L), or (b, L, L) when `layer` is a number.
+
+    Raises:
+        InputError: if the layer, the norm or the rule does not exist.
+        MapTooLargeError: if the maps would not fit in memory.
+    """
+    check_norm(norm)
+    layers = range(len(trace.layers)) if layer is None else [trace.index(layer)]
+    batch, length = trace.shape
+    like = trace.operator(layers[0]).x
+    require_room((batch, len(layers), length, length), like, "ask for one layer at a time or shorten the text")
+    maps = like.new_zeros(batch, len(layers), length, length)
+    for place, number in enumerate(layers):
+        for block, tile in trace.operator(number).contribution_tiles(rule):
+            torch.linalg.vector_norm(tile, ord=norm, dim=1, out=maps[:, place, block.rows, block.columns])
+    return maps if layer is None else maps[:, 0]
+
+
+def latim_row(
+    trace: Trace, layer: int, target: int, norm: Literal[1, 2] = 2, rule: Rule = "secant"
+) -> Float[Tensor, "b L"]:
+    """Return one target's row of `latim`, in O(L·D·(N + E))."""
+    check_norm(norm)
+    vectors, _ = contributions(trace, layer, target, rule)
+    return torch.linalg.vector_norm(vectors, ord=norm, dim=-1)
+
+
+def check_norm(norm: float) -> None:
+    """Raise InputError unless the norm is 1 or 2."""
+    if norm not in (1, 2):
+        raise InputError(f"norm {norm!r} is not one of LaTIM's: choose 1 or 2")

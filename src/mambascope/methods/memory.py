@@ -1,0 +1,45 @@
+"""Refusing a map that would not fit, before the machine finds out."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+
+from mambascope.errors import MapTooLargeError
+
+
+def require_room(shape: tuple[int, ...], like: torch.Tensor, way_out: str) -> None:
+    """Raise MapTooLargeError, with the size and the way out, if a map of this shape would not fit beside what is held.
+
+    Args:
+        shape: Shape of the map.
+        like: A tensor of its dtype and device.
+        way_out: What to ask for instead, as a clause.
+    """
+    needed = math.prod(shape) * like.element_size()
+    free = available_bytes(like.device)
+    if needed > free:
+        raise MapTooLargeError(
+            f"a map of shape {shape} needs {gibibytes(needed)} and {gibibytes(free)} are free; {way_out}"
+        )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how many bytes a new tensor on this device could take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gibibytes(count: int) -> str:
+    """Return a size for people to read."""
+    return f"{count / 2**30:.1f} GiB"

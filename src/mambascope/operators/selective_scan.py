@@ -1,0 +1,174 @@
+"""Mamba-1's selective scan as a lower-triangular matrix per channel ([3] eq. 14), without ever holding it whole.
+
+    alpha_ij[d] = Σ_n C_i[n] exp(A[d,n] (S_i[d] - S_j[d])) Δ_j[d] B_j[n],   j ≤ i,   S = cumsum(Δ)
+
+Differences of S are taken in float64: in float32 their error would grow with the length of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.operators.blocks import Block, Workspace, causal_blocks, future
+from mambascope.operators.recurrence import channel_recurrence, reverse_in_time
+
+
+@dataclass(frozen=True, eq=False)
+class SelectiveScan:
+    """The data-dependent coefficients of one Mamba-1 scan, frozen at the values of a forward pass.
+
+    Attributes:
+        dt: Δ after bias, softplus and clamp.
+        A: Negative decay rates.
+        B: Write vectors, shared by all channels.
+        C: Read vectors, shared by all channels.
+        skip: D, the direct path: the scan's output is alpha s + skip s.
+    """
+
+    dt: Float[Tensor, "b L D"]
+    A: Float[Tensor, "D N"]
+    B: Float[Tensor, "b L N"]
+    C: Float[Tensor, "b L N"]
+    skip: Float[Tensor, " D"]
+
+    @property
+    def maps(self) -> int:
+        """Number of distinct matrices: one per channel."""
+        return self.A.shape[0]
+
+    @property
+    def state_size(self) -> int:
+        """N, the numbers of state per channel."""
+        return self.A.shape[1]
+
+    @cached_property
+    def elapsed(self) -> Float[Tensor, "b D L"]:
+        """S = cumsum(Δ) in float64, channels first."""
+        return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+
+    def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
+        """Return the per-channel form of per-map values; here every channel has its own map."""
+        return maps
+
+    def blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the blocks of the causal triangle that suit this operator."""
+        return causal_blocks(self.dt.shape[1], taps)
+
+    def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return alpha v per channel, by the scan: O(L·D·N)."""
+        return channel_recurrence(self.dt * v, self.dt, self.A, self.B, self.C)
+
+    def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return vᵀ alpha per channel, by the reversed scan: O(L·D·N)."""
+        backward = channel_recurrence(v.flip(1), reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
+        return self.dt * backward.flip(1)
+
+    def tile(
+        self, rows: slice, columns: slice, maps: Sequence[int] | None = None
+    ) -> Float[Tensor, "b M t c"]:
+        """Return alpha for the given targets and sources; pairs of the future are exactly zero.
+
+        Args:
+            rows: Targets.
+            columns: Sources.
+            maps: Channels to return, all by default.
+        """
+        chosen = slice(None) if maps is None else torch.as_tensor(maps, device=self.A.device)
+        elapsed, A = self.elapsed[:, chosen], self.A[chosen]
+        masked = future(Block(rows, columns), self.A.device)
+        fall = (elapsed[..., rows, None] - elapsed[..., None, columns]).to(self.dt.dtype)
+        if masked is not None:
+            fall = fall.masked_fill_(masked, 0)
+        pairs = torch.einsum("btn,bcn->nbtc", self.C[:, rows], self.B[:, columns])
+        total, term = torch.zeros_like(fall), torch.empty_like(fall)
+        for n in range(self.state_size):  # one state at a time keeps the working set in the cache
+            torch.mul(fall, A[:, n, None, None], out=term).exp_()
+            total.addcmul_(term, pairs[n, :, None])
+        total *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
+        return total if masked is None else total.masked_fill_(masked, 0)
+
+    def mix(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b D t c"]:
+        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block: what j gives to i through the convolution.
+
+        Args:
+            block: Targets and sources.
+            taps: What source j writes at position j+δ, zero beyond the end; None means 1 at δ = 0.
+            gate: A factor per target, 1 by default.
+            workspace: Buffers; the answer lives in one and lasts until the next call.
+        """
+        b, D, (t, c) = self.dt.shape[0], self.maps, block.shape
+        out = workspace.take("mixed", (b, D, t, c), self.dt)
+        if block.reference is None:
+            mixed = _through_taps(self, block, taps, out)
+            return mixed if gate is None else mixed.mul_(gate.transpose(1, 2)[..., None])
+        targets = self._target_factor(block, gate)
+        sources = self._source_factor(block, taps, workspace)
+        torch.bmm(targets.flatten(0, 1), sources.flatten(0, 1), out=out.view(b * D, t, c))
+        return out
+
+    def mean(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b t c"]:
+        """Return `mix` averaged over channels; far blocks are one matrix product of inner size D·N."""
+        if block.reference is None:
+            return self.mix(block, taps, gate, workspace).mean(dim=1)
+        targets = rearrange(self._target_factor(block, gate), "b d t n -> b t (d n)")
+        sources = rearrange(self._source_factor(block, taps, workspace), "b d n c -> b (d n) c")
+        return targets @ sources / self.maps
+
+    def _target_factor(self, block: Block, gate: Tensor | None) -> Float[Tensor, "b D t N"]:
+        """Return gate_i C_i[n] exp(A[d,n] (S_i - S_r)[d])."""
+        since = (self.elapsed[..., block.rows] - self.elapsed[..., block.reference, None]).to(self.dt.dtype)
+        factor = (since[..., None] * self.A[:, None]).exp_()
+        factor *= self.C[:, None, block.rows]
+        return factor if gate is None else factor.mul_(gate.transpose(1, 2)[..., None])
+
+    def _source_factor(self, block: Block, taps: Tensor | None, workspace: Workspace) -> Float[Tensor, "b D N c"]:
+        """Return Σ_δ exp(A[d,n] (S_r - S_{j+δ})[d]) Δ_{j+δ}[d] B_{j+δ}[n] taps_jδ[d]: the convolution folded in."""
+        reach = 0 if taps is None else taps.shape[1] - 1
+        b, c = self.dt.shape[0], block.shape[1]
+        places = slice(block.columns.start, block.columns.stop + reach)
+        until = (self.elapsed[..., block.reference, None] - self.elapsed[..., places]).to(self.dt.dtype)
+        factor = workspace.take("source", (b, self.maps, self.state_size, c + reach), self.dt)
+        torch.mul(until[:, :, None], self.A[:, :, None], out=factor).exp_()
+        factor *= self.B[:, places].transpose(1, 2)[:, None]
+        factor *= self.dt[:, places].transpose(1, 2)[:, :, None]
+        if taps is None:
+            return factor
+        folded = workspace.take("folded", (b, self.maps, self.state_size, c), self.dt)
+        torch.mul(factor[..., :c], taps[:, 0, :, None], out=folded)
+        for shift in range(1, reach + 1):
+            folded.addcmul_(factor[..., shift : shift + c], taps[:, shift, :, None])
+        return folded
+
+
+def _through_taps(
+    scan: SelectiveScan, block: Block, taps: Float[Tensor, "b K D c"] | None, out: Float[Tensor, "b D t c"]
+) -> Float[Tensor, "b D t c"]:
+    """Write Σ_δ alpha_i,j+δ taps_jδ of a block at the diagonal, straight from the matrix."""
+    if taps is None:
+        return out.copy_(scan.tile(block.rows, block.columns))
+    length, c = scan.dt.shape[1], block.shape[1]
+    alpha = scan.tile(block.rows, slice(block.columns.start, min(length, block.columns.stop + taps.shape[1] - 1)))
+    torch.mul(alpha[..., :c], taps[:, 0, :, None], out=out)
+    for shift in range(1, taps.shape[1]):
+        width = min(c, alpha.shape[-1] - shift)
+        out[..., :width].addcmul_(alpha[..., shift : shift + width], taps[:, shift, :, None, :width])
+    return out

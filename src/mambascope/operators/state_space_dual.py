@@ -1,0 +1,152 @@
+"""Mamba-2's scan as a lower-triangular matrix per head ([2] eq. 16, state-space duality), without holding it whole.
+
+    alpha_ij[h] = (C_i · B_j) exp(A_h (S_i[h] - S_j[h])) Δ_j[h],   j ≤ i,   S = cumsum(Δ)
+
+The P channels of a head share its matrix; the heads of a group share B and C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.operators.blocks import Block, Workspace, causal_blocks, future
+from mambascope.operators.recurrence import head_recurrence, reverse_in_time
+
+
+@dataclass(frozen=True, eq=False)
+class StateSpaceDual:
+    """The data-dependent coefficients of one Mamba-2 scan, frozen at the values of a forward pass.
+
+    Attributes:
+        dt: Δ after bias, softplus and clamp.
+        A: Negative decay rate of every head.
+        B: Write vectors per group.
+        C: Read vectors per group.
+        skip: D per channel (a head's value repeated for its channels): the scan's output is alpha s + skip s.
+    """
+
+    dt: Float[Tensor, "b L H"]
+    A: Float[Tensor, " H"]
+    B: Float[Tensor, "b L G N"]
+    C: Float[Tensor, "b L G N"]
+    skip: Float[Tensor, " D"]
+
+    @property
+    def maps(self) -> int:
+        """Number of distinct matrices: one per head."""
+        return self.A.shape[0]
+
+    @property
+    def head_width(self) -> int:
+        """P, the channels of a head."""
+        return self.skip.shape[0] // self.maps
+
+    @cached_property
+    def elapsed(self) -> Float[Tensor, "b H L"]:
+        """S = cumsum(Δ) in float64, heads first."""
+        return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+
+    def channels(self, maps: Float[Tensor, "b H *s"]) -> Float[Tensor, "b D *s"]:
+        """Return the per-channel form of per-head values: channel d belongs to head d // P."""
+        return maps.repeat_interleave(self.head_width, dim=1)
+
+    def blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the blocks of the causal triangle that suit this operator: it needs no reference, so large ones."""
+        return causal_blocks(self.dt.shape[1], taps, base=64)
+
+    def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""
+        heads = rearrange(v, "b L (h p) -> b L h p", h=self.maps) * self.dt[..., None]
+        return rearrange(head_recurrence(heads, self.dt, self.A, self.B, self.C), "b L h p -> b L (h p)")
+
+    def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return vᵀ alpha per channel, by the reversed scan: O(L·D·N)."""
+        heads = rearrange(v.flip(1), "b L (h p) -> b L h p", h=self.maps)
+        backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
+        return rearrange(backward.flip(1) * self.dt[..., None], "b L h p -> b L (h p)")
+
+    def tile(
+        self, rows: slice, columns: slice, maps: Sequence[int] | None = None
+    ) -> Float[Tensor, "b M t c"]:
+        """Return alpha for the given targets and sources; pairs of the future are exactly zero.
+
+        Args:
+            rows: Targets.
+            columns: Sources.
+            maps: Heads to return, all by default.
+        """
+        chosen = torch.arange(self.maps) if maps is None else torch.as_tensor(maps)
+        chosen = chosen.to(self.A.device)
+        masked = future(Block(rows, columns), self.A.device)
+        fall = (self.elapsed[..., rows, None] - self.elapsed[..., None, columns])[:, chosen].to(self.dt.dtype)
+        if masked is not None:
+            fall = fall.masked_fill_(masked, 0)
+        alpha = fall.mul_(self.A[chosen, None, None]).exp_()
+        group = chosen // (self.maps // self.B.shape[2])
+        alpha *= torch.einsum("btgn,bcgn->bgtc", self.C[:, rows], self.B[:, columns])[:, group]
+        alpha *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
+        return alpha if masked is None else alpha.masked_fill_(masked, 0)
+
+    def mix(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b D t c"]:
+        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block: what j gives to i through the convolution.
+
+        Args:
+            block: Targets and sources.
+            taps: What source j writes at position j+δ, zero beyond the end; None means 1 at δ = 0.
+            gate: A factor per target, 1 by default.
+            workspace: Buffers; the answer lives in one and lasts until the next call.
+        """
+        alpha, c = self._padded_tile(block, taps), block.shape[1]
+        out = workspace.take("mixed", (alpha.shape[0], self.maps, self.head_width, block.shape[0], c), self.dt)
+        if taps is None:
+            out.copy_(alpha[:, :, None])
+        else:
+            by_head = rearrange(taps, "b k (h p) c -> k b h p 1 c", h=self.maps)
+            torch.mul(alpha[:, :, None, :, :c], by_head[0], out=out)
+            for shift in range(1, len(by_head)):
+                out.addcmul_(alpha[:, :, None, :, shift : shift + c], by_head[shift])
+        if gate is not None:
+            out *= rearrange(gate, "b t (h p) -> b h p t 1", h=self.maps)
+        return out.flatten(1, 2)
+
+    def mean(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b t c"]:
+        """Return `mix` averaged over channels, by products of inner size P that never hold the D matrices."""
+        alpha, (t, c) = self._padded_tile(block, taps), block.shape
+        if taps is None and gate is None:
+            return alpha.mean(dim=1)
+        one = self.dt.new_ones(self.dt.shape[0], 1, self.skip.shape[0], 1)
+        gates = repeat(one, "b 1 (h p) 1 -> b h t p", t=t, h=self.maps) if gate is None else rearrange(
+            gate, "b t (h p) -> b h t p", h=self.maps
+        )
+        taps = repeat(one, "b 1 d 1 -> b 1 d c", c=c) if taps is None else taps
+        total = self.dt.new_zeros(self.dt.shape[0], t, c)
+        for shift in range(taps.shape[1]):
+            weight = gates @ rearrange(taps[:, shift], "b (h p) c -> b h p c", h=self.maps)
+            total += torch.einsum("bhtc,bhtc->btc", alpha[..., shift : shift + c], weight)
+        return total / self.skip.shape[0]
+
+    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t c+K-1"]:
+        """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""
+        reach = 0 if taps is None else taps.shape[1] - 1
+        stop = min(self.dt.shape[1], block.columns.stop + reach)
+        alpha = self.tile(block.rows, slice(block.columns.start, stop))
+        return torch.nn.functional.pad(alpha, (0, block.columns.stop + reach - stop))

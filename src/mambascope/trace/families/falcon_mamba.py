@@ -1,0 +1,16 @@
+"""FalconMamba (Zuo et al., arXiv 2410.05355): Mamba with norms on Δ, B and C, which are captured after them."""
+
+from __future__ import annotations
+
+from mambascope.trace.families import mamba
+from mambascope.trace.families.family import Family
+
+FAMILY = Family(
+    model_type="falcon_mamba",
+    mixer_class="FalconMambaMixer",
+    module="transformers.models.falcon_mamba.modeling_falcon_mamba",
+    seam="mamba_selective_scan",
+    token_axis=2,
+    intercept=mamba.intercept,
+    affine=mamba.affine,
+)

@@ -1,0 +1,101 @@
+"""What one capture leaves: a record per mixer, in the order in which they ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.operators.affine import AffineMixer
+from mambascope.trace.families import Captured, Family
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRecord:
+    """One mixer's record.
+
+    Attributes:
+        index: Its number among the model's mixers, from 0.
+        name: Its name in the model, as in `named_modules`.
+        family: The family that reads it.
+        mixer: The module itself; its weights are read when an operator is built, not copied.
+        captured: What it consumed and gave.
+        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran.
+        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN when the capture was told not to check.
+    """
+
+    index: int
+    name: str
+    family: Family
+    mixer: nn.Module
+    captured: Captured
+    scan_error: float
+    reconstruction_error: float = float("nan")
+
+    def operator(self, dtype: torch.dtype | None = None) -> AffineMixer:
+        """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
+        with torch.no_grad():
+            return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One forward pass.
+
+    Attributes:
+        layers: A record per selective-scan mixer, in the order in which they ran.
+        outputs: What the model returned.
+        input_ids: The tokens, or None when embeddings were given.
+        attention_mask: The padding mask, or None.
+        seconds: How long the capture took, its self-check included.
+    """
+
+    layers: tuple[LayerRecord, ...]
+    outputs: Any
+    input_ids: Int[Tensor, "b L"] | None
+    attention_mask: Int[Tensor, "b L"] | None
+    seconds: float
+
+    @property
+    def reconstruction_error(self) -> tuple[float, ...]:
+        """Relative error with which each layer's output was rebuilt, in the order of `layers`."""
+        return tuple(record.reconstruction_error for record in self.layers)
+
+    @property
+    def logits(self) -> Float[Tensor, "b *v"] | None:
+        """The model's logits, or None for a model without a head."""
+        return getattr(self.outputs, "logits", None)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Batch size and number of tokens."""
+        b, length, _ = self.layers[0].captured.x.shape
+        return b, length
+
+    def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMixer:
+        """Return one layer's exact affine map.
+
+        Args:
+            layer: Number of the mixer, from 0; negative numbers count from the end.
+            dtype: Precision of the mathematics; float32 by default, float64 for float64 models.
+
+        Raises:
+            InputError: if there is no such layer.
+        """
+        return self.layers[self.index(layer)].operator(dtype)
+
+    def index(self, layer: int) -> int:
+        """Return the layer's number counted from 0, or raise InputError if there is no such layer."""
+        count = len(self.layers)
+        if not -count <= layer < count:
+            raise InputError(f"layer {layer} does not exist: the model has {count} mixers, 0 to {count - 1}")
+        return layer % count
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision in which operators compute for a model of this dtype: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
