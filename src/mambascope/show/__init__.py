@@ -1,0 +1,5 @@
+"""Drawing results: one screen of text, figures for papers, a self-contained page, a notebook frame."""
+
+from mambascope.show.text import print_attribution
+
+__all__ = ["print_attribution"]

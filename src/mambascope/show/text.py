@@ -1,0 +1,271 @@
+"""One screen of text: what was explained, the shaded text, the top sources, the layers, the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from mambascope.methods.attribution import Attribution, Source
+from mambascope.show.check import require_finite
+from mambascope.show.excerpt import excerpt
+from mambascope.show.palette import terminal_style
+from mambascope.show.tokens import visible
+
+TEXT_LINES = 12
+TOP_SOURCES = 10
+MARKED_SOURCES = 5
+RUNNERS_UP = 2
+WIDEST = 100
+MARGIN = len("evidence  ")
+BAR_HUES = {"positive": "#3a86d4", "negative": "#c4600a"}
+LEVELS = "▁▂▃▄▅▆▇█"
+EIGHTHS = " ▏▎▍▌▋▊▉"
+# What to write where the output cannot hold these signs (an ASCII pipe, an old locale).
+ASCII = str.maketrans(
+    {"·": "-", "→": "->", "…": "...", "∅": "(empty)", "↵": "\\n", "⇥": "\\t", "»": ">>", "«": "<<", "█": "#"}
+    | {"≤": "<=", "\u2212": "-", "‹": "<", "›": ">"}
+    | dict.fromkeys(EIGHTHS[1:], "")
+)
+ASCII_LEVELS = str.maketrans(LEVELS, "_.-:=+*#")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the output can do: its width in cells, whether it has colours, and its encoding."""
+
+    width: int
+    coloured: bool
+    encoding: str
+
+    @classmethod
+    def of(cls, console: Console) -> Screen:
+        """Return the abilities of a console; lines never grow wider than is comfortable to read."""
+        return cls(
+            width=min(console.width, WIDEST),
+            coloured=console.is_terminal and console.color_system is not None and not console.no_color,
+            encoding=console.encoding if console.options.ascii_only else "utf-8",
+        )
+
+    def fit(self, text: str) -> str:
+        """Return the text in signs that this output can encode."""
+        if self.encoding != "utf-8":
+            text = text.translate(ASCII_LEVELS).translate(ASCII)
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+
+def print_attribution(attribution: Attribution, console: Console | None = None) -> None:
+    """Print one screen about the focused target: shaded text, top sources, layers and evidence.
+
+    On a terminal tokens are shaded: blue for scores that add, orange for those that take away. Where there is no colour
+    (a pipe, a file, `NO_COLOR`) the top sources stand in [brackets] instead, and no escape codes are written.
+
+    Args:
+        attribution: The result to print.
+        console: Where to print; by default standard output.
+
+    Raises:
+        InputError: if a score is NaN or infinite, or the focused position is not in the result.
+    """
+    require_finite(attribution)
+    console = console or Console()
+    screen = Screen.of(console)
+    top = attribution.top(TOP_SOURCES)
+    for block in (
+        headline(attribution, screen),
+        shaded_text(attribution, top, screen),
+        source_table(attribution, top, screen),
+        footer(attribution, screen),
+    ):
+        console.print(block, width=screen.width, highlight=False, overflow="fold")
+
+
+def headline(attribution: Attribution, screen: Screen) -> Text:
+    """Return what was explained: method, model, layers, target, and what the model predicts there."""
+    model, target = attribution.model, attribution.target
+    layers = attribution.axes["layer"]
+    explained = f"{len(layers)} of {model.layers}" if len(layers) != model.layers else f"{model.layers}"
+    facts = f" · {model.family} · {explained} layer{'s' if model.layers != 1 else ''}"
+    name = _keep_end(visible(model.name), screen.width - cell_len(attribution.method + facts) - 3)
+    line = Text()
+    line.append(screen.fit(attribution.method), style="bold")
+    line.append(screen.fit(f" · {name}{facts}\n"))
+    line.append(screen.fit(f"position {target.position} {_quoted(target.token, 24)}"))
+    if target.next_tokens:
+        (best, probability), *others = target.next_tokens[: RUNNERS_UP + 1]
+        line.append(screen.fit(" → predicts "))
+        line.append(screen.fit(f"{_quoted(best, 24)} {percent(probability)}"), style="bold")
+        if others:
+            line.append(screen.fit(", then " + ", ".join(f"{_quoted(token, 16)} {percent(p)}" for token, p in others)))
+    line.append("\n")
+    return line
+
+
+def shaded_text(attribution: Attribution, top: list[Source], screen: Screen) -> Text:
+    """Return the text with every token shaded by its score, or its top sources in brackets where there is no colour."""
+    row = attribution.row().tolist()
+    focus = attribution.target.position
+    largest = max(map(abs, row), default=0.0)
+    marked = {source.position for source in top[:MARKED_SOURCES] if source.score} if not screen.coloured else set()
+    shown = [screen.fit(visible(token)) for token in attribution.tokens]
+    if not screen.coloured:
+        shown = [_bracketed(token, j in marked, j == focus, screen) for j, token in enumerate(shown)]
+    runs = excerpt(
+        [cell_len(token) for token in shown], focus, [source.position for source in top], TEXT_LINES * screen.width
+    )
+    text, following = Text(), 0
+    for run in runs:
+        if run.start > following:
+            text.append(screen.fit(" … "), style="dim")
+        for j in run:
+            style = terminal_style(row[j], largest) or ""
+            text.append(shown[j], style=f"{style} bold underline" if j == focus else style)
+        following = run.stop
+    if following < len(shown):
+        text.append(screen.fit(" …"), style="dim")
+    text.append("\n")
+    text.append_text(_legend(attribution.signed, len(marked), len(shown) - sum(map(len, runs)), screen))
+    return text
+
+
+def source_table(attribution: Attribution, top: list[Source], screen: Screen) -> Text:
+    """Return the top sources, one line each: rank, position, token, score, bar, share of the row's total."""
+    columns = f"{'top':>3} {'position':>8}  {'source':<20} {'score':>10}"
+    bar_cells = max(screen.width - cell_len(columns) - 11, 4)
+    table = Text(f"{columns}  {'':{bar_cells}} {'share':>7}\n", style="dim")
+    largest = abs(top[0].score) if top else 0.0
+    for rank, source in enumerate(top, start=1):
+        token = set_cell_size(screen.fit(_quoted(source.token, 20)), 20)
+        score = screen.fit(number(source.score))
+        table.append(f"{rank:>3} {source.position:>8}  {token} {score:>10}  ", style="not dim")
+        hue = BAR_HUES["negative" if source.score < 0 else "positive"]
+        table.append(screen.fit(_bar(source.score, largest, bar_cells)), style=f"not dim {hue}")
+        table.append(f" {percent(source.share):>7}\n", style="not dim")
+    others = attribution.target.position + 1 - len(top)
+    if others > 0:
+        rest = percent(max(0.0, 1.0 - sum(source.share for source in top)))
+        label = f"{others} other source{'s' if others > 1 else ''}"
+        table.append(f"{'':>13} {label:<{31 + bar_cells + 2}} {rest:>7}\n")
+    return table
+
+
+def footer(attribution: Attribution, screen: Screen) -> Text:
+    """Return the layers as one line of bars, the evidence, and where the page was written."""
+    text = Text()
+    text.append("layers    ", style="bold")
+    text.append_text(_layer_line(attribution, screen))
+    text.append("evidence  ", style="bold")
+    text.append(screen.fit(evidence(attribution.diagnostics)))
+    if attribution.diagnostics.get("written"):
+        text.append("\npage      ", style="bold")
+        text.append(screen.fit(visible(str(attribution.diagnostics["written"]))))
+    return text
+
+
+def evidence(diagnostics: Any) -> str:
+    """Return the measured errors and the time taken as one sentence."""
+    parts = []
+    for key, says in (
+        ("reconstruction_error", "the operators rebuilt the layers' outputs to within {}"),
+        ("conservation_error", "relevance is conserved to within {}"),
+    ):
+        if diagnostics.get(key) is not None:
+            parts.append(says.format(f"{diagnostics[key]:.1e}"))
+    if not parts:
+        parts.append("no error was measured")
+    seconds = diagnostics.get("seconds")
+    if seconds is not None:
+        parts.append(f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s")
+    return " · ".join(parts)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage that is never rounded to a lie: `<0.1 %`, `12.3 %`, `100 %`."""
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    return f"{100 * share:.3g} %" if share >= 0.9995 else f"{100 * share:.1f} %"
+
+
+def number(score: float) -> str:
+    """Return a score with four significant digits, and a true minus sign."""
+    return f"{score:.4g}".replace("-", "\u2212", 1) if score < 0 else f"{score:.4g}"
+
+
+def _layer_line(attribution: Attribution, screen: Screen) -> Text:
+    layers = attribution.axes["layer"]
+    if len(layers) == 1:
+        return Text(f"only {layers[0]}\n")
+    mass = attribution.layer_mass().tolist()
+    total = sum(mass) or 1.0
+    heaviest = max(range(len(mass)), key=mass.__getitem__)
+    room = screen.width - MARGIN - len(f"{layers[0]}  {layers[-1]}")
+    bars, per_bar = _pooled(mass, room)
+    line = Text()
+    line.append(f"{layers[0]} ", style="dim")
+    line.append(screen.fit("".join(_level(value, max(bars)) for value in bars)), style=BAR_HUES["positive"])
+    line.append(f" {layers[-1]}", style="dim")
+    says = f"most in layer {layers[heaviest]} ({percent(mass[heaviest] / total)})"
+    if per_bar > 1:
+        says += f" · {per_bar} layers a bar"
+    line.append("   " if room - len(bars) >= len(says) + 3 else "\n" + " " * MARGIN)
+    line.append(screen.fit(f"{says}\n"))
+    return line
+
+
+def _legend(signed: bool, marked: int, left_out: int, screen: Screen) -> Text:
+    if not screen.coloured:
+        says = f"[ ] the {marked} largest scores · »« the target" if marked else "»« the target; every score is zero"
+        legend = Text(screen.fit(says))
+    else:
+        legend = Text()
+        for hue, says in ((1.0, "adds"), (-1.0, "takes away")) if signed else ((1.0, "more colour, larger score"),):
+            legend.append("  ", style=terminal_style(hue, 1.0) or "")
+            legend.append(f" {says}  ", style="dim")
+        legend.append("underlined", style="dim underline")
+        legend.append(": the target", style="dim")
+    if left_out:
+        legend.append(screen.fit(f" · {left_out} of the tokens left out (…)"), style="dim")
+    legend.append("\n")
+    return legend
+
+
+def _bracketed(token: str, marked: bool, focus: bool, screen: Screen) -> str:
+    word = token.lstrip(" ") or token
+    space = token[: len(token) - len(word)]
+    if marked:
+        word = f"[{word}]"
+    if focus:
+        word = screen.fit(f"»{word}«")
+    return space + word
+
+
+def _quoted(token: str, cells: int) -> str:
+    """Return the token as Python writes it, so that spaces and line breaks show, cut to a width."""
+    written = repr(token)
+    if cell_len(written) <= cells:
+        return written
+    return set_cell_size(written, cells - 1).rstrip() + "…"
+
+
+def _keep_end(name: str, cells: int) -> str:
+    """Return a name cut at its front, where a path's least telling part is."""
+    return name if len(name) <= cells else "…" + name[-max(cells - 1, 8) :]
+
+
+def _bar(score: float, largest: float, cells: int) -> str:
+    eighths = round(8 * cells * abs(score) / largest) if largest > 0 else 0
+    bar = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+    return bar.ljust(cells)
+
+
+def _level(value: float, largest: float) -> str:
+    return LEVELS[min(int(value / largest * len(LEVELS)), len(LEVELS) - 1)] if largest > 0 else LEVELS[0]
+
+
+def _pooled(values: list[float], cells: int) -> tuple[list[float], int]:
+    """Return at most `cells` values, each the largest of so many neighbours, and how many."""
+    per_bar = max(1, -(-len(values) // max(cells, 8)))
+    return [max(values[start : start + per_bar]) for start in range(0, len(values), per_bar)], per_bar
