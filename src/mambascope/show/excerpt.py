@@ -12,8 +12,8 @@ AROUND_SOURCE = 6
 def excerpt(cells: Sequence[int], target: int, sources: Iterable[int], budget: int) -> list[range]:
     """Return the runs of positions to show, in order, that fit a budget of character cells.
 
-    The whole text comes back as one run where it fits. Otherwise the target's surroundings come first, then those of the
-    sources in the order given, until the budget is spent.
+    The whole text comes back as one run where it fits. Otherwise the target's surroundings come first, then those of
+    the sources in the order given, until the budget is spent.
 
     Args:
         cells: The width of each token on the screen.
