@@ -50,8 +50,8 @@ def figure(
     count = len(attribution.axes["layer"])
     if layers == "each" and (layer is not None or count not in SMALL_MULTIPLES):
         raise InputError(
-            f"layers='each' draws 2 to 48 layers beside their mean, but this result has {count} and the layer asked for is "
-            f"{layer}; use layers='mean'"
+            f"layers='each' draws 2 to 48 layers beside their mean, but this result has {count} and layer={layer} was "
+            "asked for; use layers='mean'"
         )
     if len(attribution.axes["target"]) == 1:
         return _single_target(attribution, layer)
