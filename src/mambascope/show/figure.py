@@ -254,7 +254,7 @@ def _axis_labels(axes: Axes, x: str, y: str) -> None:
 
 def _title(axes: Axes, attribution: Attribution, what: str) -> None:
     name = attribution.model.name if len(attribution.model.name) <= 40 else "…" + attribution.model.name[-39:]
-    lines = f"{drawable(name)}: {attribution.method}, {what}"
+    lines = f"{attribution.method}, {what}\n{drawable(name)}"
     if len(attribution.axes["target"]) == 1:
         target = attribution.target
         lines += f"\ntarget {target.position} ‘{drawable(target.token)}’"

@@ -1,0 +1,198 @@
+// The page itself: what is in focus, and who redraws when it changes.
+
+const byId = (id) => document.getElementById(id);
+const state = { method: 0, block: 0, pinned: null, looked: null, hovered: null, totals: null, data: null, drawing: 0 };
+const single = TARGETS === 1;
+const targetOf = new Map(RESULT.targets.map((position, t) => [position, t]));
+const method = () => RESULT.methods[state.method];
+const focus = () => state.pinned ?? state.looked ?? targetOf.get(method().target.position) ?? TARGETS - 1;
+const total = (t) => state.totals[state.block * TARGETS + t];
+
+async function chooseMethod(index) {
+  state.method = index;
+  method().totals ??= new Float32Array(await inflate(`totals-${index}`));
+  method().thumbs ??= new Int8Array(await inflate(`thumbs-${index}`));
+  state.totals = method().totals;
+  showHead();
+  showEvidence(method());
+  if (!single) drawStrip();
+  await chooseBlock(state.block);
+}
+
+async function chooseBlock(block) {
+  state.block = block;
+  const turn = ++state.drawing;
+  const data = await loadBlock(state.method, block);
+  const strip = single ? await Promise.all(RESULT.layers.map((_, k) => loadBlock(state.method, k + 1))) : null;
+  if (turn !== state.drawing) return;  // another choice overtook this one
+  state.data = data;
+  view.grid = single ? stripGrid(strip) : matrixGrid(data);
+  byId("layer").value = block;
+  for (const [k, button] of [...byId("strip").children].entries()) button.setAttribute("aria-pressed", String(k === block));
+  layOut();
+  clampView();
+  showFocus();
+}
+
+function showHead() {
+  const { model, target } = method(), name = (token) => `‘${token}’`;
+  const layers = RESULT.layers.length === model.layers ? `${model.layers} layers` : `${RESULT.layers.length} of ${model.layers} layers`;
+  byId("model").textContent = model.name;
+  byId("summary").textContent = `${method().name} · ${model.family} · ${layers} · ${TOKENS} tokens`;
+  const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
+  const where = `At position ${target.position}, ${quoted(target.position)},`;
+  byId("prediction").textContent = best ? `${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `${where} stands the target in focus.`;
+  const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
+  byId("how").textContent = single
+    ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
+    : `Point at a token to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
+  byId("layers-how").textContent = "The sum of all scores of the token in focus, layer by layer. Click a bar to see that layer alone, again for the mean.";
+  byId("maps-how").textContent = single
+    ? "One row per layer, one column per source token. Click a row to see that layer. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell."
+    : "One row per target token, one column per source token: a row shows what its token drew from. Click a small map to enlarge it, a row to pin its token. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell.";
+}
+
+function showFocus() {
+  const t = focus();
+  shadeText(state.data, t);
+  markTarget(t, state.pinned !== null && !single);
+  showSources(state.data, t, total(t), follow);
+  showBars(state.totals, t, state.block);
+  drawLegend(byId("text-legend"), state.data.scales[t], method().signed, `(${layerName(state.block)})`);
+  byId("contrast").parentElement.hidden = view.grid.rows < 2;
+  drawMapSoon();
+  sayText();
+}
+
+function describe(score, exact, share, from, to) {
+  return `${quoted(to)} (${to}) drew from ${quoted(from)} (${from}): ${exact ? "" : "≈ "}${formatScore(score)}, ${formatShare(share)} of its total`;
+}
+
+function sayText() {
+  const t = focus(), position = RESULT.targets[t], j = state.hovered;
+  const asks = j !== null && (state.pinned !== null || !targetOf.has(j));
+  if (asks) {
+    if (j >= state.data.lengths[t]) { byId("readout").textContent = `${quoted(j)} (${j}) comes after ${quoted(position)} (${position}), which cannot see it.`; return; }
+    const { score, exact } = scoreAt(state.data, t, j);
+    byId("readout").textContent = describe(score, exact, total(t) > 0 ? Math.abs(score) / total(t) : 0, j, position);
+    return;
+  }
+  const [best] = topSources(state.data, t, total(t));
+  const pinned = state.pinned !== null && !single ? "pinned: " : "";
+  byId("readout").textContent = best.score === 0 ? `${pinned}${quoted(position)} (${position}) drew from nothing here.`
+    : `${pinned}${describe(best.score, true, best.share, best.position, position)}, most of all`;
+}
+
+function sayMap() {
+  const cell = view.cursor;
+  if (!cell) { byId("map-readout").textContent = ""; return; }
+  const { score, exact } = view.grid.score(cell.row, cell.column);
+  const t = single ? 0 : cell.row, block = single ? cell.row + 1 : state.block;
+  const sum = state.totals[block * TARGETS + t], share = sum > 0 ? Math.abs(score) / sum : 0;
+  byId("map-readout").textContent = `${layerName(block)}: ${describe(score, exact, share, cell.column, RESULT.targets[t])}`;
+}
+
+function drawMap() {
+  const context = mapCanvas.getContext("2d"), ratio = mapCanvas.width / view.width, contrast = byId("contrast").value;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  paint(context, mapScene(contrast, mapFocus()));
+  const largest = contrast === "row" ? null : largestScale(view.grid);
+  byId("map-legend").hidden = largest === null;
+  if (largest !== null) drawLegend(byId("map-legend"), largest, method().signed, single ? "" : `(${layerName(state.block)})`);
+}
+
+const mapFocus = () => (single ? (state.block > 0 ? state.block - 1 : null) : focus());
+let mapPending = false;
+function drawMapSoon() {
+  if (mapPending) return;
+  mapPending = true;
+  requestAnimationFrame(() => { mapPending = false; drawMap(); });
+}
+
+// ---- what readers do -------------------------------------------------------------------------------------------------
+
+function pin(t) { state.pinned = t; roam(RESULT.targets[t]); showFocus(); }
+function follow(j) { if (targetOf.has(j)) pin(targetOf.get(j)); }
+function toggleBlock(block) { chooseBlock(block === state.block && RESULT.layers.length > 1 ? 0 : block); }
+
+function step(by) {
+  if (single) {
+    const j = Math.min(Math.max((state.hovered ?? RESULT.targets[0]) + by, 0), TOKENS - 1);
+    roam(j);
+    spans[j].focus();
+    return;
+  }
+  const t = Math.min(Math.max(focus() + by, 0), TARGETS - 1);
+  if (state.pinned !== null) state.pinned = t; else state.looked = t;
+  state.hovered = null;
+  roam(RESULT.targets[t]);
+  spans[RESULT.targets[t]].focus();
+  showFocus();
+}
+
+function look(j) {
+  if (state.hovered === j) return;
+  state.hovered = j;
+  if (j !== null && state.pinned === null && targetOf.has(j)) { state.looked = targetOf.get(j); showFocus(); } else sayText();
+}
+
+function listen() {
+  textBox.addEventListener("mouseover", (event) => look(positionOf(event)));
+  textBox.addEventListener("mouseleave", () => look(null));
+  textBox.addEventListener("focusin", (event) => look(positionOf(event)));
+  textBox.addEventListener("click", (event) => {
+    const j = positionOf(event);
+    if (j === null || !targetOf.has(j) || single) return;
+    if (state.pinned === targetOf.get(j)) { state.pinned = null; state.looked = targetOf.get(j); showFocus(); } else pin(targetOf.get(j));
+  });
+  document.addEventListener("keydown", onKey);
+  byId("method").addEventListener("change", (event) => chooseMethod(Number(event.target.value)));
+  byId("layer").addEventListener("change", (event) => chooseBlock(Number(event.target.value)));
+  byId("contrast").addEventListener("change", drawMapSoon);
+  const title = () => `${method().model.name}: ${method().name}, ${layerName(state.block)}, target ${RESULT.targets[focus()]} ${quoted(RESULT.targets[focus()])}`;
+  const name = () => `${method().name}-${state.block === 0 ? "mean" : `layer${RESULT.layers[state.block - 1]}`}-${RESULT.targets[focus()]}`;
+  byId("text-png").addEventListener("click", () => savePng(textScene(title()), `text-${name()}`));
+  byId("text-svg").addEventListener("click", () => saveSvg(textScene(title()), `text-${name()}`));
+  byId("map-png").addEventListener("click", () => savePng(mapScene(byId("contrast").value, mapFocus()), `map-${name()}`));
+  byId("map-svg").addEventListener("click", () => saveSvg(mapScene(byId("contrast").value, mapFocus()), `map-${name()}`));
+  listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single ? toggleBlock(row + 1) : pin(row)) });
+  darkness.addEventListener("change", () => { if (!single) drawStrip(); chooseBlock(state.block); });
+  new ResizeObserver(() => { if (view.grid && mapCanvas.clientWidth !== view.width) { layOut(); clampView(); drawMapSoon(); } }).observe(byId("map-frame"));
+}
+
+function onKey(event) {
+  const inText = textBox.contains(document.activeElement);
+  if (!inText && document.activeElement !== document.body) return;
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const by = { ArrowLeft: -1, ArrowRight: 1, Home: -TOKENS, End: TOKENS }[event.key];
+  if (by !== undefined && (inText || Math.abs(by) === 1)) step(by);
+  else if (event.key === "Escape") { state.looked = focus(); state.pinned = null; state.hovered = null; showFocus(); }
+  else if ((event.key === "Enter" || event.key === " ") && inText) document.activeElement.click();
+  else return;
+  event.preventDefault();
+}
+
+async function start() {
+  const option = (value, textContent) => element("option", { value, textContent });
+  byId("method").replaceChildren(...RESULT.methods.map(({ name }, k) => option(k, name)));
+  byId("method-choice").hidden = RESULT.methods.length === 1;
+  byId("layer").replaceChildren(option(0, layerName(0)), ...(RESULT.layers.length > 1 ? RESULT.layers.map((_, k) => option(k + 1, layerName(k + 1))) : []));
+  buildText();
+  byId("main").hidden = false;
+  byId("strip").hidden = single || RESULT.layers.length === 1;
+  byId("layers-title").closest("section").hidden = RESULT.layers.length === 1;
+  buildBars(toggleBlock);
+  if (!single) buildStrip(chooseBlock);
+  state.pinned = focus();
+  roam(RESULT.targets[state.pinned]);
+  await chooseMethod(0);
+  listen();
+  document.body.dataset.ready = "true";
+}
+
+start().catch((error) => {
+  byId("problem").hidden = false;
+  byId("problem").textContent = typeof DecompressionStream === "undefined"
+    ? "This page needs a browser of 2023 or later (one that has DecompressionStream)."
+    : `This page could not draw its result: ${error.message}`;
+});

@@ -1,0 +1,129 @@
+// A picture as a list of items (rect, text, image), painted on a canvas or written as SVG: one description, two media.
+
+function paint(context, scene) {
+  context.fillStyle = scene.ground;
+  context.fillRect(0, 0, scene.width, scene.height);
+  for (const item of scene.items) PAINTERS[item.kind](context, item);
+}
+
+const PAINTERS = {
+  rect(context, { x, y, width, height, fill, stroke }) {
+    if (fill) { context.fillStyle = fill; context.fillRect(x, y, width, height); }
+    if (stroke) { context.strokeStyle = stroke; context.lineWidth = 1.5; context.strokeRect(x, y, width, height); }
+  },
+  text(context, { x, y, string, fill, size, anchor = "start", turn = 0, font }) {
+    context.save();
+    context.translate(x, y);
+    context.rotate((turn * Math.PI) / 180);
+    context.font = `${size}px ${font ?? SANS}`;
+    context.textAlign = { start: "left", middle: "center", end: "right" }[anchor];
+    context.textBaseline = "alphabetic";
+    context.fillStyle = fill;
+    context.fillText(string, 0, 0);
+    context.restore();
+  },
+  image(context, { x, y, width, height, canvas, clip }) {
+    context.save();
+    context.beginPath();
+    context.rect(clip.x, clip.y, clip.width, clip.height);
+    context.clip();
+    context.imageSmoothingEnabled = false;
+    context.drawImage(canvas, x, y, width, height);
+    context.restore();
+  },
+};
+
+const SANS = 'system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
+const CELLS_AS_SHAPES = 5000;
+
+function toSvg(scene) {
+  const space = document.getElementById("drawing").namespaceURI;
+  const make = (name, attributes, parent) => {
+    const made = document.createElementNS(space, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    parent?.append(made);
+    return made;
+  };
+  const root = make("svg", { width: scene.width, height: scene.height, viewBox: `0 0 ${scene.width} ${scene.height}` });
+  make("rect", { width: "100%", height: "100%", fill: scene.ground }, root);
+  for (const item of scene.items) {
+    if (item.kind === "rect") {
+      const { x, y, width, height, fill = "none", stroke } = item;
+      make("rect", { x, y, width, height, fill, ...(stroke && { stroke, "stroke-width": 1.5 }) }, root);
+    } else if (item.kind === "text") {
+      const { x, y, string, fill, size, anchor = "start", turn = 0, font = SANS } = item;
+      const text = make("text", { fill, "font-size": size, "font-family": font, "text-anchor": anchor }, root);
+      text.setAttribute("transform", `translate(${x} ${y}) rotate(${turn})`);
+      text.style.whiteSpace = "pre";
+      text.textContent = string.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd");
+    } else {
+      svgImage(make, root, item);
+    }
+  }
+  return new XMLSerializer().serializeToString(root);
+}
+
+// A map of few cells stays vector; one of many becomes a picture with one dot a cell.
+function svgImage(make, root, { x, y, width, height, canvas, clip }) {
+  const frame = make("svg", { ...clip, viewBox: `${clip.x} ${clip.y} ${clip.width} ${clip.height}` }, root);
+  if (canvas.width * canvas.height > CELLS_AS_SHAPES) {
+    const image = { x, y, width, height, href: canvas.toDataURL(), preserveAspectRatio: "none", style: "image-rendering: pixelated" };
+    make("image", image, frame);
+    return;
+  }
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const wide = width / canvas.width, high = height / canvas.height;
+  for (let row = 0; row < canvas.height; row++) {
+    for (let column = 0; column < canvas.width; column++) {
+      const at = 4 * (row * canvas.width + column);
+      if (data[at + 3] === 0) continue;
+      const fill = `rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`;
+      make("rect", { x: x + column * wide, y: y + row * high, width: wide, height: high, fill, "shape-rendering": "crispEdges" }, frame);
+    }
+  }
+}
+
+function savePng(scene, name) {
+  const canvas = document.createElement("canvas"), scale = 2;
+  canvas.width = scene.width * scale;
+  canvas.height = scene.height * scale;
+  const context = canvas.getContext("2d");
+  context.scale(scale, scale);
+  paint(context, scene);
+  canvas.toBlob((blob) => download(blob, `${name}.png`));
+}
+
+function saveSvg(scene, name) {
+  download(new Blob([toSvg(scene)], { type: "image/svg+xml" }), `${name}.svg`);
+}
+
+function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+// The text as it stands on the page, with its shades, under a line that says what it shows.
+function textScene(title) {
+  const frame = textBox.getBoundingClientRect(), above = 34, ink = variable("--ink");
+  const style = getComputedStyle(textBox), size = parseFloat(style.fontSize);
+  const offset = (rect) => ({ x: rect.left - frame.left, y: rect.top - frame.top + textBox.scrollTop + above });
+  const items = [{ kind: "text", x: 10, y: 21, string: title, fill: ink, size: 13 }];
+  for (const span of spans) {
+    const rects = [...span.getClientRects()].filter((rect) => rect.width > 0);
+    const fill = span.style.backgroundColor, target = span.classList.contains("target");
+    for (const rect of rects) {
+      const { x, y } = offset(rect);
+      if (fill) items.push({ kind: "rect", x, y, width: rect.width, height: rect.height, fill });
+      if (target) items.push({ kind: "rect", x, y: y + rect.height - 2, width: rect.width, height: 2, fill: ink });
+    }
+    const last = rects.at(-1);
+    if (!last) continue;
+    // A space at which the line broke belongs to the line before: the word itself stands in the last box.
+    const { x, y } = offset(last), string = rects.length > 1 ? span.textContent.trimStart() : span.textContent;
+    items.push({ kind: "text", x, y: y + last.height * 0.76, string, fill: span.style.color || ink, size });
+  }
+  return { width: Math.ceil(frame.width), height: Math.ceil(textBox.scrollHeight + above + 6), ground: variable("--ground"), items };
+}

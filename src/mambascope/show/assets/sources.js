@@ -1,0 +1,88 @@
+// What stands beside the text: the top sources in numbers, and how much every layer carried.
+
+const element = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+
+function showSources(block, t, total, follow) {
+  const position = RESULT.targets[t], top = topSources(block, t, total);
+  const table = document.getElementById("sources"), largest = Math.abs(top[0]?.score ?? 0);
+  table.dataset.target = position;
+  document.getElementById("sources-title").textContent = `Top sources of ${quoted(position)} (position ${position})`;
+  const rows = top.map(({ position: j, score, share }, rank) => {
+    const name = element("button", { type: "button", textContent: quoted(j), title: `Go to position ${j}` });
+    name.addEventListener("click", () => follow(j));
+    const bar = element("div", { className: score < 0 ? "minus" : "" });
+    bar.style.width = `${largest > 0 ? (100 * Math.abs(score)) / largest : 0}%`;
+    const row = element("tr", {},
+      element("td", { textContent: rank + 1 }),
+      element("td", {}, name, element("span", { className: "place", textContent: ` ${j}` })),
+      element("td", { className: "number", textContent: formatScore(score), title: String(score) }),
+      element("td", { className: "number", textContent: formatShare(share) }),
+      element("td", { className: "bar" }, bar));
+    Object.assign(row.dataset, { position: j, score: String(score), share: String(share) });
+    row.addEventListener("mouseenter", () => spans[j].classList.add("mark"));
+    row.addEventListener("mouseleave", () => spans[j].classList.remove("mark"));
+    return row;
+  });
+  const others = block.lengths[t] - top.length;
+  if (others > 0) {
+    const rest = Math.max(0, 1 - top.reduce((sum, { share }) => sum + share, 0));
+    rows.push(element("tr", { className: "rest" },
+      element("td"), element("td", { textContent: `${others} other${others > 1 ? "s" : ""}` }), element("td"),
+      element("td", { className: "number", textContent: formatShare(rest) }), element("td")));
+  }
+  textBox.querySelectorAll(".mark").forEach((span) => span.classList.remove("mark"));
+  table.tBodies[0].replaceChildren(...rows);
+}
+
+function buildBars(select) {
+  const step = Math.ceil(RESULT.layers.length / 24);
+  const bars = RESULT.layers.map((layer, k) => {
+    const bar = element("button", { type: "button" }, element("div"),
+      element("span", { textContent: k % step === 0 ? layer : "" }));
+    bar.addEventListener("click", () => select(k + 1));
+    return bar;
+  });
+  const box = document.getElementById("bars");
+  box.replaceChildren(...bars);
+  roveButtons(box);
+}
+
+// totals: blocks × targets, the sum of absolute scores of every row; block 0 is the mean and has no bar.
+function showBars(totals, t, block) {
+  const masses = RESULT.layers.map((_, k) => totals[(k + 1) * TARGETS + t]);
+  const sum = masses.reduce((a, b) => a + b, 0) || 1, largest = Math.max(...masses) || 1;
+  [...document.getElementById("bars").children].forEach((bar, k) => {
+    const says = `${layerName(k + 1)}: ${formatShare(masses[k] / sum)} of what all layers carried (${formatScore(masses[k])})`;
+    bar.firstChild.style.height = `${Math.max(1, (72 * masses[k]) / largest)}px`;
+    bar.title = says;
+    bar.setAttribute("aria-label", says);
+    bar.setAttribute("aria-pressed", String(block === k + 1));
+    bar.dataset.mass = String(masses[k]);
+  });
+}
+
+function layerName(block) {
+  if (block === 0) return RESULT.layers.length > 1 ? `mean of ${RESULT.layers.length} layers` : `layer ${RESULT.layers[0]}`;
+  const kind = RESULT.kinds?.[block - 1];
+  return `layer ${RESULT.layers[block - 1]}${kind ? ` (${kind})` : ""}`;
+}
+
+// One stop for the Tab key in a row of buttons; the arrow keys move along it.
+function roveButtons(box) {
+  const buttons = [...box.children];
+  buttons.forEach((button, k) => { button.tabIndex = k ? -1 : 0; });
+  box.onkeydown = (event) => {
+    const at = buttons.indexOf(document.activeElement);
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (at < 0 || to === undefined || !buttons[to]) return;
+    buttons[at].tabIndex = -1;
+    buttons[to].tabIndex = 0;
+    buttons[to].focus();
+    event.preventDefault();
+    event.stopPropagation();
+  };
+}
