@@ -150,8 +150,22 @@ def test_an_old_name_of_the_embedding_is_understood(model, folder):
     assert torch.equal(output(load(folder)[0]), output(model))
 
 
+@pytest.fixture
+def talkative():
+    """transformers as a user may have set it: with reports and with bars."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    yield
+    logging.set_verbosity(verbosity)
+    if not bar:
+        logging.disable_progress_bar()
+
+
+@pytest.mark.usefixtures("talkative")
 def test_nothing_is_printed_and_settings_come_back(folder, capfd):
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled(), list(warnings.filters)
+    before = logging.INFO, True, list(warnings.filters)
+    capfd.readouterr()
     load(folder)
     edit_tensors(folder, lambda t: t.pop("backbone.layers.1.mixer.D"))
     refused(CheckpointError, "lacks", folder)
