@@ -1,0 +1,90 @@
+"""The stock models with mixers that can be trained on a CPU.
+
+transformers calls one module-level function per architecture for the selective scan; its CPU fallback keeps a graph
+node per token. While `fast_scans` is in force those scans are the recurrences of `mambascope.operators.recurrence` (or
+their compiled twins, `training.fused`), the short convolution is a sum of shifted products (the CPU library's grouped
+convolution is slow backwards), and Mamba-1's mixer keeps channels innermost throughout instead of transposing before
+and after every step. Parameters, results and gradients are the stock classes'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers.models.mamba.modeling_mamba import MambaMixer
+
+from mambascope.operators.recurrence import channel_recurrence, head_recurrence
+from training.fused import fused_channel_recurrence, fused_head_recurrence
+
+
+@contextmanager
+def fast_scans() -> Iterator[None]:
+    """Swap Mamba-1's mixer and Mamba-2's scan and short convolution in transformers until the end of the block."""
+    mamba2 = "transformers.models.mamba2.modeling_mamba2"
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(MambaMixer, "forward", mamba_mixer))
+        stack.enter_context(patch(f"{mamba2}.mamba2_chunk_scan", chunk_scan))
+        stack.enter_context(patch(f"{mamba2}.causal_conv1d_fn", transposed_convolution))
+        yield
+
+
+def mamba_mixer(mixer: MambaMixer, hidden_states: Tensor, **_: Any) -> Tensor:
+    """Return what Mamba-1's mixer returns for unpadded (b, L, hidden) inputs without a cache, the scan in float32."""
+    x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)
+    u = causal_convolution(x, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias)
+    rank, N = mixer.time_step_rank, mixer.ssm_state_size
+    dt, B, C = mixer.x_proj(u).split([rank, N, N], dim=-1)
+    step = F.softplus(F.linear(dt, mixer.dt_proj.weight).float() + mixer.dt_proj.bias)
+    recurrence = fused_channel_recurrence or channel_recurrence
+    out = recurrence(step * u, step, -torch.exp(mixer.A_log), B.float(), C.float())
+    return mixer.out_proj((out + u * mixer.D) * F.silu(z))
+
+
+def chunk_scan(
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    return_final_states: bool = False,
+    **_: Any,
+) -> Tensor:
+    """Return Mamba-2's scan of (b, L, H, P) inputs, decays in float32; there is no final state, training needs none."""
+    assert dt_softplus
+    assert dt_bias is not None
+    assert D is not None
+    assert initial_states is None
+    assert not return_final_states
+    step = F.softplus(dt.float() + dt_bias).clamp(*dt_limit)
+    fused = fused_head_recurrence if hidden_states.shape[-1] % 16 == 0 and B.shape[2] == 1 else None
+    out = (fused or head_recurrence)(hidden_states * step[..., None], step, A, B.float(), C.float())
+    return out + hidden_states * D[:, None]
+
+
+def transposed_convolution(
+    hidden_states: Tensor, weight: Tensor, bias: nn.Parameter, activation: str | None = None, **_: Any
+) -> Tensor:
+    """Return `causal_convolution` of (b, D, L) inputs."""
+    assert activation in ("silu", "swish")
+    return rearrange(causal_convolution(rearrange(hidden_states, "b D L -> b L D"), weight, bias), "b L D -> b D L")
+
+
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return silu of the causal convolution of (b, L, D) inputs with (D, K) weights."""
+    K, L = weight.shape[1], x.shape[1]
+    padded = F.pad(x, (0, 0, K - 1, 0))
+    out = bias + sum(padded[:, k : k + L] * weight[:, k] for k in range(K))
+    return F.silu(out).to(x.dtype)

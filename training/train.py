@@ -1,0 +1,172 @@
+"""Train one of the two bundled models on the novels: `python -m training.train tiny-mamba`.
+
+The same command goes on from the last checkpoint. What decides the result is in `Settings`; a run is a function of
+them, of the text and of the machine's floating-point arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from training import checkpoint
+from training.architectures import NAMES, build, configuration
+from training.loss import bits_per_byte, mixed_precision, token_losses
+from training.progress import ProgressLine
+from training.rows import Rows
+from training.scans import fast_scans
+from training.schedule import learning_rate
+from training.tokens import load_split, load_tokenizer, prepare
+
+#: The allocator keeps the pages it has: fresh ones from the system cost more than the arithmetic done on them.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "16000000000",
+    "MALLOC_TOP_PAD_": "500000000",
+}
+
+#: Rows of the quick validation that is run now and then during training.
+QUICK_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run."""
+
+    model: str
+    steps: int
+    batch: int = 8
+    length: int = 512
+    peak: float = 2.5e-3
+    warmup: int = 200
+    decay: int = 1000
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How often a run reports, validates and writes a checkpoint; none of it changes the outcome."""
+
+    log_steps: int = 20
+    validation_steps: int = 250
+    checkpoint_seconds: float = 180.0
+
+
+def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on the projections' matrices alone (not on A, D, biases, norms or embeddings)."""
+    decayed = [p for name, p in model.named_parameters() if name.endswith("proj.weight")]
+    others = [p for name, p in model.named_parameters() if not name.endswith("proj.weight")]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.peak, betas=(0.9, 0.95), fused=True)
+
+
+def train(
+    settings: Settings,
+    cache: Path,
+    out: Path,
+    reporting: Reporting | None = None,
+    compiled: bool = True,
+    stop_after: int | None = None,
+    **sizes: int,
+) -> PreTrainedModel:
+    """Train, or go on training, and return the model; `stop_after` breaks off after so many steps, as a crash would.
+
+    `out` receives `checkpoint.pt`, `curve.csv` (training loss) and `validation.csv`.
+    """
+    reporting = reporting or Reporting()
+    out.mkdir(parents=True, exist_ok=True)
+    text, held_out = load_split(cache, "training"), load_split(cache, "validation")
+    torch.manual_seed(settings.seed)
+    model = build(configuration(settings.model, len(load_tokenizer(cache)), **sizes)).train()
+    optimizer = optimiser(model, settings)
+    progress = checkpoint.Progress()
+    path = out / "checkpoint.pt"
+    if path.exists():
+        state = checkpoint.load(path, asdict(settings))
+        progress = state["progress"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    rows = Rows(text.tokens, settings.length, settings.batch, settings.seed)
+    quick = Rows(held_out.tokens, settings.length, min(QUICK_ROWS, len(held_out.tokens) // settings.length - 1), seed=0)
+    if compiled:
+        model.backbone.compile(dynamic=False)
+
+    def save() -> None:
+        checkpoint.save(path, progress, asdict(settings), model=model.state_dict(), optimizer=optimizer.state_dict())
+
+    last_save, last = time.monotonic(), settings.steps if stop_after is None else min(stop_after, settings.steps)
+    with fast_scans(), ProgressLine(settings, out, progress, text.bytes_per_token) as line:
+        while progress.step < last:
+            began = time.perf_counter()
+            rate = learning_rate(progress.step, settings.steps, settings.peak, settings.warmup, settings.decay)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with mixed_precision():
+                loss = token_losses(model, torch.from_numpy(rows.step(progress.step))).mean()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.step += 1
+            progress.seconds += time.perf_counter() - began
+            line.add(float(loss.detach()), float(norm), rate)
+            if progress.step % reporting.log_steps == 0:
+                line.report()
+            if progress.step % reporting.validation_steps == 0 or progress.step == last:
+                nats = quick_validation(model, torch.from_numpy(quick.plain_step(0)), settings.batch)
+                line.validated(nats, bits_per_byte(nats, held_out.bytes_per_token))
+            if time.monotonic() - last_save > reporting.checkpoint_seconds or progress.step == last:
+                save()
+                last_save = time.monotonic()
+    return model
+
+
+@torch.no_grad()
+def quick_validation(model: PreTrainedModel, rows: torch.Tensor, batch: int) -> float:
+    """Return the mean loss in nats per token over a fixed sample of held-out rows, as training computes it."""
+    with mixed_precision():
+        return float(torch.cat([token_losses(model, part) for part in rows.split(batch)]).mean())
+
+
+def keep_pages() -> None:
+    """Start this process again with the allocator's settings, which it reads only at its start."""
+    if sys.platform == "linux" and any(name not in os.environ for name in ALLOCATOR):
+        os.execve(sys.executable, [sys.executable, "-m", "training.train", *sys.argv[1:]], {**ALLOCATOR, **os.environ})
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=NAMES)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--decay", type=int, default=1000, help="steps of the final decay of the learning rate")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--peak", type=float, default=2.5e-3, help="learning rate while it holds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA), or a folder of .txt files")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="tokenizer and encoded text")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/MODEL)")
+    parser.add_argument("--eager", action="store_true", help="do not compile the model (slower, starts at once)")
+    options = parser.parse_args()
+    keep_pages()
+    torch.set_num_threads(options.threads)
+    prepare(options.cache, options.data)
+    names = ("model", "steps", "decay", "batch", "length", "peak", "seed")
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    train(settings, options.cache, options.out or Path("runs") / options.model, compiled=not options.eager)
+
+
+if __name__ == "__main__":
+    main()
