@@ -2,8 +2,8 @@
 
 One layer's scores, or their mean over layers, become one block of bytes, deflated and written in base64:
 
-    codes    int8     row after row, each as long as its target can see: sign(s) · round(127 · sqrt(|s| / m)), with m the
-                      row's largest |s|, so that a score is known to 1 % of the row's largest or better
+    codes    int8     row after row, each as long as its target can see: sign(s) · round(127 · sqrt(|s| / m)), m being
+                      the row's largest |s|, so that a score is known to 1 % of the row's largest or better
     order    uint16   the positions of the row's top sources, best first, ties by position (uint32 past 65,535 tokens)
     exact    float32  their scores, which also give m; stored as four planes, first all lowest bytes and so on, because
                       sign and exponent repeat and deflate then finds them

@@ -37,8 +37,8 @@ function colours() {
   return tables[name];
 }
 
-// A small scale: the colours from zero (signed: from the most negative) to the largest score.
-function drawLegend(element, largest, signed, note) {
+// The colours from zero (signed: from the most negative score) to the largest, one pixel high.
+function scaleCanvas(signed) {
   const canvas = document.createElement("canvas"), { pixels } = colours();
   const first = signed ? -CODES : 0;
   canvas.width = CODES - first + 1;
@@ -46,7 +46,12 @@ function drawLegend(element, largest, signed, note) {
   const image = new ImageData(canvas.width, 1), words = new Uint32Array(image.data.buffer);
   for (let code = first; code <= CODES; code++) words[code - first] = pixels[code + CODES];
   canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+function drawLegend(box, largest, signed, note) {
+  const canvas = scaleCanvas(signed);
   canvas.setAttribute("aria-hidden", "true");
-  element.replaceChildren(signed ? formatScore(-largest) : "0", canvas, formatScore(largest) + (note ? ` ${note}` : ""));
-  element.title = "The colour follows the square root of the score: half the colour is a quarter of the largest score.";
+  box.replaceChildren(signed ? formatScore(-largest) : "0", canvas, formatScore(largest) + (note ? ` ${note}` : ""));
+  box.title = "The colour follows the square root of the score: half the colour is a quarter of the largest score.";
 }

@@ -1,8 +1,9 @@
 // The large map: targets down, sources across (for a single target: layers down), with zoom, pan and a cursor.
 
 const mapCanvas = document.getElementById("map");
-const MARGIN = { left: 96, top: 10, right: 12, bottom: 84 };
-const SMALLEST_LETTERS = 9, LARGEST_CELL = 60;
+const LONGEST_NAME = 13;
+const MARGIN = { left: 0, top: 10, right: 12, bottom: 0 };  // the zeros are set when the names are known
+const SMALLEST_LETTERS = 9, LARGEST_CELL = 60, FITTED_CELL = 34;
 const FUTURE = -128;
 const view = { x: 0, y: 0, zoom: 1, cursor: null, grid: null, fitX: 1, fitY: 1, inner: null };
 
@@ -25,12 +26,22 @@ function stripGrid(blocks) {
   };
 }
 
+// Room for the longest name that may stand beside or below the map.
+function marginForNames() {
+  const context = mapCanvas.getContext("2d");
+  context.font = `12px ${SANS}`;
+  const widths = RESULT.tokens.map((_, j) => context.measureText(clipName(shown(j), LONGEST_NAME)).width);
+  return Math.ceil(widths.reduce((most, width) => Math.max(most, width), 24)) + 14;
+}
+
 function layOut() {
+  MARGIN.bottom ||= marginForNames();
+  MARGIN.left = Math.max(MARGIN.bottom, 60);
   const { grid } = view, width = Math.max(280, mapCanvas.clientWidth);
   const across = width - MARGIN.left - MARGIN.right;
   view.fitX = across / grid.columns;
   view.fitY = grid.square ? view.fitX : Math.min(26, Math.max(3, 420 / grid.rows));
-  if (grid.square && grid.rows === grid.columns && view.fitX > LARGEST_CELL) view.fitX = view.fitY = LARGEST_CELL;
+  if (grid.square && view.fitX > FITTED_CELL) view.fitX = view.fitY = FITTED_CELL;
   const down = Math.min(grid.rows * view.fitY, across);
   view.inner = { x: MARGIN.left, y: MARGIN.top, width: Math.min(across, grid.columns * view.fitX), height: Math.max(down, 12) };
   view.width = width;
@@ -123,7 +134,7 @@ function rowLabels() {
   const size = Math.min(12, named ? Math.max(cell * 0.95, 8.5) : 11);
   return numbers.map((i) => ({
     kind: "text", x: inner.x - 6, y: inner.y + (i + 0.5 - view.y) * cell + size * 0.36, size, fill, anchor: "end",
-    string: named ? clipName(grid.rowName(i), 13) : String(grid.rowNumber(i)),
+    string: named ? clipName(grid.rowName(i), LONGEST_NAME) : String(grid.rowNumber(i)),
   })).filter(({ y }) => y > inner.y && y < inner.y + inner.height + size);
 }
 
@@ -135,7 +146,7 @@ function columnLabels() {
   return numbers.map((j) => {
     const x = inner.x + (j + 0.5 - view.x) * cell;
     if (!named) return { kind: "text", x, y: y + 15, size, fill, anchor: "middle", string: String(j) };
-    return { kind: "text", x: x + size * 0.36, y: y + 6, size, fill, anchor: "end", turn: -90, string: clipName(shown(j), 12) };
+    return { kind: "text", x: x + size * 0.36, y: y + 6, size, fill, anchor: "end", turn: -90, string: clipName(shown(j), LONGEST_NAME) };
   }).filter(inside);
 }
 

@@ -65,14 +65,14 @@ function showFocus() {
 }
 
 function describe(score, exact, share, from, to) {
+  if (from > to && score === 0) return `${quoted(from)} (${from}) comes after ${quoted(to)} (${to}), which cannot see it`;
   return `${quoted(to)} (${to}) drew from ${quoted(from)} (${from}): ${exact ? "" : "≈ "}${formatScore(score)}, ${formatShare(share)} of its total`;
 }
 
 function sayText() {
   const t = focus(), position = RESULT.targets[t], j = state.hovered;
-  const asks = j !== null && (state.pinned !== null || !targetOf.has(j));
+  const asks = j !== null && j !== position && (state.pinned !== null || !targetOf.has(j));
   if (asks) {
-    if (j >= state.data.lengths[t]) { byId("readout").textContent = `${quoted(j)} (${j}) comes after ${quoted(position)} (${position}), which cannot see it.`; return; }
     const { score, exact } = scoreAt(state.data, t, j);
     byId("readout").textContent = describe(score, exact, total(t) > 0 ? Math.abs(score) / total(t) : 0, j, position);
     return;
@@ -96,11 +96,12 @@ function drawMap() {
   const context = mapCanvas.getContext("2d"), ratio = mapCanvas.width / view.width, contrast = byId("contrast").value;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   paint(context, mapScene(contrast, mapFocus()));
-  const largest = contrast === "row" ? null : largestScale(view.grid);
+  const largest = mapLargest();
   byId("map-legend").hidden = largest === null;
   if (largest !== null) drawLegend(byId("map-legend"), largest, method().signed, single ? "" : `(${layerName(state.block)})`);
 }
 
+const mapLargest = () => (byId("contrast").value === "row" ? null : largestScale(view.grid));
 const mapFocus = () => (single ? (state.block > 0 ? state.block - 1 : null) : focus());
 let mapPending = false;
 function drawMapSoon() {
@@ -111,7 +112,13 @@ function drawMapSoon() {
 
 // ---- what readers do -------------------------------------------------------------------------------------------------
 
-function pin(t) { state.pinned = t; roam(RESULT.targets[t]); showFocus(); }
+function pin(t) {
+  state.pinned = t;
+  roam(RESULT.targets[t]);
+  bringIntoView(RESULT.targets[t]);
+  showFocus();
+}
+
 function follow(j) { if (targetOf.has(j)) pin(targetOf.get(j)); }
 function toggleBlock(block) { chooseBlock(block === state.block && RESULT.layers.length > 1 ? 0 : block); }
 
@@ -124,9 +131,9 @@ function step(by) {
   }
   const t = Math.min(Math.max(focus() + by, 0), TARGETS - 1);
   if (state.pinned !== null) state.pinned = t; else state.looked = t;
-  state.hovered = null;
   roam(RESULT.targets[t]);
   spans[RESULT.targets[t]].focus();
+  state.hovered = null;
   showFocus();
 }
 
@@ -151,10 +158,12 @@ function listen() {
   byId("contrast").addEventListener("change", drawMapSoon);
   const title = () => `${method().model.name}: ${method().name}, ${layerName(state.block)}, target ${RESULT.targets[focus()]} ${quoted(RESULT.targets[focus()])}`;
   const name = () => `${method().name}-${state.block === 0 ? "mean" : `layer${RESULT.layers[state.block - 1]}`}-${RESULT.targets[focus()]}`;
-  byId("text-png").addEventListener("click", () => savePng(textScene(title()), `text-${name()}`));
-  byId("text-svg").addEventListener("click", () => saveSvg(textScene(title()), `text-${name()}`));
-  byId("map-png").addEventListener("click", () => savePng(mapScene(byId("contrast").value, mapFocus()), `map-${name()}`));
-  byId("map-svg").addEventListener("click", () => saveSvg(mapScene(byId("contrast").value, mapFocus()), `map-${name()}`));
+  const textPicture = () => withCaption(textScene(), title(), state.data.scales[focus()], method().signed);
+  const mapPicture = () => withCaption(mapScene(byId("contrast").value, mapFocus()), title(), mapLargest(), method().signed);
+  byId("text-png").addEventListener("click", () => savePng(textPicture(), `text-${name()}`));
+  byId("text-svg").addEventListener("click", () => saveSvg(textPicture(), `text-${name()}`));
+  byId("map-png").addEventListener("click", () => savePng(mapPicture(), `map-${name()}`));
+  byId("map-svg").addEventListener("click", () => saveSvg(mapPicture(), `map-${name()}`));
   listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single ? toggleBlock(row + 1) : pin(row)) });
   darkness.addEventListener("change", () => { if (!single) drawStrip(); chooseBlock(state.block); });
   new ResizeObserver(() => { if (view.grid && mapCanvas.clientWidth !== view.width) { layOut(); clampView(); drawMapSoon(); } }).observe(byId("map-frame"));
@@ -186,6 +195,7 @@ async function start() {
   state.pinned = focus();
   roam(RESULT.targets[state.pinned]);
   await chooseMethod(0);
+  bringIntoView(RESULT.targets[state.pinned]);
   listen();
   document.body.dataset.ready = "true";
 }

@@ -67,7 +67,7 @@ function toSvg(scene) {
 function svgImage(make, root, { x, y, width, height, canvas, clip }) {
   const frame = make("svg", { ...clip, viewBox: `${clip.x} ${clip.y} ${clip.width} ${clip.height}` }, root);
   if (canvas.width * canvas.height > CELLS_AS_SHAPES) {
-    const image = { x, y, width, height, href: canvas.toDataURL(), preserveAspectRatio: "none", style: "image-rendering: pixelated" };
+    const image = { x, y, width, height, href: canvas.toDataURL(), preserveAspectRatio: "none", "image-rendering": "pixelated" };
     make("image", image, frame);
     return;
   }
@@ -105,25 +105,48 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// The text as it stands on the page, with its shades, under a line that says what it shows.
-function textScene(title) {
-  const frame = textBox.getBoundingClientRect(), above = 34, ink = variable("--ink");
-  const style = getComputedStyle(textBox), size = parseFloat(style.fontSize);
-  const offset = (rect) => ({ x: rect.left - frame.left, y: rect.top - frame.top + textBox.scrollTop + above });
-  const items = [{ kind: "text", x: 10, y: 21, string: title, fill: ink, size: 13 }];
-  for (const span of spans) {
-    const rects = [...span.getClientRects()].filter((rect) => rect.width > 0);
-    const fill = span.style.backgroundColor, target = span.classList.contains("target");
-    for (const rect of rects) {
-      const { x, y } = offset(rect);
-      if (fill) items.push({ kind: "rect", x, y, width: rect.width, height: rect.height, fill });
-      if (target) items.push({ kind: "rect", x, y: y + rect.height - 2, width: rect.width, height: 2, fill: ink });
-    }
-    const last = rects.at(-1);
-    if (!last) continue;
-    // A space at which the line broke belongs to the line before: the word itself stands in the last box.
-    const { x, y } = offset(last), string = rects.length > 1 ? span.textContent.trimStart() : span.textContent;
-    items.push({ kind: "text", x, y: y + last.height * 0.76, string, fill: span.style.color || ink, size });
+// The picture with two lines below it: what it shows, and its scale (largest is null where every row has its own).
+function withCaption(scene, title, largest, signed) {
+  const ink = variable("--ink"), y = scene.height, line = { kind: "text", size: 12, fill: ink };
+  const items = [...scene.items, { ...line, x: 10, y: y + 14, string: title }];
+  if (largest === null) items.push({ ...line, x: 10, y: y + 34, string: "each row on its own scale" });
+  else {
+    const bar = { x: 84, y: y + 24, width: 140, height: 11 };
+    items.push({ ...line, x: 78, y: y + 34, anchor: "end", string: signed ? formatScore(-largest) : "0" },
+      { kind: "image", canvas: scaleCanvas(signed), clip: bar, ...bar }, { kind: "rect", ...bar, stroke: variable("--line") },
+      { ...line, x: 230, y: y + 34, string: formatScore(largest) });
   }
-  return { width: Math.ceil(frame.width), height: Math.ceil(textBox.scrollHeight + above + 6), ground: variable("--ground"), items };
+  return { ...scene, height: y + 46, items };
+}
+
+// The text as it stands on the page, with its shades.
+function textScene() {
+  const frame = textBox.getBoundingClientRect(), ink = variable("--ink"), items = [];
+  const size = parseFloat(getComputedStyle(textBox).fontSize);
+  for (const span of spans) {
+    const fill = span.style.backgroundColor, target = span.classList.contains("target");
+    for (const { rect, string } of lineParts(span)) {
+      const x = rect.left - frame.left, y = rect.top - frame.top + textBox.scrollTop, { width, height } = rect;
+      if (fill) items.push({ kind: "rect", x, y, width, height, fill });
+      if (target) items.push({ kind: "rect", x, y: y + height - 2, width, height: 2, fill: ink });
+      items.push({ kind: "text", x, y: y + height * 0.76, string, fill: span.style.color || ink, size });
+    }
+  }
+  return { width: Math.ceil(frame.width), height: Math.ceil(textBox.scrollHeight + 4), ground: variable("--ground"), items };
+}
+
+// A token's pieces line by line: most stand in one, long ones may break.
+function lineParts(span) {
+  const rects = [...span.getClientRects()].filter(({ width }) => width > 0), whole = span.textContent;
+  if (rects.length <= 1) return rects.map((rect) => ({ rect, string: whole }));
+  const parts = rects.map((rect) => ({ rect, string: "" })), range = document.createRange();
+  let at = 0;
+  for (const letter of whole) {
+    range.setStart(span.firstChild, at);
+    range.setEnd(span.firstChild, (at += letter.length));
+    const middle = range.getBoundingClientRect(), y = (middle.top + middle.bottom) / 2;
+    const part = parts.find(({ rect }) => y >= rect.top && y <= rect.bottom);
+    if (part) part.string += letter;
+  }
+  return parts;
 }

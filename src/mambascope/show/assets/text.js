@@ -42,6 +42,12 @@ function markTarget(t, pinned) {
   span.setAttribute("aria-selected", "true");
 }
 
+// Bring a token into view inside its box, without moving the page.
+function bringIntoView(j) {
+  const box = textBox.getBoundingClientRect(), word = spans[j].getBoundingClientRect();
+  if (word.top < box.top || word.bottom > box.bottom) textBox.scrollTop += word.top - box.top - box.height * 0.7;
+}
+
 function roam(j) {
   textBox.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
   spans[j].tabIndex = 0;
