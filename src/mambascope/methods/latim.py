@@ -79,7 +79,7 @@ def latim_row(
     return torch.linalg.vector_norm(vectors, ord=norm, dim=-1)
 
 
-def check_norm(norm: float) -> None:
+def check_norm(norm: object) -> None:
     """Raise InputError unless the norm is 1 or 2."""
     if norm not in (1, 2):
         raise InputError(f"norm {norm!r} is not one of LaTIM's: choose 1 or 2")

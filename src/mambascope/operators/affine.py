@@ -11,10 +11,10 @@ where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ Rule = Literal["secant", "silu", "identity"]
 TILE_ELEMENTS = 1 << 24
 
 
+@runtime_checkable
 class TokenMixer(Protocol):
     """What the affine map needs of a scan; `SelectiveScan` and `StateSpaceDual` document each member."""
 
@@ -38,11 +39,13 @@ class TokenMixer(Protocol):
 
     @property
     def maps(self) -> int: ...
+    @property
+    def state_size(self) -> int: ...
     def channels(self, maps: Tensor) -> Tensor: ...
     def blocks(self, taps: int = 1) -> Iterator[Block]: ...
     def apply(self, v: Tensor) -> Tensor: ...
     def apply_transposed(self, v: Tensor) -> Tensor: ...
-    def tile(self, rows: slice, columns: slice, maps: list[int] | None = None) -> Tensor: ...
+    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Tensor: ...
     def mix(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor: ...
     def mean(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor: ...
 
@@ -114,6 +117,20 @@ class AffineMixer:
     def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: what the output owes to biases and to no token."""
         return self._project(self._scan(self._activate(self.constant, self.slope, rule)), bias=True)
+
+    def residual(self, rule: Rule) -> float:
+        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant.
+
+        One scan tells: the sum over sources of what they write is known at every position.
+        """
+        check_rule(rule)
+        exact = self.output()
+        taps = self.source_taps(slice(0, self.length), rule)
+        written = torch.zeros_like(self.u)
+        for shift in range(min(self.taps, self.length)):
+            written[:, shift:] += taps[:, shift, :, : self.length - shift].transpose(1, 2)
+        written += self._activate(self.constant, self.slope, rule)
+        return float((self._project(self._scan(written), bias=True) - exact).norm() / exact.norm())
 
     def contributions(
         self, target: int, rule: Rule = "secant"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -73,6 +74,12 @@ def future(block: Block, device: torch.device, reach: int = 0) -> Tensor | None:
     targets = torch.arange(block.rows.start, block.rows.stop, device=device)
     sources = torch.arange(block.columns.start, block.columns.stop + reach, device=device)
     return sources > targets[:, None]
+
+
+def padded_tile(tile: Callable[[slice, slice], Tensor], block: Block, reach: int, length: int) -> Tensor:
+    """Return the tile of a block with the `reach` sources to its right, zero where the text has ended."""
+    stop = min(length, block.columns.stop + reach)
+    return F.pad(tile(block.rows, slice(block.columns.start, stop)), (0, block.columns.stop + reach - stop))
 
 
 class Workspace:

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace, causal_blocks, future
+from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.recurrence import channel_recurrence, reverse_in_time
 
 
@@ -165,10 +165,9 @@ def _through_taps(
     """Write Σ_δ alpha_i,j+δ taps_jδ of a block at the diagonal, straight from the matrix."""
     if taps is None:
         return out.copy_(scan.tile(block.rows, block.columns))
-    length, c = scan.dt.shape[1], block.shape[1]
-    alpha = scan.tile(block.rows, slice(block.columns.start, min(length, block.columns.stop + taps.shape[1] - 1)))
+    reach, c = taps.shape[1] - 1, block.shape[1]
+    alpha = padded_tile(scan.tile, block, reach, scan.dt.shape[1])
     torch.mul(alpha[..., :c], taps[:, 0, :, None], out=out)
-    for shift in range(1, taps.shape[1]):
-        width = min(c, alpha.shape[-1] - shift)
-        out[..., :width].addcmul_(alpha[..., shift : shift + width], taps[:, shift, :, None, :width])
+    for shift in range(1, reach + 1):
+        out.addcmul_(alpha[..., shift : shift + c], taps[:, shift, :, None])
     return out

@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace, causal_blocks, future
+from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.recurrence import head_recurrence, reverse_in_time
 
 
@@ -42,6 +42,11 @@ class StateSpaceDual:
     def maps(self) -> int:
         """Number of distinct matrices: one per head."""
         return self.A.shape[0]
+
+    @property
+    def state_size(self) -> int:
+        """N, the numbers of state per channel."""
+        return self.B.shape[-1]
 
     @property
     def head_width(self) -> int:
@@ -144,9 +149,7 @@ class StateSpaceDual:
             total += torch.einsum("bhtc,bhtc->btc", alpha[..., shift : shift + c], weight)
         return total / self.skip.shape[0]
 
-    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t c+K-1"]:
+    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
         """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""
         reach = 0 if taps is None else taps.shape[1] - 1
-        stop = min(self.dt.shape[1], block.columns.stop + reach)
-        alpha = self.tile(block.rows, slice(block.columns.start, stop))
-        return torch.nn.functional.pad(alpha, (0, block.columns.stop + reach - stop))
+        return padded_tile(self.tile, block, reach, self.dt.shape[1])

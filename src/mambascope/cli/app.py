@@ -1,0 +1,98 @@
+"""The command's verbs and options. Heavy imports wait until a verb runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="See what a Mamba model looked at.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A bundled name, a folder, or a hub id.", metavar="NAME|PATH|HUB_ID")
+]
+TokenizerOption = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
+]
+DtypeOption = Annotated[
+    Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision in which the model runs.")
+]
+DeviceOption = Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let a checkpoint run the code it brings.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="What the model reads; `-` reads it from standard input.")],
+    model: ModelOption = "tiny-mamba",
+    method: Annotated[str, typer.Option(help="How to score; `mambascope methods` lists them.")] = "latim",
+    layer: Annotated[str, typer.Option(help="A layer's number, or all.", metavar="N|all")] = "all",
+    position: Annotated[
+        int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
+    ] = None,
+    targets: Annotated[
+        Literal["auto", "position", "all"],
+        typer.Option(help="Score that token alone or every token; auto: every token where the file shows them."),
+    ] = "auto",
+    json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write .html, .png, .pdf, .svg, .json or .safetensors.", metavar="FILE")
+    ] = None,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Show which tokens of TEXT one position drew from, and what the model predicts after it."""
+    from mambascope.cli import explaining, loading
+
+    explaining.explain(
+        text,
+        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        method=method,
+        layer=layer,
+        position=position,
+        targets=targets,
+        as_json=json,
+        out=out,
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with mambascope."""
+    from mambascope.cli import listing
+
+    listing.print_models()
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what each shows and whose it is."""
+    from mambascope.cli import listing
+
+    listing.print_methods()
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A bundled name, a folder, or a hub id.", metavar="MODEL")],
+    json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Print a model's family, layers and sizes, and how exactly its mixers are rebuilt on a probe text."""
+    from mambascope.cli import listing, loading
+
+    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    listing.print_info(model, *loaded, as_json=json)

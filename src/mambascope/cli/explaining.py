@@ -1,0 +1,113 @@
+"""`mambascope explain`: check what was asked for, explain, print, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mambascope import show
+from mambascope.cli.progress import LateProgress
+from mambascope.errors import InputError
+from mambascope.explanation import explain_methods
+from mambascope.methods.attribution import Attribution
+from mambascope.methods.registry import METHODS, find_method
+from mambascope.trace.tokens import encode
+
+FIGURES = (".png", ".pdf", ".svg")
+FORMATS = (".html", *FIGURES, ".json", ".safetensors")
+
+#: Longest text of which a figure or page shows every position unless told otherwise.
+EVERY_TARGET = 512
+
+
+def explain(
+    text: str,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase | None]],
+    *,
+    method: str,
+    layer: str,
+    position: int | None,
+    targets: Literal["auto", "position", "all"],
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Explain one text and print or write the result; refuses what cannot work before the model is loaded."""
+    text = sys.stdin.read() if text == "-" else text
+    if not text:
+        raise InputError("the text is empty; pass at least one word")
+    find_method(method)
+    number = _layer(layer)
+    _check_out(out)
+    model, tokenizer = load()
+    suffix = out.suffix.lower() if out else ""
+    if targets == "auto":
+        _, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
+        shown = suffix in (".html", ".safetensors", *FIGURES) and len(pieces) <= EVERY_TARGET
+        targets = "all" if shown else "position"
+    names = [method, *(name for name in METHODS if name != method)] if suffix == ".html" else [method]
+    with LateProgress("explaining") as progress:
+        results = explain_methods(
+            model,
+            tokenizer,
+            text,
+            methods=names,
+            layer=number,
+            position=position,
+            targets=targets,
+            progress=progress,
+        )
+    command = "mambascope " + shlex.join(sys.argv[1:])
+    results = [
+        dataclasses.replace(one, diagnostics={**one.diagnostics, "command": command, "text": text}) for one in results
+    ]
+    if out is not None:
+        write(results, out)
+    if as_json:
+        print(json.dumps(results[0].to_dict(), ensure_ascii=False))
+    else:
+        results[0].show()
+        if out is not None:
+            print(f"written   {out}")
+
+
+def write(results: list[Attribution], path: Path) -> None:
+    """Write a result in the format that the path's suffix names, whole or not at all."""
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        results[0].save(path)
+        return
+    if suffix in FIGURES:
+        show.save_figure(results[0], path)
+        return
+    content = results[0].to_html(*results[1:]) if suffix == ".html" else json.dumps(results[0].to_dict())
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
+
+
+def _layer(layer: str) -> int | Literal["all"]:
+    if layer == "all":
+        return "all"
+    try:
+        return int(layer)
+    except ValueError:
+        raise InputError(f"--layer {layer!r} is neither a number nor all") from None
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse a file that could not be written, before any work is done for it."""
+    if out is None:
+        return
+    if out.suffix.lower() not in FORMATS:
+        raise InputError(f"--out {out} has no known ending; choose one of {', '.join(FORMATS)}")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first or choose another place")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file in it")

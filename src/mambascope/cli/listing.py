@@ -1,0 +1,103 @@
+"""`mambascope models`, `methods` and `info`: what there is, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mambascope.methods.registry import METHODS
+from mambascope.operators.affine import AffineMixer
+from mambascope.trace import Trace, capture
+from mambascope.trace.bundled import bundled_models
+from mambascope.trace.tokens import encode
+
+PROBE = "When Mary and John went to the store, John gave a drink to"
+
+#: Tokens of the probe when the model has no tokenizer.
+PROBE_LENGTH = 16
+
+
+def print_models() -> None:
+    """Print the bundled models with their family, sizes and file size."""
+    table = _table("model", "family", "layers", "width", "parameters", "file")
+    for name, folder in bundled_models().items():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = (folder / "model.safetensors").stat().st_size
+        table.add_row(
+            name,
+            config["model_type"],
+            str(config["num_hidden_layers"]),
+            str(config["hidden_size"]),
+            f"{size / 2e6:.1f} M",
+            f"{size / 1e6:.1f} MB",
+        )
+    Console().print(table)
+
+
+def print_methods() -> None:
+    """Print every method with what it shows and its paper."""
+    table = _table("method", "shows", "paper", "signed")
+    for method in METHODS.values():
+        table.add_row(method.name, method.title, method.paper, "yes" if method.signed else "no")
+    Console().print(table)
+
+
+def print_info(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool
+) -> None:
+    """Print what a model is and the self-check on a probe text."""
+    facts = describe(name, model, tokenizer)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in facts.items():
+        shown = f"{value:.1e}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)
+        table.add_row(key.replace("_", " "), shown)
+    Console().print(table)
+
+
+def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Return family, sizes and self-check of a model as plain values."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if tokenizer is None:
+        ids = torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary
+    else:
+        ids, _ = encode(tokenizer, PROBE, vocab_size=vocabulary)
+    trace = capture(model, input_ids=ids.to(model.device))
+    return {
+        "model": name,
+        "family": trace.layers[0].family.model_type,
+        "class": type(model).__name__,
+        "layers": len(trace.layers),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "vocabulary": vocabulary,
+        **_sizes(trace.operator(0)),
+        "probe_tokens": trace.shape[1],
+        "probe_reconstruction_error": max(trace.reconstruction_error),
+        "probe_scan_error": max(record.scan_error for record in trace.layers),
+        "probe_seconds": round(trace.seconds, 3),
+    }
+
+
+def _sizes(operator: AffineMixer) -> dict[str, int]:
+    return {
+        "hidden_size_E": operator.x.shape[-1],
+        "inner_width_D": operator.conv.shape[0],
+        "state_size_N": operator.scan.state_size,
+        "convolution_taps_K": operator.taps,
+        "maps_per_layer": operator.scan.maps,
+    }
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table

@@ -1,0 +1,27 @@
+"""Shape annotations are checked at run time in tests: jaxtyping's hook with beartype, before mambascope is imported."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("mambascope", "beartype.beartype")
+
+import pytest
+import torch
+import transformers
+from data_folder import data_folder
+
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
+
+
+@pytest.fixture
+def data():
+    """The folder of real data sets, or a skip that says where it was looked for."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("the data folder is absent: set MAMBASCOPE_DATA")
+    return folder
