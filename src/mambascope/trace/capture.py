@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -28,7 +30,8 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
 
     The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients and
     without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead, and is
-    held against the reference on the first tokens. Captures may be nested and may run in several threads.
+    held against the reference on the first tokens. Captures may be nested and may run in several threads; those of one
+    model take turns.
 
     Args:
         model: A stock transformers model, or any module around its mixers.
@@ -48,6 +51,7 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
         inputs.setdefault("use_cache", False)
     recorder = _Recorder(check, tolerance)
     with ExitStack() as stack:
+        stack.enter_context(_turn(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_evaluating(model))
         for name, mixer, family in mixers:
@@ -63,6 +67,16 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
         attention_mask=inputs.get("attention_mask"),
         seconds=time.perf_counter() - started,
     )
+
+
+_turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_turns_lock = threading.Lock()
+
+
+def _turn(model: nn.Module) -> threading.RLock:
+    """Return the lock of a model's captures: hooks cannot come and go while another thread runs through them."""
+    with _turns_lock:
+        return _turns.setdefault(model, threading.RLock())
 
 
 @dataclass

@@ -1,0 +1,220 @@
+"""Capture on stock models: what it accepts, what it proves, and that it leaves everything as it was."""
+
+import threading
+
+import pytest
+import torch
+import transformers
+from models import FAMILIES, padded_batch, stock_model
+from torch import nn
+
+from mambascope import ReconstructionError, UnsupportedModelError, capture
+from mambascope.errors import InputError
+from mambascope.methods.latim import latim
+from mambascope.trace.capture import TOLERANCE
+from mambascope.trace.families import FAMILIES as KNOWN
+
+IDS, MASK = padded_batch(20, 2, "left")
+
+
+def seam_function(family):
+    return getattr(KNOWN[family].source(), KNOWN[family].seam)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
+def test_logits_are_the_stock_models_own(family, dtype):
+    model = stock_model(family, dtype)
+    with torch.no_grad():
+        stock = model(input_ids=IDS, attention_mask=MASK, use_cache=False).logits
+    trace = capture(model, input_ids=IDS, attention_mask=MASK)
+    real = MASK.bool()
+    error = (trace.logits - stock)[real].norm() / stock[real].norm()
+    assert error < {torch.float32: 1e-5}.get(dtype, 5e-2)  # halves: the stock scan rounds every step, ours does not
+    assert max(trace.reconstruction_error) < TOLERANCE[dtype]
+    assert trace.operator(0).x.dtype == torch.float32
+    assert trace.operator(0, torch.float64).x.dtype == torch.float64
+    assert [record.index for record in trace.layers] == [0, 1]
+    assert trace.shape == (2, 20)
+
+
+def test_embeddings_are_accepted_and_give_the_same(family):
+    model = stock_model(family)
+    embeds = model.get_input_embeddings()(IDS).detach()
+    from_ids, from_embeds = capture(model, input_ids=IDS), capture(model, inputs_embeds=embeds)
+    assert torch.equal(from_ids.logits, from_embeds.logits)
+    assert torch.equal(latim(from_ids), latim(from_embeds))
+
+
+def test_a_model_in_training_mode_is_captured_in_evaluation_mode_and_put_back(family):
+    model = stock_model(family).train()
+    model.backbone.layers[0].eval()
+    expected = [module.training for module in model.modules()]
+    trace = capture(model, input_ids=IDS)
+    assert [module.training for module in model.modules()] == expected
+    assert not any(t.requires_grad for t in trace.layers[0].captured.scan.values())
+
+
+def test_everything_is_restored_when_the_model_raises(family):
+    model, before = stock_model(family).train(), seam_function(family)
+
+    def fail(*_):
+        raise RuntimeError("the model broke")
+
+    handle = model.backbone.layers[1].mixer.out_proj.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="the model broke"):
+        capture(model, input_ids=IDS)
+    handle.remove()
+    assert seam_function(family) is before
+    assert model.training
+    assert torch.is_grad_enabled()
+    mixers = [layer.mixer for layer in model.backbone.layers]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in mixers)
+    capture(model, input_ids=IDS)
+
+
+def test_nested_captures_do_not_see_each_other(family):
+    outer, inner, found = stock_model(family, seed=1), stock_model(family, seed=2), []
+    expected = capture(inner, input_ids=IDS[:, :7])
+    handle = outer.backbone.layers[0].mixer.in_proj.register_forward_hook(
+        lambda *_: found.append(capture(inner, input_ids=IDS[:, :7])) and None
+    )
+    alone = capture(outer, input_ids=IDS, check=False)
+    handle.remove()
+    assert torch.equal(alone.logits, capture(outer, input_ids=IDS).logits)
+    assert len(alone.layers) == len(found[0].layers) == 2
+    assert torch.equal(found[0].logits, expected.logits)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one model", "two models"])
+def test_threads_do_not_see_each_other(family, shared):
+    first = stock_model(family, seed=1)
+    second = first if shared else stock_model(family, seed=2)
+    inputs = [padded_batch(length, 1, "left", seed=length)[0] for length in (9, 31)]
+    expected = [capture(m, input_ids=i) for m, i in zip((first, second), inputs, strict=True)]
+    start, results = threading.Barrier(2), {}
+
+    def work(name, model, ids):
+        start.wait()
+        results[name] = [capture(model, input_ids=ids) for _ in range(12)]
+
+    threads = [threading.Thread(target=work, args=(n, m, inputs[n])) for n, m in enumerate((first, second))]
+    before = seam_function(family)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seam_function(family) is before
+    for name in (0, 1):
+        assert len(results[name]) == 12, "a thread failed"
+        for trace in results[name]:
+            assert torch.equal(trace.logits, expected[name].logits)
+            for record, right in zip(trace.layers, expected[name].layers, strict=True):
+                assert torch.equal(record.captured.scan["dt"], right.captured.scan["dt"])
+
+
+def test_a_thread_that_does_not_capture_runs_the_original(family):
+    """While one thread captures, another's plain forward pass is the stock one, to the bit."""
+    model, other = stock_model(family, seed=1), stock_model(family, seed=2)
+    with torch.no_grad():
+        stock = other(input_ids=IDS, use_cache=False).logits
+    seen = []
+
+    def elsewhere(*_):
+        def run():
+            with torch.no_grad():
+                seen.append(other(input_ids=IDS, use_cache=False).logits)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    handle = model.backbone.layers[0].mixer.in_proj.register_forward_hook(elsewhere)
+    capture(model, input_ids=IDS)
+    handle.remove()
+    assert torch.equal(seen[0], stock)
+
+
+def test_a_mixer_that_does_something_else_is_caught(family):
+    """A changed forward pass must not pass for the one that the operator describes."""
+    model = stock_model(family)
+    model.backbone.layers[1].mixer.out_proj.register_forward_hook(lambda module, args, y: y * 1.001)
+    with pytest.raises(ReconstructionError, match=r"layer 1 \(backbone\.layers\.1\.mixer, .*Mixer\).*transformers 5") as e:
+        capture(model, input_ids=IDS)
+    assert "\n" not in str(e.value)
+    assert len(capture(model, input_ids=IDS, check=False).layers) == 2
+    assert max(capture(model, input_ids=IDS, tolerance=1e-2).reconstruction_error) == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_wrong_fast_scan_is_caught_against_the_models_own(family, monkeypatch):
+    """The rebuilt output runs the same scan, so only the comparison with the stock reference can tell."""
+    name = "channel_recurrence" if family != "mamba2" else "head_recurrence"
+    module = "selective_scan" if family != "mamba2" else "state_space_dual"
+    module = __import__(f"mambascope.operators.{module}", fromlist=[name])
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: right(*args) * 1.01)
+    with pytest.raises(ReconstructionError, match="of its scan"):
+        capture(stock_model(family), input_ids=IDS)
+
+
+def test_any_module_around_a_stock_mixer_is_captured():
+    config = transformers.MambaConfig(hidden_size=12, state_size=3, num_hidden_layers=1)
+    mixer = transformers.models.mamba.modeling_mamba.MambaMixer(config, layer_idx=0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = mixer
+
+        def forward(self, x):
+            return self.block(x).mean(dim=1)
+
+    trace = capture(Net(), x=torch.randn(2, 9, 12))
+    assert trace.layers[0].name == "block"
+    assert trace.logits is None
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_texts_shorter_than_the_convolution(family, length):
+    trace = capture(stock_model(family), input_ids=IDS[:, :length])
+    assert latim(trace).shape == (2, 2, length, length)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "tokens > 0"),
+        ({"input_ids": torch.tensor([1, 2])}, "must have shape"),
+        ({"input_ids": torch.tensor([[1, 50]])}, "token id 50 is out of range: .* 0 to 49"),
+        ({"input_ids": torch.tensor([[-1, 5]])}, "token id -1 is out of range"),
+        ({"input_ids": IDS, "use_cache": True}, "pass no cache"),
+        ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "does not match input_ids"),
+        ({"inputs_embeds": torch.zeros(1, 0, 12)}, "inputs_embeds must have shape"),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_refused(inputs, words):
+    with pytest.raises(InputError, match=words):
+        capture(stock_model("mamba"), **inputs)
+
+
+def test_models_without_a_known_mixer_are_refused_by_name():
+    gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
+    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel .*MambaMixer, FalconMambaMixer, Mamba2Mixer"):
+        capture(gpt, input_ids=IDS)
+    config = transformers.JambaConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=8, num_experts=1, mamba_d_state=2, mamba_dt_rank=2,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="JambaMambaMixer"):
+        capture(transformers.JambaForCausalLM(config), input_ids=IDS)
+
+
+def test_layers_that_do_not_exist_are_refused():
+    trace = capture(stock_model("mamba"), input_ids=IDS)
+    with pytest.raises(InputError, match="layer 99 does not exist: the model has 2 mixers, 0 to 1"):
+        trace.operator(99)
+    assert torch.equal(trace.operator(-1).x, trace.operator(1).x)
