@@ -22,6 +22,7 @@ from mambascope.show.palette import ANCHORS, colormap
 from mambascope.show.typeface import drawable, families
 
 LABELLED_TOKENS = 64
+LONGEST_NAME = 20
 BARS = 40
 SMALL_MULTIPLES = range(2, 49)
 LETTERS = 8  # points
@@ -231,7 +232,8 @@ def _token_ticks(axes: Axes, attribution: Attribution, labelled: bool) -> None:
 
 def _label(axis: matplotlib.axis.Axis, places: object, names: list[str], rotation: int = 0) -> None:
     """Set tick labels that are text and never mathematics: a token may hold dollar signs."""
-    axis.set_ticks(list(places), names, rotation=rotation)  # type: ignore[call-overload]
+    short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in names]
+    axis.set_ticks(list(places), short, rotation=rotation)  # type: ignore[call-overload]
     size = LETTERS if len(names) <= 32 else 6
     for label in axis.get_ticklabels():
         label.set(parse_math=False, fontsize=size, family=families())

@@ -96,7 +96,7 @@ def _blocks(index: int, result: Attribution) -> list[str]:
     blocks, totals, thumbnails = [], [], []
     for number, layer in enumerate((None, *result.axes["layer"])):
         matrix = result.matrix(layer)
-        blocks.append(_block(f"block-{index}-{number}", pack_layer(matrix, lengths)))
+        blocks.append(_block(f"block-{index}-{number}", pack_layer(matrix, result.axes["target"], lengths)))
         totals.append(matrix.abs().sum(dim=1).numpy())
         thumbnails.append(thumbnail(matrix))
     blocks.append(_block(f"totals-{index}", deflated(np.stack(totals).astype("<f4").tobytes())))

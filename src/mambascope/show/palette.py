@@ -8,10 +8,8 @@ square root of its share of the largest score in view: a hundredth of the larges
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 # From no score to the largest, on a light and on a dark ground; the first colour is the ground itself.
 ANCHORS = {
@@ -52,8 +50,6 @@ def terminal_style(score: float, largest: float) -> str | None:
 
 def colormap(signed: bool) -> Colormap:
     """Return the matplotlib colours for scores on white paper: from 0 to 1, or for signed scores from -1 to 1."""
-    from matplotlib.colors import LinearSegmentedColormap
-
     positive = ANCHORS["light"]["positive"]
     if not signed:
         return LinearSegmentedColormap.from_list("mambascope", positive)

@@ -38,18 +38,29 @@ async function loadBlock(methodIndex, block) {
 }
 
 function unpack(buffer, places) {
-  const codesEnd = places.starts[TARGETS];
-  const width = TOKENS > 0xffff ? 4 : 2, count = TARGETS * TOP;
-  const Positions = width === 4 ? Uint32Array : Uint16Array;
-  const order = new Positions(buffer.slice(codesEnd, codesEnd + count * width));
-  const planes = new Uint8Array(buffer, codesEnd + count * width);
-  const merged = new Uint8Array(count * 4);
-  for (let plane = 0; plane < 4; plane++) {
-    for (let k = 0; k < count; k++) merged[4 * k + plane] = planes[plane * count + k];
+  const codesEnd = places.starts[TARGETS], count = TARGETS * TOP;
+  const Behind = TOKENS > 0x7fff ? Uint32Array : Uint16Array, range = 2 ** (8 * Behind.BYTES_PER_ELEMENT);
+  const behind = new Behind(fromPlanes(buffer, codesEnd, count, Behind.BYTES_PER_ELEMENT));
+  const byRank = new Float32Array(fromPlanes(buffer, codesEnd + behind.byteLength, count, 4));
+  // The file holds every row's best, then every row's second; here a row's top sources stand together.
+  const order = new Uint32Array(count), exact = new Float32Array(count);
+  for (let t = 0; t < TARGETS; t++) {
+    for (let k = 0; k < TOP; k++) {
+      order[t * TOP + k] = (RESULT.targets[t] - behind[k * TARGETS + t] + range) % range;
+      exact[t * TOP + k] = byRank[k * TARGETS + t];
+    }
   }
-  const exact = new Float32Array(merged.buffer);
   const scales = Float32Array.from({ length: TARGETS }, (_, t) => Math.abs(exact[t * TOP]));
   return { codes: new Int8Array(buffer, 0, codesEnd), order, exact, scales, ...places };
+}
+
+// Numbers stored as planes (all lowest bytes, then all next ones) back in one piece.
+function fromPlanes(buffer, start, count, width) {
+  const planes = new Uint8Array(buffer, start, count * width), merged = new Uint8Array(count * width);
+  for (let plane = 0; plane < width; plane++) {
+    for (let k = 0; k < count; k++) merged[width * k + plane] = planes[plane * count + k];
+  }
+  return merged.buffer;
 }
 
 // The score of source j for the t-th target: exact for the row's top sources, else to about 1 % of the row's largest.

@@ -1,0 +1,134 @@
+"""Figures: they save in every format, say what they show, and leave matplotlib as it was."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.figure import Figure
+
+from mambascope.errors import InputError
+from mambascope.show import figure, save_figure
+from mambascope.show.figure import SignedRoot
+from mambascope.show.typeface import drawable
+from show_results import HOSTILE, PLAIN, result
+
+CASES = {
+    "map": result(),
+    "signed map": result(signed=True),
+    "hostile": result(HOSTILE, signed=True),
+    "long": result(100, layers=2),
+    "60 layers": result(5, layers=60),
+    "one token": result(("",)),
+    "single target": result(single=True),
+    "single, hostile": result(HOSTILE, signed=True, single=True),
+    "single, long": result(90, layers=12, single=True),
+    "single, one layer": result(layers=1, single=True),
+}
+
+
+def all_axes(sheet):
+    return sheet.get_axes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_save(case, tmp_path):
+    path = save_figure(CASES[case], tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".PNG", b"\x89PNG")])
+def test_every_format_is_written_the_same_twice(suffix, start, tmp_path):
+    first = save_figure(result(HOSTILE), tmp_path / f"one{suffix}").read_bytes()
+    assert first.startswith(start)
+    assert first == save_figure(result(HOSTILE), tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_letters_stay_letters_in_vector_files(tmp_path):
+    svg = save_figure(result(), tmp_path / "figure.svg").read_text("utf-8")
+    assert "Mary" in svg
+    assert b"/Type3" not in save_figure(result(), tmp_path / "figure.pdf").read_bytes()
+
+
+def test_nothing_global_changes(tmp_path):
+    before = dict(matplotlib.rcParams)
+    made = figure(result())
+    save_figure(result(), tmp_path / "figure.pdf")
+    assert isinstance(made, Figure)
+    assert dict(matplotlib.rcParams) == before
+    assert not Gcf.figs
+
+
+def test_map_has_labelled_axes_tokens_and_one_small_map_per_layer():
+    main, *others = all_axes(figure(result(layers=6)))
+    assert main.get_xlabel() == "source token"
+    assert main.get_ylabel() == "target token"
+    assert [label.get_text() for label in main.get_xticklabels()] == list(PLAIN)
+    assert [axes.get_title() for axes in others if axes.get_title()] == ["0", "2", "4", "6", "8", "10"]
+    assert any("hidden_attention score" in axes.get_ylabel() for axes in others)
+
+
+def test_map_holds_the_scores():
+    attribution = result()
+    for layer, title in ((None, "mean of 3 layers"), (2, "layer 2")):
+        main = all_axes(figure(attribution, layer))[0]
+        assert np.array_equal(main.get_images()[0].get_array(), attribution.matrix(layer).numpy())
+        assert title in main.get_title(loc="left")
+
+
+def test_small_maps_are_drawn_when_they_can_be():
+    count = {layers: len(all_axes(figure(result(4, layers=layers)))) for layers in (1, 2, 48, 49)}
+    assert count == {1: 2, 2: count[2], 48: count[48], 49: 2}
+    assert count[2] >= 4
+    assert count[48] >= 50
+    assert len(all_axes(figure(result(), layers="mean"))) == 2
+    assert len(all_axes(figure(result(), layer=2))) == 2
+    with pytest.raises(InputError, match="layers='mean'"):
+        figure(result(layers=1), layers="each")
+    with pytest.raises(InputError, match="layer=2"):
+        figure(result(), layer=2, layers="each")
+
+
+def test_long_texts_get_positions_instead_of_tokens():
+    main = all_axes(figure(result(100)))[0]
+    names = [label.get_text() for label in main.get_xticklabels()]
+    assert all(name.isdigit() for name in names)
+    assert len(names) <= 13
+
+
+def test_single_target_has_a_bar_per_source_and_per_layer():
+    attribution = result(signed=True, single=True)
+    sources, layers = all_axes(figure(attribution))
+    assert [bar.get_width() for bar in sources.patches] == pytest.approx(attribution.row().tolist())
+    assert [bool(bar.get_hatch()) for bar in sources.patches] == [score < 0 for score in attribution.row().tolist()]
+    assert [bar.get_width() for bar in layers.patches] == pytest.approx(attribution.layer_mass().tolist())
+
+
+def test_negative_cells_carry_a_minus_for_readers_in_grey():
+    attribution = result(("a", "b"), layers=1, signed=True)
+    attribution.scores[0] = attribution.scores.new_tensor([[1.0, 0.0], [-0.5, 0.001]])
+    (mark,) = all_axes(figure(attribution))[0].texts
+    assert (mark.get_text(), mark.get_position()) == ("\u2212", (0, 1))
+
+
+def test_signed_root_and_its_inverse():
+    norm, scores = SignedRoot(4.0), np.array([-4.0, -1.0, 0.0, 1.0, 4.0])
+    assert np.allclose(norm(scores), [0, 0.25, 0.5, 0.75, 1])
+    assert np.allclose(norm.inverse(norm(scores)), scores)
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\.pdf"):
+        save_figure(result(), tmp_path / "figure.gif")
+    with pytest.raises(InputError, match="does not exist"):
+        save_figure(result(), tmp_path / "nowhere" / "figure.pdf")
+    with pytest.raises(InputError, match="layer 1"):
+        figure(result(), 1)
+    infinite = result()
+    infinite.scores[0, 0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"layers \[0\]"):
+        figure(infinite)
+
+
+def test_letters_without_a_font_are_spelled_out():
+    assert drawable("a") == "a"
+    assert drawable("\U00013000") == "‹U+13000›"  # an Egyptian hieroglyph

@@ -1,0 +1,146 @@
+"""The self-contained page, read as text: it loads nothing, runs nothing foreign, and stays small."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from mambascope.errors import InputError
+from mambascope.show import html_page, notebook_frame
+from show_results import HOSTILE, PLAIN, result
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and the text of scripts and styles."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.raw, self.inside = [], [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.raw.append([tag, dict(attrs), ""])
+
+        self.inside = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.raw[-1][2] += data
+
+
+def data_of(page):
+    return json.loads(next(text for tag, attrs, text in Elements(page).raw if attrs.get("id") == "result"))
+
+
+def test_nothing_is_loaded():
+    page = html_page(result(HOSTILE, signed=True), result(HOSTILE, method="latim"))
+    assert not re.search(r"https?://", page)
+    for tag, attrs in Elements(page).tags:
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
+        assert not {"src", "href", "onload", "onerror"} & attrs.keys()
+    assert not re.search(
+        r"@import|url\(|fetch\(|XMLHttpRequest|WebSocket|innerHTML|outerHTML|document\.write|eval\(", page
+    )
+
+
+def test_the_policy_names_the_page_s_own_script_and_style():
+    elements = Elements(html_page(result()))
+    policy = next(attrs["content"] for tag, attrs in elements.tags if attrs.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    for kind in ("script", "style"):
+        text = next(text for tag, attrs, text in elements.raw if tag == kind and not attrs)
+        fingerprint = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{fingerprint}'" in policy
+
+
+def test_hostile_tokens_stay_data():
+    page = html_page(result(HOSTILE))
+    blocks = 4 + 2  # the mean and three layers; row sums and small maps
+    assert page.count("</script") == blocks + 2
+    assert "<img" not in page
+    assert "\u2028" not in page
+    assert "<!--" not in page
+    page.encode("utf-8")
+    data = data_of(page)
+    assert data["tokens"] == list(HOSTILE)
+    assert data["shown"][str(HOSTILE.index("\n"))] == "↵"
+
+
+def test_a_model_s_name_is_escaped_too():
+    attribution = result()
+    object.__setattr__(attribution.model, "name", "</title><script>alert(1)</script>")
+    page = html_page(attribution)
+    assert "<script>alert" not in page
+    assert data_of(page)["methods"][0]["model"]["name"].startswith("</title>")
+
+
+def test_the_command_is_told():
+    assert data_of(html_page(result()))["command"] == "mambascope explain <tiny> 'a & b'"
+    assert data_of(html_page(result(), command="other"))["command"] == "other"
+    assert data_of(html_page(result(command=None)))["command"] is None
+
+
+def test_evidence_of_any_kind_is_written():
+    page = html_page(
+        result(
+            odd=float("nan"), tensor=torch.ones(2), nested={"a": (1, None)}, layer_kinds=["mamba", "attention", "mamba"]
+        )
+    )
+    data = data_of(page)
+    facts = data["methods"][0]["diagnostics"]
+    assert (facts["odd"], facts["tensor"], facts["nested"]) == ("nan", [1.0, 1.0], {"a": [1, None]})
+    assert data["kinds"] == ["mamba", "attention", "mamba"]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_512_tokens_and_12_layers_stay_under_a_megabyte(signed):
+    assert len(html_page(result(512, layers=12, signed=signed))) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "attribution", [result(("",)), result(single=True), result(layers=1), result(HOSTILE, single=True, signed=True)]
+)
+def test_small_and_odd_results_have_a_page(attribution):
+    data = data_of(html_page(attribution))
+    assert data["targets"] == list(attribution.axes["target"])
+    assert data["layers"] == list(attribution.axes["layer"])
+
+
+def test_scores_ahead_of_the_target_are_kept_where_there_are_any():
+    attribution = result()
+    attribution.scores[0, 0, 5] = 1.0
+    page = html_page(result(), attribution)
+    assert [method["causal"] for method in data_of(page)["methods"]] == [True, False]
+
+
+def test_results_that_do_not_belong_together_are_refused():
+    with pytest.raises(InputError, match="another text"):
+        html_page(result(), result(PLAIN[:-1], method="latim"))
+    with pytest.raises(InputError, match="layer"):
+        html_page(result(), result(layers=2))
+    with pytest.raises(InputError, match="target"):
+        html_page(result(), result(single=True))
+    broken = result(method="latim")
+    broken.scores[0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="latim"):
+        html_page(result(), broken)
+
+
+def test_the_notebook_frame_holds_the_page_whole():
+    frame = notebook_frame(result(HOSTILE))
+    (tag, attrs), *others = Elements(frame).tags
+    assert tag == "iframe"
+    assert not others
+    assert attrs["srcdoc"] == html_page(result(HOSTILE))
+    assert "allow-same-origin" not in attrs["sandbox"]
+    assert html.unescape(frame) != frame

@@ -1,0 +1,128 @@
+"""The page in a real browser without a network: it draws what the result says, and hostile text stays text."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mambascope.show import html_page, notebook_frame
+from show_results import HOSTILE, result
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--virtual-time-budget=20000", "--enable-logging=stderr", "--dump-dom",
+)  # fmt: skip
+
+
+def browser():
+    if Path("/usr/bin/chromium").exists():
+        return "/usr/bin/chromium"
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Dom(HTMLParser):
+    """The opened page: attributes of every element, and its text by id."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self.open = [], {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if dict(attrs).get("id") and tag in ("p", "caption", "span", "dl"):
+            self.open.append((tag, dict(attrs)["id"]))
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1][0] == tag:
+            self.open.pop()
+
+    def handle_data(self, data):
+        for _, name in self.open[-1:]:
+            self.texts[name] = self.texts.get(name, "") + data
+
+    def by_id(self, name):
+        return next(attrs for _, attrs in self.elements if attrs.get("id") == name)
+
+    def rows(self):
+        return [attrs for tag, attrs in self.elements if tag == "tr" and "data-score" in attrs]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open a page's text in the browser and return its DOM and console messages."""
+    program = browser()
+    if program is None:
+        pytest.skip("no Chromium: neither /usr/bin/chromium nor one on the PATH")
+
+    def open_page(page):
+        file = tmp_path / "page.html"
+        file.write_text(page, "utf-8")
+        command = [program, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
+        messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return Dom(done.stdout), messages
+
+    return open_page
+
+
+CASES = {
+    "plain": (result(layers=12), result(layers=12, signed=True, method="latim")),
+    "hostile": (result(HOSTILE, signed=True),),
+    "single target": (result(single=True, layers=5),),
+    "one token": (result(("",)),),
+    "512 tokens": (result(512, layers=2, signed=True),),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_page_shows_the_numbers_of_the_result(opened, case):
+    attribution = CASES[case][0]
+    dom, messages = opened(html_page(*CASES[case]))
+    assert not messages
+    body = next(attrs for tag, attrs in dom.elements if tag == "body")
+    assert body.get("data-ready") == "true"
+    assert dom.by_id("sources")["data-target"] == str(attribution.target.position)
+    told = attribution.to_dict()
+    expected = attribution.top(8)
+    assert [int(row["data-position"]) for row in dom.rows()] == [source.position for source in expected]
+    for row, source in zip(dom.rows(), expected, strict=True):
+        assert float(row["data-score"]) == told["scores"][source.position] == source.score
+        assert float(row["data-share"]) == pytest.approx(source.share, rel=1e-5)  # two float32 sums of one row
+    masses = [float(attrs["data-mass"]) for _, attrs in dom.elements if "data-mass" in attrs]
+    assert masses == pytest.approx(attribution.layer_mass().tolist(), rel=1e-5)
+
+
+def test_hostile_text_is_shown_and_does_not_run(opened):
+    attribution = result(HOSTILE)
+    object.__setattr__(attribution.model, "name", HOSTILE[1])
+    dom, _ = opened(html_page(attribution, command=HOSTILE[1]))
+    root = next(attrs for tag, attrs in dom.elements if tag == "html")
+    assert "data-hostile" not in root
+    assert not [tag for tag, _ in dom.elements if tag == "img"]
+    tokens = [attrs for tag, attrs in dom.elements if tag == "span" and attrs.get("role") == "option"]
+    assert [int(attrs["data-position"]) for attrs in tokens] == list(range(len(HOSTILE)))
+
+
+def test_nothing_of_the_square_of_the_length_enters_the_document(opened):
+    dom, _ = opened(html_page(CASES["512 tokens"][0]))
+    assert len(dom.elements) < 3 * 512
+
+
+def test_the_pinned_token_is_the_target_and_the_readout_names_its_best_source(opened):
+    attribution = CASES["plain"][0]
+    dom, _ = opened(html_page(attribution))
+    pinned = [attrs for _, attrs in dom.elements if "pinned" in (attrs.get("class") or "").split()]
+    assert [attrs["data-position"] for attrs in pinned] == [str(attribution.target.position)]
+    assert re.search(rf"\({attribution.top(1)[0].position}\): ", dom.texts["readout"])
+
+
+def test_the_notebook_frame_opens(opened):
+    _, messages = opened("<!doctype html><meta charset=utf-8>" + notebook_frame(result()))
+    assert not messages

@@ -1,0 +1,204 @@
+"""The terminal's one screen: it fits, it escapes, it says the same in a pipe as in colour."""
+
+import io
+import re
+
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from mambascope.errors import InputError
+from mambascope.show import print_attribution
+from mambascope.show.excerpt import excerpt
+from mambascope.show.text import number, percent
+from show_results import HOSTILE, PLAIN, result
+
+
+def printed(attribution, **console):
+    stream = io.StringIO()
+    print_attribution(attribution, Console(file=stream, **{"width": 80, **console}))
+    return stream.getvalue()
+
+
+def colour(attribution):
+    return printed(attribution, force_terminal=True, color_system="truecolor", _environ={})
+
+
+def without_codes(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+CASES = {
+    "plain": result(),
+    "signed": result(signed=True),
+    "hostile": result(HOSTILE, signed=True),
+    "one token": result(("",)),
+    "50 tokens": result(50, layers=24),
+    "3000 tokens": result(3000, layers=2, single=True),
+    "100 layers": result(layers=100),
+    "single target": result(single=True),
+    "left padding": result(("",) * 5 + PLAIN),
+    "one layer": result(layers=1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pipe_gets_plain_text_that_fits_one_screen_of_80_columns(case):
+    text = printed(CASES[case])
+    assert "\x1b" not in text
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 40
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_colour_fits_one_screen_too(case):
+    lines = without_codes(colour(CASES[case])).splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert len(lines) <= 40
+
+
+def test_headline_says_what_was_explained():
+    head = printed(result(layers=3)).split("\n\n")[0]
+    for part in (
+        "hidden_attention",
+        "made-up/mamba-tiny",
+        "mamba",
+        "3 layers",
+        "13",
+        "' to'",
+        "' Mary' 61.2 %",
+        "' John' 20.1 %",
+    ):
+        assert part in head
+
+
+def test_layers_left_out_of_the_result_are_counted():
+    attribution = result(layers=3)
+    object.__setattr__(attribution.model, "layers", 24)
+    assert "3 of 24 layers" in printed(attribution)
+
+
+def test_brackets_mark_the_largest_scores_in_a_pipe_and_only_there():
+    attribution = result()
+    text = printed(attribution)
+    for source in attribution.top(5):
+        assert f"[{source.token.strip()}]" in text.replace("»", "").replace("«", "")
+    assert "»" in text
+    assert "»" not in colour(attribution)
+
+
+def test_shaded_tokens_set_both_text_and_ground():
+    codes = re.findall(r"\x1b\[([0-9;]*48;2;[0-9;]*)m", colour(result(signed=True)))
+    assert codes
+    assert all("38;2;" in code for code in codes)
+
+
+def test_signs_have_different_hues():
+    attribution = result(("a", "b"), layers=1, signed=True)
+    attribution.scores[0, 1] = torch.tensor([1.0, -1.0])
+    shaded = colour(attribution).splitlines()[3]
+    grounds = re.findall(r"48;2;(\d+);(\d+);(\d+)", shaded)
+    (red, _, blue), (other_red, _, other_blue) = (tuple(map(int, ground)) for ground in grounds)
+    assert blue > red
+    assert other_red > other_blue
+
+
+def test_the_target_is_underlined():
+    assert re.search(r"\x1b\[[0-9;]*\b4;[0-9;]*m to\x1b", colour(result()))
+
+
+def test_no_color_is_heard(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.StringIO()
+    print_attribution(result(), Console(file=stream, force_terminal=True, width=80))
+    assert "»" in stream.getvalue()
+
+
+def test_hostile_tokens_are_shown_and_do_nothing():
+    for text in (printed(result(HOSTILE)), colour(result(HOSTILE))):
+        assert "[bold]" in text
+        assert "\x1b[31m" not in text
+        assert "\u202e" not in text
+        assert "\u2028" not in text
+    assert "'\\n'" in printed(result(("a", "\n"), layers=1))
+
+
+def test_table_holds_the_scores_and_shares_that_add_up():
+    attribution = result()
+    rows = [line for line in printed(attribution).splitlines() if re.match(r"\s+\d+\s+\d+  ", line)]
+    for source, line in zip(attribution.top(10), rows, strict=True):
+        assert line.split()[1] == str(source.position)
+        assert number(source.score) in line
+        assert line.endswith(percent(source.share))
+    shares = [float(share) for share in re.findall(r"([\d.]+) %$", printed(attribution).split("\n\n")[2], flags=re.M)]
+    assert sum(shares) == pytest.approx(100, abs=1)  # eleven figures rounded to 0.1
+
+
+def test_a_long_text_says_how_much_was_left_out():
+    attribution = result(3000, layers=1, single=True)
+    text = printed(attribution)
+    left_out = int(re.search(r"(\d+) of the tokens left out", text)[1])
+    assert left_out + len(re.findall(r"word\d+", text.split("\n\n")[1])) == 3000
+
+
+def test_layers_line_names_the_heaviest_and_both_ends():
+    attribution = result(layers=5)
+    attribution.scores[3] *= 1000
+    line = next(line for line in printed(attribution).splitlines() if line.startswith("layers"))
+    assert re.match(r"layers +0 .{3}█. 8 ", line)
+    assert "most in layer 6" in line
+
+
+def test_evidence_and_page_are_told():
+    text = printed(result(written="out/page.html"))
+    assert "4.1e-07" in text
+    assert "1.2 s" in text
+    assert "out/page.html" in text
+    assert "no error was measured" in printed(result(reconstruction_error=None))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_old_encoding_gets_signs_it_can_hold(encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    print_attribution(result(HOSTILE, signed=True), Console(file=stream, width=80))
+    stream.flush()
+    assert b"#" in stream.buffer.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 40, 300])
+def test_other_widths_print(width):
+    assert max(map(cell_len, printed(result(), width=width).splitlines())) <= min(width, 100)
+
+
+def test_zero_scores_are_not_hidden():
+    attribution = result(layers=2)
+    attribution.scores.zero_()
+    assert "every score is zero" in printed(attribution)
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    attribution = result()
+    attribution.scores[1, 2, 0] = float("nan")
+    with pytest.raises(InputError, match=r"layers \[2\]"):
+        printed(attribution)
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.0, "0.0 %"), (0.0004, "<0.1 %"), (0.1234, "12.3 %"), (1.0, "100 %")])
+def test_percent(share, says):
+    assert percent(share) == says
+
+
+@pytest.mark.parametrize("length", [1, 10, 500])
+@pytest.mark.parametrize("budget", [5, 100, 10_000])
+def test_excerpt_keeps_the_target_and_the_budget(length, budget):
+    cells = [1 + j % 7 for j in range(length)]
+    runs = excerpt(cells, length - 1, [0, length // 2], budget)
+    kept = [j for run in runs for j in run]
+    assert kept == sorted(set(kept))
+    assert length - 1 in kept
+    assert sum(cells[j] for j in kept) <= max(budget, cells[-1])
+    if sum(cells) <= budget:
+        assert kept == list(range(length))
+    elif budget == 100:
+        assert 0 in kept
