@@ -12,6 +12,7 @@ install_import_hook("mambascope", "beartype.beartype")
 import pytest
 import torch
 import transformers
+
 from data_folder import data_folder
 
 transformers.logging.set_verbosity_error()

@@ -5,7 +5,6 @@ import threading
 import pytest
 import torch
 import transformers
-from models import FAMILIES, padded_batch, stock_model
 from torch import nn
 
 from mambascope import ReconstructionError, UnsupportedModelError, capture
@@ -13,6 +12,7 @@ from mambascope.errors import InputError
 from mambascope.methods.latim import latim
 from mambascope.trace.capture import TOLERANCE
 from mambascope.trace.families import FAMILIES as KNOWN
+from models import FAMILIES, padded_batch, stock_model
 
 IDS, MASK = padded_batch(20, 2, "left")
 
@@ -143,7 +143,9 @@ def test_a_mixer_that_does_something_else_is_caught(family):
     """A changed forward pass must not pass for the one that the operator describes."""
     model = stock_model(family)
     model.backbone.layers[1].mixer.out_proj.register_forward_hook(lambda module, args, y: y * 1.001)
-    with pytest.raises(ReconstructionError, match=r"layer 1 \(backbone\.layers\.1\.mixer, .*Mixer\).*transformers 5") as e:
+    with pytest.raises(
+        ReconstructionError, match=r"layer 1 \(backbone\.layers\.1\.mixer, .*Mixer\).*transformers 5"
+    ) as e:
         capture(model, input_ids=IDS)
     assert "\n" not in str(e.value)
     assert len(capture(model, input_ids=IDS, check=False).layers) == 2
@@ -203,11 +205,11 @@ def test_inputs_that_cannot_be_used_are_refused(inputs, words):
 
 def test_models_without_a_known_mixer_are_refused_by_name():
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
-    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel .*MambaMixer, FalconMambaMixer, Mamba2Mixer"):
+    with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel .*MambaMixer, FalconMambaMixer, Mamba2Mixer"):
         capture(gpt, input_ids=IDS)
     config = transformers.JambaConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1, num_attention_heads=2,
-        num_key_value_heads=1, intermediate_size=8, num_experts=1, mamba_d_state=2, mamba_dt_rank=2,
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1,
+        num_attention_heads=2, num_key_value_heads=1, intermediate_size=8, num_experts=1, mamba_d_state=2, mamba_dt_rank=2,
     )  # fmt: skip
     with pytest.raises(UnsupportedModelError, match="JambaMambaMixer"):
         capture(transformers.JambaForCausalLM(config), input_ids=IDS)

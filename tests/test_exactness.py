@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
 from mambascope.methods.latim import contributions, latim
 from mambascope.operators import naive
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace import capture
+from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
 LENGTHS = (1, 2, 3, 5, 63, 64, 65, 200)
 #: float64: sums of a few hundred terms of either sign; float32: the same with its unit roundoff of 6e-8.

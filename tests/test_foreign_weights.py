@@ -28,7 +28,9 @@ class Classifier(nn.Module):
         self.head = nn.Linear(64, 10)
         blocks = sorted({key.rsplit(".A_log", 1)[0] for key in state if key.endswith("A_log")})
         for mixer, prefix in zip(self.mixers, blocks, strict=True):
-            part = {key.removeprefix(prefix + "."): value for key, value in state.items() if key.startswith(prefix + ".")}
+            part = {
+                key.removeprefix(prefix + "."): value for key, value in state.items() if key.startswith(prefix + ".")
+            }
             mixer.load_state_dict(part, strict=True)
         rest = {key: value for key, value in state.items() if not any(key.startswith(block) for block in blocks)}
         (patch_weight, patch_bias) = (value for value in rest.values() if value.shape[0] == 64)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from models import FAMILIES, padded_batch, stock_model
 
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.methods import memory
@@ -14,6 +13,7 @@ from mambascope.operators import naive
 from mambascope.operators.affine import check_rule
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace import capture
+from models import FAMILIES, padded_batch, stock_model
 
 LENGTH = 70
 

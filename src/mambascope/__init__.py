@@ -1,8 +1,8 @@
 """mambascope: see what a Mamba model looked at.
 
-    model, tokenizer = mambascope.load("tiny-mamba")
-    result = mambascope.explain(model, tokenizer, "When Mary and John went to the store, John gave a drink to")
-    result.show()
+model, tokenizer = mambascope.load("tiny-mamba")
+result = mambascope.explain(model, tokenizer, "When Mary and John went to the store, John gave a drink to")
+result.show()
 """
 
 from mambascope.errors import (

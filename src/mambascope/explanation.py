@@ -41,9 +41,9 @@ def explain(
         text: What the model reads.
         method: Name of a method, see `METHODS`.
         layer: One layer's number (negative numbers count from the end), or all.
-        position: The token to explain, from 0; negative numbers count from the end; the last one by default. What the
+        position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
-        targets: Score this position only (time linear in the text's length), or every position: the whole map, quadratic.
+        targets: Score this position only (time linear in the text's length), or every position (quadratic).
         progress: Called with (layers done, layers to do) after each layer.
 
     Raises:
@@ -103,9 +103,7 @@ def explain_methods(
     return results
 
 
-def _scores(
-    trace: Trace, method: Method, layers: list[int], place: int | None, step: Callable[[], None]
-) -> Tensor:
+def _scores(trace: Trace, method: Method, layers: list[int], place: int | None, step: Callable[[], None]) -> Tensor:
     """Return (layer, target, source): one row per layer, or every row when `place` is None."""
     length = trace.shape[1]
     if place is None:
@@ -124,9 +122,7 @@ def _position(position: int | None, length: int) -> int:
     return place % length
 
 
-def _next_tokens(
-    trace: Trace, tokenizer: PreTrainedTokenizerBase | None, place: int
-) -> tuple[tuple[str, float], ...]:
+def _next_tokens(trace: Trace, tokenizer: PreTrainedTokenizerBase | None, place: int) -> tuple[tuple[str, float], ...]:
     if trace.logits is None or tokenizer is None:
         return ()
     probabilities = trace.logits[0, place].float().softmax(dim=-1)

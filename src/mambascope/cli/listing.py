@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.methods.registry import METHODS
 from mambascope.operators.affine import AffineMixer
-from mambascope.trace import Trace, capture
+from mambascope.trace import capture
 from mambascope.trace.bundled import bundled_models
 from mambascope.trace.tokens import encode
 
@@ -47,9 +47,7 @@ def print_methods() -> None:
     Console().print(table)
 
 
-def print_info(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool
-) -> None:
+def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
     """Print what a model is and the self-check on a probe text."""
     facts = describe(name, model, tokenizer)
     if as_json:
@@ -57,7 +55,9 @@ def print_info(
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts.items():
-        shown = f"{value:.1e}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)
+        shown = (
+            f"{value:.1e}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)
+        )
         table.add_row(key.replace("_", " "), shown)
     Console().print(table)
 

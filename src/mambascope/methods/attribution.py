@@ -140,9 +140,7 @@ class Attribution:
             "method": self.method,
             "position": self.target.position,
             "scores": row.tolist(),
-            "layers": [
-                {"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]
-            ],
+            "layers": [{"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]],
             "target": asdict(self.target),
             "model": asdict(self.model),
             "signed": self.signed,

@@ -84,4 +84,3 @@ def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
     if wrong or not chosen:
         raise InputError(f"channels {wrong or chosen} do not exist: this layer has {count} maps, 0 to {count - 1}")
     return chosen
-

@@ -29,8 +29,8 @@ def implicit_attention(
     Args:
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
-        channels: None for every channel (Mamba-1) or head (Mamba-2, the mean over the head's channels), `"mean"` for the
-            mean over all channels, or the numbers of some.
+        channels: None for every channel (Mamba-1) or head (Mamba-2: the mean over its channels), `"mean"` for the mean
+            over all channels, or the numbers of some.
 
     Returns:
         (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, as many maps as were asked for, or (b, L, L) for the mean.

@@ -11,10 +11,10 @@ where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,30 +24,12 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.token_mixer import TokenMixer
 
 Rule = Literal["secant", "silu", "identity"]
 
 #: Numbers that one tile of per-channel values may hold (64 MiB in float32).
 TILE_ELEMENTS = 1 << 24
-
-
-@runtime_checkable
-class TokenMixer(Protocol):
-    """What the affine map needs of a scan; `SelectiveScan` and `StateSpaceDual` document each member."""
-
-    skip: Tensor
-
-    @property
-    def maps(self) -> int: ...
-    @property
-    def state_size(self) -> int: ...
-    def channels(self, maps: Tensor) -> Tensor: ...
-    def blocks(self, taps: int = 1) -> Iterator[Block]: ...
-    def apply(self, v: Tensor) -> Tensor: ...
-    def apply_transposed(self, v: Tensor) -> Tensor: ...
-    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Tensor: ...
-    def mix(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor: ...
-    def mean(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +114,7 @@ class AffineMixer:
         written += self._activate(self.constant, self.slope, rule)
         return float((self._project(self._scan(written), bias=True) - exact).norm() / exact.norm())
 
-    def contributions(
-        self, target: int, rule: Rule = "secant"
-    ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
+    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i.
 
         Their sum over j plus the bias is the mixer's output at i, exactly with the `secant` rule. O(L·D·(N + E)).
@@ -159,7 +139,7 @@ class AffineMixer:
     def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of the causal triangle; a tile lasts until the next one is asked for.
 
-        Every pair j ≤ i is in one block; at pairs of the future T is zero. Two products per tile: the operator's and W_o.
+        Every pair j ≤ i is in one block; at pairs of the future T is zero. Per tile: the operator's product and W_o's.
         """
         check_rule(rule)
         batch, width = self.x.shape[0], self.W_o.shape[0]
@@ -226,7 +206,9 @@ class AffineMixer:
     def _row(self, target: int) -> Float[Tensor, "b c D"]:
         """Return the target's row of alpha + D for the sources up to it, per channel."""
         if not 0 <= target < self.length:
-            raise InputError(f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}")
+            raise InputError(
+                f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}"
+            )
         alpha = self.scan.tile(slice(target, target + 1), slice(0, target + 1))
         row = self.scan.channels(alpha)[:, :, 0].transpose(1, 2).clone()
         row[:, target] += self.scan.skip

@@ -1,4 +1,4 @@
-"""How the causal triangle of (target, source) pairs is cut into blocks, each computable as one stable matrix product."""
+"""How the causal triangle of (target, source) pairs is cut into blocks, each one stable matrix product."""
 
 from __future__ import annotations
 

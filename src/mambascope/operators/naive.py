@@ -43,9 +43,7 @@ def state_space_dual_matrix(
     return alpha
 
 
-def convolution(
-    u: Float[Tensor, "L D"], w: Float[Tensor, "D K"], b: Float[Tensor, " D"]
-) -> Float[Tensor, "L D"]:
+def convolution(u: Float[Tensor, "L D"], w: Float[Tensor, "D K"], b: Float[Tensor, " D"]) -> Float[Tensor, "L D"]:
     """Return the causal depthwise convolution with bias; w[:, 0] is the tap on the current token."""
     a = torch.zeros(u.shape, dtype=torch.float64)
     for k in range(u.shape[0]):

@@ -2,13 +2,13 @@
 
 Mamba-1, one decay per channel and state, the state written and read by vectors shared by all channels ([1] eq. 2):
 
-    h_k[d, n] = exp(step_k[d] A[d, n]) h_{k-1}[d, n] + write_k[n] v_k[d],      o_k[d] = Σ_n read_k[n] h_k[d, n]
+    h_k[d, n] = exp(step_k[d] A[d, n]) h_{k-1}[d, n] + write_k[n] v_k[d],     o_k[d] = Σ_n read_k[n] h_k[d, n]
 
 Mamba-2, one decay per head ([2] eq. 16):
 
-    h_k[p, n] = exp(step_k A) h_{k-1}[p, n] + write_k[n] v_k[p],               o_k[p] = Σ_n read_k[n] h_k[p, n]
+    h_k[p, n] = exp(step_k A) h_{k-1}[p, n] + write_k[n] v_k[p],              o_k[p] = Σ_n read_k[n] h_k[p, n]
 
-A scan has write = Δ B and read = C; its transpose is the same recurrence over the reversed sequence with the two vectors
+A scan has write = Δ B and read = C; its transpose is the same recurrence over the reversed sequence with both vectors
 exchanged, so these two functions are all that the operators need. See `mambascope.operators` for the glossary.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 #: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
 CACHED_ELEMENTS = 1 << 18
 
-#: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; what lies between is computed again.
+#: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the rest is computed again.
 CHECKPOINT_STEPS = 8
 
 #: Tokens per chunk of the Mamba-2 recurrence: inside a chunk it is a masked matrix product, between chunks a loop.
@@ -39,10 +39,10 @@ def channel_recurrence(
     write: Float[Tensor, "b L N"],
     read: Float[Tensor, "b L N"],
 ) -> Float[Tensor, "b L D"]:
-    """Return o of the Mamba-1 recurrence; time O(L·D·N), memory O(D·N) beyond the answer (O(L/16·D·N) under autograd)."""
+    """Return o of the Mamba-1 recurrence; time O(L·D·N), memory O(D·N) beyond the answer, O(L/8·D·N) under autograd."""
     tensors = (v, step, A, write, read)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return _ChannelRecurrence.apply(*tensors)  # type: ignore[no-untyped-call, no-any-return]
+        return _ChannelRecurrence.apply(*tensors)
     return _channel_forward(*tensors, states=None)
 
 

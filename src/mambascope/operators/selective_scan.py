@@ -70,9 +70,7 @@ class SelectiveScan:
         backward = channel_recurrence(v.flip(1), reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
         return self.dt * backward.flip(1)
 
-    def tile(
-        self, rows: slice, columns: slice, maps: Sequence[int] | None = None
-    ) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.
 
         Args:

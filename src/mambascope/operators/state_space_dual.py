@@ -77,9 +77,7 @@ class StateSpaceDual:
         backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
         return rearrange(backward.flip(1) * self.dt[..., None], "b L h p -> b L (h p)")
 
-    def tile(
-        self, rows: slice, columns: slice, maps: Sequence[int] | None = None
-    ) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.
 
         Args:
@@ -139,8 +137,10 @@ class StateSpaceDual:
         if taps is None and gate is None:
             return alpha.mean(dim=1)
         one = self.dt.new_ones(self.dt.shape[0], 1, self.skip.shape[0], 1)
-        gates = repeat(one, "b 1 (h p) 1 -> b h t p", t=t, h=self.maps) if gate is None else rearrange(
-            gate, "b t (h p) -> b h t p", h=self.maps
+        gates = (
+            repeat(one, "b 1 (h p) 1 -> b h t p", t=t, h=self.maps)
+            if gate is None
+            else rearrange(gate, "b t (h p) -> b h t p", h=self.maps)
         )
         taps = repeat(one, "b 1 d 1 -> b 1 d c", c=c) if taps is None else taps
         total = self.dt.new_zeros(self.dt.shape[0], t, c)

@@ -28,8 +28,8 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torc
 def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = None, **inputs: Any) -> Trace:
     """Run a model once and return a trace of everything that its selective-scan mixers consumed.
 
-    The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients and
-    without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead, and is
+    The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients
+    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead, and is
     held against the reference on the first tokens. Captures may be nested and may run in several threads; those of one
     model take turns.
 
@@ -37,7 +37,7 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
         model: A stock transformers model, or any module around its mixers.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
-        inputs: Handed to the model: `input_ids` or `inputs_embeds` of shape (b, L), (b, L, E), `attention_mask` (b, L), …
+        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), and so on.
 
     Raises:
         InputError: if the inputs are empty, hold a token id out of range, or ask for a cache.
@@ -115,9 +115,7 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _finish(
-        self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, mask: Tensor | None
-    ) -> None:
+    def _finish(self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, mask: Tensor | None) -> None:
         """Make the mixer's record, rebuild its output and compare."""
         if len(self._calls) != 1:
             raise ReconstructionError(
@@ -135,7 +133,7 @@ class _Recorder:
             allowed = TOLERANCE.get(y.dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
             if not max(error, scan_error) <= allowed:
                 raise ReconstructionError(
-                    f"layer {record.index} ({name}, {type(mixer).__name__}) could not be rebuilt from what was captured: "
+                    f"layer {record.index} ({name}, {type(mixer).__name__}) cannot be rebuilt from what was captured: "
                     f"relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed {allowed:.0e} "
                     f"({_versions()})"
                 )

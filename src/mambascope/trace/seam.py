@@ -26,7 +26,8 @@ from mambascope.trace.families import Family
 class Recorder(Protocol):
     """Whoever captures: it is handed every scan call of its own thread."""
 
-    def record(self, family: Family, consumed: dict[str, Tensor], scan_error: float) -> None: ...
+    def record(self, family: Family, consumed: dict[str, Tensor], scan_error: float) -> None:
+        """Take the tensors that one call consumed, and how far our scan was from the model's own on the first ones."""
 
 
 #: Tokens on which every captured scan is held against the model's own reference.
@@ -78,7 +79,11 @@ def _dispatcher(family: Family, original: Callable[..., Any]) -> Callable[..., A
         recorder = _recorder.get()
         if recorder is None:
             return original(hidden_states, *args, **kwargs)
-        if kwargs.get("return_last_state") or kwargs.get("return_final_states") or kwargs.get("initial_states") is not None:
+        if (
+            kwargs.get("return_last_state")
+            or kwargs.get("return_final_states")
+            or kwargs.get("initial_states") is not None
+        ):
             raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
         fast = not has_kernel(hidden_states)
         output, consumed = family.intercept(original, fast, hidden_states, *args, **kwargs)

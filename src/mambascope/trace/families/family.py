@@ -22,7 +22,7 @@ class Captured:
     Attributes:
         x: The mixer's input.
         y: The mixer's output.
-        scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens on axis 1).
+        scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens second).
         mask: True at real tokens; None when there is no padding.
     """
 
@@ -53,21 +53,17 @@ class Family:
     seam: str
     token_axis: int
     intercept: Callable[..., tuple[Any, dict[str, Tensor]]]
-    affine: Callable[[nn.Module, Captured, torch.dtype], AffineMixer]
+    affine: Callable[[Any, Captured, torch.dtype], AffineMixer]
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
-        return any(
-            base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__
-        )
+        return any(base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__)
 
     def source(self) -> ModuleType:
         """Return the module whose scan function is swapped during a capture."""
         return importlib.import_module(self.module)
 
 
-def weights(
-    parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)
-) -> Any:
+def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:
     """Return (part of) a parameter in the precision of the operators, cut from the graph; None stays None."""
     return None if parameter is None else parameter.detach()[part].to(dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.selective_scan import SelectiveScan
@@ -32,9 +32,8 @@ def intercept(
     step = dt if delta_bias is None else dt + delta_bias.to(dt.dtype)[..., None]
     step = F.softplus(step) if delta_softplus else step
     skip = torch.zeros_like(A[:, 0]) if D is None else D
-    consumed = {"dt": step, "B": B, "C": C, "z": z, "s": hidden_states}
-    consumed = {name: value.transpose(1, 2) for name, value in consumed.items() if value is not None}
-    consumed |= {"A": A, "D": skip}
+    along_channels = {"dt": step, "B": B, "C": C, "s": hidden_states} | ({} if z is None else {"z": z})
+    consumed = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
     if not fast:
         return original(
             hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, **options
@@ -57,7 +56,7 @@ def selective_scan(consumed: dict[str, Tensor], dtype: torch.dtype) -> Selective
     )
 
 
-def affine(mixer: nn.Module, captured: Captured, dtype: torch.dtype) -> AffineMixer:
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     """Return the mixer's affine map; in_proj holds W_x first and W_z second."""
     scan = selective_scan(captured.scan, dtype)
     channels = scan.maps

@@ -1,4 +1,4 @@
-"""Mamba-2 (Dao & Gu, arXiv 2405.21060): one decay per head, B and C through the convolution, a gated norm before W_o."""
+"""Mamba-2 (Dao & Gu, arXiv 2405.21060): one decay per head, B and C through the convolution, gated norm before W_o."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -52,10 +52,12 @@ def intercept(
 
 def state_space_dual(consumed: dict[str, Tensor], dtype: torch.dtype) -> StateSpaceDual:
     """Return the operator of the captured scan."""
-    return StateSpaceDual(**{name: consumed[name].to(dtype) for name in ("dt", "A", "B", "C")}, skip=consumed["D"].to(dtype))
+    return StateSpaceDual(
+        **{name: consumed[name].to(dtype) for name in ("dt", "A", "B", "C")}, skip=consumed["D"].to(dtype)
+    )
 
 
-def affine(mixer: nn.Module, captured: Captured, dtype: torch.dtype) -> AffineMixer:
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     """Return the mixer's affine map; in_proj holds the gate, then the scan branch, then B, C and Δ."""
     scan = state_space_dual(captured.scan, dtype)
     channels = scan.skip.shape[0]
@@ -78,9 +80,7 @@ def affine(mixer: nn.Module, captured: Captured, dtype: torch.dtype) -> AffineMi
     )
 
 
-def gated_norm(
-    o: Float[Tensor, "b L D"], z: Float[Tensor, "b L D"], norm: nn.Module
-) -> Float[Tensor, "b L D"]:
+def gated_norm(o: Float[Tensor, "b L D"], z: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L D"]:
     """Return g = γ ⊙ SiLU(z) / rms_group(o ⊙ SiLU(z)), the statistic frozen at the forward pass (norm after gate)."""
     gate = F.silu(z)
     groups = rearrange(o * gate, "b L (g c) -> b L g c", c=norm.group_size)

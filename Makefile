@@ -1,0 +1,44 @@
+# Two commands set everything up on a fresh machine with Python 3.11 or newer:
+#   make demo   explains a sentence with the bundled model and writes demo.html
+#   make test   checks style, types and rings, and runs the tests
+PYTHON ?= python3
+TEXT ?= When Mary and John went to the store, John gave a drink to
+
+.PHONY: demo test test-slow lint bench figures clean
+
+demo: .venv/ready
+	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
+
+test: .venv-test/ready lint
+	.venv-test/bin/python -m pytest
+
+test-slow: .venv-test/ready
+	.venv-test/bin/python -m pytest -m slow
+
+lint: .venv-test/ready
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+	.venv-test/bin/lint-imports
+
+bench: .venv/ready
+	.venv/bin/python benchmarks/capture.py
+	.venv/bin/python benchmarks/maps.py
+
+figures: .venv/ready
+	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv-test/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,49 @@
+"""What the affine map of a layer needs of its token mixing; each scan is one file that provides these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.operators.blocks import Block, Workspace
+
+
+@runtime_checkable
+class TokenMixer(Protocol):
+    """A lower-triangular matrix alpha per map, acting on channels; a map may serve several channels."""
+
+    @property
+    def skip(self) -> Float[Tensor, " D"]:
+        """D, the direct path per channel."""
+
+    @property
+    def maps(self) -> int:
+        """Number of distinct matrices."""
+
+    @property
+    def state_size(self) -> int:
+        """N, the numbers of state."""
+
+    def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
+        """Return the per-channel form of per-map values."""
+
+    def blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield blocks that hold every pair of the causal triangle once, for a convolution of that many taps."""
+
+    def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return alpha v in time linear in L."""
+
+    def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return vᵀ alpha in time linear in L."""
+
+    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+        """Return alpha for some targets and sources, zero at pairs of the future."""
+
+    def mix(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor:
+        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block, (b, D, t, c)."""
+
+    def mean(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor:
+        """Return `mix` averaged over channels, (b, t, c)."""
