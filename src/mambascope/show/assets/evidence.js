@@ -17,8 +17,9 @@ function showEvidence(method) {
   }
   if (facts.seconds !== undefined) add("time taken", `${Number(Number(facts.seconds).toPrecision(3))} s`);
   for (const [key, value] of Object.entries(facts)) {
-    const told = ["reconstruction_error", "reconstruction_error_per_layer", "seconds", "command", "written", "layer_kinds"];
-    if (!told.includes(key)) add(key.replaceAll("_", " "), typeof value === "string" ? value : JSON.stringify(value));
+    const told = ["reconstruction_error", "reconstruction_error_per_layer", "seconds", "command", "written", "text", "layer_kinds"];
+    const number = typeof value === "number" ? String(Number(value.toPrecision(4))) : null;
+    if (!told.includes(key)) add(key.replaceAll("_", " "), number ?? (typeof value === "string" ? value : JSON.stringify(value)));
   }
   add("numbers in this page", `the top ${TOP} sources of every target are exact; other scores (≈) are rounded to about 1 % `
     + "of their row's largest. A share is a score's size over the sum of all sizes in its row.");

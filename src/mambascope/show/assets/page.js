@@ -40,8 +40,8 @@ function showHead() {
   byId("model").textContent = model.name;
   byId("summary").textContent = `${method().name} · ${model.family} · ${layers} · ${TOKENS} tokens`;
   const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
-  const where = `At position ${target.position}, ${quoted(target.position)},`;
-  byId("prediction").textContent = best ? `${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `${where} stands the target in focus.`;
+  const where = `${quoted(target.position)} (position ${target.position})`;
+  byId("prediction").textContent = best ? `After ${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `In focus: ${where}.`;
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
   byId("how").textContent = single
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
