@@ -96,3 +96,31 @@ def info(
 
     loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
     listing.print_info(model, *loaded, as_json=json)
+
+
+@app.command()
+def maps(
+    text: Annotated[str, typer.Argument(help="What the model reads; `-` reads it from standard input.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", metavar="FILE")],
+    layer: Annotated[int, typer.Option(help="The layer's number; negative from the end.")],
+    method: Annotated[
+        Literal["hidden-attention", "implicit-attention"], typer.Option(help="Which matrix.")
+    ] = "hidden-attention",
+    channels: Annotated[str, typer.Option(help="all, mean, or numbers with commas.", metavar="all|mean|N,N")] = "all",
+    model: ModelOption = "tiny-mamba",
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Write one layer's matrices of TEXT, one per channel (Mamba-1) or head (Mamba-2), to a file."""
+    from mambascope.cli import loading, mapping
+
+    mapping.write_maps(
+        text,
+        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        out=out,
+        layer=layer,
+        method=method,
+        channels=channels,
+    )

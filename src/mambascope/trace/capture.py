@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.trace.families import Captured, Family, find_mixers
 from mambascope.trace.seam import listener, listening, relative_error
+from mambascope.trace.tokens import check_ids
 from mambascope.trace.trace import LayerRecord, Trace, precision
 
 #: Largest relative error of a rebuilt output. Half precision rounds each product to 8 or 11 bits and a mixer chains
@@ -29,15 +30,15 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
     """Run a model once and return a trace of everything that its selective-scan mixers consumed.
 
     The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients
-    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead, and is
-    held against the reference on the first tokens. Captures may be nested and may run in several threads; those of one
-    model take turns.
+    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead
+    and is held against the reference on the first tokens. Captures may be nested and may run in several threads; those
+    of one model take turns.
 
     Args:
         model: A stock transformers model, or any module around its mixers.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), and so on.
+        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
         InputError: if the inputs are empty, hold a token id out of range, or ask for a cache.
@@ -170,11 +171,7 @@ def _check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     if ids.ndim != 2 or ids.numel() == 0:
         raise InputError(f"input_ids must have shape (batch, tokens > 0), found {tuple(ids.shape)}")
     if isinstance(model, transformers.PreTrainedModel):
-        size = model.get_input_embeddings().num_embeddings
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= size:
-            wrong = low if low < 0 else high
-            raise InputError(f"token id {wrong} is out of range: the model's vocabulary has ids 0 to {size - 1}")
+        check_ids(ids.flatten(), model.get_input_embeddings().num_embeddings)
     mask = inputs.get("attention_mask")
     if mask is not None and tuple(mask.shape) != tuple(ids.shape):
         raise InputError(f"attention_mask of shape {tuple(mask.shape)} does not match input_ids {tuple(ids.shape)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def intercept(
     D: Tensor | None = None,
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
-    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    dt_limit: Sequence[float] = (0.0, float("inf")),
     **options: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run one `mamba2_chunk_scan` call (tokens before heads) and return its output and what it consumed."""

@@ -1,0 +1,63 @@
+"""`mambascope maps`: a layer's matrices per channel or head, in a file that any safetensors reader opens."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mambascope.errors import InputError
+from mambascope.methods.hidden_attention import hidden_attention
+from mambascope.methods.implicit_attention import implicit_attention
+from mambascope.trace import capture
+from mambascope.trace.tokens import encode
+
+
+def write_maps(
+    text: str,
+    load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase | None]],
+    *,
+    out: Path,
+    layer: int,
+    method: Literal["hidden-attention", "implicit-attention"],
+    channels: str,
+) -> None:
+    """Capture a text, compute the maps, and write them whole or not at all, with the tokens in the header."""
+    chosen = _channels(channels)
+    if out.suffix.lower() != ".safetensors":
+        raise InputError(f"--out {out} must end in .safetensors")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first or choose another place")
+    model, tokenizer = load()
+    text = sys.stdin.read() if text == "-" else text
+    ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
+    trace = capture(model, input_ids=ids.to(model.device))
+    compute = hidden_attention if method == "hidden-attention" else implicit_attention
+    result = compute(trace, layer, chosen)[0]
+    header = {
+        "tokens": json.dumps(pieces),
+        "method": method,
+        "layer": str(trace.index(layer)),
+        "channels": channels,
+        "reconstruction_error": repr(trace.reconstruction_error[trace.index(layer)]),
+    }
+    partial = out.with_name(out.name + ".partial")
+    save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
+    partial.replace(out)
+    print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
+
+
+def _channels(channels: str) -> Literal["mean"] | list[int] | None:
+    if channels == "all":
+        return None
+    if channels == "mean":
+        return "mean"
+    try:
+        return [int(number) for number in channels.split(",")]
+    except ValueError:
+        raise InputError(f"--channels {channels!r} is neither all, mean, nor numbers with commas") from None

@@ -1,0 +1,179 @@
+"""The command end to end: what it prints and writes, and every refusal as one sentence with exit code 2."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mambascope
+from mambascope.cli import main
+from mambascope.methods import memory
+from small_checkpoint import make_checkpoint
+
+TEXT = "When Mary and John went to the store"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command with these arguments; returns exit code, standard output and standard error."""
+
+    def call(*arguments):
+        capsys.readouterr()  # what making the checkpoint printed
+        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_json_is_one_object_with_the_scores_of_the_library(run, checkpoint):
+    code, out, err = run("explain", TEXT, "--model", checkpoint, "--json")
+    assert (code, err) == (0, "")
+    printed = json.loads(out)
+    result = mambascope.explain(*mambascope.load(checkpoint), TEXT)
+    assert printed["tokens"] == list(result.tokens)
+    assert printed["method"] == "latim"
+    assert printed["position"] == len(result.tokens) - 1
+    assert printed["scores"] == pytest.approx(result.row().tolist(), rel=1e-4)
+    assert len(printed["layers"]) == 2
+    assert 0 < printed["diagnostics"]["reconstruction_error"] < 1e-5
+
+
+@pytest.mark.parametrize("method", mambascope.METHODS)
+def test_the_screen_is_plain_in_a_pipe_and_says_the_evidence(run, checkpoint, method):
+    code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", method, "--layer", "0", "--position", "-3")
+    assert code == 0
+    assert "\x1b" not in out
+    assert method in out
+    assert "rebuilt" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "safetensors"])
+def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    code, out, err = run("explain", TEXT, "--model", checkpoint, "--out", path)
+    assert code == 0, err
+    assert str(path) in out.replace("\n", "")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
+    content = path.read_bytes()
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{"}
+    assert content.startswith(starts.get(suffix, b""))
+    if suffix == "safetensors":
+        assert len(mambascope.Attribution.load(path).axes["target"]) > 1
+
+
+def test_text_comes_from_standard_input(run, checkpoint, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
+    _, out, _ = run("explain", "-", "--model", checkpoint, "--json")
+    assert "".join(json.loads(out)["tokens"]) == TEXT
+
+
+def test_info_prints_sizes_and_the_self_check(run, checkpoint):
+    code, out, _ = run("info", checkpoint, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["family"], facts["layers"], facts["inner_width_D"], facts["state_size_N"]) == ("mamba", 2, 24, 3)
+    assert 0 < facts["probe_reconstruction_error"] < 1e-5
+    assert 0 < facts["probe_scan_error"] < 1e-5
+    assert "inner width D" in run("info", checkpoint)[1]
+
+
+def test_lists_name_every_method_and_model(run):
+    out = run("methods")[1]
+    assert all(name in out for name in mambascope.METHODS)
+    out = run("models")[1]
+    assert all(name in out for name in mambascope.bundled_models())
+
+
+@pytest.mark.parametrize(("channels", "count"), [("all", 24), ("mean", None), ("3,1", 2)])
+def test_maps_are_written_per_channel(run, checkpoint, tmp_path, channels, count):
+    path = tmp_path / "m.safetensors"
+    code, _, err = run(
+        "maps", TEXT, "--model", checkpoint, "--layer", "1", "--channels", channels, "--out", path,
+    )  # fmt: skip
+    assert code == 0, err
+    maps = load_file(path)["maps"]
+    length = len(mambascope.explain(*mambascope.load(checkpoint), TEXT).tokens)
+    assert tuple(maps.shape) == ((count,) if count else ()) + (length, length)
+
+
+def damaged(checkpoint, folder, change):
+    """Copy a checkpoint and change its tensors."""
+    import shutil
+
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, monkeypatch):
+    name = "backbone.layers.1.mixer.x_proj.weight"
+    missing = damaged(checkpoint, tmp_path / "missing", lambda tensors: tensors.pop(name))
+    nan = damaged(checkpoint, tmp_path / "nan", lambda tensors: tensors[name].fill_(torch.nan))
+    small = make_checkpoint(tmp_path / "small", vocab_size=260)
+    (tmp_path / "empty").mkdir()
+    gpt = tmp_path / "gpt2"
+    gpt.mkdir()
+    (gpt / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    use = ("--model", checkpoint)
+    cases = {
+        ("explain", "", *use): "empty",
+        ("explain", TEXT, "--model", "no-such-model"): "no-such-model",
+        ("explain", TEXT, "--model", tmp_path / "empty"): "config.json",
+        ("explain", TEXT, "--model", missing): name,
+        ("explain", TEXT, "--model", nan): name,
+        ("explain", TEXT, "--model", small): "outside the model's vocabulary",
+        ("explain", TEXT, "--model", gpt): "gpt2",
+        ("explain", TEXT, *use, "--layer", "99"): "layer 99 does not exist",
+        ("explain", TEXT, *use, "--layer", "top"): "neither a number nor all",
+        ("explain", TEXT, *use, "--position", "99"): "position 99 does not exist",
+        ("explain", TEXT, *use, "--method", "magic"): "unknown method",
+        ("explain", TEXT, *use, "--out", tmp_path / "no" / "x.html"): "does not exist",
+        ("explain", TEXT, *use, "--out", tmp_path / "x.gif"): "choose one of",
+        ("explain", TEXT, *use, "--device", "cuda:9"): "cuda",
+        ("maps", TEXT, *use, "--layer", "99", "--out", tmp_path / "m.safetensors"): "layer 99 does not exist",
+        ("maps", TEXT, *use, "--layer", "0", "--channels", "x", "--out", tmp_path / "m.safetensors"): "--channels 'x'",
+        ("maps", TEXT, *use, "--layer", "0", "--channels", "77", "--out", tmp_path / "m.safetensors"): "77",
+    }
+    for arguments, words in cases.items():
+        code, out, err = run(*arguments)
+        assert code == 2, arguments
+        assert words in err, arguments
+        assert err.startswith("mambascope: ")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        assert not out
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
+    code, _, err = run("maps", TEXT, *use, "--layer", "0", "--out", tmp_path / "m.safetensors")
+    assert code == 2
+    assert 'GiB are free; ask for channels="mean" or for a few channels' in err
+
+
+def test_the_bundled_model_is_the_default(run):
+    if "tiny-mamba" not in mambascope.bundled_models():
+        pytest.skip("this checkout has no bundled weights")
+    code, out, err = run("explain", TEXT, "--json")
+    assert code == 0, err
+    assert json.loads(out)["model"]["name"] == "tiny-mamba"
+
+
+@pytest.mark.parametrize("name", ["tiny-mamba", "tiny-mamba2"])
+def test_bundled_models_are_rebuilt_exactly(name):
+    if name not in mambascope.bundled_models():
+        pytest.skip("this checkout has no bundled weights")
+    result = mambascope.explain(*mambascope.load(name), TEXT, targets="all")
+    assert result.diagnostics["reconstruction_error"] < 1e-5

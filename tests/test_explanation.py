@@ -1,0 +1,90 @@
+"""`explain` end to end on a small checkpoint: rows, maps, targets, evidence, and what it refuses."""
+
+import pytest
+import torch
+
+import mambascope
+from mambascope.errors import InputError, MapTooLargeError
+from mambascope.methods import memory
+from mambascope.trace.tokens import decode_token
+from small_checkpoint import make_checkpoint
+
+TEXT = "When Mary and John went to the store"
+
+
+@pytest.fixture(scope="module", params=["mamba", "mamba2"])
+def loaded(request, tmp_path_factory):
+    return mambascope.load(make_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param))
+
+
+@pytest.mark.parametrize("method", mambascope.METHODS)
+def test_one_position_is_a_row_of_the_whole_map(loaded, method):
+    whole = mambascope.explain(*loaded, TEXT, method=method, targets="all")
+    count = len(whole.tokens)
+    assert whole.scores.shape == (2, count, count)
+    assert "".join(whole.tokens) == TEXT
+    for position in (0, 3, count - 1, -2):
+        one = mambascope.explain(*loaded, TEXT, method=method, position=position)
+        assert one.axes["target"] == (position % count,)
+        scale = whole.scores.abs().max()
+        assert torch.allclose(one.row(), whole.row(position % count), rtol=1e-4, atol=1e-5 * scale)
+    assert whole.signed or (whole.scores >= 0).all()
+
+
+def test_the_result_says_what_was_explained_and_how_exactly(loaded):
+    result = mambascope.explain(*loaded, TEXT)
+    model, tokenizer = loaded
+    assert result.target.position == len(result.tokens) - 1
+    assert result.target.token == result.tokens[-1]
+    with torch.no_grad():
+        ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+        probabilities = model(ids, use_cache=False).logits[0, -1].softmax(-1)
+    token, share = result.target.next_tokens[0]
+    assert decode_token(tokenizer, int(probabilities.argmax())) == token
+    assert share == pytest.approx(float(probabilities.max()), rel=1e-3)
+    assert result.model.layers == 2
+    assert result.model.family == model.config.model_type
+    assert 0 < result.diagnostics["reconstruction_error"] < 1e-5
+    assert len(result.diagnostics["reconstruction_error_per_layer"]) == 2
+    assert result.diagnostics["seconds"] > 0
+
+
+def test_one_layer(loaded):
+    both, last = mambascope.explain(*loaded, TEXT), mambascope.explain(*loaded, TEXT, layer=-1)
+    assert last.axes["layer"] == (1,)
+    assert torch.equal(last.row(), both.row(layer=1))
+
+
+def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
+    model, calls = loaded[0], []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    results = mambascope.explain_methods(*loaded, TEXT, methods=["latim", "hidden-attention"])
+    handle.remove()
+    assert calls == [1]
+    assert [r.method for r in results] == ["latim", "hidden-attention"]
+    assert torch.equal(results[1].scores, mambascope.explain(*loaded, TEXT, method="hidden-attention").scores)
+
+
+def test_progress_counts_layers_of_every_method(loaded):
+    seen = []
+    mambascope.explain_methods(
+        *loaded, TEXT, methods=["latim", "latim-l1"], progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_what_does_not_exist_is_refused(loaded, monkeypatch):
+    for options, words in (
+        ({"text": ""}, "text"),
+        ({"method": "magic"}, "unknown method 'magic'; choose one of latim"),
+        ({"layer": 99}, "layer 99 does not exist: the model has 2 mixers"),
+        ({"position": 400}, "position 400 does not exist: the text has"),
+        ({"position": -400}, "position -400 does not exist"),
+    ):
+        arguments = {"text": TEXT} | options
+        with pytest.raises(InputError, match=words) as caught:
+            mambascope.explain(*loaded, **arguments)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    with pytest.raises(MapTooLargeError, match="explain one position, or shorten the text"):
+        mambascope.explain(*loaded, TEXT, targets="all")
