@@ -26,7 +26,7 @@ HOSTILE = (
     "<script>document.documentElement.dataset.hostile = 1</script>",
     "</script><img src=x onerror='document.documentElement.dataset.hostile = 2'>",
     "&", "&amp;", "\n", "\u2028", "😀", "", "\"it's\"", "[bold]", "[/]", "\x1b[31mred", "\u202ehidden", "$x_1$",
-    "日本語", "a\\b", "${title}", "<!--", "]]>", "\ud800", " end",
+    "$\\frac$", "日本語", "a\\b", "${title}", "<!--", "]]>", "\ud800", " end",
 )  # fmt: skip
 
 
