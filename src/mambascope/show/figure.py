@@ -62,7 +62,7 @@ def figure(
 def save_figure(attribution: Attribution, path: str | Path) -> Path:
     """Write `figure(attribution)` to a .png, .pdf or .svg file (vector, with real letters) and return its path.
 
-    The bytes depend on the result alone: no time stamp and no random marks are written.
+    No time stamp is written, so that making a figure again changes as little as may be.
 
     Raises:
         InputError: if the file's ending is another one, or its folder does not exist.
