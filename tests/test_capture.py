@@ -191,7 +191,7 @@ def test_texts_shorter_than_the_convolution(family, length):
     [
         ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "tokens > 0"),
         ({"input_ids": torch.tensor([1, 2])}, "must have shape"),
-        ({"input_ids": torch.tensor([[1, 50]])}, r"token id 50 is outside the model's vocabulary of 50 tokens \(ids 0 to 49\)"),
+        ({"input_ids": torch.tensor([[1, 50]])}, "token id 50 is outside the model's vocabulary of 50"),
         ({"input_ids": torch.tensor([[-1, 5]])}, "token id -1 is outside"),
         ({"input_ids": IDS, "use_cache": True}, "pass no cache"),
         ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "does not match input_ids"),

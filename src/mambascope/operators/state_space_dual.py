@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
-from mambascope.operators.recurrence import head_recurrence, reverse_in_time
+from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class StateSpaceDual:
         fall = (self.elapsed[..., rows, None] - self.elapsed[..., None, columns])[:, chosen].to(self.dt.dtype)
         if masked is not None:
             fall = fall.masked_fill_(masked, 0)
-        alpha = fall.mul_(self.A[chosen, None, None]).exp_()
+        alpha = decay_in_place(fall.mul_(self.A[chosen, None, None]))
         group = chosen // (self.maps // self.B.shape[2])
         alpha *= torch.einsum("btgn,bcgn->bgtc", self.C[:, rows], self.B[:, columns])[:, group]
         alpha *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
