@@ -1,73 +1,24 @@
 """The page in a real browser without a network: it draws what the result says, and hostile text stays text."""
 
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
+from browser import open_file
 from mambascope.show import html_page, notebook_frame
 from show_results import HOSTILE, result
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", "--enable-logging=stderr", "--dump-dom",
-)  # fmt: skip
-
-
-def browser():
-    if Path("/usr/bin/chromium").exists():
-        return "/usr/bin/chromium"
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-class Dom(HTMLParser):
-    """The opened page: attributes of every element, and its text by id."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts, self.open = [], {}, []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if dict(attrs).get("id") and tag in ("p", "caption", "span", "dl"):
-            self.open.append((tag, dict(attrs)["id"]))
-
-    def handle_endtag(self, tag):
-        if self.open and self.open[-1][0] == tag:
-            self.open.pop()
-
-    def handle_data(self, data):
-        for _, name in self.open[-1:]:
-            self.texts[name] = self.texts.get(name, "") + data
-
-    def by_id(self, name):
-        return next(attrs for _, attrs in self.elements if attrs.get("id") == name)
-
-    def rows(self):
-        return [attrs for tag, attrs in self.elements if tag == "tr" and "data-score" in attrs]
-
 
 @pytest.fixture
 def opened(tmp_path):
     """Open a page's text in the browser and return its DOM and console messages."""
-    program = browser()
-    if program is None:
-        pytest.skip("no Chromium: neither /usr/bin/chromium nor one on the PATH")
 
     def open_page(page):
         file = tmp_path / "page.html"
         file.write_text(page, "utf-8")
-        command = [program, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
-        messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        return Dom(done.stdout), messages
+        return open_file(file)
 
     return open_page
 

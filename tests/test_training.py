@@ -106,9 +106,15 @@ def test_repeated_span_comes_from_earlier_in_the_row(repeat: Callable[..., None]
         assert (row[changed] < changed).all()
 
 
-def test_practice_begins_at_its_step() -> None:
+def test_practice_begins_and_ends_at_its_steps() -> None:
     batches = rows.Rows(np.arange(60000, dtype=np.uint16), length=128, batch=200, seed=0)
-    for step, share in ((rows.PRACTICE_FROM - 1, rows.EARLY_SHARE), (rows.PRACTICE_FROM, rows.PRACTICE_SHARE)):
+    shares = {
+        rows.PRACTICE_FROM - 1: rows.EARLY_SHARE,
+        rows.PRACTICE_FROM: rows.PRACTICE_SHARE,
+        rows.PRACTICE_UNTIL - 1: rows.PRACTICE_SHARE,
+        rows.PRACTICE_UNTIL: rows.LATE_SHARE,
+    }
+    for step, share in shares.items():
         changed = (batches.step(step) != batches.plain_step(step)).any(axis=1).mean()
         assert changed == pytest.approx(share, abs=0.1)  # three standard deviations of 200 draws
 
