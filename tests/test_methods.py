@@ -9,7 +9,7 @@ from mambascope.methods.hidden_attention import chosen_maps, hidden_attention, h
 from mambascope.methods.implicit_attention import implicit_attention, implicit_attention_row
 from mambascope.methods.latim import check_norm, contributions, latim
 from mambascope.methods.registry import METHODS, find_method
-from mambascope.operators import naive
+from mambascope.operators import affine, naive
 from mambascope.operators.affine import check_rule
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace import capture
@@ -156,3 +156,13 @@ def test_refusals_are_one_sentence(trace, monkeypatch):
     for call in (lambda: hidden_attention(trace, 0), lambda: implicit_attention(trace, 0), lambda: latim(trace)):
         with pytest.raises(MapTooLargeError, match=r"needs .* GiB .*(ask for|shorten)"):
             call()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiles_do_not_grow_with_the_text(family, monkeypatch):
+    """The tiled loops hold a bounded number of values per tile, however long the text is."""
+    monkeypatch.setattr(affine, "TILE_ELEMENTS", 1 << 16)
+    operator = capture(stock_model(family), input_ids=padded_batch(900, 1, "left")[0], check=False).operator(0)
+    sizes = [block.shape[0] * block.shape[1] * operator.conv.shape[0] for block, _ in operator.contribution_tiles()]
+    assert max(sizes) <= 1 << 16
+    assert sum(sizes) >= 900 * 901 / 2 * operator.conv.shape[0]
