@@ -167,7 +167,7 @@ def decay_from(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor,
 
 def decay_in_place(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor, "*s"]:
     """Write `decay_from` over the exponents and return them; not differentiable."""
-    return F.threshold_(exponent, 2 * NEGLIGIBLE[exponent.dtype] / factors, -torch.inf).exp_()
+    return torch.threshold_(exponent, 2 * NEGLIGIBLE[exponent.dtype] / factors, -torch.inf).exp_()
 
 
 def _pad_tokens(tensor: Tensor, count: int) -> Tensor:

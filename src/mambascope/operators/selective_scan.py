@@ -99,14 +99,7 @@ class SelectiveScan:
         gate: Float[Tensor, "b t D"] | None,
         workspace: Workspace,
     ) -> Float[Tensor, "b D t c"]:
-        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block: what j gives to i through the convolution.
-
-        Args:
-            block: Targets and sources.
-            taps: What source j writes at position j+δ, zero beyond the end; None means 1 at δ = 0.
-            gate: A factor per target, 1 by default.
-            workspace: Buffers; the answer lives in one and lasts until the next call.
-        """
+        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
         b, D, (t, c) = self.dt.shape[0], self.maps, block.shape
         out = workspace.take("mixed", (b, D, t, c), self.dt)
         if block.reference is None:

@@ -104,14 +104,7 @@ class StateSpaceDual:
         gate: Float[Tensor, "b t D"] | None,
         workspace: Workspace,
     ) -> Float[Tensor, "b D t c"]:
-        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block: what j gives to i through the convolution.
-
-        Args:
-            block: Targets and sources.
-            taps: What source j writes at position j+δ, zero beyond the end; None means 1 at δ = 0.
-            gate: A factor per target, 1 by default.
-            workspace: Buffers; the answer lives in one and lasts until the next call.
-        """
+        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
         alpha, c = self._padded_tile(block, taps), block.shape[1]
         out = workspace.take("mixed", (alpha.shape[0], self.maps, self.head_width, block.shape[0], c), self.dt)
         if taps is None:

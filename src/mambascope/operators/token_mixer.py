@@ -42,8 +42,27 @@ class TokenMixer(Protocol):
     def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for some targets and sources, zero at pairs of the future."""
 
-    def mix(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor:
-        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block, (b, D, t, c)."""
+    def mix(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b D t c"]:
+        """Return Σ_δ gate_i alpha_i,j+δ taps_jδ per channel for one block: what j gives to i through the convolution.
 
-    def mean(self, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace) -> Tensor:
-        """Return `mix` averaged over channels, (b, t, c)."""
+        Args:
+            block: Targets and sources.
+            taps: What source j writes at position j+δ, zero beyond the end; None means 1 at δ = 0.
+            gate: A factor per target, 1 by default.
+            workspace: Buffers; the answer lives in one and lasts until the next call.
+        """
+
+    def mean(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b t c"]:
+        """Return `mix` averaged over channels."""
