@@ -167,3 +167,16 @@ def test_latim_is_the_norm_of_the_contributions(family):
         for target in (0, 33, 69):
             vectors, _ = contributions(trace, 1, target)
             assert relative(maps[:, 1, target], vectors.norm(p=norm, dim=-1)) < 1e-5
+
+
+def test_steps_are_captured_after_their_limits():
+    """Mamba-2 clamps Δ; without a finite limit the clamp would do nothing and prove nothing."""
+    model = stock_model("mamba2", torch.float64, time_step_limit=(0.3, 0.9))
+    ids, _ = padded_batch(30, 1, "left")
+    with without_downcasts("mamba2"):
+        (_, y), *_ = stock_outputs(model, ids, None)
+        trace = capture(model, input_ids=ids)
+    dt = trace.operator(0).scan.dt
+    assert dt.min() == 0.3
+    assert dt.max() == 0.9
+    assert relative(trace.operator(0).output(), y) < 1e-12

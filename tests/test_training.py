@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from training import baselines, corpus, evaluate, export, induction, rows, schedule, tokens, train
 from training.architectures import NAMES, build, configuration
 from training.fused import Recurrence, fused_channel_recurrence, fused_head_recurrence
+from training.induction_start import start_induction
 from training.loss import bits_per_byte, token_losses
 from training.scans import fast_scans
 
@@ -176,6 +177,20 @@ def test_fast_scans_change_no_logit_and_no_gradient(name: str) -> None:
         model(ids, labels=ids, use_cache=False).loss.backward()
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, stock[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_started_head_goes_on_as_the_text_did_before() -> None:
+    """Two layers with random weights know nothing; the second, started anew, tells a repetition from new text."""
+    torch.manual_seed(0)
+    for name in NAMES:
+        sizes = {"hidden_size": 256, "num_hidden_layers": 2}
+        model = build(configuration(name, 512, **sizes)).eval()
+        with torch.no_grad():
+            model.backbone.embeddings.weight.normal_(0, 0.1)
+        with fast_scans():
+            start_induction(model, torch.randint(1, 512, (32, 128)))
+            losses = token_losses(model, induction.random_rows(512, 16, 24))
+        assert losses[:, 24:].mean() < losses[:, :23].mean() - 0.1, name
 
 
 @pytest.mark.parametrize("name", NAMES)
