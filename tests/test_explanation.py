@@ -65,12 +65,12 @@ def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
     assert torch.equal(results[1].scores, mambascope.explain(*loaded, TEXT, method="hidden-attention").scores)
 
 
-def test_progress_counts_layers_of_every_method(loaded):
+def test_progress_counts_captured_layers_and_layers_of_every_method(loaded):
     seen = []
     mambascope.explain_methods(
         *loaded, TEXT, methods=["latim", "latim-l1"], progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(done, 6) for done in range(1, 7)]
 
 
 def test_what_does_not_exist_is_refused(loaded, monkeypatch):

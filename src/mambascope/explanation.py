@@ -16,7 +16,10 @@ from mambascope.methods.attribution import Attribution, Model, Target
 from mambascope.methods.memory import require_room
 from mambascope.methods.registry import Method, find_method
 from mambascope.trace import Trace, capture
+from mambascope.trace.families import find_mixers
 from mambascope.trace.tokens import decode_token, encode
+
+Progress = Callable[[int, int], None] | None
 
 #: How many next tokens a result names.
 NEXT_TOKENS = 5
@@ -31,7 +34,7 @@ def explain(
     layer: int | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> Attribution:
     """Return which tokens of a text one position drew from, layer by layer.
 
@@ -44,7 +47,7 @@ def explain(
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
         targets: Score this position only (time linear in the text's length), or every position (quadratic).
-        progress: Called with (layers done, layers to do) after each layer.
+        progress: Called with (steps done, steps to do): one step per layer captured and per layer scored.
 
     Raises:
         InputError: if the text is empty, or the method, layer or position does not exist.
@@ -65,15 +68,16 @@ def explain_methods(
     layer: int | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from a single forward pass; arguments as in `explain`."""
     chosen = [find_method(name) for name in methods]
     ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
-    trace = capture(model, input_ids=ids.to(model.device))
-    layers = list(range(len(trace.layers))) if layer == "all" else [trace.index(layer)]
     place = _position(position, len(pieces))
-    step = _counter(progress, len(chosen) * len(layers))
+    to_score = len(chosen) * (len(find_mixers(model)) if layer == "all" else 1)
+    trace = capture(model, input_ids=ids.to(model.device), progress=_shifted(progress, 0, to_score))
+    layers = list(range(len(trace.layers))) if layer == "all" else [trace.index(layer)]
+    step = _counter(_shifted(progress, len(trace.layers), 0), to_score)
     results = []
     for one in chosen:
         started = time.perf_counter()
@@ -143,7 +147,14 @@ def _describe(model: PreTrainedModel, trace: Trace) -> Model:
     )
 
 
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+def _shifted(progress: Progress, before: int, after: int) -> Progress:
+    """Return a callback for one part of the work, with so many steps before it and after it."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(before + done, before + total + after)
+
+
+def _counter(progress: Progress, total: int) -> Callable[[], None]:
     done = 0
 
     def step() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope import show
@@ -68,7 +70,8 @@ def explain(
         dataclasses.replace(one, diagnostics={**one.diagnostics, "command": command, "text": text}) for one in results
     ]
     if out is not None:
-        write(results, out)
+        with Console(stderr=True).status(f"writing {escape(str(out))}"):
+            write(results, out)
     if as_json:
         print(json.dumps(results[0].to_dict(), ensure_ascii=False))
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.methods.registry import METHODS
@@ -27,14 +29,16 @@ def print_models() -> None:
     table = _table("model", "family", "layers", "width", "parameters", "file")
     for name, folder in bundled_models().items():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        size = (folder / "model.safetensors").stat().st_size
+        file = folder / "model.safetensors"
+        with safe_open(file, framework="pt") as tensors:
+            parameters = sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
         table.add_row(
             name,
             config["model_type"],
             str(config["num_hidden_layers"]),
             str(config["hidden_size"]),
-            f"{size / 2e6:.1f} M",
-            f"{size / 1e6:.1f} MB",
+            f"{parameters / 1e6:.2f} M",
+            f"{file.stat().st_size / 1e6:.1f} MB",
         )
     Console().print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,14 @@ from mambascope.trace.trace import LayerRecord, Trace, precision
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
-def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = None, **inputs: Any) -> Trace:
+def capture(
+    model: nn.Module,
+    *,
+    check: bool = True,
+    tolerance: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **inputs: Any,
+) -> Trace:
     """Run a model once and return a trace of everything that its selective-scan mixers consumed.
 
     The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients
@@ -38,6 +45,7 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
         model: A stock transformers model, or any module around its mixers.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
+        progress: Called with (mixers done, mixers of the model) after each one.
         inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
@@ -50,7 +58,7 @@ def capture(model: nn.Module, *, check: bool = True, tolerance: float | None = N
     _check_inputs(model, inputs)
     if isinstance(model, transformers.PreTrainedModel):
         inputs.setdefault("use_cache", False)
-    recorder = _Recorder(check, tolerance)
+    recorder = _Recorder(check, tolerance, len(mixers), progress)
     with ExitStack() as stack:
         stack.enter_context(_turn(model))
         stack.enter_context(torch.no_grad())
@@ -86,6 +94,8 @@ class _Recorder:
 
     check: bool
     tolerance: float | None
+    mixers: int
+    progress: Callable[[int, int], None] | None
     records: list[LayerRecord] = field(default_factory=list)
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
 
@@ -140,6 +150,8 @@ class _Recorder:
                 )
             record = dataclasses.replace(record, reconstruction_error=error)
         self.records.append(record)
+        if self.progress is not None:
+            self.progress(len(self.records), self.mixers)
 
 
 def _versions() -> str:
