@@ -21,9 +21,12 @@ lint: .venv-test/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports
 
-bench: .venv/ready
+bench: .venv/ready .venv-test/ready
 	.venv/bin/python benchmarks/capture.py
-	.venv/bin/python benchmarks/maps.py
+	.venv/bin/python benchmarks/maps.py --family mamba
+	.venv/bin/python benchmarks/maps.py --family mamba2
+	.venv/bin/python benchmarks/induction.py
+	.venv-test/bin/python benchmarks/exactness.py
 
 figures: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
