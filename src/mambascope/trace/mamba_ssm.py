@@ -7,11 +7,14 @@ Mamba2, whose config.json often leaves them out. What these classes cannot compu
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import transformers
 from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
 
@@ -84,6 +87,11 @@ def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrain
     settings = shared | _mixer_settings(mixer, _MAMBA2_SETTINGS if two else _MAMBA1_SETTINGS, name=name)
     if two:
         settings["num_heads"] = _heads(mixer, settings, name=name)
+        if settings.get("n_groups", 1) > 1 and "group_size" not in inspect.signature(MambaRMSNormGated).parameters:
+            raise UnsupportedModelError(
+                f"{name} norms its {settings['n_groups']} groups apart, which transformers {transformers.__version__} "
+                "does not; install transformers 5.23 or newer"
+            )
     try:
         if two:
             return Mamba2ForCausalLM, Mamba2Config(**settings)

@@ -83,7 +83,8 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
 def gated_norm(o: Float[Tensor, "b L D"], z: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L D"]:
     """Return g = γ ⊙ SiLU(z) / rms_group(o ⊙ SiLU(z)), the statistic frozen at the forward pass (norm after gate)."""
     gate = F.silu(z)
-    groups = rearrange(o * gate, "b L (g c) -> b L g c", c=norm.group_size)
+    size = getattr(norm, "group_size", o.shape[-1])  # before transformers 5.23 the whole width is one group
+    groups = rearrange(o * gate, "b L (g c) -> b L g c", c=size)
     scale = torch.rsqrt(groups.pow(2).mean(dim=-1, keepdim=True) + norm.variance_epsilon)
     return weights(norm.weight, o.dtype) * gate * scale.expand_as(groups).flatten(2)
 
