@@ -117,26 +117,32 @@ def test_threads_do_not_see_each_other(family, shared):
                 assert torch.equal(record.captured.scan["dt"], right.captured.scan["dt"])
 
 
-def test_a_thread_that_does_not_capture_runs_the_original(family):
-    """While one thread captures, another's plain forward pass is the stock one, to the bit."""
-    model, other = stock_model(family, seed=1), stock_model(family, seed=2)
+@pytest.mark.parametrize("same", [True, False], ids=["the same model", "another model"])
+def test_a_thread_that_does_not_capture_runs_the_original(family, same):
+    """While one thread captures, another's plain forward pass is the stock one, to the bit, and is not recorded."""
+    model = stock_model(family, seed=1)
+    other = model if same else stock_model(family, seed=2)
     with torch.no_grad():
         stock = other(input_ids=IDS, use_cache=False).logits
-    seen = []
+    expected, seen = capture(model, input_ids=IDS), []
+
+    def run():
+        with torch.no_grad():
+            seen.append(other(input_ids=IDS, use_cache=False).logits)
 
     def elsewhere(*_):
-        def run():
-            with torch.no_grad():
-                seen.append(other(input_ids=IDS, use_cache=False).logits)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
 
     handle = model.backbone.layers[0].mixer.in_proj.register_forward_hook(elsewhere)
-    capture(model, input_ids=IDS)
+    trace = capture(model, input_ids=IDS)
     handle.remove()
+    assert len(seen) == 1, "the other thread failed"
     assert torch.equal(seen[0], stock)
+    assert len(trace.layers) == 2
+    assert torch.equal(trace.logits, expected.logits)
 
 
 def test_a_mixer_that_does_something_else_is_caught(family):
