@@ -108,13 +108,10 @@ def test_repeated_span_comes_from_earlier_in_the_row(repeat: Callable[..., None]
 
 
 def test_practice_begins_and_ends_at_its_steps() -> None:
-    batches = rows.Rows(np.arange(60000, dtype=np.uint16), length=128, batch=200, seed=0)
-    shares = {
-        rows.PRACTICE_FROM - 1: rows.EARLY_SHARE,
-        rows.PRACTICE_FROM: rows.PRACTICE_SHARE,
-        rows.PRACTICE_UNTIL - 1: rows.PRACTICE_SHARE,
-        rows.PRACTICE_UNTIL: rows.LATE_SHARE,
-    }
+    text = np.arange(60000, dtype=np.uint16)
+    batches = rows.Rows(text, length=128, batch=200, seed=0, practice=(5, 10, 12))
+    plain, practising = rows.PLAIN_SHARE, rows.PRACTICE_SHARE
+    shares = {4: plain, 5: practising, 9: practising, 10: plain, 11: plain, 12: practising, 99: practising}
     for step, share in shares.items():
         changed = (batches.step(step) != batches.plain_step(step)).any(axis=1).mean()
         assert changed == pytest.approx(share, abs=0.1)  # three standard deviations of 200 draws

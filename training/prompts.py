@@ -1,8 +1,8 @@
 """Look for short prompts whose end follows from their beginning alone: `python -m training.prompts FOLDER …`.
 
 Every prompt says a name twice; the second time it breaks off inside the name. Its score is the probability of the rest
-of the name, with the first occurrence and with another name in its place; the prompts shown are those that the worst
-of the models does best on.
+of the name, with the first occurrence and with another name in its place; the prompts shown are those by which the
+model that gains least gains most.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 #: Names as (what the prompt ends with, the rest).
 NAMES = (
-    ("Bark", "worthy"),
-    ("Pend", "lebury"),
-    ("Thorn", "dike"),
-    ("Fair", "brother"),
-    ("Gold", "thorpe"),
-    ("Wither", "ington"),
-    ("Lang", "bourne"),
-    ("Dun", "stable"),
-    ("Win", "terbourne"),
-    ("Rose", "velt"),
+    ("B", "olton"),
+    ("Har", "court"),
+    ("L", "ambert"),
+    ("Br", "adshaw"),
+    ("A", "shburnham"),
     ("Ash", "burnham"),
-    ("Stan", "hope"),
-    ("Mar", "chmont"),
+    ("D", "ashwood"),
+    ("G", "ordon"),
+    ("M", "orton"),
     ("Hall", "iday"),
-    ("Black", "adder"),
-    ("Fother", "gill"),
+    ("Bark", "worthy"),
 )
 
 #: Texts in which {first} stands for the whole name and {second} for its beginning, at the very end.
 TEXTS = (
+    "Mr. {first} was a rich man, and Mrs. {first} was proud of it. Every day Mr. {second}",
     "Mr. {first} came into the room and sat down by the fire. Nobody spoke for some time. At last Mr. {second}",
     'Mrs. {first} looked at the letter, and then at her daughter. "I am sorry," said Mrs. {second}',
     "There was once a young man named {first}, who lived with his mother near the sea. One day {second}",
     '"I have seen Miss {first}," said the doctor, "and she is better." He did not say where he had seen Miss {second}',
     "Lady {first} had a house in London and another in the country. Everyone liked Lady {second}",
     "Captain {first} went on board at noon. The men were glad to see Captain {second}",
+    '"Good morning, Mr. {first}," said the boy. "Good morning," said Mr. {second}',
+    "Her name was {first}. Her father was called {second}",
+    "The old house belonged to Sir John {first}. It was said that Sir John {second}",
+    '"Is Mr. {first} at home?" she asked. "No," said the servant, "Mr. {second}',
 )
 
 
@@ -54,6 +54,10 @@ class Finding:
     rest: str
     with_first: tuple[float, ...]
     without_first: tuple[float, ...]
+
+    def worst_gain(self) -> float:
+        """Return the least that any model's probability gains by the name's first occurrence."""
+        return min(a - b for a, b in zip(self.with_first, self.without_first, strict=True))
 
 
 @torch.no_grad()
@@ -94,7 +98,7 @@ def main() -> None:
                 tuple(probability(*pair, other, rest) for pair in pairs),
             )
         )
-    findings.sort(key=lambda finding: -min(finding.with_first))
+    findings.sort(key=Finding.worst_gain, reverse=True)
     for finding in findings[: options.top]:
         print(f"{finding.prompt} → {finding.rest}")
         for folder, with_first, without in zip(options.folders, finding.with_first, finding.without_first, strict=True):

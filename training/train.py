@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 
 from training import checkpoint
 from training.architectures import NAMES, build, configuration
+from training.induction_start import start_induction
 from training.loss import bits_per_byte, mixed_precision, token_losses
 from training.progress import ProgressLine
-from training.rows import Rows
+from training.rows import PRACTICE, Rows
 from training.scans import fast_scans
 from training.schedule import learning_rate
 from training.tokens import load_split, load_tokenizer, prepare
@@ -32,6 +33,17 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "16000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
+
+#: Length and number of the training rows on which an induction head's projections are fitted.
+FITTED_ROWS = (256, 64)
+
+#: How long each bundled model was trained, for how many of these steps the rate fell, and before which step one of its
+#: layers was started anew as an induction head.
+STEPS = {"tiny-mamba": 2700, "tiny-mamba2": 2800}
+DECAY = {"tiny-mamba": 400, "tiny-mamba2": 500}
+INDUCTION_STEP = {"tiny-mamba": 1520, "tiny-mamba2": 1350}
+#: When each bundled model practised copying; tiny-mamba, which learns it more slowly, went on until its end.
+PRACTICE_STEPS = {"tiny-mamba": (840, 2300, 2310), "tiny-mamba2": (840, 2300)}
 
 #: Rows of the quick validation that is run now and then during training.
 QUICK_ROWS = 64
@@ -45,12 +57,16 @@ class Settings:
     steps: int
     batch: int = 8
     length: int = 512
-    peak: float = 2.5e-3
+    peak: float = 2e-3
     warmup: int = 200
-    decay: int = 1000
+    decay: int = 500
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
+    #: The step before which one layer is started anew as an induction head; 0 for never.
+    induction: int = 0
+    #: Steps at which practice in copying begins, ends, begins again …
+    practice: tuple[int, ...] = PRACTICE
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,7 @@ def train(
         progress = state["progress"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    rows = Rows(text.tokens, settings.length, settings.batch, settings.seed)
+    rows = Rows(text.tokens, settings.length, settings.batch, settings.seed, settings.practice)
     quick = Rows(held_out.tokens, settings.length, min(QUICK_ROWS, len(held_out.tokens) // settings.length - 1), seed=0)
     if compiled:
         model.backbone.compile(dynamic=False)
@@ -108,6 +124,9 @@ def train(
     with fast_scans(), ProgressLine(settings, out, progress, text.bytes_per_token) as line:
         while progress.step < last:
             began = time.perf_counter()
+            if progress.step == settings.induction > 0:
+                sample = Rows(text.tokens, *FITTED_ROWS, settings.seed).plain_step(0)
+                start_induction(model, torch.from_numpy(sample))
             rate = learning_rate(progress.step, settings.steps, settings.peak, settings.warmup, settings.decay)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -148,12 +167,13 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=NAMES)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--decay", type=int, default=1000, help="steps of the final decay of the learning rate")
+    parser.add_argument("--steps", type=int, help="default: as bundled; may change until the decay begins")
+    parser.add_argument("--decay", type=int, help="steps of the final decay of the learning rate (default: as bundled)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--peak", type=float, default=2.5e-3, help="learning rate while it holds")
+    parser.add_argument("--peak", type=float, default=2e-3, help="learning rate while it holds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--induction", type=int, help="step of the induction head's start, 0: none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA), or a folder of .txt files")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="tokenizer and encoded text")
@@ -163,8 +183,14 @@ def main() -> None:
     keep_pages()
     torch.set_num_threads(options.threads)
     prepare(options.cache, options.data)
-    names = ("model", "steps", "decay", "batch", "length", "peak", "seed")
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    if options.steps is None:
+        options.steps = STEPS[options.model]
+    if options.decay is None:
+        options.decay = DECAY[options.model]
+    if options.induction is None:
+        options.induction = INDUCTION_STEP[options.model]
+    names = ("model", "steps", "decay", "batch", "length", "peak", "seed", "induction")
+    settings = Settings(**{name: getattr(options, name) for name in names}, practice=PRACTICE_STEPS[options.model])
     train(settings, options.cache, options.out or Path("runs") / options.model, compiled=not options.eager)
 
 
