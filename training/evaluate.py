@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from training.induction import measure
+from training.induction import gain_with_forgetful_layer, measure
 from training.loss import bits_per_byte, token_losses
 from training.scans import fast_scans
 from training.tokens import TokenData, load_split, prepare
@@ -56,6 +56,7 @@ def evaluate(folder: Path, held_out: TokenData, context: int, stride: int) -> di
     with fast_scans():
         nats = validation_losses(model, held_out.tokens, context, stride)
         induction = measure(model, held_out.tokens)
+        gains = gain_with_forgetful_layer(model, held_out.tokens)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bits_per_byte": bits_per_byte(float(nats.mean()), held_out.bytes_per_token),
@@ -63,6 +64,7 @@ def evaluate(folder: Path, held_out: TokenData, context: int, stride: int) -> di
         "context": context,
         "stride": stride,
         "induction": asdict(induction),
+        "repetition_saves": {"whole model": gains[0]} | {f"layer {k} forgetful": g for k, g in enumerate(gains[1:])},
     }
 
 
