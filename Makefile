@@ -2,7 +2,7 @@
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and rings, and runs the tests
 PYTHON ?= python3
-TEXT ?= When Mary and John went to the store, John gave a drink to
+TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
 .PHONY: demo test test-slow lint bench figures clean
 
