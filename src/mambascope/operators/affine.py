@@ -215,7 +215,7 @@ class AffineMixer:
         return row
 
     def _scan(self, s: Tensor) -> Tensor:
-        return self.scan.apply(s) + self.scan.skip * s
+        return torch.addcmul(self.scan.apply(s), self.scan.skip, s)
 
     def _convolve(self, u: Tensor) -> Tensor:
         """Return Σ_δ w_δ ⊙ u_{k-δ}, with nothing before the first token."""

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from mambascope.errors import InputError
@@ -121,8 +122,8 @@ def _prefix_error(
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Return ‖ours - theirs‖ / ‖theirs‖ in float64; infinite when it is not a number."""
-    ours, theirs = ours.double(), theirs.double()
-    error = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-300))
+    difference, size = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (ours - theirs, theirs))
+    error = float(difference / size.clamp_min(1e-300))
     return error if error == error else float("inf")
 
 

@@ -40,8 +40,9 @@ def intercept(
         ), consumed
     working = torch.promote_types(hidden_states.dtype, torch.float32)
     scan, s = selective_scan(consumed, working), consumed["s"].to(working)
-    o = scan.apply(s) + scan.skip * s
-    o = o if z is None else o * F.silu(consumed["z"].to(working))
+    o = scan.apply(s).addcmul_(scan.skip, s)
+    if z is not None:
+        o *= F.silu(consumed["z"].to(working))
     return o.transpose(1, 2), consumed
 
 

@@ -41,7 +41,7 @@ def intercept(
         working = torch.promote_types(hidden_states.dtype, torch.float32)
         scan = state_space_dual(consumed, working)
         s = hidden_states.to(working).flatten(2)
-        o = (scan.apply(s) + scan.skip * s).view(hidden_states.shape)
+        o = scan.apply(s).addcmul_(scan.skip, s).view(hidden_states.shape)
     else:
         o = original(
             hidden_states, dt, A, B, C, chunk_size,
