@@ -77,7 +77,7 @@ def explain(
     else:
         results[0].show()
         if out is not None:
-            print(f"written   {out}")
+            print(f"written   {out}" + (", to open in a browser" if suffix == ".html" else ""))
 
 
 def write(results: list[Attribution], path: Path) -> None:
