@@ -4,16 +4,13 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow lint bench figures clean
+.PHONY: demo test lint bench figures clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
 	.venv-test/bin/python -m pytest
-
-test-slow: .venv-test/ready
-	.venv-test/bin/python -m pytest -m slow
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
