@@ -87,6 +87,9 @@ def test_info_prints_sizes_and_the_self_check(run, checkpoint):
     assert (facts["family"], facts["layers"], facts["inner_width_D"], facts["state_size_N"]) == ("mamba", 2, 24, 3)
     assert 0 < facts["probe_reconstruction_error"] < 1e-5
     assert 0 < facts["probe_scan_error"] < 1e-5
+    assert 0 <= facts["residual_secant"] < 1e-5
+    assert facts["residual_silu"] > 0.05
+    assert facts["residual_identity"] > 0.05
     assert "inner width D" in run("info", checkpoint)[1]
 
 

@@ -113,7 +113,7 @@ def test_tiles_equal_the_naive_form(family, rule, side, length):
             assert relative(T.sum(dim=1) + beta, trace.layers[1].captured.y[row]) < 1e-12, f"output of sequence {row}"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     family=st.sampled_from(FAMILIES),
     length=st.integers(1, 90),

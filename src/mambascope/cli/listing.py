@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -13,8 +13,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.methods.registry import METHODS
-from mambascope.operators.affine import AffineMixer
-from mambascope.trace import capture
+from mambascope.operators.affine import AffineMixer, Rule
+from mambascope.trace import Trace, capture
 from mambascope.trace.bundled import bundled_models
 from mambascope.trace.tokens import encode
 
@@ -87,7 +87,13 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "probe_reconstruction_error": max(trace.reconstruction_error),
         "probe_scan_error": max(record.scan_error for record in trace.layers),
         "probe_seconds": round(trace.seconds, 3),
+        **{f"residual_{rule}": _residual(trace, rule) for rule in get_args(Rule)},
     }
+
+
+def _residual(trace: Trace, rule: Rule) -> float:
+    """Return what contributions under a rule leave unexplained of a layer's output, averaged over layers."""
+    return sum(trace.operator(layer).residual(rule) for layer in range(len(trace.layers))) / len(trace.layers)
 
 
 def _sizes(operator: AffineMixer) -> dict[str, int]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import torch
 import transformers
+from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.trace.bundled import bundled_models
 from mambascope.trace.load import load as load_model
 
 
@@ -14,10 +20,12 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
-    return load_model(
-        name,
-        dtype=getattr(torch, dtype),
-        device=device,
-        tokenizer=tokenizer,
-        trust_remote_code=trust_remote_code,
-    )
+    local = name in bundled_models() or Path(name).exists()
+    with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads have bars
+        return load_model(
+            name,
+            dtype=getattr(torch, dtype),
+            device=device,
+            tokenizer=tokenizer,
+            trust_remote_code=trust_remote_code,
+        )
