@@ -10,6 +10,7 @@ from torch import nn
 from mambascope import ReconstructionError, UnsupportedModelError, capture
 from mambascope.errors import InputError
 from mambascope.methods.latim import latim
+from mambascope.trace import seam
 from mambascope.trace.capture import TOLERANCE
 from mambascope.trace.families import FAMILIES as KNOWN
 from models import FAMILIES, padded_batch, stock_model
@@ -167,6 +168,18 @@ def test_a_wrong_fast_scan_is_caught_against_the_models_own(family, monkeypatch)
     monkeypatch.setattr(module, name, lambda *args: right(*args) * 1.01)
     with pytest.raises(ReconstructionError, match="of its scan"):
         capture(stock_model(family), input_ids=IDS)
+
+
+def test_where_the_model_has_a_kernel_its_own_scan_runs(family, monkeypatch):
+    """As on a GPU with mamba_ssm installed: the logits are stock to the bit, and all is rebuilt."""
+    model = stock_model(family)
+    with torch.no_grad():
+        stock = model(input_ids=IDS, use_cache=False).logits
+    monkeypatch.setattr(seam, "has_kernel", lambda tensor: True)
+    trace = capture(model, input_ids=IDS)
+    assert torch.equal(trace.logits, stock)
+    assert max(trace.reconstruction_error) < TOLERANCE[torch.float32]
+    assert all(record.scan_error == 0 for record in trace.layers)
 
 
 def test_any_module_around_a_stock_mixer_is_captured():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 
+import psutil
 import torch
 
 from mambascope.errors import MapTooLargeError
@@ -30,14 +30,7 @@ def available_bytes(device: torch.device) -> int:
     """Return how many bytes a new tensor on this device could take."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().available
 
 
 def gibibytes(count: int) -> str:
