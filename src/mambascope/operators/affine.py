@@ -31,6 +31,9 @@ Rule = Literal["secant", "silu", "identity"]
 #: Numbers that one tile of per-channel values may hold (64 MiB in float32).
 TILE_ELEMENTS = 1 << 24
 
+#: Most sources of a tile.
+TILE_COLUMNS = 128
+
 
 @dataclass(frozen=True, eq=False)
 class AffineMixer:
@@ -144,22 +147,17 @@ class AffineMixer:
         check_rule(rule)
         batch, width = self.x.shape[0], self.W_o.shape[0]
         workspace = Workspace()
-        columns = 128
-        rows = max(8, TILE_ELEMENTS // (batch * self.conv.shape[0] * columns))
-        for coarse in self.scan.blocks(self.taps):
-            for block in split(coarse, rows, columns):
-                mixed = self._mixed_tile(block, self.source_taps(block.columns, rule), workspace)
-                tile = workspace.take("contributions", (batch, width, mixed[0, 0].numel()), mixed)
-                torch.matmul(self.W_o, mixed.flatten(2), out=tile)
-                yield block, tile.view(batch, width, *block.shape)
+        for block in self._blocks():
+            mixed = self._mixed_tile(block, self.source_taps(block.columns, rule), workspace)
+            tile = workspace.take("contributions", (batch, width, mixed[0, 0].numel()), mixed)
+            torch.matmul(self.W_o, mixed.flatten(2), out=tile)
+            yield block, tile.view(batch, width, *block.shape)
 
     def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
         """Yield the matrix acting on u per channel, gate, convolution, secant and skip included ([4]; we keep D)."""
         workspace = Workspace()
-        rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.conv.shape[0] * 128))
-        for coarse in self.scan.blocks(self.taps):
-            for block in split(coarse, rows, 128):
-                yield block, self._mixed_tile(block, self._unit_taps(block.columns), workspace)
+        for block in self._blocks():
+            yield block, self._mixed_tile(block, self._unit_taps(block.columns), workspace)
 
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
         """Return one row of the implicit attention averaged over channels, for the sources up to the target."""
@@ -189,6 +187,12 @@ class AffineMixer:
             return taps * slopes
         inside = _windows(self._kept(), self.taps, sources).permute(0, 2, 3, 1)
         return (F.silu(taps) if rule == "silu" else taps) * inside
+
+    def _blocks(self) -> Iterator[Block]:
+        """Yield the blocks of the causal triangle in pieces whose per-channel tiles stay within TILE_ELEMENTS."""
+        rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.conv.shape[0] * TILE_COLUMNS))
+        for coarse in self.scan.blocks(self.taps):
+            yield from split(coarse, rows, TILE_COLUMNS)
 
     def _unit_taps(self, sources: slice) -> Float[Tensor, "b K D c"]:
         """Return the secant taps of a unit source: the map that acts on u."""
