@@ -213,7 +213,8 @@ def test_texts_shorter_than_the_convolution(family, length):
         ({"input_ids": torch.tensor([[1, 50]])}, "token id 50 is outside the model's vocabulary of 50"),
         ({"input_ids": torch.tensor([[-1, 5]])}, "token id -1 is outside"),
         ({"input_ids": IDS, "use_cache": True}, "pass no cache"),
-        ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "does not match input_ids"),
+        ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "does not match the text"),
+        ({"inputs_embeds": torch.zeros(2, 20, 12), "attention_mask": MASK[:, :3]}, "does not match the text"),
         ({"inputs_embeds": torch.zeros(1, 0, 12)}, "inputs_embeds must have shape"),
     ],
 )

@@ -45,18 +45,14 @@ def naive_layer(operator, row, rule="secant"):
     conv_bias = zero if operator.conv_bias is None else operator.conv_bias
     a = naive.convolution(full_u, operator.conv, conv_bias)
     constant = naive.convolution(full_u * 0 + b_x, operator.conv, conv_bias)
-    alpha_kept = alpha * kept[:, 0]
-    skip_gate = operator.gate[row]
+    skip, gate = scan.skip.double(), operator.gate[row]
+    if not kept.all():
+        # padding removes s_k after the convolution: the columns k of alpha and D together
+        alpha, skip = (alpha + torch.diag_embed(skip[:, None].expand(-1, operator.length))) * kept[:, 0], skip * 0
     u = operator.x[row].double() @ operator.W_x.double().t()
-    # padding removes s_k after the convolution: zero the columns k of alpha, and D at padded k
-    T = naive.contribution_vectors(alpha_kept, scan.skip * 0, u, operator.conv, a, skip_gate, operator.W_o, rule)
-    direct = torch.diag_embed(scan.skip.double()[:, None] * kept[:, 0].expand(len(scan.skip), -1))
-    T = T + naive.contribution_vectors(direct, scan.skip * 0, u, operator.conv, a, skip_gate, operator.W_o, rule)
-    beta = torch.zeros(operator.length, operator.W_o.shape[0], dtype=torch.float64)
-    for i in range(operator.length):
-        total = ((alpha_kept + direct)[:, i, : i + 1].t() * torch.sigmoid(a[: i + 1]) * constant[: i + 1]).sum(dim=0)
-        beta[i] = operator.W_o.double() @ (skip_gate[i].double() * total)
-    return T, beta if operator.b_o is None else beta + operator.b_o.double()
+    T = naive.contribution_vectors(alpha, skip, u, operator.conv, a, gate, operator.W_o, rule)
+    beta = naive.bias_vectors(alpha, skip, constant, a, gate, operator.W_o, operator.b_o)
+    return T, beta
 
 
 @pytest.mark.parametrize("length", LENGTHS, ids=lambda n: f"L{n}")

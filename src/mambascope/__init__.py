@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         InputError,
         MambascopeError,
         MapTooLargeError,
+        OutputError,
         ReconstructionError,
         UnsupportedModelError,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "LayerRecord",
     "MambascopeError",
     "MapTooLargeError",
+    "OutputError",
     "ReconstructionError",
     "Trace",
     "UnsupportedModelError",
@@ -62,6 +64,7 @@ _HOMES = {
     "METHODS": "mambascope.methods.registry",
     "MambascopeError": "mambascope.errors",
     "MapTooLargeError": "mambascope.errors",
+    "OutputError": "mambascope.errors",
     "ReconstructionError": "mambascope.errors",
     "Trace": "mambascope.trace",
     "UnsupportedModelError": "mambascope.errors",

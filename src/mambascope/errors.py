@@ -13,6 +13,10 @@ class CheckpointError(MambascopeError):
     """A checkpoint is missing, incomplete, half-written, or holds values that are not numbers."""
 
 
+class OutputError(MambascopeError):
+    """A result could not be written; the file that stood there before is untouched."""
+
+
 class UnsupportedModelError(MambascopeError):
     """The model has no token mixer that mambascope knows how to read."""
 

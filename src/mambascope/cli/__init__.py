@@ -9,6 +9,9 @@ from mambascope.errors import MambascopeError
 
 __all__ = ["app", "main"]
 
+#: What torch says when an allocation fails, on a CPU and on a GPU.
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+
 
 def main() -> None:
     """Run the command; anything that mambascope refuses is printed as one sentence, with exit code 2."""
@@ -16,6 +19,11 @@ def main() -> None:
         app()
     except MambascopeError as error:
         print(f"mambascope: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        print("mambascope: there is not enough memory for this text and model; shorten the text", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("mambascope: interrupted", file=sys.stderr)

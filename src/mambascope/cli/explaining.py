@@ -18,6 +18,7 @@ from mambascope import show
 from mambascope.cli.progress import LateProgress
 from mambascope.errors import InputError
 from mambascope.explanation import explain_methods
+from mambascope.files import check_place, whole_file
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.trace.tokens import encode
@@ -69,14 +70,14 @@ def explain(
     results = [
         dataclasses.replace(one, diagnostics={**one.diagnostics, "command": command, "text": text}) for one in results
     ]
-    if out is not None:
-        with Console(stderr=True).status(f"writing {escape(str(out))}"):
-            write(results, out)
     if as_json:
         print(json.dumps(results[0].to_dict(), ensure_ascii=False))
     else:
         results[0].show()
-        if out is not None:
+    if out is not None:  # after the result is shown: a full disk must not lose it
+        with Console(stderr=True).status(f"writing {escape(str(out))}"):
+            write(results, out)
+        if not as_json:
             print(f"written   {out}" + (", to open in a browser" if suffix == ".html" else ""))
 
 
@@ -90,9 +91,8 @@ def write(results: list[Attribution], path: Path) -> None:
         show.save_figure(results[0], path)
         return
     content = results[0].to_html(*results[1:]) if suffix == ".html" else json.dumps(results[0].to_dict())
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(content, encoding="utf-8")
 
 
 def _layer(layer: str) -> int | Literal["all"]:
@@ -110,7 +110,4 @@ def _check_out(out: Path | None) -> None:
         return
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"--out {out} has no known ending; choose one of {', '.join(FORMATS)}")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first or choose another place")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file in it")
+    check_place(out)

@@ -59,10 +59,7 @@ def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts.items():
-        shown = (
-            f"{value:.1e}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)
-        )
-        table.add_row(key.replace("_", " "), shown)
+        table.add_row(key.replace("_", " "), f"{value:.1e}" if isinstance(value, float) else str(value))
     Console().print(table)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
+from mambascope.files import check_place, whole_file
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
 from mambascope.trace import capture
@@ -31,10 +32,9 @@ def write_maps(
     chosen = _channels(channels)
     if out.suffix.lower() != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist; make it first or choose another place")
-    model, tokenizer = load()
+    check_place(out)
     text = sys.stdin.read() if text == "-" else text
+    model, tokenizer = load()
     ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
     trace = capture(model, input_ids=ids.to(model.device))
     compute = hidden_attention if method == "hidden-attention" else implicit_attention
@@ -46,9 +46,8 @@ def write_maps(
         "channels": channels,
         "reconstruction_error": repr(trace.reconstruction_error[trace.index(layer)]),
     }
-    partial = out.with_name(out.name + ".partial")
-    save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
-    partial.replace(out)
+    with whole_file(out) as partial:
+        save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
 
 

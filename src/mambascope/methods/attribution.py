@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mambascope.errors import CheckpointError, InputError
+from mambascope.files import whole_file
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -148,10 +149,13 @@ class Attribution:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to one `.safetensors` file, whole or not at all, and return its path."""
+        """Write everything to one `.safetensors` file, whole or not at all, and return its path.
+
+        Raises:
+            InputError: if the folder does not exist.
+            OutputError: if the disk is full or refuses.
+        """
         path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"the folder {path.parent} does not exist; make it first or choose another place")
         header = {
             "tokens": list(self.tokens),
             "axes": {name: list(values) for name, values in self.axes.items()},
@@ -161,13 +165,9 @@ class Attribution:
             "signed": self.signed,
             "diagnostics": dict(self.diagnostics),
         }
-        partial = path.with_name(path.name + ".partial")
-        save_file(
-            {"scores": self.scores.contiguous()},
-            partial,
-            metadata={"format": FORMAT, "attribution": json.dumps(header)},
-        )
-        partial.replace(path)
+        metadata = {"format": FORMAT, "attribution": json.dumps(header)}
+        with whole_file(path) as partial:
+            save_file({"scores": self.scores.contiguous()}, partial, metadata=metadata)
         return path
 
     @classmethod

@@ -84,20 +84,23 @@ def contribution_vectors(
 def bias_vectors(
     alpha: Float[Tensor, "D L L"],
     skip: Float[Tensor, " D"],
-    b: Float[Tensor, " D"],
+    constant: Float[Tensor, "L D"],
     a: Float[Tensor, "L D"],
     gate: Float[Tensor, "L D"],
     W_o: Float[Tensor, "E D"],
     b_o: Float[Tensor, " E"] | None = None,
 ) -> Float[Tensor, "L E"]:
-    """Return β_i for all targets with the secant rule: what the output owes to the convolution's bias and to b_o."""
+    """Return β_i for all targets with the secant rule: what the output owes to no token.
+
+    `constant` is the part of a that depends on no token: the convolution's bias, and that of W_x convolved.
+    """
     L = a.shape[0]
     beta = torch.zeros(L, W_o.shape[0], dtype=torch.float64)
     for i in range(L):
         total = torch.zeros(a.shape[1], dtype=torch.float64)
         for k in range(i + 1):
             weight = alpha[:, i, k].double() + (skip.double() if i == k else 0)
-            total = total + weight * torch.sigmoid(a[k].double()) * b.double()
+            total = total + weight * torch.sigmoid(a[k].double()) * constant[k].double()
         beta[i] = W_o.double() @ (gate[i].double() * total)
         if b_o is not None:
             beta[i] += b_o.double()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -183,8 +183,3 @@ def reverse_in_time(
     The adjoint at token k decays by the step of token k+1, and at the last token by nothing.
     """
     return F.pad(step.flip(1), [0, 0] * (step.ndim - 2) + [1, 0])[:, :-1]
-
-
-def expand_groups(tensor: Float[Tensor, "b L G N"], heads: int) -> Float[Tensor, "b L H N"]:
-    """Repeat every group of B or C for its heads: head h belongs to group h // (H/G)."""
-    return repeat(tensor, "b L g n -> b L (g k) n", k=heads // tensor.shape[2])

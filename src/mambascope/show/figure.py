@@ -16,6 +16,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 
 from mambascope.errors import InputError
+from mambascope.files import whole_file
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite
 from mambascope.show.palette import ANCHORS, colormap
@@ -66,6 +67,7 @@ def save_figure(attribution: Attribution, path: str | Path) -> Path:
 
     Raises:
         InputError: if the file's ending is another one, or its folder does not exist.
+        OutputError: if the disk is full or refuses.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -73,11 +75,11 @@ def save_figure(attribution: Attribution, path: str | Path) -> Path:
         raise InputError(
             f"figures are written as {', '.join(SUFFIXES)}, not as {path.name!r}; change the file's ending"
         )
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; make it first or choose another place")
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[suffix]
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mambascope"}):
-        figure(attribution).savefig(path, dpi=200, metadata=undated)
+        drawn = figure(attribution)
+        with whole_file(path) as partial:
+            drawn.savefig(partial, dpi=200, metadata=undated)
     return path
 
 

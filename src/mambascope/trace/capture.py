@@ -176,14 +176,15 @@ def _check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     if inputs.get("use_cache") or inputs.get("cache_params") is not None or inputs.get("past_key_values") is not None:
         raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-    if ids is None:
-        if embeds is not None and (embeds.ndim != 3 or embeds.shape[1] == 0):
-            raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
-        return
-    if ids.ndim != 2 or ids.numel() == 0:
+    if embeds is not None and (embeds.ndim != 3 or embeds.shape[1] == 0):
+        raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
+    if ids is not None and (ids.ndim != 2 or ids.numel() == 0):
         raise InputError(f"input_ids must have shape (batch, tokens > 0), found {tuple(ids.shape)}")
-    if isinstance(model, transformers.PreTrainedModel):
+    if ids is not None and isinstance(model, transformers.PreTrainedModel):
         check_ids(ids.flatten(), model.get_input_embeddings().num_embeddings)
-    mask = inputs.get("attention_mask")
-    if mask is not None and tuple(mask.shape) != tuple(ids.shape):
-        raise InputError(f"attention_mask of shape {tuple(mask.shape)} does not match input_ids {tuple(ids.shape)}")
+    mask, text = inputs.get("attention_mask"), embeds if ids is None else ids
+    if mask is not None and text is not None and mask.shape != text.shape[:2]:
+        raise InputError(
+            f"attention_mask of shape {tuple(mask.shape)} does not match the text's (batch, tokens) "
+            f"{tuple(text.shape[:2])}"
+        )
