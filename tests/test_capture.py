@@ -1,5 +1,6 @@
 """Capture on stock models: what it accepts, what it proves, and that it leaves everything as it was."""
 
+import importlib
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from mambascope import ReconstructionError, UnsupportedModelError, capture
 from mambascope.errors import InputError
 from mambascope.methods.latim import latim
-from mambascope.trace import seam
+from mambascope.trace import scanning
 from mambascope.trace.capture import TOLERANCE
 from mambascope.trace.families import FAMILIES as KNOWN
 from models import FAMILIES, padded_batch, stock_model
@@ -19,7 +20,7 @@ IDS, MASK = padded_batch(20, 2, "left")
 
 
 def seam_function(family):
-    return getattr(KNOWN[family].source(), KNOWN[family].seam)
+    return getattr(importlib.import_module(KNOWN[family].module), KNOWN[family].scan_function)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -175,7 +176,7 @@ def test_where_the_model_has_a_kernel_its_own_scan_runs(family, monkeypatch):
     model = stock_model(family)
     with torch.no_grad():
         stock = model(input_ids=IDS, use_cache=False).logits
-    monkeypatch.setattr(seam, "has_kernel", lambda tensor: True)
+    monkeypatch.setattr(scanning, "has_kernel", lambda tensor: True)
     trace = capture(model, input_ids=IDS)
     assert torch.equal(trace.logits, stock)
     assert max(trace.reconstruction_error) < TOLERANCE[torch.float32]

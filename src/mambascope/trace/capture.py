@@ -1,24 +1,24 @@
-"""One forward pass of a stock model, one record per selective-scan mixer, and the proof that the records are right."""
+"""One forward pass of a stock model, one record per token mixer, and the proof that the records are right."""
 
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, ReconstructionError
+from mambascope.trace import scanning
 from mambascope.trace.families import Captured, Family, find_mixers
-from mambascope.trace.seam import listener, listening, relative_error
-from mambascope.trace.tokens import check_ids
+from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
+from mambascope.trace.seam import Seam, listener, listening
 from mambascope.trace.trace import LayerRecord, Trace, precision
 
 #: Largest relative error of a rebuilt output. Half precision rounds each product to 8 or 11 bits and a mixer chains
@@ -55,18 +55,15 @@ def capture(
     """
     started = time.perf_counter()
     mixers = find_mixers(model)
-    _check_inputs(model, inputs)
-    if isinstance(model, transformers.PreTrainedModel):
-        inputs.setdefault("use_cache", False)
-    recorder = _Recorder(check, tolerance, len(mixers), progress)
+    check_inputs(model, inputs)
+    recorder = _Recorder({family.scan_seam: family for _, _, family in mixers}, check, tolerance, len(mixers), progress)
     with ExitStack() as stack:
-        stack.enter_context(_turn(model))
+        stack.enter_context(running(model))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_evaluating(model))
         for name, mixer, family in mixers:
-            stack.enter_context(recorder.watching(name, mixer, family))
-        stack.enter_context(listening(recorder, {family.module: family for _, _, family in mixers}.values()))
-        outputs = model(**inputs)
+            stack.enter_context(recorder.watching(model, name, mixer, family))
+        stack.enter_context(listening(recorder, recorder.families))
+        outputs = call(model, inputs)
     if not recorder.records:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} selective-scan mixers")
     return Trace(
@@ -78,34 +75,40 @@ def capture(
     )
 
 
-_turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_turns_lock = threading.Lock()
-
-
-def _turn(model: nn.Module) -> threading.RLock:
-    """Return the lock of a model's captures: hooks cannot come and go while another thread runs through them."""
-    with _turns_lock:
-        return _turns.setdefault(model, threading.RLock())
-
-
 @dataclass
 class _Recorder:
     """Collects what one capture sees; lives in the thread that captures."""
 
+    families: dict[Seam, Family]
     check: bool
     tolerance: float | None
     mixers: int
     progress: Callable[[int, int], None] | None
     records: list[LayerRecord] = field(default_factory=list)
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
+    _residual: Tensor | None = None
 
-    def record(self, family: Family, consumed: dict[str, Tensor], scan_error: float) -> None:
-        """Take one scan call; it belongs to the mixer that is running."""
-        self._calls.append((consumed, scan_error))
+    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""
+        family = self.families[seam]
+        scan = read_call(family, args, kwargs)
+        if scanning.has_kernel(scan.s):
+            output, error = original(*args, **kwargs), 0.0
+            o = scan.take(output)
+        else:
+            o = scanned(family, scan)
+            output = scan.give(o)
+            error = prefix_error(family, original, output, args, kwargs)
+        self._calls.append((scan.coefficients | ({"o": o} if family.norm_factor else {}), error))
+        return output
 
     @contextmanager
-    def watching(self, name: str, mixer: nn.Module, family: Family) -> Iterator[None]:
-        """Record this mixer's input and output when it runs in this capture's own pass."""
+    def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: Family) -> Iterator[None]:
+        """Record this mixer's input and output, and its block's input, when it runs in this capture's own pass."""
+
+        def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if listener() is self:
+                self._residual = args[0] if args else kwargs.get("hidden_states")
 
         def before(*_: Any) -> None:
             if listener() is self:
@@ -116,10 +119,13 @@ class _Recorder:
                 x = args[0] if args else kwargs["hidden_states"]
                 self._finish(name, module, family, x, output, kwargs.get("attention_mask"))
 
+        block = model.get_submodule(name.rpartition(".")[0])
         handles = [
             mixer.register_forward_pre_hook(before),
             mixer.register_forward_hook(after, with_kwargs=True),
         ]
+        if block is not model:
+            handles.append(block.register_forward_pre_hook(entered, with_kwargs=True))
         try:
             yield
         finally:
@@ -131,12 +137,18 @@ class _Recorder:
         if len(self._calls) != 1:
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
-                f"one call of {family.module}.{family.seam} ({_versions()})"
+                f"one call of {family.module}.{family.scan_function} ({_versions()})"
             )
         consumed, scan_error = self._calls.pop()
         y = output[0] if isinstance(output, tuple) else output
-        kept = {key: value.detach() for key, value in consumed.items() if key != "s"}
-        captured = Captured(x=x, y=y, scan=kept, mask=None if mask is None else mask.bool())
+        residual, self._residual = self._residual, None
+        captured = Captured(
+            x=x,
+            y=y,
+            scan={key: value.detach() for key, value in consumed.items()},
+            mask=None if mask is None else mask.bool(),
+            residual=residual if isinstance(residual, Tensor) and residual.shape == y.shape else None,
+        )
         record = LayerRecord(len(self.records), name, family, mixer, captured, scan_error)
         if self.check:
             operator = record.operator(precision(y.dtype))
@@ -156,35 +168,3 @@ class _Recorder:
 
 def _versions() -> str:
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every part of the model in evaluation mode and back again: in training a fused call bypasses the seam."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
-    """Refuse what the model would answer with a traceback or, worse, with nonsense."""
-    if inputs.get("use_cache") or inputs.get("cache_params") is not None or inputs.get("past_key_values") is not None:
-        raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
-    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-    if embeds is not None and (embeds.ndim != 3 or embeds.shape[1] == 0):
-        raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
-    if ids is not None and (ids.ndim != 2 or ids.numel() == 0):
-        raise InputError(f"input_ids must have shape (batch, tokens > 0), found {tuple(ids.shape)}")
-    if ids is not None and isinstance(model, transformers.PreTrainedModel):
-        check_ids(ids.flatten(), model.get_input_embeddings().num_embeddings)
-    mask, text = inputs.get("attention_mask"), embeds if ids is None else ids
-    if mask is not None and text is not None and mask.shape != text.shape[:2]:
-        raise InputError(
-            f"attention_mask of shape {tuple(mask.shape)} does not match the text's (batch, tokens) "
-            f"{tuple(text.shape[:2])}"
-        )

@@ -1,132 +1,84 @@
-"""The one place where something global changes: the scan functions of transformers, for the time of a capture.
+"""The one place where something global changes: functions of transformers' modelling files, while somebody listens.
 
-A dispatcher takes the place of each family's scan function while at least one capture runs anywhere. It looks at a
-context variable, which every thread has for itself: a thread that captures has its calls recorded; all other calls go
-to the original function, as if nothing had happened.
+A dispatcher takes the place of such a function, a seam, while at least one listener is interested in it anywhere. It
+looks at a context variable, which every thread has for itself: calls of a thread that listens go to its listener; all
+other calls go to the original function, as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import inspect
+import importlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
 
-from mambascope.errors import InputError
-from mambascope.trace.families import Family
+class Seam(NamedTuple):
+    """A module-level function: the name of its module and its own."""
+
+    module: str
+    function: str
+
+    def exists(self) -> bool:
+        """Return whether the installed version has it."""
+        return hasattr(importlib.import_module(self.module), self.function)
 
 
 @runtime_checkable
-class Recorder(Protocol):
-    """Whoever captures: it is handed every scan call of its own thread."""
+class Listener(Protocol):
+    """Whoever listens: it answers every call of its seams in its own thread."""
 
-    def record(self, family: Family, consumed: dict[str, Tensor], scan_error: float) -> None:
-        """Take the tensors that one call consumed, and how far our scan was from the model's own on the first ones."""
+    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the call must return; `original` is the function that was meant."""
 
 
-#: Tokens on which every captured scan is held against the model's own reference.
-PREFIX = 8
-
-_recorder: ContextVar[Recorder | None] = ContextVar("mambascope_recorder", default=None)
+_listener: ContextVar[Listener | None] = ContextVar("mambascope_listener", default=None)
 _lock = threading.Lock()
-_users: dict[str, int] = {}
-_originals: dict[str, Callable[..., Any]] = {}
+_users: dict[Seam, int] = {}
+_originals: dict[Seam, Callable[..., Any]] = {}
 
 
-def listener() -> Recorder | None:
-    """Return whoever captures in this thread, if anyone does."""
-    return _recorder.get()
+def listener() -> Listener | None:
+    """Return whoever listens in this thread, if anyone does."""
+    return _listener.get()
 
 
 @contextmanager
-def listening(recorder: Recorder, families: Iterable[Family]) -> Iterator[None]:
-    """Hand this thread's scan calls to `recorder` inside the block; restore everything after it, whatever happens."""
+def listening(who: Listener, seams: Iterable[Seam]) -> Iterator[None]:
+    """Hand this thread's calls of the seams to `who` inside the block; restore everything after, whatever happens."""
     with ExitStack() as stack:
-        for family in families:
-            stack.enter_context(_dispatching(family))
-        token = _recorder.set(recorder)
-        stack.callback(_recorder.reset, token)
+        for seam in dict.fromkeys(seams):
+            stack.enter_context(_dispatching(seam))
+        token = _listener.set(who)
+        stack.callback(_listener.reset, token)
         yield
 
 
 @contextmanager
-def _dispatching(family: Family) -> Iterator[None]:
+def _dispatching(seam: Seam) -> Iterator[None]:
     """Keep the dispatcher in place while anyone uses it; the last user puts the original back."""
-    module = family.source()
+    module = importlib.import_module(seam.module)
     with _lock:
-        if not _users.get(family.module):
-            _originals[family.module] = getattr(module, family.seam)
-            setattr(module, family.seam, _dispatcher(family, _originals[family.module]))
-        _users[family.module] = _users.get(family.module, 0) + 1
+        if not _users.get(seam):
+            _originals[seam] = getattr(module, seam.function)
+            setattr(module, seam.function, _dispatcher(seam, _originals[seam]))
+        _users[seam] = _users.get(seam, 0) + 1
     try:
         yield
     finally:
         with _lock:
-            _users[family.module] -= 1
-            if not _users[family.module]:
-                setattr(module, family.seam, _originals.pop(family.module))
+            _users[seam] -= 1
+            if not _users[seam]:
+                setattr(module, seam.function, _originals.pop(seam))
 
 
-def _dispatcher(family: Family, original: Callable[..., Any]) -> Callable[..., Any]:
+def _dispatcher(seam: Seam, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def dispatch(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        recorder = _recorder.get()
-        if recorder is None:
-            return original(hidden_states, *args, **kwargs)
-        if (
-            kwargs.get("return_last_state")
-            or kwargs.get("return_final_states")
-            or kwargs.get("initial_states") is not None
-        ):
-            raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
-        fast = not has_kernel(hidden_states)
-        output, consumed = family.intercept(original, fast, hidden_states, *args, **kwargs)
-        error = _prefix_error(family, original, output, hidden_states, *args, **kwargs) if fast else 0.0
-        recorder.record(family, consumed, error)
-        return output
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        who = _listener.get()
+        return original(*args, **kwargs) if who is None else who.called(seam, original, args, kwargs)
 
     return dispatch
-
-
-def _prefix_error(
-    family: Family,
-    original: Callable[..., Any],
-    output: Tensor,
-    s: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    **kwargs: Any,
-) -> float:
-    """Return the relative error of our scan on the first tokens against the model's own, which is too slow for all."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor.narrow(family.token_axis, 0, min(PREFIX, tensor.shape[family.token_axis]))
-
-    if kwargs.get("z") is not None:
-        kwargs["z"] = cut(kwargs["z"])
-    if "chunk_size" in kwargs:
-        kwargs["chunk_size"] = PREFIX
-    reference = inspect.unwrap(original)  # past the wrapper that looks for kernels and warns when there is none
-    theirs = reference(cut(s), cut(dt), A, cut(B), cut(C), **kwargs)
-    return relative_error(cut(output), theirs)
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """Return ‖ours - theirs‖ / ‖theirs‖ in float64; infinite when it is not a number."""
-    difference, size = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (ours - theirs, theirs))
-    error = float(difference / size.clamp_min(1e-300))
-    return error if error == error else float("inf")
-
-
-def has_kernel(tensor: Tensor) -> bool:
-    """Return whether the model itself would run a compiled scan kernel on this tensor's device."""
-    return tensor.is_cuda and importlib.util.find_spec("mamba_ssm") is not None

@@ -6,13 +6,13 @@ from torch import nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.trace.families import falcon_mamba, mamba, mamba2
-from mambascope.trace.families.family import Captured, Family
+from mambascope.trace.families.family import Captured, Family, ScanCall
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY)
 }
 
-__all__ = ["FAMILIES", "Captured", "Family", "find_mixers"]
+__all__ = ["FAMILIES", "Captured", "Family", "ScanCall", "find_mixers"]
 
 
 def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:

@@ -9,8 +9,9 @@ FAMILY = Family(
     model_type="falcon_mamba",
     mixer_class="FalconMambaMixer",
     module="transformers.models.falcon_mamba.modeling_falcon_mamba",
-    seam="mamba_selective_scan",
+    scan_function="mamba_selective_scan",
     token_axis=2,
-    intercept=mamba.intercept,
+    read=mamba.read,
+    scan=mamba.selective_scan,
     affine=mamba.affine,
 )

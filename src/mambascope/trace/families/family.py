@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mambascope.operators.affine import AffineMixer
+from mambascope.operators.token_mixer import TokenMixer
+from mambascope.trace.seam import Seam
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +24,32 @@ class Captured:
         y: The mixer's output.
         scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens second).
         mask: True at real tokens; None when there is no padding.
+        residual: The residual stream that enters the mixer's block, before its norm; None where there is no such block.
     """
 
     x: Float[Tensor, "b L E"]
     y: Float[Tensor, "b L F"]
     scan: dict[str, Tensor]
     mask: Bool[Tensor, "b L"] | None
+    residual: Float[Tensor, "b L F"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScanCall:
+    """One call of a family's scan function, read into the glossary's letters.
+
+    Attributes:
+        s: What the scan consumes.
+        coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the gate;
+            tokens second.
+        give: Brings a result (b, L, D) into the layout that the caller expects.
+        take: Brings a result of the original function into (b, L, D).
+    """
+
+    s: Float[Tensor, "b L D"]
+    coefficients: dict[str, Tensor]
+    give: Callable[[Tensor], Tensor]
+    take: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,28 +60,40 @@ class Family:
         model_type: `config.model_type` in transformers.
         mixer_class: Name of the mixer's class.
         module: The module that defines it and calls the scan.
-        seam: Name of the module-level scan function that the mixer calls.
+        scan_function: Name of the module-level scan function that the mixer calls.
+        conv_function: Name of the module-level convolution, with its activation, that the mixer calls.
         token_axis: The axis of tokens in the tensors of a scan call.
-        intercept: Given the original seam function and its call, returns what the seam must return and the tensors it
-            consumed; `fast` says whether to run our own scan or the original.
+        read: Given the arguments of a scan call, returns it in the glossary's letters.
+        scan: Given the coefficients of a call and a dtype, returns the operator of the scan.
         affine: Given the mixer, what was captured, and a dtype, returns the mixer's affine map.
+        norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None for
+            families whose scan applies the gate and that have no such norm.
     """
 
     model_type: str
     mixer_class: str
     module: str
-    seam: str
+    scan_function: str
     token_axis: int
-    intercept: Callable[..., tuple[Any, dict[str, Tensor]]]
+    read: Callable[..., ScanCall]
+    scan: Callable[[dict[str, Tensor], torch.dtype], TokenMixer]
     affine: Callable[[Any, Captured, torch.dtype], AffineMixer]
+    norm_factor: Callable[[Tensor, Any], Tensor] | None = None
+    conv_function: str = "causal_conv1d_fn"
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
         return any(base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__)
 
-    def source(self) -> ModuleType:
-        """Return the module whose scan function is swapped during a capture."""
-        return importlib.import_module(self.module)
+    @property
+    def scan_seam(self) -> Seam:
+        """Where its scan is called."""
+        return Seam(self.module, self.scan_function)
+
+    @property
+    def conv_seam(self) -> Seam:
+        """Where its convolution is called."""
+        return Seam(self.module, self.conv_function)
 
 
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:

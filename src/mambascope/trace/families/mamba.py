@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,12 +10,10 @@ from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.selective_scan import SelectiveScan
-from mambascope.trace.families.family import Captured, Family, weights
+from mambascope.trace.families.family import Captured, Family, ScanCall, weights
 
 
-def intercept(
-    original: Callable[..., Any],
-    fast: bool,
+def read(
     hidden_states: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -26,24 +23,20 @@ def intercept(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
-    **options: Any,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run one `mamba_selective_scan` call (channels before tokens) and return its output and what it consumed."""
+    **_: Any,
+) -> ScanCall:
+    """Read one `mamba_selective_scan` call, which has channels before tokens."""
     step = dt if delta_bias is None else dt + delta_bias.to(dt.dtype)[..., None]
     step = F.softplus(step) if delta_softplus else step
     skip = torch.zeros_like(A[:, 0]) if D is None else D
-    along_channels = {"dt": step, "B": B, "C": C, "s": hidden_states} | ({} if z is None else {"z": z})
-    consumed = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
-    if not fast:
-        return original(
-            hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, **options
-        ), consumed
-    working = torch.promote_types(hidden_states.dtype, torch.float32)
-    scan, s = selective_scan(consumed, working), consumed["s"].to(working)
-    o = scan.apply(s).addcmul_(scan.skip, s)
-    if z is not None:
-        o *= F.silu(consumed["z"].to(working))
-    return o.transpose(1, 2), consumed
+    along_channels = {"dt": step, "B": B, "C": C} | ({} if z is None else {"z": z})
+    coefficients = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
+    return ScanCall(
+        s=hidden_states.transpose(1, 2),
+        coefficients=coefficients,
+        give=lambda o: o.transpose(1, 2),
+        take=lambda o: o.transpose(1, 2),
+    )
 
 
 def selective_scan(consumed: dict[str, Tensor], dtype: torch.dtype) -> SelectiveScan:
@@ -82,8 +75,9 @@ FAMILY = Family(
     model_type="mamba",
     mixer_class="MambaMixer",
     module="transformers.models.mamba.modeling_mamba",
-    seam="mamba_selective_scan",
+    scan_function="mamba_selective_scan",
     token_axis=2,
-    intercept=intercept,
+    read=read,
+    scan=selective_scan,
     affine=affine,
 )
