@@ -40,8 +40,8 @@ class ScanCall:
 
     Attributes:
         s: What the scan consumes.
-        coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the gate;
-            tokens second.
+        coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the
+            gate; tokens second.
         give: Brings a result (b, L, D) into the layout that the caller expects.
         take: Brings a result of the original function into (b, L, D).
     """
@@ -66,8 +66,8 @@ class Family:
         read: Given the arguments of a scan call, returns it in the glossary's letters.
         scan: Given the coefficients of a call and a dtype, returns the operator of the scan.
         affine: Given the mixer, what was captured, and a dtype, returns the mixer's affine map.
-        norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None for
-            families whose scan applies the gate and that have no such norm.
+        norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None
+            for families whose scan applies the gate and that have no such norm.
     """
 
     model_type: str

@@ -1,0 +1,69 @@
+"""MambaLRP (Jafari, Montavon, Müller & Eberle, arXiv 2406.07592): layer-wise relevance propagation for Mamba.
+
+Gradient times input on a graph whose forward pass is the model's and whose backward pass is frozen (section 4): the
+SiLU passes its secant, Δ, B and C of the scan are constants, each branch of the gate takes half, norms keep their
+statistic. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] sums to the readout
+f, less what flows into biases. Time and memory are linear in L: the scan's backward pass is one reversed scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.trace.differentiate import Rules, differentiate
+
+#: The published rules for language (section 4): all frozen, linear layers plain.
+LRP = Rules(silu=True, scan=True, gate=True, norm=True)
+
+#: The published rules for vision: γ = 0.25 in linear and convolution layers.
+LRP_VISION = Rules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Relevance of every token for a readout.
+
+    Attributes:
+        scores: R_j, signed.
+        value: The readout f.
+        outputs: What the model returned.
+    """
+
+    scores: Float[Tensor, "b L"]
+    value: Float[Tensor, " b"]
+    outputs: Any
+
+    @property
+    def conservation_error(self) -> Float[Tensor, " b"]:
+        """|f - Σ_j R_j| / |f|: what biases hold; rounding alone where the model has none."""
+        total = self.scores.double().sum(dim=-1)
+        return (self.value.double() - total).abs() / self.value.double().abs().clamp_min(1e-300)
+
+
+def mamba_lrp(
+    model: nn.Module,
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    *,
+    rules: Rules = LRP,
+    **inputs: Any,
+) -> Relevance:
+    """Return the relevance of every token for a readout of the model.
+
+    Args:
+        model: A stock model.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        rules: What is frozen: all by default; switch rules off for an ablation, or set γ.
+        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
+
+    Raises:
+        InputError: if the inputs cannot be used or the model is quantised.
+        ReconstructionError: if a norm of the model cannot be frozen.
+    """
+    passed = differentiate(model, readout, rules=rules, **inputs)
+    scores = (passed.embeddings.double() * passed.at_embeddings.double()).sum(dim=-1)
+    return Relevance(scores.to(passed.embeddings.dtype), passed.value, passed.outputs)

@@ -1,0 +1,125 @@
+"""What is explained: one number read from a model's output, and the positions whose rows explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+
+
+class Term(NamedTuple):
+    """One logit with its weight: that of a token at a position, or with position None that of a class."""
+
+    position: int | None
+    index: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A weighted sum of logits, or of log-probabilities, of one text.
+
+    Attributes:
+        label: What it is, for people: "logit of ' ol'".
+        positions: The positions where it is read, whose rows explain it; empty where the model has no such positions.
+        terms: The logits it sums.
+        log_probability: Sum log-probabilities in place of logits.
+    """
+
+    label: str
+    positions: tuple[int, ...]
+    terms: tuple[Term, ...]
+    log_probability: bool = False
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return the number for every text of a model's outputs.
+
+        Raises:
+            InputError: if the outputs hold no logits.
+        """
+        return self.of_logits(logits_of(outputs))
+
+    def of_logits(self, logits: Float[Tensor, "b *v"]) -> Float[Tensor, " b"]:
+        """Return the number for every text, from logits (b, L, tokens) or (b, classes)."""
+        indices = torch.tensor([term.index for term in self.terms], device=logits.device)
+        weights = logits.new_tensor([term.weight for term in self.terms])
+        if logits.ndim == 3:
+            places = torch.tensor([term.position for term in self.terms], device=logits.device)
+            if self.log_probability:
+                rows = logits[:, places].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+                return (rows[:, torch.arange(len(indices)), indices] * weights).sum(dim=-1)
+            return (logits[:, places, indices] * weights).sum(dim=-1)
+        rows = logits.log_softmax(dim=-1) if self.log_probability else logits
+        return (rows[:, indices] * weights).sum(dim=-1)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits of a model's outputs.
+
+    Raises:
+        InputError: if there are none: the model has no head.
+    """
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if logits is None:
+        raise InputError(
+            "this model has no head, so there is no logit to explain; load it with its language-model or classification "
+            "head, or choose a method that scores layers only"
+        )
+    return logits
+
+
+def token_readout(position: int, token: int, foil: int | None = None, names: tuple[str, str] | None = None) -> Readout:
+    """Return the logit of the token predicted after a position, or its lead over a foil.
+
+    Args:
+        position: The position after which the token is predicted.
+        token: Its id.
+        foil: Id of the token to contrast with.
+        names: Texts of token and foil, for the label.
+
+    Raises:
+        InputError: if the foil is the target.
+    """
+    _distinct(token, foil, names)
+    shown, other = names or (f"token {token}", f"token {foil}")
+    terms = (Term(position, token),) if foil is None else (Term(position, token), Term(position, foil, -1.0))
+    label = f"logit of {shown!r}" if foil is None else f"logit of {shown!r} minus that of {other!r}"
+    return Readout(label, (position,), terms)
+
+
+def class_readout(
+    label: int, foil: int | None = None, names: tuple[str, str] | None = None, positions: Sequence[int] = ()
+) -> Readout:
+    """Return a class's logit, or its lead over another class; arguments as in `token_readout`."""
+    _distinct(label, foil, names)
+    shown, other = names or (f"class {label}", f"class {foil}")
+    terms = (Term(None, label),) if foil is None else (Term(None, label), Term(None, foil, -1.0))
+    text = f"logit of class {shown!r}" if foil is None else f"logit of class {shown!r} minus that of {other!r}"
+    return Readout(text, tuple(positions), terms)
+
+
+def continuation_readout(start: int, tokens: Sequence[int], text: str) -> Readout:
+    """Return the log-probability of a whole continuation, each of its tokens given those before it.
+
+    Args:
+        start: Position of the continuation's first token in the text that the model reads; at least 1.
+        tokens: Its ids.
+        text: Its text, for the label.
+    """
+    if start < 1 or not tokens:
+        raise InputError("a continuation needs at least one token, and a text before it")
+    positions = tuple(range(start - 1, start - 1 + len(tokens)))
+    terms = tuple(Term(position, token) for position, token in zip(positions, tokens, strict=True))
+    return Readout(f"log-probability of {text!r}", positions, terms, log_probability=True)
+
+
+def _distinct(token: int, foil: int | None, names: tuple[str, str] | None) -> None:
+    if token == foil:
+        shown = repr(names[0]) if names else token
+        raise InputError(f"the foil is the target itself, {shown}; name another one to contrast with")

@@ -1,0 +1,112 @@
+"""Parts of a mixer whose forward pass is unchanged and whose backward pass is a linear map frozen at forward values.
+
+Gradient times input through such parts is layer-wise relevance propagation: the rules of MambaLRP (Jafari et al.,
+arXiv 2406.07592, section 4) are these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.operators.token_mixer import TokenMixer
+
+
+#: Gradients below this count as none: a float32 readout is known to 1e-7 of itself, and numbers near the end of the
+#: range, where decay leads them, make matrix products ten times slower.
+FAINT = {torch.float32: 1e-30, torch.float64: 1e-280}
+
+
+def frozen_scan(scan: TokenMixer, s: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+    """Return alpha s with Δ, A, B and C as constants: the backward pass is one reversed linear scan."""
+    return _FrozenScan.apply(s, scan)
+
+
+class _FrozenScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, scan: TokenMixer) -> Tensor:
+        ctx.scan = scan
+        return scan.apply(s)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        flow = ctx.scan.apply_transposed(grad_outputs[0].contiguous())
+        return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0), None
+
+
+class _SparseRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, output: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape = x.shape
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        rows = grad_outputs[0].flatten(0, -2)
+        asked = rows.any(dim=-1).nonzero()[:, 0]
+        flow = rows.new_zeros(rows.shape[0], weight.shape[1])
+        flow[asked] = rows[asked] @ weight
+        return flow.view(ctx.shape), None, None
+
+
+def sparse_rows(
+    x: Float[Tensor, "*b E"], weight: Float[Tensor, "v E"], output: Float[Tensor, "*b v"]
+) -> Float[Tensor, "*b v"]:
+    """Return a linear layer's output, with a backward pass through those rows alone whose gradient is not zero.
+
+    A readout asks for one position's logits out of all: the others' rows would cost a product with the vocabulary.
+    """
+    return _SparseRows.apply(x, weight, output.detach())
+
+
+def secant_silu(a: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Return SiLU(a) = a σ(a) with σ(a) as a constant."""
+    return a * torch.sigmoid(a).detach()
+
+
+def half(product: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Return a product of two branches of which half is constant, so that each branch carries half its relevance."""
+    return 0.5 * product + (0.5 * product).detach()
+
+
+def frozen_ratio(value: Float[Tensor, "*s"], stand_in: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Return `value`, whose relevance flows back through `stand_in` in its stead, in proportion."""
+    nearly_zero = stand_in.abs() < torch.finfo(stand_in.dtype).tiny ** 0.5
+    ratio = torch.where(nearly_zero, 0.0, value / torch.where(nearly_zero, 1.0, stand_in))
+    through = stand_in * ratio.detach()
+    return through + (value - through).detach()
+
+
+def gamma_stand_in(
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: float,
+) -> Tensor:
+    """Return what stands in for a linear layer under the generalised LRP-γ rule, which favours what agrees with it.
+
+    An output above zero draws from x⁺(w + γ w⁺) + x⁻(w + γ w⁻), one below zero from x⁺(w + γ w⁻) + x⁻(w + γ w⁺); the
+    bias takes its part like a weight on an input of one ([MambaLRP] appendix; Andéol et al., arXiv 2108.12443).
+
+    Args:
+        linear: The layer as a function of input, weight and bias.
+        x: Its input.
+        weight: Its weight.
+        bias: Its bias, or None.
+        gamma: γ ≥ 0; with 0 the stand-in is the layer itself.
+    """
+    value = linear(x, weight, bias)
+    up, down = weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
+    high, low = x.clamp(min=0), x.clamp(max=0)
+    raised = None if bias is None else bias + gamma * bias.clamp(min=0)
+    lowered = None if bias is None else bias + gamma * bias.clamp(max=0)
+    above = linear(high, up, raised) + linear(low, down, None)
+    below = linear(high, down, lowered) + linear(low, up, None)
+    return torch.where(value > 0, above, below)
