@@ -58,5 +58,5 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
     """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory."""
     operator = trace.operator(layer)
     row = torch.zeros(trace.shape, dtype=operator.x.dtype, device=operator.x.device)
-    row[:, : target + 1] = operator.implicit_row(target)
+    row[:, operator.seen(target)] = operator.implicit_row(target)
     return row

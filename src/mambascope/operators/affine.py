@@ -1,4 +1,4 @@
-"""A whole Mamba mixer as the exact affine map of its input tokens (methods section 3; the central object).
+"""A whole token-mixing layer as the exact affine map of its input tokens (methods section 3; the central object).
 
 With the data-dependent coefficients frozen at their forward values,
 
@@ -7,6 +7,9 @@ With the data-dependent coefficients frozen at their forward values,
 
 where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; `silu` is LaTIM's choice ([5] eq. 13);
 `identity` is for models without the activation. Nothing of size L·L·D is ever held.
+
+Softmax attention is the same map: alpha = p, one tap of ones, no activation, gate 1, no skip, W_x = W_V; its sum runs
+over every source that the targets see, and the three rules are one ([6] eq. 4).
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ class AffineMixer:
         gate: g, everything that multiplies the scan's output before W_o.
         W_o: Output projection.
         b_o: Its bias, or None.
-        mask: True at real tokens; None when there is no padding.
+        mask: True at real tokens; None when there is no padding, or alpha itself leaves it out.
+        silu: Whether the SiLU follows the convolution; without it f is the identity, whatever the rule.
     """
 
     x: Float[Tensor, "b L E"]
@@ -62,6 +66,7 @@ class AffineMixer:
     W_o: Float[Tensor, "F D"]
     b_o: Float[Tensor, " F"] | None
     mask: Bool[Tensor, "b L"] | None = None
+    silu: bool = True
 
     @property
     def length(self) -> int:
@@ -91,8 +96,8 @@ class AffineMixer:
 
     @cached_property
     def slope(self) -> Float[Tensor, "b L D"]:
-        """σ(a), the secant of the SiLU; zero where padding was removed after the convolution."""
-        slope = torch.sigmoid(self.preactivation)
+        """σ(a), the secant of the SiLU, 1 without one; zero where padding was removed after the convolution."""
+        slope = torch.sigmoid(self.preactivation) if self.silu else torch.ones_like(self.u)
         return slope if self.mask is None else slope * self.mask[..., None]
 
     def output(self) -> Float[Tensor, "b L F"]:
@@ -130,8 +135,7 @@ class AffineMixer:
             InputError: if the target is not a position of the text or the rule is unknown.
         """
         check_rule(rule)
-        seen = slice(0, target + 1)
-        row = self._row(target)
+        row, seen = self._row(target), self.seen(target)
         mixed = torch.einsum("bckd,bkdc->bcd", _windows(row, self.taps), self.source_taps(seen, rule))
         vectors = self.x.new_zeros(self.x.shape[0], self.length, self.W_o.shape[0])
         vectors[:, seen] = self._project(mixed, gate=self.gate[:, target, None])
@@ -140,9 +144,9 @@ class AffineMixer:
         return vectors, self._project_bias(bias @ self.W_o.t())
 
     def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield T for every block of the causal triangle; a tile lasts until the next one is asked for.
+        """Yield T for every block of pairs; a tile lasts until the next one is asked for.
 
-        Every pair j ≤ i is in one block; at pairs of the future T is zero. Per tile: the operator's product and W_o's.
+        Every pair that is not zero is in one block (`TokenMixer.blocks`). Per tile: the operator's product and W_o's.
         """
         check_rule(rule)
         batch, width = self.x.shape[0], self.W_o.shape[0]
@@ -160,9 +164,9 @@ class AffineMixer:
             yield block, self._mixed_tile(block, self._unit_taps(block.columns), workspace)
 
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
-        """Return one row of the implicit attention averaged over channels, for the sources up to the target."""
-        seen = slice(0, target + 1)
-        mixed = torch.einsum("bckd,bkdc->bcd", _windows(self._row(target), self.taps), self._unit_taps(seen))
+        """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
+        row, taps = self._row(target), self._unit_taps(self.seen(target))
+        mixed = torch.einsum("bckd,bkdc->bcd", _windows(row, self.taps), taps)
         return (mixed * self.gate[:, target, None]).mean(dim=-1)
 
     def implicit_mean(self) -> Float[Tensor, "b L L"]:
@@ -179,17 +183,29 @@ class AffineMixer:
                 out[:, block.rows, block.columns] = tile
         return out
 
+    def seen(self, target: int) -> slice:
+        """Return the sources that a target may draw from: those up to it, or all if the mixing is not causal.
+
+        Raises:
+            InputError: if the target is not a position of the text.
+        """
+        if not 0 <= target < self.length:
+            raise InputError(
+                f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}"
+            )
+        return slice(0, target + 1 if self.scan.causal else self.length)
+
     def source_taps(self, sources: slice, rule: Rule = "secant") -> Float[Tensor, "b K D c"]:
         """Return what every source j writes at position j+δ of the scan's input; zero beyond the end of the text."""
         taps = self.conv.t()[:, :, None] * self.u[:, None, sources].transpose(-1, -2)
         slopes = _windows(self.slope, self.taps, sources).permute(0, 2, 3, 1)
-        if rule == "secant":
+        if rule == "secant" or not self.silu:
             return taps * slopes
         inside = _windows(self._kept(), self.taps, sources).permute(0, 2, 3, 1)
         return (F.silu(taps) if rule == "silu" else taps) * inside
 
     def _blocks(self) -> Iterator[Block]:
-        """Yield the blocks of the causal triangle in pieces whose per-channel tiles stay within TILE_ELEMENTS."""
+        """Yield the operator's blocks in pieces whose per-channel tiles stay within TILE_ELEMENTS."""
         rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.conv.shape[0] * TILE_COLUMNS))
         for coarse in self.scan.blocks(self.taps):
             yield from split(coarse, rows, TILE_COLUMNS)
@@ -208,12 +224,8 @@ class AffineMixer:
         return tile
 
     def _row(self, target: int) -> Float[Tensor, "b c D"]:
-        """Return the target's row of alpha + D for the sources up to it, per channel."""
-        if not 0 <= target < self.length:
-            raise InputError(
-                f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}"
-            )
-        alpha = self.scan.tile(slice(target, target + 1), slice(0, target + 1))
+        """Return the target's row of alpha + D for the sources that it sees, per channel."""
+        alpha = self.scan.tile(slice(target, target + 1), self.seen(target))
         row = self.scan.channels(alpha)[:, :, 0].transpose(1, 2).clone()
         row[:, target] += self.scan.skip
         return row
@@ -232,8 +244,8 @@ class AffineMixer:
         return torch.ones_like(self.u) if self.mask is None else self.mask[..., None].to(self.u).expand_as(self.u)
 
     def _activate(self, value: Tensor, slope: Tensor, rule: Rule) -> Tensor:
-        """Return the rule's activation of a part of a; `slope` is σ(a) at the same positions."""
-        if rule == "secant":
+        """Return the rule's activation of a part of a; `slope` is that of the same positions."""
+        if rule == "secant" or not self.silu:
             return slope * value
         kept = 1.0 if self.mask is None else self.mask[:, : value.shape[1], None]
         return (F.silu(value) if rule == "silu" else value) * kept

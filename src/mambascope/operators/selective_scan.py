@@ -44,6 +44,11 @@ class SelectiveScan:
         return self.A.shape[0]
 
     @property
+    def causal(self) -> bool:
+        """No target draws from its future."""
+        return True
+
+    @property
     def state_size(self) -> int:
         """N, the numbers of state per channel."""
         return self.A.shape[1]
@@ -69,6 +74,10 @@ class SelectiveScan:
         """Return vᵀ alpha per channel, by the reversed scan: O(L·D·N)."""
         backward = channel_recurrence(v.flip(1), reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
         return self.dt * backward.flip(1)
+
+    def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the mean of alpha over channels, by the reversed scan: O(L·D·N)."""
+        return self.apply_transposed(v[..., None].expand(-1, -1, self.maps)).mean(dim=-1)
 
     def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.

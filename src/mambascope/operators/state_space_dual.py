@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
+from mambascope.operators.per_head import mean_over_heads, mix_heads
 from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
 
 
@@ -42,6 +43,11 @@ class StateSpaceDual:
     def maps(self) -> int:
         """Number of distinct matrices: one per head."""
         return self.A.shape[0]
+
+    @property
+    def causal(self) -> bool:
+        """No target draws from its future."""
+        return True
 
     @property
     def state_size(self) -> int:
@@ -77,6 +83,12 @@ class StateSpaceDual:
         backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
         return rearrange(backward.flip(1) * self.dt[..., None], "b L h p -> b L (h p)")
 
+    def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the mean of alpha over channels, by the reversed scan with one channel per head: O(L·H·N)."""
+        heads = v.flip(1)[:, :, None, None].expand(-1, -1, self.maps, 1)
+        backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
+        return (backward[..., 0].flip(1) * self.dt).mean(dim=-1)
+
     def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.
 
@@ -105,18 +117,7 @@ class StateSpaceDual:
         workspace: Workspace,
     ) -> Float[Tensor, "b D t c"]:
         """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
-        alpha, c = self._padded_tile(block, taps), block.shape[1]
-        out = workspace.take("mixed", (alpha.shape[0], self.maps, self.head_width, block.shape[0], c), self.dt)
-        if taps is None:
-            out.copy_(alpha[:, :, None])
-        else:
-            by_head = rearrange(taps, "b k (h p) c -> k b h p 1 c", h=self.maps)
-            torch.mul(alpha[:, :, None, :, :c], by_head[0], out=out)
-            for shift in range(1, len(by_head)):
-                out.addcmul_(alpha[:, :, None, :, shift : shift + c], by_head[shift])
-        if gate is not None:
-            out *= rearrange(gate, "b t (h p) -> b h p t 1", h=self.maps)
-        return out.flatten(1, 2)
+        return mix_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0], workspace)
 
     def mean(
         self,
@@ -126,21 +127,7 @@ class StateSpaceDual:
         workspace: Workspace,
     ) -> Float[Tensor, "b t c"]:
         """Return `mix` averaged over channels, by products of inner size P that never hold the D matrices."""
-        alpha, (t, c) = self._padded_tile(block, taps), block.shape
-        if taps is None and gate is None:
-            return alpha.mean(dim=1)
-        one = self.dt.new_ones(self.dt.shape[0], 1, self.skip.shape[0], 1)
-        gates = (
-            repeat(one, "b 1 (h p) 1 -> b h t p", t=t, h=self.maps)
-            if gate is None
-            else rearrange(gate, "b t (h p) -> b h t p", h=self.maps)
-        )
-        taps = repeat(one, "b 1 d 1 -> b 1 d c", c=c) if taps is None else taps
-        total = self.dt.new_zeros(self.dt.shape[0], t, c)
-        for shift in range(taps.shape[1]):
-            weight = gates @ rearrange(taps[:, shift], "b (h p) c -> b h p c", h=self.maps)
-            total += torch.einsum("bhtc,bhtc->btc", alpha[..., shift : shift + c], weight)
-        return total / self.skip.shape[0]
+        return mean_over_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0])
 
     def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
         """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""

@@ -13,7 +13,11 @@ from mambascope.operators.blocks import Block, Workspace
 
 @runtime_checkable
 class TokenMixer(Protocol):
-    """A lower-triangular matrix alpha per map, acting on channels; a map may serve several channels."""
+    """A matrix alpha per map, acting on channels; a map may serve several channels.
+
+    The matrices of scans are lower-triangular. Softmax attention is the one mixer whose targets may see their future,
+    and whose products cost O(L²): its matrix has no shorter form.
+    """
 
     @property
     def skip(self) -> Float[Tensor, " D"]:
@@ -27,17 +31,27 @@ class TokenMixer(Protocol):
     def state_size(self) -> int:
         """N, the numbers of state."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether alpha is lower-triangular: no target draws from its future."""
+
     def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
         """Return the per-channel form of per-map values."""
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield blocks that hold every pair of the causal triangle once, for a convolution of that many taps."""
+        """Yield blocks that hold every pair once, for a convolution of that many taps.
+
+        Every pair j ≤ i if the mixer is causal, else every pair there is.
+        """
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v in time linear in L."""
 
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return vᵀ alpha in time linear in L."""
+
+    def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the mean of alpha over channels in time linear in L: what weights on targets owe sources."""
 
     def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for some targets and sources, zero at pairs of the future."""
