@@ -225,9 +225,9 @@ def test_inputs_that_cannot_be_used_are_refused(inputs, words):
 
 
 def test_models_without_a_known_mixer_are_refused_by_name():
-    gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
-    with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel .*MambaMixer, FalconMambaMixer, Mamba2Mixer"):
-        capture(gpt, input_ids=IDS)
+    t5 = transformers.T5EncoderModel(transformers.T5Config(num_layers=1, d_model=8, num_heads=2, d_ff=8, vocab_size=20))
+    with pytest.raises(UnsupportedModelError, match=r"T5EncoderModel .*MambaMixer, FalconMambaMixer, Mamba2Mixer, GPT"):
+        capture(t5, input_ids=IDS)
     config = transformers.JambaConfig(
         vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1,
         num_attention_heads=2, num_key_value_heads=1,

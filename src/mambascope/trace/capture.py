@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.trace import scanning
-from mambascope.trace.families import Captured, Family, find_mixers
+from mambascope.trace.eager import eager_attention
+from mambascope.trace.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
 from mambascope.trace.running import call, check_inputs, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.seam import Seam, listener, listening
@@ -34,19 +35,20 @@ def capture(
     progress: Callable[[int, int], None] | None = None,
     **inputs: Any,
 ) -> Trace:
-    """Run a model once and return a trace of everything that its selective-scan mixers consumed.
+    """Run a model once and return a trace of everything that its token mixers consumed.
 
     The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients
     and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead
-    and is held against the reference on the first tokens. Captures may be nested and may run in several threads; those
-    of one model take turns.
+    and is held against the reference on the first tokens. Attention runs in its eager form, which shows its
+    probabilities. Captures may be nested and may run in several threads; those of one model take turns.
 
     Args:
         model: A stock transformers model, or any module around its mixers.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
         progress: Called with (mixers done, mixers of the model) after each one.
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
+        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
+            `pixel_values`, …
 
     Raises:
         InputError: if the inputs are empty, hold a token id out of range, or ask for a cache.
@@ -56,16 +58,19 @@ def capture(
     started = time.perf_counter()
     mixers = find_mixers(model)
     check_inputs(model, inputs)
-    recorder = _Recorder({family.scan_seam: family for _, _, family in mixers}, check, tolerance, len(mixers), progress)
+    scans = {family.scan_seam: family for _, _, family in mixers if isinstance(family, Family)}
+    recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
     with ExitStack() as stack:
         stack.enter_context(running(model))
         stack.enter_context(torch.no_grad())
+        if any(isinstance(family, AttentionFamily) for _, _, family in mixers):
+            stack.enter_context(eager_attention(model))
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(model, name, mixer, family))
         stack.enter_context(listening(recorder, recorder.families))
         outputs = call(model, inputs)
     if not recorder.records:
-        raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} selective-scan mixers")
+        raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
     return Trace(
         layers=tuple(recorder.records),
         outputs=outputs,
@@ -87,6 +92,7 @@ class _Recorder:
     records: list[LayerRecord] = field(default_factory=list)
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
     _residual: Tensor | None = None
+    _written: Tensor | None = None
 
     def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""
@@ -103,7 +109,7 @@ class _Recorder:
         return output
 
     @contextmanager
-    def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: Family) -> Iterator[None]:
+    def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
         """Record this mixer's input and output, and its block's input, when it runs in this capture's own pass."""
 
         def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -114,16 +120,25 @@ class _Recorder:
             if listener() is self:
                 self._calls.clear()
 
+        def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
+            if listener() is self:
+                self._written = output
+
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if listener() is self:
                 x = args[0] if args else kwargs["hidden_states"]
-                self._finish(name, module, family, x, output, kwargs.get("attention_mask"))
+                if isinstance(family, AttentionFamily):
+                    self._finish(name, module, family, *self._attended(name, module, x, output))
+                else:
+                    self._finish(name, module, family, *self._scanned(name, module, x, output, kwargs))
 
         block = model.get_submodule(name.rpartition(".")[0])
         handles = [
             mixer.register_forward_pre_hook(before),
             mixer.register_forward_hook(after, with_kwargs=True),
         ]
+        if isinstance(family, AttentionFamily) and family.writer is not None:
+            handles.append(family.writer(mixer).register_forward_hook(wrote))
         if block is not model:
             handles.append(block.register_forward_pre_hook(entered, with_kwargs=True))
         try:
@@ -132,23 +147,46 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _finish(self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, mask: Tensor | None) -> None:
-        """Make the mixer's record, rebuild its output and compare."""
+    def _scanned(
+        self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]
+    ) -> tuple[Captured, float]:
+        """Return what a scan mixer consumed and gave, and the error of its scan."""
         if len(self._calls) != 1:
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
-                f"one call of {family.module}.{family.scan_function} ({_versions()})"
+                f"one call ({_versions()})"
             )
         consumed, scan_error = self._calls.pop()
         y = output[0] if isinstance(output, tuple) else output
+        mask = kwargs.get("attention_mask")
+        scan = {key: value.detach() for key, value in consumed.items()}
+        return Captured(x, y, scan, None if mask is None else mask.bool(), self._taken(y)), scan_error
+
+    def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
+        """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""
+        p = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(p, Tensor):
+            raise ReconstructionError(
+                f"{name} ({type(mixer).__name__}) returned no attention probabilities beside its output ({_versions()})"
+            )
+        if p.isnan().any():
+            raise ReconstructionError(
+                f"{name} ({type(mixer).__name__}) gives attention probabilities that are not numbers; in float64 the "
+                f"eager attention of transformers does so for padding on the left: pad on the right, or use float32 "
+                f"({_versions()})"
+            )
+        y = output[0] if self._written is None else self._written
+        self._written = None
+        return Captured(x, y, {"p": p.detach()}, None, self._taken(y)), 0.0
+
+    def _taken(self, y: Tensor) -> Tensor | None:
+        """Return the input of the block that is running if it is the stream that y is added to, and forget it."""
         residual, self._residual = self._residual, None
-        captured = Captured(
-            x=x,
-            y=y,
-            scan={key: value.detach() for key, value in consumed.items()},
-            mask=None if mask is None else mask.bool(),
-            residual=residual if isinstance(residual, Tensor) and residual.shape == y.shape else None,
-        )
+        return residual if isinstance(residual, Tensor) and residual.shape == y.shape else None
+
+    def _finish(self, name: str, mixer: nn.Module, family: MixerFamily, captured: Captured, scan_error: float) -> None:
+        """Make the mixer's record, rebuild its output and compare."""
+        y = captured.y
         record = LayerRecord(len(self.records), name, family, mixer, captured, scan_error)
         if self.check:
             operator = record.operator(precision(y.dtype))

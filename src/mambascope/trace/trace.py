@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.operators.affine import AffineMixer
-from mambascope.trace.families import Captured, Family
+from mambascope.trace.families import Captured, MixerFamily
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +24,23 @@ class LayerRecord:
         family: The family that reads it.
         mixer: The module itself; its weights are read when an operator is built, not copied.
         captured: What it consumed and gave.
-        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran.
+        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran,
+            as it always does for attention.
         reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN when the capture was told not to check.
     """
 
     index: int
     name: str
-    family: Family
+    family: MixerFamily
     mixer: nn.Module
     captured: Captured
     scan_error: float
     reconstruction_error: float = float("nan")
+
+    @property
+    def post_norm(self) -> nn.Module | None:
+        """The norm that follows once the residual stream has been added to y; None for models that normalise before."""
+        return self.family.post_norm(self.mixer)
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMixer:
         """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
@@ -47,7 +53,7 @@ class Trace:
     """One forward pass.
 
     Attributes:
-        layers: A record per selective-scan mixer, in the order in which they ran.
+        layers: A record per token mixer, in the order in which they ran.
         outputs: What the model returned.
         input_ids: The tokens, or None when embeddings were given.
         attention_mask: The padding mask, or None.

@@ -5,40 +5,60 @@ from __future__ import annotations
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.trace.families import falcon_mamba, mamba, mamba2
-from mambascope.trace.families.family import Captured, Family, ScanCall
+from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, vit
+from mambascope.trace.families.attention import AttentionFamily
+from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
 
+#: Families of selective-scan mixers, by model type.
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY)
 }
 
-__all__ = ["FAMILIES", "Captured", "Family", "ScanCall", "find_mixers"]
+#: Families of softmax attention layers, by model type.
+ATTENTION_FAMILIES: dict[str, AttentionFamily] = {
+    family.model_type: family for family in (gpt2.FAMILY, gpt_neox.FAMILY, bert.FAMILY, vit.FAMILY, *llama.FAMILIES)
+}
+
+__all__ = [
+    "ATTENTION_FAMILIES",
+    "FAMILIES",
+    "AttentionFamily",
+    "Captured",
+    "Family",
+    "MixerFamily",
+    "ScanCall",
+    "find_mixers",
+]
 
 
-def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
-    """Return name, module and family of every selective-scan mixer of a model, in the order of its layers.
+def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
+    """Return name, module and family of every token mixer of a model, in the order of its layers.
+
+    Mixers are selective scans and softmax attention of a model's tokens among themselves.
 
     Raises:
-        UnsupportedModelError: if there is none, or one of a class that no family describes.
+        UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
     """
+    known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
     mixers = []
     for name, module in model.named_modules():
-        if not isinstance(getattr(module, "A_log", None), nn.Parameter):
-            continue
-        family = next((f for f in FAMILIES.values() if f.describes(module)), None)
-        if family is None:
+        family = next((family for family in known if family.describes(module)), None)
+        if family is not None:
+            mixers.append((name, module, family))
+        elif isinstance(getattr(module, "A_log", None), nn.Parameter):
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "
                 f"yet; supported are {supported()}"
             )
-        mixers.append((name, module, family))
     if not mixers:
         raise UnsupportedModelError(
-            f"{type(model).__name__} holds no selective-scan mixer; supported are models with {supported()}"
+            f"{type(model).__name__} holds no token mixer that mambascope can read; supported are models with "
+            f"{supported()}"
         )
     return mixers
 
 
 def supported() -> str:
     """Return the names of the mixer classes that can be read, for messages."""
-    return ", ".join(family.mixer_class for family in FAMILIES.values())
+    families: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
+    return ", ".join(family.mixer_class for family in families)

@@ -1,10 +1,10 @@
-"""What mambascope needs to know of a model family: where its scan is called and how its mixer becomes an affine map."""
+"""What mambascope needs to know of a model family: how its mixer becomes an affine map, where its scan is called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,8 +22,9 @@ class Captured:
     Attributes:
         x: The mixer's input.
         y: The mixer's output.
-        scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens second).
-        mask: True at real tokens; None when there is no padding.
+        scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens second);
+            of an attention layer its probabilities `p`, heads second.
+        mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         residual: The residual stream that enters the mixer's block, before its norm; None where there is no such block.
     """
 
@@ -52,9 +53,32 @@ class ScanCall:
     take: Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
+class MixerFamily(Protocol):
+    """What the families of scans and of attention layers have in common."""
+
+    @property
+    def model_type(self) -> str:
+        """`config.model_type` in transformers."""
+
+    @property
+    def mixer_class(self) -> str:
+        """Name of the mixer's class."""
+
+    def describes(self, mixer: nn.Module) -> bool:
+        """Return whether this family's file knows the mixer's class (or a base of it)."""
+
+    def post_norm(self, mixer: nn.Module) -> nn.Module | None:
+        """Return the norm that follows once the residual stream has been added to y, or None."""
+
+    @property
+    def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMixer]:
+        """Given the mixer, what was captured, and a dtype, returns the mixer's affine map."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """One model family.
+    """One family of selective-scan mixers.
 
     Attributes:
         model_type: `config.model_type` in transformers.
@@ -84,6 +108,9 @@ class Family:
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
         return any(base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__)
+
+    def post_norm(self, mixer: nn.Module) -> None:
+        """Return None: these mixers write into the residual stream as it is."""
 
     @property
     def scan_seam(self) -> Seam:

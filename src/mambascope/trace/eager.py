@@ -1,0 +1,51 @@
+"""Attention that shows its probabilities: transformers' eager implementation, for the time of one pass.
+
+The fast implementations never hold the probabilities. Which one runs is written in the model's configurations, where
+the attention layers and the code that makes their masks both look; so it is changed there and put back after. Models
+may share a configuration, so whoever comes first remembers what it said and whoever leaves last restores it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+
+
+@dataclass
+class _Held:
+    config: PreTrainedConfig
+    before: str | None
+    users: int = 0
+
+
+_lock = threading.Lock()
+_held: dict[int, _Held] = {}  # by identity: configurations are not hashable
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Run the model's attention layers in their eager form inside the block, whatever happens there.
+
+    Another thread that runs this model meanwhile runs it in that form too: the same numbers up to rounding.
+    """
+    found = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if isinstance(config, PreTrainedConfig)}
+    with _lock:
+        for key, config in configs.items():
+            held = _held.setdefault(key, _Held(config, config._attn_implementation_internal))
+            held.users += 1
+            config._attn_implementation_internal = "eager"
+    try:
+        yield
+    finally:
+        with _lock:
+            for key in configs:
+                held = _held[key]
+                held.users -= 1
+                if not held.users:
+                    held.config._attn_implementation_internal = _held.pop(key).before
