@@ -6,7 +6,7 @@ duality of Dao & Gu (arXiv 2405.21060, eq. 16).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from jaxtyping import Float
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
-from mambascope.operators.blocks import Workspace, split
+from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
 #: Targets and sources per tile: a tile of all channels stays within a few tens of megabytes.
@@ -57,11 +58,18 @@ def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     scan = trace.operator(layer).scan
     batch, length = trace.shape
     require_room((batch, length, length), scan.skip, "shorten the text")
-    mean, workspace = scan.skip.new_zeros(batch, length, length), Workspace()
+    mean = scan.skip.new_zeros(batch, length, length)
+    for block, tile in mean_tiles(scan):
+        mean[:, block.rows, block.columns] = tile
+    return mean
+
+
+def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:
+    """Yield the mean over channels for every block of pairs; a tile lasts until the next one is asked for."""
+    workspace = Workspace()
     for coarse in scan.blocks():
         for block in split(coarse, 4 * TILE, 4 * TILE):
-            mean[:, block.rows, block.columns] = scan.mean(block, None, None, workspace)
-    return mean
+            yield block, scan.mean(block, None, None, workspace)
 
 
 def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
@@ -69,7 +77,8 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
     scan = trace.operator(layer).scan
     batch, length = trace.shape
     row = scan.skip.new_zeros(batch, length)
-    row[:, : target + 1] = scan.tile(slice(target, target + 1), slice(0, target + 1)).mean(dim=1)[:, 0]
+    seen = target + 1 if scan.causal else length
+    row[:, :seen] = scan.tile(slice(target, target + 1), slice(0, seen)).mean(dim=1)[:, 0]
     return row
 
 

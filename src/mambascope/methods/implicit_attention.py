@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.memory import require_room
+from mambascope.methods.one_hot import one_hot
 from mambascope.trace import Trace
 
 
@@ -60,3 +61,19 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
     row = torch.zeros(trace.shape, dtype=operator.x.dtype, device=operator.x.device)
     row[:, operator.seen(target)] = operator.implicit_row(target)
     return row
+
+
+def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
+    """Return the target's row of the rollout of implicit attention, Π_λ (I + M̄^λ), in time and memory linear in L.
+
+    The paper's aggregation over layers (section 4), M̄ the implicit attention averaged over channels: rollout with the
+    gate, the convolution and the skip included.
+
+    Args:
+        trace: A capture.
+        target: Position, or several, whose rows are averaged.
+    """
+    rho = one_hot(trace, target)
+    for layer in reversed(range(len(trace.layers))):
+        rho = rho + trace.operator(layer).implicit_pull(rho)
+    return rho

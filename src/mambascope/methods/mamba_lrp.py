@@ -15,7 +15,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.trace.differentiate import Rules, differentiate
+from mambascope.trace.differentiate import differentiate
+from mambascope.trace.rules import Rules
 
 #: The published rules for language (section 4): all frozen, linear layers plain.
 LRP = Rules(silu=True, scan=True, gate=True, norm=True)

@@ -45,7 +45,7 @@ class Readout:
         """
         return self.of_logits(logits_of(outputs))
 
-    def of_logits(self, logits: Float[Tensor, "b *v"]) -> Float[Tensor, " b"]:
+    def of_logits(self, logits: Float[Tensor, b * v]) -> Float[Tensor, " b"]:
         """Return the number for every text, from logits (b, L, tokens) or (b, classes)."""
         indices = torch.tensor([term.index for term in self.terms], device=logits.device)
         weights = logits.new_tensor([term.weight for term in self.terms])
@@ -68,8 +68,8 @@ def logits_of(outputs: Any) -> Tensor:
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if logits is None:
         raise InputError(
-            "this model has no head, so there is no logit to explain; load it with its language-model or classification "
-            "head, or choose a method that scores layers only"
+            "this model has no head, so there is no logit to explain; load it with its language-model or "
+            "classification head, or choose a method that scores layers only"
         )
     return logits
 

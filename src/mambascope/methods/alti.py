@@ -1,0 +1,131 @@
+"""ALTI on token contributions (Ferrando et al., arXiv 2203.04212; on Mamba: LaTIM, arXiv 2502.15612, section 4).
+
+A source's share of the layer's output ŷ_i, the residual stream after the layer, is how much closer it brings it:
+
+    c_ij = max(0, ‖ŷ_i‖₁ - ‖ŷ_i - T_ij‖₁),   rows divided by their sum,   the residual x_i counted in T_ii
+
+A vector per pair must be looked at, so a layer costs L²·D·E operations. Over layers: R^1 = C^1, R^λ = C^λ R^{λ-1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import UnsupportedModelError
+from mambascope.methods.latim import contributions
+from mambascope.methods.memory import require_room
+from mambascope.methods.one_hot import one_hot, positions
+from mambascope.operators.affine import Rule
+from mambascope.operators.blocks import Block
+from mambascope.trace import Trace
+
+
+def alti(trace: Trace, layer: int, rule: Rule = "secant") -> Float[Tensor, "b L L"]:
+    """Return one layer's C; every row sums to one.
+
+    Where no source brings the output closer, the row is the target's own: nothing else is known to have made it.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        rule: The activation rule.
+
+    Raises:
+        InputError: if the layer or the rule does not exist.
+        UnsupportedModelError: if the block's input was not captured.
+        MapTooLargeError: if the map would not fit in memory.
+    """
+    operator = trace.operator(layer)
+    batch, length = trace.shape
+    require_room((batch, length, length), operator.x, "shorten the text")
+    stream = _Stream(trace, layer)
+    raw = operator.x.new_zeros(batch, length, length)
+    for block, tile in operator.contribution_tiles(rule):
+        raw[:, block.rows, block.columns] = stream.closeness(block, tile)
+    return _normalised(raw, 0)
+
+
+def alti_row(trace: Trace, layer: int, target: int, rule: Rule = "secant") -> Float[Tensor, "b L"]:
+    """Return one target's row of `alti`, in O(L·D·(N + E)); arguments and errors as there."""
+    length = trace.shape[1]
+    target = target % length if -length <= target < length else target
+    vectors, _ = contributions(trace, layer, target, rule)
+    block = Block(slice(target, target + 1), slice(0, length))
+    return _normalised(_Stream(trace, layer).closeness(block, vectors.transpose(1, 2)[:, :, None]), target)[:, 0]
+
+
+def alti_rollout_row(trace: Trace, target: int | Sequence[int], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+    """Return the target's row of R^Λ = C^Λ … C^1: the rows sum to one, so that a score is a share.
+
+    Args:
+        trace: A capture.
+        target: Position, or several, whose rows are averaged.
+        rule: The activation rule.
+    """
+    targets, rho = positions(trace, target), one_hot(trace, target)
+    for layer in reversed(range(len(trace.layers))):
+        if layer == len(trace.layers) - 1:  # only the targets' own rows are asked of the last layer
+            rho = torch.stack([alti_row(trace, layer, t, rule) for t in targets]).mean(dim=0)
+        else:
+            rho = torch.einsum("bi,bij->bj", rho, alti(trace, layer, rule))
+    return rho
+
+
+def alti_rollout(trace: Trace, rule: Rule = "secant") -> Float[Tensor, "b L L"]:
+    """Return R^Λ for every target."""
+    product = alti(trace, 0, rule)
+    for layer in range(1, len(trace.layers)):
+        product = alti(trace, layer, rule) @ product
+    return product
+
+
+class _Stream:
+    """The residual stream after one layer, and what a contribution does to it."""
+
+    def __init__(self, trace: Trace, layer: int) -> None:
+        record = trace.layers[trace.index(layer)]
+        residual, dtype = record.captured.residual, trace.operator(layer).x.dtype
+        if residual is None:
+            raise UnsupportedModelError(
+                f"ALTI needs the residual stream around each mixer, and {record.name} has no block around it that "
+                "mambascope can read"
+            )
+        self.residual = residual.to(dtype)
+        self.total = self.residual + record.captured.y.to(dtype)
+        self.norm = record.post_norm
+        if self.norm is not None:  # a norm after the sum (BERT), its statistic frozen: linear but for its bias
+            deviation = self.total.var(dim=-1, unbiased=False, keepdim=True).add(self.norm.eps).rsqrt()
+            self.scale = deviation * self.norm.weight.detach().to(dtype)
+            self.after = _centred(self.total, -1) * self.scale
+            self.after = self.after if self.norm.bias is None else self.after + self.norm.bias.detach().to(dtype)
+        else:
+            self.after = self.total
+
+    def closeness(self, block: Block, tile: Float[Tensor, "b F t c"]) -> Float[Tensor, "b t c"]:
+        """Return max(0, ‖ŷ_i‖₁ - ‖ŷ_i - T_ij‖₁) for one block; the tile is overwritten."""
+        rows, columns = block.rows, block.columns
+        first, last = max(rows.start, columns.start), min(rows.stop, columns.stop)
+        if first < last:  # the residual comes from the target itself
+            own = tile[:, :, first - rows.start : last - rows.start, first - columns.start : last - columns.start]
+            own.diagonal(dim1=-2, dim2=-1).add_(self.residual[:, first:last].transpose(1, 2))
+        if self.norm is not None:
+            tile = _centred(tile, 1) * self.scale[:, rows].transpose(1, 2)[..., None]
+        after = self.after[:, rows].transpose(1, 2)[..., None]
+        distance = torch.linalg.vector_norm(tile.sub_(after), ord=1, dim=1)
+        return (torch.linalg.vector_norm(after, ord=1, dim=1) - distance).clamp_(min=0)
+
+
+def _centred(values: Tensor, dim: int) -> Tensor:
+    return values - values.mean(dim=dim, keepdim=True)
+
+
+def _normalised(raw: Float[Tensor, "b t L"], first: int) -> Float[Tensor, "b t L"]:
+    """Return rows divided by their sum; `first` is the position of the first target."""
+    sums = raw.sum(dim=-1, keepdim=True)
+    own = torch.zeros_like(raw)
+    own[:, :, first:].diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    return torch.where(sums > 0, raw / torch.where(sums > 0, sums, torch.ones_like(sums)), own)

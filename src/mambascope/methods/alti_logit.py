@@ -1,0 +1,94 @@
+"""ALTI-Logit: whose words made a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
+
+Freeze the final norm at its statistic: the readout is then linear in the residual stream, with a direction q_t at each
+of its positions, and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. What stands at j in layer
+λ came from input k in the share R^{λ-1}_jk, so that input k is credited with
+
+    Δ^1_k + Σ_{λ>1} Σ_j Δ^λ_j R^{λ-1}_jk
+
+The residual stream's own beginning (the embedding at t), biases, other parts of the model (MLPs) and the constant of
+the final norm and head are terms of their own: all together sum to the readout. Signed, not normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import UnsupportedModelError
+from mambascope.methods.alti import alti
+from mambascope.operators.affine import Rule
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import Gradients
+
+
+@dataclass(frozen=True, eq=False)
+class LogitUpdates:
+    """Every input's share of a readout, layer by layer.
+
+    Attributes:
+        scores: What each layer's update owes to each input; their sum over layers is the attribution.
+        terms: What is owed to no other token, by name: `residual` (the embedding at the readout's own positions),
+            `bias` (of the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
+        value: The readout, which scores and terms sum to.
+    """
+
+    scores: Float[Tensor, "b layer L"]
+    terms: Mapping[str, Float[Tensor, " b"]]
+    value: Float[Tensor, " b"]
+
+    @property
+    def conservation_error(self) -> Float[Tensor, " b"]:
+        """|value - Σ scores - Σ terms| over the sum of their sizes, which cancel: rounding, where all is well."""
+        parts = [self.scores.double().sum(dim=(1, 2)), *(term.double() for term in self.terms.values())]
+        size = self.scores.double().abs().sum(dim=(1, 2)) + sum(term.double().abs() for term in self.terms.values())
+        return (self.value.double() - sum(parts)).abs() / size.clamp_min(1e-300)
+
+
+def alti_logit(trace: Trace, final: Gradients, *, rule: Rule = "secant") -> LogitUpdates:
+    """Return every input's share of a readout; time is quadratic in L, because R is.
+
+    Args:
+        trace: A capture.
+        final: `direction(model, readout, …)` on the same model and text: the stream before the final norm and the
+            readout's gradient there, the norm frozen. A readout that is not linear in the logits (a log-probability)
+            is explained to first order; the rest is in the term `constant`.
+        rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
+
+    Raises:
+        UnsupportedModelError: if the model has a norm after each layer's sum (BERT) or no readable blocks.
+        MapTooLargeError: if a layer's map would not fit in memory.
+    """
+    first = trace.layers[0].captured.residual
+    if first is None or any(record.post_norm is not None for record in trace.layers):
+        raise UnsupportedModelError(
+            "ALTI-Logit follows a residual stream from the embeddings to one final norm, and this model has none "
+            "(its blocks are not readable, or normalise after each sum)"
+        )
+    dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
+    q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
+    updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
+    for layer in range(len(trace.layers)):
+        operator = trace.operator(layer)
+        updates.append(operator.pull(q.to(operator.x.dtype), rule))
+        bias = bias + _dot(q, operator.bias(rule))
+    mixed = sum(_dot(q, record.captured.y.to(dtype)) for record in trace.layers)
+    beginning, end = _dot(q, first.to(dtype)), _dot(q, stream)
+    rows = updates[-1][:, None]
+    for layer in reversed(range(len(trace.layers) - 1)):
+        rows = torch.cat([updates[layer][:, None], rows @ alti(trace, layer, rule)], dim=1)
+    terms = {
+        "residual": beginning,
+        "bias": bias,
+        "other": end - beginning - mixed,
+        "constant": final.value.double() - end,
+    }
+    return LogitUpdates(rows, terms, final.value)
+
+
+def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:
+    return (a.double() * b.double()).sum(dim=(1, 2))

@@ -1,0 +1,75 @@
+"""One text before one model and what is asked about it; passes through the model are run once and shared by methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.methods.readout import Readout
+from mambascope.methods.released import Compat
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import Gradients, differentiate, direction
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a method that explains the whole model is given.
+
+    Attributes:
+        model: The model.
+        inputs: What it is called with; one text.
+        trace: A capture of that call.
+        positions: The target positions, whose rows are averaged.
+        asked: The number to explain, or None for a model without a head.
+        compat: Published or released behaviour.
+    """
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    trace: Trace
+    positions: tuple[int, ...]
+    asked: Readout | None
+    compat: Compat = "published"
+
+    @property
+    def readout(self) -> Readout:
+        """The number to explain.
+
+        Raises:
+            InputError: if there is none, because the model has no head.
+        """
+        if self.asked is None:
+            raise InputError(
+                "this model has no head, so there is no logit to explain; load it with its language-model or "
+                "classification head, or choose a method that needs none"
+            )
+        return self.asked
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """The readout's true gradient at the embeddings and at every mixer's output."""
+        return differentiate(self.model, self.readout, mixers=True, **self.inputs)
+
+    @cached_property
+    def direction(self) -> Gradients:
+        """The residual stream before the final norm and the readout's direction in it."""
+        return direction(self.model, self.readout, **self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a method returns for a case.
+
+    Attributes:
+        scores: One row for the whole model, or one per layer, which sum to it.
+        diagnostics: The evidence: `conservation_error`, and what else tells how far to trust the scores.
+    """
+
+    scores: Float[Tensor, "layer L"]
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,79 @@
+"""Mamba-Attribution (Ali, Zimerman & Wolf, arXiv 2403.01590, section 4.2): rollout weighted by gradients.
+
+    β^λ = I + ( mean_e ∇y'^λ ⊙ mean_d alpha^λ )⁺,   ρ = e_t Π_λ β^λ
+
+∇y' is the readout's true gradient at the mixer's output, one number per target row after the mean over its width. The
+positive part looks at single entries, so time is quadratic in L, by tiles; memory is linear. On softmax attention the
+same formula has the gradient at the layer's output; Transformer-Attribution proper is in `transformer_attribution`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.methods.hidden_attention import mean_tiles
+from mambascope.methods.one_hot import one_hot
+from mambascope.methods.released import (
+    Compat,
+    check_compat,
+    first_released_layer,
+    min_max,
+    released_rollout,
+    released_row,
+)
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import Gradients
+
+
+def mamba_attribution(
+    trace: Trace, gradients: Gradients, targets: Sequence[int], *, compat: Compat = "published"
+) -> Float[Tensor, "b L"]:
+    """Return the scores of all sources for the readout whose gradients are given.
+
+    Args:
+        trace: A capture.
+        gradients: `differentiate(model, readout, mixers=True, …)` on the same model and text.
+        targets: The readout's positions, whose rows are averaged.
+        compat: `released` is what the released code does: one target's row alone per layer, hidden attention clamped at
+            0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1] over tokens.
+
+    Raises:
+        InputError: if the gradients belong to another model, or compat does not exist.
+        UnsupportedModelError: if released behaviour is asked of softmax attention.
+    """
+    check_compat(compat)
+    flows = _flows(trace, gradients.mixers)
+    if compat == "released":
+        if len(targets) != 1:
+            raise InputError("the released Mamba-Attribution knows one target")
+        layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
+        return released_rollout([_released(trace, k, flows[k], targets[0]) for k in layers], targets[0])
+    rho = one_hot(trace, targets)
+    for layer in reversed(range(len(trace.layers))):
+        scan = trace.operator(layer).scan
+        slope = flows[layer].to(rho.dtype).mean(dim=-1)
+        below = rho.clone()
+        for block, tile in mean_tiles(scan):
+            weighted = (tile * slope[:, block.rows, None]).clamp_(min=0)
+            below[:, block.columns] += torch.einsum("bt,btc->bc", rho[:, block.rows], weighted)
+        rho = below
+    return rho
+
+
+def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:
+    attention = min_max(released_row(trace, layer, target).clamp(min=0)).mean(dim=1)
+    strength = flow.to(attention.dtype).clamp(min=0).amax(dim=-1)
+    return attention * min_max(strength)
+
+
+def _flows(trace: Trace, mixers: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Return the gradient at every captured mixer's output, in the trace's order."""
+    missing = [record.name for record in trace.layers if record.name not in mixers]
+    if missing:
+        raise InputError(f"there is no gradient for {missing[0]}: pass differentiate(…, mixers=True) of the same model")
+    return [mixers[record.name][1] for record in trace.layers]

@@ -1,0 +1,83 @@
+"""What the released code of *The Hidden Attention of Mamba Models* (arXiv 2403.01590) computes where it differs.
+
+It keeps one row per layer, that of the class token (for a text: the target's), lets the decay from a source stop one
+step before the target, starts at layer 15 of 24, and in rollout puts the row into every row of the layer's matrix, so
+that the product has a closed form (methods section 5):
+
+    M_λ = (I + 1 a_λᵀ) / (1 + s_λ),  s_λ = Σ_j a_λ[j]
+    ρ = e_t Π_λ 1/(1 + s_λ) + Σ_λ a_λ/(1 + s_λ) Π_{m<λ} 1/(1 + s_m)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.operators.selective_scan import SelectiveScan
+from mambascope.operators.state_space_dual import StateSpaceDual
+from mambascope.trace import Trace
+
+#: `published`: what the paper's formulas say, the default everywhere. `released`: what its code does.
+Compat = Literal["published", "released"]
+
+#: The released code skips this share of the layers: 15 of 24.
+SKIPPED_LAYERS = 15 / 24
+
+
+def check_compat(compat: str) -> None:
+    """Raise InputError unless compat is `published` or `released`."""
+    if compat not in get_args(Compat):
+        raise InputError(f"unknown compat {compat!r}; choose one of {', '.join(get_args(Compat))}")
+
+
+def first_released_layer(layers: int) -> int:
+    """Return the first layer that the released code reads in a model of so many."""
+    return min(round(layers * SKIPPED_LAYERS), layers - 1)
+
+
+def released_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L"]:
+    """Return the target's row of hidden attention per map, its decays stopped at the token before the target.
+
+    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i.
+
+    Raises:
+        UnsupportedModelError: if the layer is not a selective scan.
+    """
+    scan = trace.operator(layer).scan
+    if not isinstance(scan, (SelectiveScan, StateSpaceDual)):
+        raise UnsupportedModelError(
+            f"layer {layer} is softmax attention: compat='released' reproduces code for selective scans only"
+        )
+    row = scan.skip.new_zeros(trace.shape[0], scan.maps, trace.shape[1])
+    still = scan.dt.clone()
+    still[:, target] = 0  # no time passes at the target itself
+    row[..., :target] = dataclasses.replace(scan, dt=still).tile(slice(target, target + 1), slice(0, target))[:, :, 0]
+    row[..., target] = scan.tile(slice(target, target + 1), slice(target, target + 1))[:, :, 0, 0]
+    return row
+
+
+def released_rollout(rows: Sequence[Float[Tensor, "b L"]], target: int) -> Float[Tensor, "b L"]:
+    """Return the closed form of the released rollout for the target's row, from one row a_λ per layer in order."""
+    rho = torch.zeros_like(rows[0])
+    kept = torch.ones_like(rows[0][:, :1])
+    for a in rows:
+        share = 1 / (1 + a.sum(dim=-1, keepdim=True))
+        rho = rho + a * share * kept
+        kept = kept * share
+    rho[:, target] += kept[:, 0]
+    return rho
+
+
+def min_max(values: Float[Tensor, b * s]) -> Float[Tensor, b * s]:
+    """Return the values of each text brought to [0, 1]; all zero where they are all alike."""
+    flat = values.flatten(1)
+    least, most = flat.min(dim=1).values, flat.max(dim=1).values
+    shape = (-1, *[1] * (values.ndim - 1))
+    spread = torch.where(most > least, most - least, torch.ones_like(most))
+    return (values - least.view(shape)) / spread.view(shape)

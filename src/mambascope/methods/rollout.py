@@ -1,0 +1,137 @@
+"""Attention rollout of hidden attention (Ali, Zimerman & Wolf, arXiv 2403.01590, section 4.1; Abnar & Zuidema 2020).
+
+    ρ = e_t Π_λ (I + Ā^λ),   Ā = mean over channels of alpha
+
+taken from the last layer down to the first. One target's row costs one reversed scan per layer: ρ ← ρ + ρ Ā^λ. The
+variants that look at single entries (absolute values, max, min or product over channels, a discard ratio) need the
+matrices, and cost time and memory quadratic in L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.methods.hidden_attention import hidden_attention_mean
+from mambascope.methods.memory import require_room
+from mambascope.methods.one_hot import one_hot, positions
+from mambascope.methods.released import Compat, check_compat, first_released_layer, released_rollout, released_row
+from mambascope.operators.blocks import split
+from mambascope.trace import Trace
+
+#: How the maps of a layer's channels (heads) become one: `product` is the geometric mean of their absolute values.
+Reduction = Literal["mean", "max", "min", "product"]
+
+#: Targets and sources per tile of all channels.
+TILE = 64
+
+
+def rollout_row(
+    trace: Trace, target: int | Sequence[int], *, normalise: bool = False, compat: Compat = "published"
+) -> Float[Tensor, "b L"]:
+    """Return the target's row of the rollout through all layers, in time and memory linear in L.
+
+    Args:
+        trace: A capture.
+        target: Position, or several, whose rows are averaged.
+        normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
+            is signed, so that a sum may be close to zero.
+        compat: `released` puts the target's row into all rows, as the released code does (one target, no variant).
+
+    Raises:
+        InputError: if the target or compat does not exist.
+        UnsupportedModelError: if released behaviour is asked of softmax attention.
+    """
+    check_compat(compat)
+    targets = positions(trace, target)
+    if compat == "released":
+        if len(targets) != 1 or normalise:
+            raise InputError("the released rollout knows one target and no variant")
+        layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
+        return released_rollout([released_row(trace, k, targets[0]).mean(dim=1) for k in layers], targets[0])
+    rho = one_hot(trace, targets)
+    for layer in reversed(range(len(trace.layers))):
+        scan = trace.operator(layer).scan
+        if normalise:
+            sums = 1 + scan.apply(torch.ones_like(scan.skip).expand(*trace.shape, -1)).mean(dim=-1)
+            rho = rho / sums
+        rho = rho + scan.pull(rho)
+    return rho
+
+
+def rollout(
+    trace: Trace,
+    *,
+    channels: Reduction = "mean",
+    absolute: bool = False,
+    normalise: bool = False,
+    discard: float = 0.0,
+) -> Float[Tensor, "b L L"]:
+    """Return the rollout of every target, Π_λ (I + A^λ) from the last layer to the first: L³ operations per layer.
+
+    Args:
+        trace: A capture.
+        channels: How a layer's maps become one.
+        absolute: Take absolute values of each map first.
+        normalise: Divide every row of I + A by its sum.
+        discard: Share of each layer's entries, the smallest of every row, that is set to zero first; 0 ≤ discard < 1.
+
+    Raises:
+        InputError: if a variant does not exist.
+        MapTooLargeError: if the maps would not fit in memory.
+    """
+    if not 0 <= discard < 1:
+        raise InputError(f"discard is a share of entries, at least 0 and below 1, found {discard}")
+    batch, length = trace.shape
+    like = trace.operator(0).x
+    require_room((3, batch, length, length), like, "explain one position, or shorten the text")
+    identity = torch.eye(length, dtype=like.dtype, device=like.device)
+    product = identity.expand(batch, -1, -1)
+    for layer in range(len(trace.layers)):
+        step = identity + discarded(reduced_map(trace, layer, channels, absolute), discard)
+        product = (step / step.sum(dim=-1, keepdim=True) if normalise else step) @ product
+    return product.contiguous()
+
+
+def reduced_map(
+    trace: Trace, layer: int, channels: Reduction = "mean", absolute: bool = False
+) -> Float[Tensor, "b L L"]:
+    """Return one layer's hidden attention with its maps reduced to one, zero where a target cannot see.
+
+    Raises:
+        InputError: if the reduction does not exist.
+    """
+    if channels not in get_args(Reduction):
+        raise InputError(f"unknown reduction {channels!r}; choose one of {', '.join(get_args(Reduction))}")
+    if channels == "mean" and not absolute:
+        return hidden_attention_mean(trace, layer)
+    scan = trace.operator(layer).scan
+    out = scan.skip.new_zeros(trace.shape[0], trace.shape[1], trace.shape[1])
+    for coarse in scan.blocks():
+        for block in split(coarse, TILE, TILE):
+            tile = scan.tile(block.rows, block.columns)
+            tile = tile.abs() if absolute or channels == "product" else tile
+            out[:, block.rows, block.columns] = _reduced(tile, channels)
+    return out
+
+
+def discarded(matrix: Float[Tensor, "b L L"], share: float) -> Float[Tensor, "b L L"]:
+    """Return the matrix with that share of each row's entries, the smallest in size, set to zero."""
+    gone = int(share * matrix.shape[-1])
+    if not gone:
+        return matrix
+    smallest = matrix.abs().argsort(dim=-1, stable=True)[..., :gone]
+    return matrix.scatter(-1, smallest, 0.0)
+
+
+def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tensor, "b t c"]:
+    if channels == "mean":
+        return tile.mean(dim=1)
+    if channels == "product":
+        return tile.log().mean(dim=1).exp()
+    return tile.amax(dim=1) if channels == "max" else tile.amin(dim=1)

@@ -1,0 +1,194 @@
+"""Propagation rules: parts of a stock model, the same forwards and frozen backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from mambascope.errors import ReconstructionError
+from mambascope.operators.frozen import (
+    frozen_ratio,
+    frozen_scan,
+    gamma_stand_in,
+    half,
+    secant_silu,
+    sparse_rows,
+)
+from mambascope.trace.families import Family
+from mambascope.trace.scanning import read_call, relative_error
+from mambascope.trace.seam import Seam
+
+#: How far a frozen norm may be from the model's own, relative; half precision, 2e-2, rounds its factor to 8 bits.
+NORM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which parts of a model are frozen at their forward values; none of them for the true gradient.
+
+    Attributes:
+        silu: The activations after the convolution and in the gate pass their secant σ(a), not their derivative.
+        scan: Δ, B and C are constants.
+        gate: Each branch of the gate's product takes half of the gradient.
+        norm: The statistics of the norms are constants.
+        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers; 0 leaves them plain.
+    """
+
+    silu: bool = False
+    scan: bool = False
+    gate: bool = False
+    norm: bool = False
+    gamma: float = 0.0
+
+
+#: Nothing frozen: the true gradient.
+GRADIENT = Rules()
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Answers scans and convolutions by their differentiable forms under the rules."""
+
+    rules: Rules
+    families: dict[Seam, Family]
+
+    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the answer of a seam."""
+        if seam in self.families:
+            return self._scan(self.families[seam], args, kwargs)
+        return self._convolve(original, *args, **kwargs)
+
+    def _scan(self, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        call = read_call(family, args, kwargs)
+        working = torch.promote_types(call.s.dtype, torch.float32)
+        s, coefficients = call.s.to(working), call.coefficients
+        if self.rules.scan:
+            constants = {name: value.detach() for name, value in coefficients.items()}
+            scan = family.scan(constants, working)
+            o = frozen_scan(scan, s) + scan.skip * s
+        else:
+            scan = family.scan(coefficients, working)
+            o = scan.apply(s) + scan.skip * s
+        if coefficients.get("z") is not None:
+            o = gated(o, coefficients["z"].to(working), self.rules)
+        return call.give(o.to(call.s.dtype))
+
+    def _convolve(
+        self,
+        original: Callable[..., Any],
+        hidden_states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Return the causal convolution of (b, channels, L) with its activation."""
+        if activation not in (None, "silu", "swish"):
+            return original(hidden_states, weight, bias, activation, **kwargs)
+        a = _linear(partial(_causal_conv, length=hidden_states.shape[-1]), hidden_states, weight, bias, self.rules)
+        if activation is None:
+            return a
+        return secant_silu(a) if self.rules.silu else F.silu(a)
+
+
+def gated(o: Tensor, z: Tensor, rules: Rules) -> Tensor:
+    """Return o ⊙ SiLU(z) under the rules."""
+    product = o * (secant_silu(z) if rules.silu else F.silu(z))
+    return half(product) if rules.gate else product
+
+
+def _causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, length: int) -> Tensor:
+    padded = F.pad(x.to(weight.dtype), (weight.shape[-1] - 1, 0))
+    return F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])[..., :length].to(x.dtype)
+
+
+def _linear(
+    layer: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rules: Rules,
+) -> Tensor:
+    value = layer(x, weight, bias)
+    return frozen_ratio(value, gamma_stand_in(layer, x, weight, bias, rules.gamma)) if rules.gamma else value
+
+
+def hooks(
+    model: nn.Module, mixers: list[tuple[str, nn.Module, Family]], rules: Rules
+) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Yield the modules that answer differently under the rules, with the hook that gives their answer."""
+    gates = {mixer.norm: family for _, mixer, family in mixers if family.norm_factor}
+    for module, family in gates.items():
+        yield module, partial(_gated_norm, family, rules)
+    head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
+    if isinstance(head, nn.Linear):
+        yield head, _sparse_head
+    if rules.norm:
+        for module in model.modules():
+            if module not in gates and is_norm(module):
+                yield module, _frozen_layer_norm if isinstance(module, nn.LayerNorm) else _frozen_rms_norm
+    if rules.gamma:
+        for _, mixer, _ in mixers:
+            for part in mixer.modules():
+                if isinstance(part, nn.Linear):
+                    yield part, partial(_gamma_linear, rules)
+
+
+def _gated_norm(family: Family, rules: Rules, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Answer for Mamba-2's norm, which is handed the scan's output and z."""
+    o, z = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in args)
+    product = gated(o, z, rules)
+    assert family.norm_factor is not None
+    factor = family.norm_factor(product, norm)
+    return _checked(norm, product * (factor.detach() if rules.norm else factor), output)
+
+
+def _frozen_rms_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The classes keep their weight in several ways; what a norm makes of ones tells it."""
+    x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
+    weight = type(norm).forward(norm, torch.ones_like(x[:1, :1])) * (1 + epsilon) ** 0.5
+    factor = torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + epsilon) * weight
+    return _checked(norm, x * factor.detach(), output)
+
+
+def _frozen_layer_norm(norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The mean is a linear map and stays one; the standard deviation is a constant (Ali et al., arXiv 2202.07304)."""
+    x = args[0]
+    axes = tuple(range(-len(norm.normalized_shape), 0))
+    centred = x - x.mean(dim=axes, keepdim=True)
+    scale = torch.rsqrt(centred.pow(2).mean(dim=axes, keepdim=True) + norm.eps).detach()
+    frozen = centred * scale
+    frozen = frozen if norm.weight is None else frozen * norm.weight
+    return _checked(norm, frozen if norm.bias is None else frozen + norm.bias, output)
+
+
+def _sparse_head(head: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return sparse_rows(args[0], head.weight, output)
+
+
+def _gamma_linear(rules: Rules, layer: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return _linear(F.linear, args[0], layer.weight, layer.bias, rules)
+
+
+def _checked(norm: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return our answer for a norm if it is the model's own, up to rounding."""
+    error = relative_error(ours.detach(), theirs.detach())
+    if not error <= NORM_TOLERANCE.get(theirs.dtype, 2e-2):
+        raise ReconstructionError(
+            f"{type(norm).__name__} is not the norm that its name says: frozen, it differs from itself by {error:.1e} "
+            f"(transformers {transformers.__version__}, torch {torch.__version__})"
+        )
+    return ours.to(theirs.dtype)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm that can be frozen."""
+    return isinstance(module, nn.LayerNorm) or "RMSNorm" in type(module).__name__
