@@ -14,7 +14,7 @@ over every source that the targets see, and the three rules are one ([6] eq. 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -33,6 +33,9 @@ Rule = Literal["secant", "silu", "identity"]
 
 #: Numbers that one tile of per-channel values may hold (64 MiB in float32).
 TILE_ELEMENTS = 1 << 24
+
+#: Sources whose taps are held at a time when nothing else of their size is.
+PULLED_SOURCES = 1024
 
 #: Most sources of a tile.
 TILE_COLUMNS = 128
@@ -143,6 +146,20 @@ class AffineMixer:
         bias = torch.einsum("bcd,bcd->bd", row, constant) * self.gate[:, target]
         return vectors, self._project_bias(bias @ self.W_o.t())
 
+    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+        """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan.
+
+        Args:
+            q: A direction in the output's space per target, zero where a target is not asked about.
+            rule: The activation rule.
+        """
+        check_rule(rule)
+        return self._pull(self.gate * (q @ self.W_o), lambda sources: self.source_taps(sources, rule))
+
+    def implicit_pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the implicit attention averaged over channels, by one reversed scan."""
+        return self._pull(self.gate * v[..., None] / self.conv.shape[0], self._unit_taps)
+
     def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile lasts until the next one is asked for.
 
@@ -229,6 +246,15 @@ class AffineMixer:
         row = self.scan.channels(alpha)[:, :, 0].transpose(1, 2).clone()
         row[:, target] += self.scan.skip
         return row
+
+    def _pull(self, v: Tensor, source_taps: Callable[[slice], Tensor]) -> Float[Tensor, "b L"]:
+        """Return Σ_i v_i · Σ_k (alpha_ik + D [i=k]) ⊙ taps for every source, a chunk of sources at a time."""
+        flow = torch.addcmul(self.scan.apply_transposed(v), self.scan.skip, v)
+        out = v.new_zeros(v.shape[:2])
+        for start in range(0, self.length, PULLED_SOURCES):
+            sources = slice(start, min(start + PULLED_SOURCES, self.length))
+            out[:, sources] = torch.einsum("bckd,bkdc->bc", _windows(flow, self.taps, sources), source_taps(sources))
+        return out
 
     def _scan(self, s: Tensor) -> Tensor:
         return torch.addcmul(self.scan.apply(s), self.scan.skip, s)
