@@ -6,6 +6,7 @@ import torch
 from mambascope.errors import InputError
 from mambascope.operators import naive
 from mambascope.operators.affine import AffineMixer
+from mambascope.operators.attention_layer import attention_layer
 from mambascope.operators.blocks import Workspace, split
 from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import TokenMixer
@@ -29,18 +30,14 @@ def make_attention(length, causal, batch=2):
 
 def make_layer(length, causal, width=5):
     """Return a whole attention layer as an affine map, with biases in both projections."""
-    attention, D = make_attention(length, causal), HEADS * WIDTH
-    return AffineMixer(
+    D = HEADS * WIDTH
+    return attention_layer(
         x=normal(2, length, width, seed=1),
-        scan=attention,
-        W_x=normal(D, width, seed=2),
-        b_x=normal(D, seed=3),
-        conv=torch.ones(D, 1, dtype=torch.float64),
-        conv_bias=None,
-        gate=torch.ones(2, length, D, dtype=torch.float64),
-        W_o=normal(width, D, seed=4),
-        b_o=normal(width, seed=5),
-        silu=False,
+        p=make_attention(length, causal).p,
+        W_V=normal(D, width, seed=2),
+        b_V=normal(D, seed=3),
+        W_O=normal(width, D, seed=4),
+        b_O=normal(width, seed=5),
     )
 
 
@@ -125,6 +122,9 @@ def test_a_layer_is_its_naive_form_under_every_rule(length, causal, rule):
     tiled = torch.zeros(2, length, length, 5, dtype=torch.float64)
     for block, tile in layer.contribution_tiles(rule):
         tiled[:, block.rows, block.columns] = tile.permute(0, 2, 3, 1)
+    for block, tile in AffineMixer.contribution_tiles(layer, rule):
+        general = tile.permute(0, 2, 3, 1)
+        torch.testing.assert_close(tiled[:, block.rows, block.columns], general, rtol=1e-12, atol=1e-12)
     values = layer.x @ layer.W_x.t() + layer.b_x
     output = layer.scan.apply(values) @ layer.W_o.t() + layer.b_o
     torch.testing.assert_close(layer.output(), output, rtol=1e-12, atol=1e-12)

@@ -172,8 +172,8 @@ class _Recorder:
         if p.isnan().any():
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) gives attention probabilities that are not numbers; in float64 the "
-                f"eager attention of transformers does so where padding masks a whole row: use float32, or texts of one "
-                f"length ({_versions()})"
+                f"eager attention of transformers does so where padding masks a whole row: use float32, or texts of "
+                f"one length ({_versions()})"
             )
         y = output[0] if self._written is None else self._written
         self._written = None

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.operators.affine import AffineMixer
-from mambascope.operators.softmax_attention import SoftmaxAttention
-from mambascope.trace.families.family import Captured
+from mambascope.operators.attention_layer import AttentionLayer, attention_layer
+from mambascope.trace.families.family import Captured, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,21 +68,9 @@ class AttentionFamily:
         """Return the norm that follows once the residual stream has been added to y, or None."""
         return None if self.norm_after is None else self.norm_after(mixer)
 
-    def affine(self, mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
-        """Return the layer's affine map (methods section 3): p, one tap of ones, no activation, no gate."""
+    def affine(self, mixer: Any, captured: Captured, dtype: torch.dtype) -> AttentionLayer:
+        """Return the layer's affine map (methods section 3)."""
         p = captured.scan["p"].to(dtype)
-        weights = self.projections(mixer, p.shape[1])
-        W_V = weights.W_V.detach().to(dtype)
-        one, x = W_V.new_ones(()), captured.x.to(dtype)
-        return AffineMixer(
-            x=x,
-            scan=SoftmaxAttention(p, skip=W_V.new_zeros(W_V.shape[0])),
-            W_x=W_V,
-            b_x=None if weights.b_V is None else weights.b_V.detach().to(dtype),
-            conv=one.expand(W_V.shape[0], 1),
-            conv_bias=None,
-            gate=one.expand(*x.shape[:2], W_V.shape[0]),
-            W_o=weights.W_O.detach().to(dtype),
-            b_o=None if weights.b_O is None else weights.b_O.detach().to(dtype),
-            silu=False,
-        )
+        part = self.projections(mixer, p.shape[1])
+        W_V, b_V, W_O, b_O = (weights(tensor, dtype) for tensor in (part.W_V, part.b_V, part.W_O, part.b_O))
+        return attention_layer(captured.x.to(dtype), p, W_V, b_V, W_O, b_O)

@@ -1,0 +1,78 @@
+"""A whole softmax attention layer as the exact affine map of its input tokens (methods section 3; [6] eq. 4).
+
+    y_i = Σ_j Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h) + b_O
+
+The gate is 1 and nothing comes between p and W_O, so what a source writes can be projected once per head, and a tile of
+contributions is a product of inner size H where a scan's is one of inner size D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.operators.affine import AffineMixer, Rule, check_rule
+from mambascope.operators.blocks import Block, Workspace
+from mambascope.operators.softmax_attention import SoftmaxAttention
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer(AffineMixer):
+    """An attention layer with its probabilities frozen; make one by `attention_layer`."""
+
+    def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+        """Yield T for every block of pairs; the rules are one here. A tile lasts until the next one is asked for."""
+        check_rule(rule)
+        yield from self.tiles_of(self.u)
+
+    def tiles_of(self, values: Float[Tensor, "b L D"]) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+        """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile lasts until the next one is asked for."""
+        heads, workspace = self.scan.maps, Workspace()
+        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values, self.W_o))
+        columns = None
+        for block in self._blocks():
+            if block.columns != columns:
+                columns = block.columns
+                written = torch.einsum("hbcp,hfp->bchf", by_head[:, :, columns], W_o).contiguous()
+            p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").contiguous()
+            tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
+            torch.matmul(p, written, out=tile)
+            yield block, rearrange(tile, "b c t f -> b f t c")
+
+
+def attention_layer(
+    x: Float[Tensor, "b L E"],
+    p: Float[Tensor, "b H L L"],
+    W_V: Float[Tensor, "D E"],
+    b_V: Float[Tensor, " D"] | None,
+    W_O: Float[Tensor, "F D"],
+    b_O: Float[Tensor, " F"] | None,
+) -> AttentionLayer:
+    """Return the affine map of an attention layer: p for alpha, one tap of ones, no activation, no gate, no skip.
+
+    Args:
+        x: The layer's input.
+        p: Its probabilities.
+        W_V: Value projection, one row per channel and D = H·P: rows that several heads share are repeated for each.
+        b_V: Its bias, or None.
+        W_O: Output projection.
+        b_O: Its bias, or None.
+    """
+    channels, one = W_V.shape[0], W_V.new_ones(())
+    return AttentionLayer(
+        x=x,
+        scan=SoftmaxAttention(p, skip=W_V.new_zeros(channels)),
+        W_x=W_V,
+        b_x=b_V,
+        conv=one.expand(channels, 1),
+        conv_bias=None,
+        gate=one.expand(*x.shape[:2], channels),
+        W_o=W_O,
+        b_o=b_O,
+        silu=False,
+    )
