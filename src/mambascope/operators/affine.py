@@ -9,7 +9,7 @@ where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; 
 `identity` is for models without the activation. Nothing of size L·L·D is ever held.
 
 Softmax attention is the same map: alpha = p, one tap of ones, no activation, gate 1, no skip, W_x = W_V; its sum runs
-over every source that the targets see, and the three rules are one ([6] eq. 4).
+over every source that the targets see, and the three rules are one ([6] section 2.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A whole softmax attention layer as the exact affine map of its input tokens (methods section 3; [6] eq. 4).
+"""A whole softmax attention layer as the exact affine map of its input tokens (methods section 3; [6] section 2.2).
 
     y_i = Σ_j Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h) + b_O
 

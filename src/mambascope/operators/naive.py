@@ -84,7 +84,7 @@ def contribution_vectors(
 def attention_vectors(
     p: Float[Tensor, "H L L"], x: Float[Tensor, "L E"], W_V: Float[Tensor, "D E"], W_O: Float[Tensor, "F D"]
 ) -> Float[Tensor, "L L F"]:
-    """Return T_ij(x_j) = Σ_h p^h_ij W_O^h W_V^h x_j of softmax attention for all pairs ([6] eq. 4), head by head."""
+    """Return T_ij(x_j) = Σ_h p^h_ij W_O^h W_V^h x_j of softmax attention ([6] section 2.2), head by head."""
     (H, L, _), P = p.shape, W_V.shape[0] // p.shape[0]
     T = torch.zeros(L, L, W_O.shape[0], dtype=torch.float64)
     for i in range(L):

@@ -1,4 +1,4 @@
-"""Softmax attention as a matrix per head that mixes values: the probabilities are the coefficients ([6] eq. 1).
+"""Softmax attention as a matrix per head that mixes values: the probabilities are the coefficients ([6] section 2.2).
 
     o_i[d] = Σ_j p_ij[h(d)] v_j[d],   v = W_V x + b_V
 

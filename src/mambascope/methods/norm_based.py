@@ -1,0 +1,72 @@
+"""Norm-based attention (Kobayashi et al., *Attention is Not Only a Weight*, arXiv 2004.10102, section 3).
+
+    ‖Σ_h p^h_ij f^h(x_j)‖,   f^h(x) = (x W_V^h + b_V^h) W_O^h
+
+The weight together with the size of what it weighs, the heads summed before the norm is taken. A source's share holds
+the value bias, which LaTIM's ‖T_ij(x_j)‖ leaves to β; the output projection's bias belongs to no source in either.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import UnsupportedModelError
+from mambascope.methods.memory import require_room
+from mambascope.operators.attention_layer import AttentionLayer
+from mambascope.trace import Trace
+
+
+def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
+    """Return ‖Σ_h p^h_ij f^h(x_j)‖ of one attention layer for every target i and source j; O(L²·H·E).
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+
+    Raises:
+        InputError: if the layer does not exist.
+        UnsupportedModelError: if the layer is no softmax attention.
+        MapTooLargeError: if the map would not fit in memory.
+    """
+    operator = _attention(trace, layer)
+    batch, length = trace.shape
+    require_room((batch, length, length), operator.x, "explain one position, or shorten the text")
+    norms = operator.x.new_zeros(batch, length, length)
+    for block, tile in operator.tiles_of(operator.preactivation):
+        norms[:, block.rows, block.columns] = torch.linalg.vector_norm(tile, dim=1)
+    return norms
+
+
+def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
+    """Return one target's row of `norm_based`, in O(L·D·E).
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        target: Position i, from 0.
+
+    Raises:
+        InputError: if the layer or the target does not exist.
+        UnsupportedModelError: if the layer is no softmax attention.
+    """
+    operator = _attention(trace, layer)
+    seen = operator.seen(target)
+    p = operator.scan.channels(operator.scan.tile(slice(target, target + 1), seen))[:, :, 0]
+    weighed = p.transpose(1, 2) * operator.preactivation[:, seen]
+    row = operator.x.new_zeros(trace.shape)
+    row[:, seen] = torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
+    return row
+
+
+def _attention(trace: Trace, layer: int) -> AttentionLayer:
+    """Return a layer's operator if it is softmax attention."""
+    operator = trace.operator(layer)
+    if not isinstance(operator, AttentionLayer):
+        record = trace.layers[trace.index(layer)]
+        raise UnsupportedModelError(
+            f"layer {record.index} ({record.name}, {type(record.mixer).__name__}) is a selective scan and norm-based "
+            f"attention is defined for softmax attention; use latim, whose contributions are its counterpart"
+        )
+    return operator
