@@ -33,7 +33,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def explain(
     text: Annotated[str, typer.Argument(help="What the model reads; `-` reads it from standard input.")],
     model: ModelOption = "tiny-mamba",
-    method: Annotated[str, typer.Option(help="How to score; `mambascope methods` lists them.")] = "latim",
+    method: Annotated[
+        str | None, typer.Option(help="How to score; `mambascope methods` lists them and names the default.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The token (or class) to explain; default: the likeliest.", metavar="TOKEN")
+    ] = None,
+    foil: Annotated[str | None, typer.Option(help="A token (or class) to contrast it with.", metavar="TOKEN")] = None,
+    continuation: Annotated[
+        str | None, typer.Option(help="Explain the log-probability of this text after TEXT.", metavar="TEXT")
+    ] = None,
     layer: Annotated[str, typer.Option(help="A layer's number, or all.", metavar="N|all")] = "all",
     position: Annotated[
         int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
@@ -42,6 +51,9 @@ def explain(
         Literal["auto", "position", "all"],
         typer.Option(help="Score that token alone or every token; auto: every token where the file shows them."),
     ] = "auto",
+    compat: Annotated[
+        Literal["published", "released"], typer.Option(help="The papers' formulas, or what their code does.")
+    ] = "published",
     json: JsonOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Also write .html, .png, .pdf, .svg, .json or .safetensors.", metavar="FILE")
@@ -58,9 +70,10 @@ def explain(
         text,
         lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
         method=method,
+        question={"target": target, "foil": foil, "continuation": continuation, "position": position},
         layer=layer,
-        position=position,
         targets=targets,
+        compat=compat,
         as_json=json,
         out=out,
     )
@@ -75,11 +88,13 @@ def models() -> None:
 
 
 @app.command()
-def methods() -> None:
-    """List the methods: what each shows and whose it is."""
-    from mambascope.cli import listing
+def methods(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
+) -> None:
+    """List the methods: what each shows, whose it is, what it needs and costs."""
+    from mambascope.cli import listing_methods
 
-    listing.print_methods()
+    listing_methods.print_methods(markdown=markdown)
 
 
 @app.command()

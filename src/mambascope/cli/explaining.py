@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,10 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mambascope import show
 from mambascope.cli.progress import LateProgress
 from mambascope.errors import InputError
-from mambascope.explanation import explain_methods
+from mambascope.explanation import DEFAULT_METHOD, explain_methods
+from mambascope.explanation.explaining import check_asked
 from mambascope.files import check_place, whole_file
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.trace.families import AttentionFamily, find_mixers
 from mambascope.trace.tokens import encode
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -34,10 +36,11 @@ def explain(
     text: str,
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase | None]],
     *,
-    method: str,
+    method: str | None,
+    question: dict[str, Any],
     layer: str,
-    position: int | None,
     targets: Literal["auto", "position", "all"],
+    compat: Literal["published", "released"],
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -45,16 +48,17 @@ def explain(
     text = sys.stdin.read() if text == "-" else text
     if not text:
         raise InputError("the text is empty; pass at least one word")
-    find_method(method)
-    number = _layer(layer)
+    chosen, number = find_method(method or DEFAULT_METHOD), _layer(layer)
+    check_asked([chosen], number, "position" if targets == "auto" else targets, compat)
     _check_out(out)
     model, tokenizer = load()
     suffix = out.suffix.lower() if out else ""
     if targets == "auto":
         _, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
         shown = suffix in (".html", ".safetensors", *FIGURES) and len(pieces) <= EVERY_TARGET
-        targets = "all" if shown else "position"
-    names = [method, *(name for name in METHODS if name != method)] if suffix == ".html" else [method]
+        whole = chosen.scope == "model" and chosen.whole_map is None
+        targets = "all" if shown and not whole and compat == "published" else "position"
+    names = [chosen.name, *(_switches(chosen, model, targets) if suffix == ".html" else ())]
     with LateProgress("explaining") as progress:
         results = explain_methods(
             model,
@@ -62,8 +66,9 @@ def explain(
             text,
             methods=names,
             layer=number,
-            position=position,
             targets=targets,
+            compat=compat,
+            **question,
             progress=progress,
         )
     command = "mambascope " + shlex.join(sys.argv[1:])
@@ -93,6 +98,22 @@ def write(results: list[Attribution], path: Path) -> None:
     content = results[0].to_html(*results[1:]) if suffix == ".html" else json.dumps(results[0].to_dict())
     with whole_file(path) as partial:
         partial.write_text(content, encoding="utf-8")
+
+
+def _switches(chosen: Method, model: Any, targets: str) -> list[str]:
+    """Return the other methods that a page can switch to: of the same scope and cheap beside the chosen one."""
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    return [
+        other.name
+        for other in METHODS.values()
+        if other is not chosen
+        and kinds <= other.kinds
+        and other.scope == chosen.scope
+        and other.needs != "interventions"
+        and other.cost == "linear"
+        and (other.asks == chosen.asks)
+        and (targets == "position" or other.map is not None or other.whole_map is not None)
+    ]
 
 
 def _layer(layer: str) -> int | Literal["all"]:

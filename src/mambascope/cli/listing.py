@@ -1,4 +1,4 @@
-"""`mambascope models`, `methods` and `info`: what there is, and whether it can be trusted."""
+"""`mambascope models` and `info`: what there is, and whether it can be trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.table import Table
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mambascope.methods.registry import METHODS
 from mambascope.operators.affine import AffineMixer, Rule
 from mambascope.trace import Trace, capture
 from mambascope.trace.bundled import bundled_models
@@ -40,14 +39,6 @@ def print_models() -> None:
             f"{parameters / 1e6:.2f} M",
             f"{file.stat().st_size / 1e6:.1f} MB",
         )
-    Console().print(table)
-
-
-def print_methods() -> None:
-    """Print every method with what it shows and its paper."""
-    table = _table("method", "shows", "paper", "signed")
-    for method in METHODS.values():
-        table.add_row(method.name, method.title, method.paper, "yes" if method.signed else "no")
     Console().print(table)
 
 

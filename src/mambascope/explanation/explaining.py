@@ -5,24 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
-from mambascope.methods.attribution import Attribution, Model, Target
+from mambascope.explanation.asking import Question, next_tokens, resolve
+from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Target
+from mambascope.methods.case import Case
 from mambascope.methods.memory import require_room
-from mambascope.methods.registry import Method, find_method
+from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
+from mambascope.methods.released import Compat, check_compat
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import find_mixers
-from mambascope.trace.tokens import decode_token, encode
+from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
 
-#: How many next tokens a result names.
-NEXT_TOKENS = 5
+#: The method that explains when none is named: docs/agreement.md says why.
+DEFAULT_METHOD = "latim"
 
 
 def explain(
@@ -30,32 +33,57 @@ def explain(
     tokenizer: PreTrainedTokenizerBase | None,
     text: str,
     *,
-    method: str = "latim",
+    method: str = DEFAULT_METHOD,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    continuation: str | None = None,
     layer: int | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
+    compat: Compat = "published",
     progress: Progress = None,
 ) -> Attribution:
-    """Return which tokens of a text one position drew from, layer by layer.
+    """Return which tokens of a text an output drew from.
+
+    Methods that score layers explain a position, layer by layer. Methods that explain the whole model explain a number
+    read from its output: the logit of the likeliest next token after the position, unless you name another.
 
     Args:
         model: A stock model of a supported family, as `load` returns it.
         tokenizer: Its tokenizer.
         text: What the model reads.
         method: Name of a method, see `METHODS`.
-        layer: One layer's number (negative numbers count from the end), or all.
+        target: The token to explain in place of the likeliest one, as text (one token, its leading space included) or
+            id; of a classifier, the class, by name or number.
+        foil: A token or class to contrast with: explain the target's logit minus the foil's.
+        continuation: Explain the log-probability of this text after `text`, in place of one token's logit.
+        layer: One layer's number (negative numbers count from the end), or all; for methods that score layers.
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
-        targets: Score this position only (time linear in the text's length), or every position (quadratic).
+        targets: Score this position only, or every position (quadratic in the text's length).
+        compat: `released` for what the papers' code does where it differs from their formulas.
         progress: Called with (steps done, steps to do): one step per layer captured and per layer scored.
 
     Raises:
-        InputError: if the text is empty, or the method, layer or position does not exist.
-        UnsupportedModelError, ReconstructionError: as `capture` does.
+        InputError: if the text is empty, or the method, layer, position, target or foil does not exist or cannot be
+            combined.
+        UnsupportedModelError: as `capture` does, or if the method cannot read the model's kind of layer.
+        ReconstructionError: as `capture` does.
         MapTooLargeError: if the map of all positions would not fit in memory.
     """
     return explain_methods(
-        model, tokenizer, text, methods=[method], layer=layer, position=position, targets=targets, progress=progress
+        model,
+        tokenizer,
+        text,
+        methods=[method],
+        target=target,
+        foil=foil,
+        continuation=continuation,
+        layer=layer,
+        position=position,
+        targets=targets,
+        compat=compat,
+        progress=progress,
     )[0]
 
 
@@ -65,81 +93,164 @@ def explain_methods(
     text: str,
     *,
     methods: Sequence[str],
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    continuation: str | None = None,
     layer: int | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
+    compat: Compat = "published",
     progress: Progress = None,
 ) -> list[Attribution]:
-    """Return one result per method, all from a single forward pass; arguments as in `explain`."""
+    """Return one result per method, all from a single capture; arguments as in `explain`."""
     chosen = [find_method(name) for name in methods]
-    ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
-    place = _position(position, len(pieces))
-    to_score = len(chosen) * (len(find_mixers(model)) if layer == "all" else 1)
-    trace = capture(model, input_ids=ids.to(model.device), progress=_shifted(progress, 0, to_score))
+    check_asked(chosen, layer, targets, compat)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids, pieces = encode(tokenizer, text, vocab_size=vocabulary)
+    question = Question(target, foil, position)
+    if continuation is not None:
+        more, following = encode(tokenizer, continuation, vocab_size=vocabulary, special=False)
+        question = Question(target, foil, position, (len(pieces), tuple(more[0].tolist()), continuation))
+        ids, pieces = torch.cat([ids, more], dim=1), pieces + following
+    return explain_inputs(
+        model,
+        {"input_ids": ids.to(model.device)},
+        pieces,
+        chosen,
+        question,
+        tokenizer=tokenizer,
+        layer=layer,
+        targets=targets,
+        compat=compat,
+        progress=progress,
+    )
+
+
+def explain_inputs(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    pieces: Sequence[str] | None,
+    methods: Sequence[Method],
+    question: Question,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    layer: int | Literal["all"] = "all",
+    targets: Literal["position", "all"] = "position",
+    compat: Compat = "published",
+    progress: Progress = None,
+) -> list[Attribution]:
+    """Return one result per method for inputs as the model takes them: token ids, embeddings, pixels.
+
+    Args:
+        model: A stock model.
+        inputs: What it is called with; one text or picture.
+        pieces: What stands at each position, for display; None numbers the positions.
+        methods: The methods, see `find_method`.
+        question: Which number is asked about, where.
+        tokenizer: The model's tokenizer, if it has one.
+        layer, targets, compat, progress: As in `explain`.
+    """
+    check_asked(methods, layer, targets, compat)
+    per_method = [len(find_mixers(model)) if m.scope == "layer" and layer == "all" else 1 for m in methods]
+    trace = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs)
+    if trace.shape[0] != 1:
+        raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
+    pieces = tuple(str(k) for k in range(trace.shape[1])) if pieces is None else tuple(pieces)
+    for method in methods:
+        method.check(trace)
+    asked = resolve(model, tokenizer, trace, inputs, question)
+    case = Case(model, inputs, trace, asked.positions, asked.readout, compat)
     layers = list(range(len(trace.layers))) if layer == "all" else [trace.index(layer)]
-    step = _counter(_shifted(progress, len(trace.layers), 0), to_score)
+    step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
+    described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
+    kinds = [layer_kinds(trace)[number] for number in layers]
     results = []
-    for one in chosen:
+    for method in methods:
         started = time.perf_counter()
-        scores = _scores(trace, one, layers, None if targets == "all" else place, step)
+        scores, axis, over, evidence = _scores(case, method, layers, asked.place, targets, step)
         errors = [trace.layers[number].reconstruction_error for number in layers]
+        explains = asked.readout if method.asks else None
         results.append(
             Attribution(
                 scores=scores.float().cpu(),
                 tokens=pieces,
                 axes={
-                    "layer": tuple(layers),
-                    "target": tuple(range(len(pieces))) if targets == "all" else (place,),
+                    "layer": axis,
+                    "target": tuple(range(len(pieces))) if targets == "all" else (asked.place,),
                     "source": tuple(range(len(pieces))),
                 },
-                method=one.name,
-                target=Target(place, pieces[place], _next_tokens(trace, tokenizer, place)),
-                model=_describe(model, trace),
-                signed=one.signed,
+                method=method.name,
+                target=Target(
+                    asked.place,
+                    pieces[asked.place],
+                    shown,
+                    explains.label if explains else "",
+                    float(explains(trace.outputs)[0]) if explains else None,
+                ),
+                model=described,
+                signed=method.signed,
                 diagnostics={
                     "reconstruction_error": max(errors),
                     "reconstruction_error_per_layer": errors,
+                    **evidence,
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
+                    **({"compat": compat} if compat != "published" else {}),
+                    **({"layer_kinds": kinds} if len(set(kinds)) > 1 else {}),
                 },
+                over_layers=over,
             )
         )
     return results
 
 
-def _scores(trace: Trace, method: Method, layers: list[int], place: int | None, step: Callable[[], None]) -> Tensor:
-    """Return (layer, target, source): one row per layer, or every row when `place` is None."""
-    length = trace.shape[1]
-    if place is None:
+def check_asked(methods: Sequence[Method], layer: int | str, targets: str, compat: str) -> None:
+    """Raise InputError if a method cannot do what is asked of it."""
+    check_compat(compat)
+    for method in methods:
+        if compat == "released" and not method.released:
+            able = ", ".join(m.name for m in METHODS.values() if m.released)
+            raise InputError(f"{method.name} has one form; compat='released' is for {able}")
+        if method.scope == "model" and layer != "all":
+            raise InputError(f"{method.name} explains the whole model, not one layer; leave layer at 'all'")
+        if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
+            raise InputError(f"{method.name} explains one position at a time here; leave targets at 'position'")
+
+
+def _scores(
+    case: Case, method: Method, layers: list[int], place: int, targets: str, step: Callable[[], None]
+) -> tuple[Tensor, tuple[int | str, ...], Literal["mean", "sum"], dict[str, Any]]:
+    """Return scores (layer, target, source), the layer axis, how layers make the whole, and the method's evidence."""
+    trace, length = case.trace, case.trace.shape[1]
+    if targets == "all":
         require_room((len(layers), length, length), torch.empty(0), "explain one position, or shorten the text")
+    if method.scope == "model":
+        if targets == "all":
+            assert method.whole_map is not None
+            step()
+            return method.whole_map(trace), (WHOLE_MODEL,), "sum", {}
+        assert method.score is not None
+        scored = method.score(case)
+        step()
+        axis = (WHOLE_MODEL,) if len(scored.scores) == 1 else tuple(layers)
+        return scored.scores[:, None], axis, scored.over_layers, dict(scored.diagnostics)
     rows = []
     for number in layers:
-        rows.append(method.map(trace, number)[0] if place is None else method.row(trace, number, place))
+        if targets == "all":
+            assert method.map is not None
+            rows.append(method.map(trace, number)[0])
+        else:
+            assert method.row is not None
+            options = {"compat": case.compat} if case.compat != "published" else {}
+            of_targets = [method.row(trace, number, target, **options)[0] for target in case.positions]
+            rows.append(torch.stack(of_targets).mean(dim=0)[None])
         step()
-    return torch.stack(rows)
+    return torch.stack(rows), tuple(layers), "mean", {}
 
 
-def _position(position: int | None, length: int) -> int:
-    place = length - 1 if position is None else position
-    if not -length <= place < length:
-        raise InputError(f"position {place} does not exist: the text has {length} tokens, 0 to {length - 1}")
-    return place % length
-
-
-def _next_tokens(trace: Trace, tokenizer: PreTrainedTokenizerBase | None, place: int) -> tuple[tuple[str, float], ...]:
-    if trace.logits is None or tokenizer is None:
-        return ()
-    probabilities = trace.logits[0, place].float().softmax(dim=-1)
-    best = probabilities.topk(min(NEXT_TOKENS, probabilities.shape[-1]))
-    return tuple(
-        (decode_token(tokenizer, token), share)
-        for share, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    )
-
-
-def _describe(model: PreTrainedModel, trace: Trace) -> Model:
+def _describe(model: nn.Module, trace: Trace) -> Model:
     return Model(
-        name=Path(model.name_or_path).name or type(model).__name__,
+        name=Path(getattr(model, "name_or_path", "")).name or type(model).__name__,
         family=trace.layers[0].family.model_type,
         class_name=type(model).__name__,
         layers=len(trace.layers),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.latim import contributions
@@ -98,6 +98,10 @@ class _Stream:
         self.total = self.residual + record.captured.y.to(dtype)
         self.norm = record.post_norm
         if self.norm is not None:  # a norm after the sum (BERT), its statistic frozen: linear but for its bias
+            if not isinstance(self.norm, nn.LayerNorm):
+                raise UnsupportedModelError(
+                    f"ALTI reads LayerNorm after a sum, and {record.name} has another norm there"
+                )
             deviation = self.total.var(dim=-1, unbiased=False, keepdim=True).add(self.norm.eps).rsqrt()
             self.scale = deviation * self.norm.weight.detach().to(dtype)
             self.after = _centred(self.total, -1) * self.scale

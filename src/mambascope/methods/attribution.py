@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,20 +23,28 @@ if TYPE_CHECKING:
 
 FORMAT = "mambascope-attribution-1"
 
+#: The layer axis of a method that explains the whole model at once.
+WHOLE_MODEL = "all"
+
 
 @dataclass(frozen=True)
 class Target:
-    """The position that was explained and what the model predicts there.
+    """The position that was explained, what the model predicts there, and the number that was asked about.
 
     Attributes:
         position: Index of the target token, counted from 0.
         token: The token that stands at that position.
-        next_tokens: The likeliest next tokens with their probabilities, best first; empty for a model without a head.
+        next_tokens: The likeliest next tokens (of a classifier, classes) with their probabilities, best first; empty
+            for a model without a head.
+        asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain a position alone.
+        value: Its value.
     """
 
     position: int
     token: str
     next_tokens: tuple[tuple[str, float], ...] = ()
+    asked: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,23 +74,27 @@ class Attribution:
     Attributes:
         scores: float32 on the CPU, shape (layer, target, source). Sources behind a target's future are exactly zero.
         tokens: The text of every position, in order; joined they give the text back where the tokenizer allows it.
-        axes: The coordinates of `scores`: `layer` (numbers of the model's mixers), `target` and `source` (positions).
+        axes: The coordinates of `scores`: `layer` (numbers of the model's mixers, or `WHOLE_MODEL` alone), `target` and
+            `source` (positions).
         method: Name of the method that made the scores, as `mambascope explain --method` takes it.
         target: The position in focus.
         model: What was explained.
         signed: Whether scores can be negative.
         diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
-            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `seconds` is the time taken.
+            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `conservation_error` is how far
+            scores are from adding up to what they explain, relative; `seconds` is the time taken.
+        over_layers: Whether the model's scores are the mean of the layers' or their sum.
     """
 
     scores: Float[Tensor, "layer target source"]
     tokens: tuple[str, ...]
-    axes: Mapping[str, tuple[int, ...]]
+    axes: Mapping[str, tuple[Any, ...]]
     method: str
     target: Target
     model: Model
     signed: bool = False
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    over_layers: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
@@ -91,20 +103,20 @@ class Attribution:
         if len(self.tokens) != lengths[2]:
             raise InputError(f"{len(self.tokens)} tokens were given for {lengths[2]} source positions")
 
-    def matrix(self, layer: int | None = None) -> Float[Tensor, "target source"]:
-        """Return one layer's scores, or with `layer=None` their mean over layers.
+    def matrix(self, layer: int | str | None = None) -> Float[Tensor, "target source"]:
+        """Return one layer's scores, or with `layer=None` those of all layers: their mean or sum, see `over_layers`.
 
         Raises:
             InputError: if that layer is not among the explained ones.
         """
         if layer is None:
-            return self.scores.mean(dim=0)
+            return self.scores.mean(dim=0) if self.over_layers == "mean" else self.scores.sum(dim=0)
         if layer not in self.axes["layer"]:
             raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
         return self.scores[self.axes["layer"].index(layer)]
 
-    def row(self, position: int | None = None, layer: int | None = None) -> Float[Tensor, " source"]:
-        """Return one target's scores over all sources; by default those of `target.position`, averaged over layers.
+    def row(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, " source"]:
+        """Return one target's scores over all sources; by default those of `target.position`, over all layers.
 
         Raises:
             InputError: if that position or layer is not in the result.
@@ -117,7 +129,7 @@ class Attribution:
             )
         return self.matrix(layer)[self.axes["target"].index(position)]
 
-    def top(self, k: int = 10, position: int | None = None, layer: int | None = None) -> list[Source]:
+    def top(self, k: int = 10, position: int | None = None, layer: int | str | None = None) -> list[Source]:
         """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
 
         The share is the absolute score over the sum of absolute scores of the row.
@@ -125,7 +137,8 @@ class Attribution:
         row = self.row(position, layer)
         total = float(row.abs().sum()) or 1.0
         last = self.target.position if position is None else position
-        order = row[: last + 1].abs().argsort(descending=True, stable=True)[:k].tolist()
+        seen = last + 1 if not row[last + 1 :].any() else len(row)  # a causal model's future is no source
+        order = row[:seen].abs().argsort(descending=True, stable=True)[:k].tolist()
         return [Source(j, self.tokens[j], float(row[j]), abs(float(row[j])) / total) for j in order]
 
     def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
@@ -145,6 +158,7 @@ class Attribution:
             "target": asdict(self.target),
             "model": asdict(self.model),
             "signed": self.signed,
+            "over_layers": self.over_layers,
             "diagnostics": dict(self.diagnostics),
         }
 
@@ -163,6 +177,7 @@ class Attribution:
             "target": asdict(self.target),
             "model": asdict(self.model),
             "signed": self.signed,
+            "over_layers": self.over_layers,
             "diagnostics": dict(self.diagnostics),
         }
         metadata = {"format": FORMAT, "attribution": json.dumps(header)}
@@ -197,6 +212,7 @@ class Attribution:
             model=Model(**header["model"]),
             signed=header["signed"],
             diagnostics=header["diagnostics"],
+            over_layers=header.get("over_layers", "mean"),
         )
 
     def to_xarray(self) -> xarray.DataArray:

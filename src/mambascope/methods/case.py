@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -67,9 +67,11 @@ class Scored:
     """What a method returns for a case.
 
     Attributes:
-        scores: One row for the whole model, or one per layer, which sum to it.
+        scores: One row for the whole model, or one per layer.
         diagnostics: The evidence: `conservation_error`, and what else tells how far to trust the scores.
+        over_layers: How the layers' rows make the model's.
     """
 
     scores: Float[Tensor, "layer L"]
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    over_layers: Literal["mean", "sum"] = "sum"

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.methods.readout import Readout
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.rules import Rules
 
@@ -32,18 +33,20 @@ class Relevance:
     Attributes:
         scores: R_j, signed.
         value: The readout f.
+        first_order: What relevance adds up to where nothing is lost: f itself, or for a log-probability its linear part.
         outputs: What the model returned.
     """
 
     scores: Float[Tensor, "b L"]
     value: Float[Tensor, " b"]
+    first_order: Float[Tensor, " b"]
     outputs: Any
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
         """|f - Σ_j R_j| / |f|: what biases hold; rounding alone where the model has none."""
-        total = self.scores.double().sum(dim=-1)
-        return (self.value.double() - total).abs() / self.value.double().abs().clamp_min(1e-300)
+        total, start = self.scores.double().sum(dim=-1), self.first_order.double()
+        return (start - total).abs() / start.abs().clamp_min(1e-300)
 
 
 def mamba_lrp(
@@ -67,4 +70,5 @@ def mamba_lrp(
     """
     passed = differentiate(model, readout, rules=rules, **inputs)
     scores = (passed.embeddings.double() * passed.at_embeddings.double()).sum(dim=-1)
-    return Relevance(scores.to(passed.embeddings.dtype), passed.value, passed.outputs)
+    start = readout.first_order(passed.outputs) if isinstance(readout, Readout) else passed.value
+    return Relevance(scores.to(passed.embeddings.dtype), passed.value, start, passed.outputs)

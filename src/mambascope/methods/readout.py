@@ -14,10 +14,10 @@ from mambascope.errors import InputError
 
 
 class Term(NamedTuple):
-    """One logit with its weight: that of a token at a position, or with position None that of a class."""
+    """One logit with its weight: that of token `entry` at a position, or with position None that of class `entry`."""
 
     position: int | None
-    index: int
+    entry: int
     weight: float = 1.0
 
 
@@ -47,16 +47,40 @@ class Readout:
 
     def of_logits(self, logits: Float[Tensor, b * v]) -> Float[Tensor, " b"]:
         """Return the number for every text, from logits (b, L, tokens) or (b, classes)."""
-        indices = torch.tensor([term.index for term in self.terms], device=logits.device)
+        if self.log_probability:
+            return self._total(self._rows(logits).log_softmax(dim=-1))
+        entries = torch.tensor([term.entry for term in self.terms], device=logits.device)
         weights = logits.new_tensor([term.weight for term in self.terms])
-        if logits.ndim == 3:
-            places = torch.tensor([term.position for term in self.terms], device=logits.device)
-            if self.log_probability:
-                rows = logits[:, places].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-                return (rows[:, torch.arange(len(indices)), indices] * weights).sum(dim=-1)
-            return (logits[:, places, indices] * weights).sum(dim=-1)
-        rows = logits.log_softmax(dim=-1) if self.log_probability else logits
-        return (rows[:, indices] * weights).sum(dim=-1)
+        if logits.ndim == 2:
+            return (logits[:, entries] * weights).sum(dim=-1)
+        places = torch.tensor([term.position for term in self.terms], device=logits.device)
+        return (logits[:, places, entries] * weights).sum(dim=-1)
+
+    def _rows(self, logits: Float[Tensor, b *v]) -> Float[Tensor, "b terms v"]:
+        """Return the logits in which each term stands, in at least single precision."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if logits.ndim == 2:
+            return logits[:, None].expand(-1, len(self.terms), -1)
+        return logits[:, torch.tensor([term.position for term in self.terms], device=logits.device)]
+
+    def _total(self, rows: Float[Tensor, "b terms v"]) -> Float[Tensor, " b"]:
+        """Return the weighted sum of each term's entry in its row."""
+        entries = torch.tensor([term.entry for term in self.terms], device=rows.device)
+        weights = rows.new_tensor([term.weight for term in self.terms])
+        return (rows[:, torch.arange(len(entries)), entries] * weights).sum(dim=-1)
+
+    def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return Σ c · logits with c the readout's gradient at the logits: what a linear account of it adds up to.
+
+        For logits that is the readout itself; for log-probabilities c is the term's one-hot vector less the softmax.
+        """
+        logits = logits_of(outputs)
+        if not self.log_probability:
+            return self.of_logits(logits)
+        with torch.enable_grad():
+            rows = self._rows(logits.detach()).requires_grad_()
+            (c,) = torch.autograd.grad(self._total(rows.log_softmax(dim=-1)).sum(), rows)
+        return (c * rows.detach()).sum(dim=(1, 2))
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 
 from mambascope.errors import InputError
 from mambascope.files import whole_file
-from mambascope.methods.attribution import Attribution
+from mambascope.methods.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import require_finite
 from mambascope.show.palette import ANCHORS, colormap
 from mambascope.show.typeface import drawable, families
@@ -270,7 +270,9 @@ def _title(axes: Axes, attribution: Attribution, what: str) -> None:
 
 def _mean_of(attribution: Attribution) -> str:
     layers = attribution.axes["layer"]
-    return f"mean of {len(layers)} layers" if len(layers) > 1 else f"layer {layers[0]}"
+    if len(layers) > 1:
+        return f"{attribution.over_layers} of {len(layers)} layers"
+    return "whole model" if layers[0] == WHOLE_MODEL else f"layer {layers[0]}"
 
 
 def _columns(count: int) -> int:

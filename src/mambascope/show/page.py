@@ -82,6 +82,7 @@ def _method(result: Attribution) -> dict[str, Any]:
     return {
         "name": result.method,
         "signed": result.signed,
+        "over": result.over_layers,
         "causal": _is_causal(result),
         "target": target,
         "model": asdict(result.model) | {"name": visible(result.model.name)},

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.methods.attribution import Attribution, Source
+from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Source
 from mambascope.show.check import require_finite
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
@@ -87,7 +87,8 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
     """Return what was explained: method, model, layers, target, and what the model predicts there."""
     model, target = attribution.model, attribution.target
     layers = attribution.axes["layer"]
-    explained = f"{len(layers)} of {model.layers}" if len(layers) != model.layers else f"{model.layers}"
+    some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
+    explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
     facts = f" · {model.family} · {explained} layer{'s' if model.layers != 1 else ''}"
     name = _keep_end(visible(model.name), screen.width - cell_len(attribution.method + facts) - 3)
     line = Text()
@@ -101,6 +102,10 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
         if others:
             line.append(screen.fit(", then " + ", ".join(f"{_quoted(token, 16)} {percent(p)}" for token, p in others)))
     line.append("\n")
+    if target.asked:
+        value = "" if target.value is None else f" = {number(target.value)}"
+        line.append(screen.fit("explains "))
+        line.append(screen.fit(f"{visible(target.asked)}{value}\n"), style="bold")
     return line
 
 
@@ -170,7 +175,8 @@ def evidence(diagnostics: Any) -> str:
     parts = []
     for key, says in (
         ("reconstruction_error", "the operators rebuilt the layers' outputs to within {}"),
-        ("conservation_error", "relevance is conserved to within {}"),
+        ("conservation_error", "the scores add up to what they explain to within {}"),
+        ("completeness_error", "the scores miss what they explain by {}"),
     ):
         if diagnostics.get(key) is not None:
             parts.append(says.format(f"{diagnostics[key]:.1e}"))
@@ -197,7 +203,7 @@ def number(score: float) -> str:
 def _layer_line(attribution: Attribution, screen: Screen) -> Text:
     layers = attribution.axes["layer"]
     if len(layers) == 1:
-        return Text(f"only {layers[0]}\n")
+        return Text("all at once\n" if layers[0] == WHOLE_MODEL else f"only {layers[0]}\n")
     mass = attribution.layer_mass().tolist()
     total = sum(mass) or 1.0
     heaviest = max(range(len(mass)), key=mass.__getitem__)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.trace.eager import eager_attention
 from mambascope.trace.families import Family, find_mixers
 from mambascope.trace.rules import GRADIENT, Ruler, Rules, hooks, is_norm
 from mambascope.trace.running import call, check_inputs, running
@@ -35,6 +36,7 @@ class Gradients:
         at_embeddings: Gradient of `value` there.
         mixers: Name of every mixer, in the order in which they ran, with its output and the gradient there; empty
             unless asked for.
+        attention: The same for the probabilities of softmax attention layers.
     """
 
     outputs: Any
@@ -42,6 +44,7 @@ class Gradients:
     embeddings: Float[Tensor, "b L E"]
     at_embeddings: Float[Tensor, "b L E"]
     mixers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def differentiate(
@@ -108,24 +111,27 @@ def _differentiate(
 ) -> Gradients:
     check_inputs(model, inputs)
     kept: dict[str, Tensor] = {}
+    probabilities: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(differentiable(model, rules))
         leaves: list[Tensor] = []
         inputs = stack.enter_context(leaf(inputs, leaves))
         for name, module in watched:
-            handle = module.register_forward_hook(partial(_keep, kept, name))
+            handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
         outputs = call(model, inputs)
         value = readout(outputs)
-        wanted = [leaves[0], *kept.values()]
+        wanted = [leaves[0], *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     flows = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
+    pairs = [(tensor.detach(), flow) for tensor, flow in zip(wanted, flows, strict=True)]
     return Gradients(
         outputs=_detached(outputs),
         value=value.detach(),
-        embeddings=leaves[0].detach(),
-        at_embeddings=flows[0],
-        mixers={name: (kept[name].detach(), flow) for name, flow in zip(kept, flows[1:], strict=True)},
+        embeddings=pairs[0][0],
+        at_embeddings=pairs[0][1],
+        mixers=dict(zip(kept, pairs[1:], strict=False)),
+        attention=dict(zip(probabilities, pairs[1 + len(kept) :], strict=True)),
     )
 
 
@@ -137,7 +143,8 @@ def differentiable(model: nn.Module, rules: Rules = GRADIENT) -> Iterator[None]:
         InputError: if the model's weights are quantised, so that no gradient flows through them.
     """
     refuse_quantised(model)
-    mixers = [found for found in find_mixers(model) if isinstance(found[2], Family)]
+    found = find_mixers(model)
+    mixers = [(name, mixer, family) for name, mixer, family in found if isinstance(family, Family)]
     families = [family for _, _, family in mixers]
     seams = [family.scan_seam for family in families]
     seams += [family.conv_seam for family in families if family.conv_seam.exists()]
@@ -145,6 +152,8 @@ def differentiable(model: nn.Module, rules: Rules = GRADIENT) -> Iterator[None]:
         stack.enter_context(running(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_constant_weights(model))
+        if len(mixers) < len(found):
+            stack.enter_context(eager_attention(model))
         stack.enter_context(listening(Ruler(rules, {family.scan_seam: family for family in families}), seams))
         for module, hook in hooks(model, mixers, rules):
             handle = module.register_forward_hook(hook)
@@ -163,7 +172,7 @@ def refuse_quantised(model: nn.Module) -> None:
 
 
 @contextmanager
-def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+def _leaf(model: Any, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
     """Make the embedded tokens the leaf of the graph: those given, those of the embedding layer, or a float input."""
     given = [name for name in ("inputs_embeds",) if inputs.get(name) is not None]
     if not given and not isinstance(model, transformers.PreTrainedModel):
@@ -178,7 +187,8 @@ def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Ite
         leaves.append(output.detach().requires_grad_())
         return leaves[0]
 
-    handle = model.get_input_embeddings().register_forward_hook(cut)
+    table: Any = model.get_input_embeddings()
+    handle = table.register_forward_hook(cut)
     try:
         yield inputs
     finally:
@@ -213,8 +223,11 @@ def _constant_weights(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _keep(kept: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:
+def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:
+    """Keep a mixer's output, and the probabilities that an attention layer in its eager form returns beside it."""
     kept[name] = output[0] if isinstance(output, tuple) else output
+    if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].ndim == 4:
+        attention[name] = output[1]
 
 
 def _detached(outputs: Any) -> Any:

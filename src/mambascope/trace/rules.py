@@ -124,7 +124,7 @@ def hooks(
     model: nn.Module, mixers: list[tuple[str, nn.Module, Family]], rules: Rules
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     """Yield the modules that answer differently under the rules, with the hook that gives their answer."""
-    gates = {mixer.norm: family for _, mixer, family in mixers if family.norm_factor}
+    gates: dict[nn.Module, Family] = {mixer.get_submodule("norm"): f for _, mixer, f in mixers if f.norm_factor}
     for module, family in gates.items():
         yield module, partial(_gated_norm, family, rules)
     head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None

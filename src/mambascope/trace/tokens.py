@@ -14,7 +14,7 @@ from mambascope.errors import InputError
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase | None, text: str, *, vocab_size: int
+    tokenizer: PreTrainedTokenizerBase | None, text: str, *, vocab_size: int, special: bool = True
 ) -> tuple[Int[Tensor, "1 L"], tuple[str, ...]]:
     """Return the token ids of a text and, for each token, the piece of the text that it stands for.
 
@@ -27,6 +27,7 @@ def encode(
         tokenizer: the tokenizer that `load` returned.
         text: the text to encode.
         vocab_size: rows of the model's embedding, which the ids must stay within.
+        special: let the tokenizer add tokens of its own, as at the beginning of a text.
 
     Raises:
         InputError: if there is no tokenizer, the text yields no token, or an id is outside the model's vocabulary.
@@ -38,7 +39,13 @@ def encode(
         )
     _check_text(text)
     fast = bool(tokenizer.is_fast)
-    encoding = tokenizer(text, return_offsets_mapping=fast, return_special_tokens_mask=True, verbose=False)
+    encoding = tokenizer(
+        text,
+        return_offsets_mapping=fast,
+        return_special_tokens_mask=True,
+        add_special_tokens=special,
+        verbose=False,
+    )
     ids = encoding["input_ids"]
     if all(encoding["special_tokens_mask"]) and not _spelled_out(tokenizer, ids, text):
         raise InputError(f"the text {text!r} yields no token; pass a text with at least one word")
@@ -64,6 +71,32 @@ def decode_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
         return text if raw is None else _visible_bytes(raw)
     swallowed = name.startswith("\N{LOWER ONE EIGHTH BLOCK}") and not text.startswith(" ")
     return " " + text if swallowed else text or str(name)
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str = "target") -> int:
+    """Return the id of a string that is one token.
+
+    Args:
+        tokenizer: the tokenizer that `load` returned.
+        text: the token's text, its leading space included.
+        role: what it is asked as, for the message.
+
+    Raises:
+        InputError: if there is no tokenizer, or the string is not one token; the message says which tokens it is.
+    """
+    if tokenizer is None:
+        raise InputError(f"the {role} {text!r} is text, and this model has no tokenizer to read it with")
+    _check_text(text)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) == 1:
+        return int(ids[0])
+    pieces = ", ".join(repr(decode_token(tokenizer, token)) for token in ids)
+    spaced = tokenizer(" " + text, add_special_tokens=False, verbose=False)["input_ids"]
+    hint = f"; with a space before it, {' ' + text!r}, it is one" if len(spaced) == 1 else ""
+    raise InputError(
+        f"the {role} {text!r} is {len(ids)} tokens, {pieces}{hint}; name one token, or ask for the log-probability of "
+        "the whole (continuation)"
+    )
 
 
 def check_ids(ids: Sequence[int] | Int[Tensor, "*batch L"], vocab_size: int) -> Int[Tensor, "1 L"]:

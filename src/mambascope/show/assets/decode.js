@@ -24,7 +24,7 @@ function rowPlaces(method) {
   return { lengths, starts };
 }
 
-// Block 0 is the mean over layers; block k + 1 is the k-th explained layer.
+// Block 0 is all layers, their mean or their sum; block k + 1 is the k-th explained layer.
 async function loadBlock(methodIndex, block) {
   const key = `${methodIndex}-${block}`;
   if (!cache.has(key)) {

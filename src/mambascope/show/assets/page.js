@@ -36,17 +36,18 @@ async function chooseBlock(block) {
 
 function showHead() {
   const { model, target } = method(), name = (token) => `‘${token}’`;
-  const layers = RESULT.layers.length === model.layers ? `${model.layers} layers` : `${RESULT.layers.length} of ${model.layers} layers`;
+  const layers = RESULT.layers.length === model.layers || RESULT.layers[0] === "all" ? `${model.layers} layers` : `${RESULT.layers.length} of ${model.layers} layers`;
   byId("model").textContent = model.name;
   byId("summary").textContent = `${method().name} · ${model.family} · ${layers} · ${TOKENS} tokens`;
   const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
+  const asked = target.asked ? ` Explained: ${target.asked}${target.value === null ? "" : ` = ${formatScore(target.value)}`}.` : "";
   const where = `${quoted(target.position)} (position ${target.position})`;
-  byId("prediction").textContent = best ? `After ${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `In focus: ${where}.`;
+  byId("prediction").textContent = (best ? `After ${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `In focus: ${where}.`) + asked;
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
   byId("how").textContent = single
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
     : `Point at a token to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
-  byId("layers-how").textContent = "The sum of all scores of the token in focus, layer by layer. Click a bar to see that layer alone, again for the mean.";
+  byId("layers-how").textContent = "The sum of all scores of the token in focus, layer by layer. Click a bar to see that layer alone, again for all.";
   byId("maps-how").textContent = single
     ? "One row per layer, one column per source token. Click a row to see that layer. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell."
     : "One row per target token, one column per source token: a row shows what its token drew from. Click a small map to enlarge it, a row to pin its token. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell.";
@@ -157,7 +158,7 @@ function listen() {
   byId("layer").addEventListener("change", (event) => chooseBlock(Number(event.target.value)));
   byId("contrast").addEventListener("change", drawMapSoon);
   const title = () => `${method().model.name}: ${method().name}, ${layerName(state.block)}, target ${RESULT.targets[focus()]} ${quoted(RESULT.targets[focus()])}`;
-  const name = () => `${method().name}-${state.block === 0 ? "mean" : `layer${RESULT.layers[state.block - 1]}`}-${RESULT.targets[focus()]}`;
+  const name = () => `${method().name}-${state.block === 0 ? "model" : `layer${RESULT.layers[state.block - 1]}`}-${RESULT.targets[focus()]}`;
   const textPicture = () => withCaption(textScene(), title(), state.data.scales[focus()], method().signed);
   const mapPicture = () => withCaption(mapScene(byId("contrast").value, mapFocus()), title(), mapLargest(), method().signed);
   byId("text-png").addEventListener("click", () => savePng(textPicture(), `text-${name()}`));

@@ -66,7 +66,8 @@ function showBars(totals, t, block) {
 }
 
 function layerName(block) {
-  if (block === 0) return RESULT.layers.length > 1 ? `mean of ${RESULT.layers.length} layers` : `layer ${RESULT.layers[0]}`;
+  if (RESULT.layers.length === 1) return RESULT.layers[0] === "all" ? "whole model" : `layer ${RESULT.layers[0]}`;
+  if (block === 0) return `${method().over} of ${RESULT.layers.length} layers`;
   const kind = RESULT.kinds?.[block - 1];
   return `layer ${RESULT.layers[block - 1]}${kind ? ` (${kind})` : ""}`;
 }

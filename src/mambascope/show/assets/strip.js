@@ -2,7 +2,7 @@
 
 function buildStrip(select) {
   const maps = [0, ...RESULT.layers.map((_, k) => k + 1)].map((block) => {
-    const short = block === 0 ? "mean" : String(RESULT.layers[block - 1]), kind = RESULT.kinds?.[block - 1];
+    const short = block === 0 ? method().over : String(RESULT.layers[block - 1]), kind = RESULT.kinds?.[block - 1];
     const button = element("button", { type: "button", title: `Enlarge ${layerName(block)}` },
       element("canvas"), element("span", { textContent: kind ? `${short} ${kind}` : short }));
     button.setAttribute("aria-label", layerName(block));

@@ -1,0 +1,168 @@
+"""From what a user asks about to the number that is explained: a token, a class, a contrast, a continuation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mambascope.errors import InputError
+from mambascope.methods.readout import Readout, class_readout, continuation_readout, token_readout
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import differentiate
+from mambascope.trace.tokens import decode_token, single_token
+
+#: How many next tokens a result names.
+NEXT_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user asks about.
+
+    Attributes:
+        target: A token or class, by text or number; None for the model's own first choice.
+        foil: One to contrast with.
+        position: The position to explain; negative numbers count from the end; None for the last.
+        continuation: Position of its first token, its ids and its text; None unless a continuation is asked about.
+    """
+
+    target: str | int | None = None
+    foil: str | int | None = None
+    position: int | None = None
+    continuation: tuple[int, tuple[int, ...], str] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question understood.
+
+    Attributes:
+        place: The position in focus.
+        positions: The positions whose rows explain it.
+        readout: The number; None for a model without a head.
+    """
+
+    place: int
+    positions: tuple[int, ...]
+    readout: Readout | None
+
+
+def resolve(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    trace: Trace,
+    inputs: Mapping[str, Any],
+    question: Question,
+) -> Asked:
+    """Return the number and the positions that a question is about.
+
+    A classifier is asked about where it reads its logits from: the class token, the last one, or all.
+
+    Raises:
+        InputError: if the position, target or foil does not exist, the target is several tokens, the foil is the
+            target, or the parts of the question contradict each other.
+    """
+    place = _place(question.position, trace.shape[1])
+    logits = trace.logits
+    if logits is None:
+        if question.target is not None or question.foil is not None or question.continuation is not None:
+            raise InputError(
+                f"{type(model).__name__} has no head, so there is no logit of a target or foil to explain; load the "
+                "model with its language-model or classification head"
+            )
+        return Asked(place, (place,), None)
+    if question.continuation is not None:
+        return _continuation(question)
+    if logits.ndim == 2:
+        return _class(model, logits, inputs, place, question)
+    token = _token(tokenizer, question.target, logits.shape[-1], "target")
+    token = int(logits[0, place].argmax()) if token is None else token
+    foil = _token(tokenizer, question.foil, logits.shape[-1], "foil")
+    names = None if tokenizer is None else (decode_token(tokenizer, token), _name(tokenizer, foil))
+    return Asked(place, (place,), token_readout(place, token, foil, names))
+
+
+def next_tokens(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, trace: Trace, place: int
+) -> tuple[tuple[str, float], ...]:
+    """Return what the model predicts after a position, or of a whole text its classes, best first."""
+    logits = trace.logits
+    if logits is None or (logits.ndim == 3 and tokenizer is None):
+        return ()
+    probabilities = (logits[0] if logits.ndim == 2 else logits[0, place]).float().softmax(dim=-1)
+    best = probabilities.topk(min(NEXT_TOKENS, probabilities.shape[-1]))
+    return tuple(
+        (class_name(model, index) if logits.ndim == 2 else _name(tokenizer, index), share)
+        for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    )
+
+
+def class_name(model: Any, index: int) -> str:
+    """Return what the model's configuration calls a class."""
+    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return str(names.get(index, index))
+
+
+def _place(position: int | None, length: int) -> int:
+    place = length - 1 if position is None else position
+    if not -length <= place < length:
+        raise InputError(f"position {place} does not exist: the text has {length} tokens, 0 to {length - 1}")
+    return place % length
+
+
+def _token(
+    tokenizer: PreTrainedTokenizerBase | None, asked: str | int | None, vocabulary: int, role: str
+) -> int | None:
+    token = single_token(tokenizer, asked, role) if isinstance(asked, str) else asked
+    if token is not None and not 0 <= token < vocabulary:
+        raise InputError(
+            f"the {role} {token} is no token: the model predicts {vocabulary} tokens, 0 to {vocabulary - 1}"
+        )
+    return token
+
+
+def _name(tokenizer: PreTrainedTokenizerBase | None, token: int | None) -> str:
+    return "" if tokenizer is None or token is None else decode_token(tokenizer, token)
+
+
+def _continuation(question: Question) -> Asked:
+    assert question.continuation is not None
+    if question.target is not None or question.foil is not None or question.position is not None:
+        raise InputError("a continuation is explained as a whole; ask for it without target, foil and position")
+    start, tokens, text = question.continuation
+    readout = continuation_readout(start, tokens, text)
+    return Asked(readout.positions[-1], readout.positions, readout)
+
+
+def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, question: Question) -> Asked:
+    count = logits.shape[-1]
+    chosen = _class_index(model, question.target, count, "target")
+    chosen = int(logits[0].argmax()) if chosen is None else chosen
+    foil = _class_index(model, question.foil, count, "foil")
+    names = (class_name(model, chosen), "" if foil is None else class_name(model, foil))
+    readout = class_readout(chosen, foil, names)
+    positions = (place,) if question.position is not None else _pooled(model, readout, inputs) or (place,)
+    readout = dataclasses.replace(readout, positions=positions)
+    return Asked(positions[0] if len(positions) == 1 else place, positions, readout)
+
+
+def _pooled(model: Any, readout: Readout, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the positions of the last mixer's output that a class's logit is read from: those with a gradient."""
+    _, flow = list(differentiate(model, readout, mixers=True, **inputs).mixers.values())[-1]
+    return tuple(flow[0].any(dim=-1).nonzero()[:, 0].tolist())
+
+
+def _class_index(model: Any, asked: str | int | None, count: int, role: str) -> int | None:
+    if asked is None:
+        return None
+    labels = {class_name(model, index): index for index in range(count)}
+    index = labels.get(asked, int(asked) if asked.isdigit() else -1) if isinstance(asked, str) else asked
+    if not 0 <= index < count:
+        shown = ", ".join(list(labels)[:20]) + (", …" if count > 20 else "")
+        raise InputError(f"the {role} {asked!r} is no class of this model, which knows {shown}")
+    return index
