@@ -1,0 +1,110 @@
+"""Running copies of one text, each without another of its sources: how interventions measure what a source does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+
+#: Tokens in one batch of copies, unless the caller says how many copies: the logits of a vocabulary of 50,000 then
+#: take 400 MiB, and a processor gains nothing from more.
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What taking each source away does to a readout.
+
+    Attributes:
+        scores: The readout of the intact model less the readout without source j: positive where j supports it.
+        value: The readout of the intact model.
+        outputs: What the intact model returned.
+    """
+
+    scores: Float[Tensor, " L"]
+    value: float
+    outputs: Any
+
+
+def measure(
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    outputs: Any,
+    without: Callable[[int, int], Any],
+    *,
+    length: int,
+    sources: int,
+    batch: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Effect:
+    """Return the effect of sources 0 to `sources` - 1, measured in batches; it is exactly zero for those after.
+
+    Args:
+        readout: Given a model's outputs, returns one number per text.
+        outputs: What the intact model returned.
+        without: Given a range of sources, returns the model's outputs for one copy of the text without each.
+        length: Tokens of the text.
+        sources: How many sources there are.
+        batch: Copies at a time; None for as many as make `BATCH_TOKENS` tokens.
+        progress: Called with (sources done, sources in all) after each batch.
+
+    Raises:
+        InputError: if the readout does not return one number per text, or the batch is empty.
+    """
+    intact = _read(readout, outputs, 1)
+    scores = intact.new_zeros(length, dtype=torch.promote_types(intact.dtype, torch.float32))
+    for start, stop in batches(sources, length, batch):
+        left = _read(readout, without(start, stop), stop - start)
+        scores[start:stop] = intact.to(scores.dtype) - left.to(scores.dtype)
+        if progress is not None:
+            progress(stop, sources)
+    return Effect(scores, float(intact), outputs)
+
+
+def _read(readout: Callable[[Any], Any], outputs: Any, texts: int) -> Float[Tensor, " b"]:
+    value = readout(outputs)
+    if not isinstance(value, Tensor) or value.shape != (texts,):
+        found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(f"a readout must return one number per text, here of shape ({texts},), found {found}")
+    return value.detach()
+
+
+def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of sources, `batch` at a time, or as many as make `BATCH_TOKENS` tokens.
+
+    Raises:
+        InputError: if the batch is empty.
+    """
+    size = max(1, BATCH_TOKENS // length) if batch is None else batch
+    if size < 1:
+        raise InputError(f"a batch of {batch} copies is empty; ask for 1 or more")
+    for start in range(0, sources, size):
+        yield start, min(start + size, sources)
+
+
+def one_each(start: int, stop: int, length: int, device: torch.device) -> Bool[Tensor, "b L"]:
+    """Return True at one source per copy: at `start` in the first, at `stop` - 1 in the last."""
+    return torch.arange(length, device=device) == torch.arange(start, stop, device=device)[:, None]
+
+
+def copies(inputs: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return the inputs of one text as those of a batch of it."""
+    return {name: value.expand(count, *value.shape[1:]) if _of_text(value) else value for name, value in inputs.items()}
+
+
+def require_one_text(inputs: dict[str, Any]) -> None:
+    """Raise InputError if the inputs hold several texts."""
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] != 1:
+            raise InputError(
+                f"an intervention takes one text at a time, found {value.shape[0]} in {name}; call it for each of them"
+            )
+
+
+def _of_text(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == 1

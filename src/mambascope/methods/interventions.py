@@ -1,0 +1,175 @@
+"""Ground truth by intervention: what changes when the scans run without a source. Fast scores are judged by it.
+
+* Knockout (Mamba Knockout, arXiv 2505.24244): one source gives nothing to the scans of chosen targets.
+* Value zeroing (Mohebbi et al. 2023, arXiv 2301.12971): one token's value is zero in one layer.
+* Occlusion, in a file of its own: one token of the text is hidden.
+
+Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.intervene` says what is
+cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.methods.copies import Effect, batches, copies, measure, one_each, require_one_text
+from mambascope.methods.memory import require_room
+from mambascope.methods.occlusion import occlusion
+from mambascope.trace import LayerRecord, Trace, capture
+from mambascope.trace.families import Family
+from mambascope.trace.intervene import Knockout, intervening, scan_mixers
+from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.trace import precision
+
+__all__ = ["Effect", "knockout", "occlusion", "value_zeroing"]
+
+
+def knockout(
+    model: nn.Module,
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    targets: int | Sequence[int],
+    *,
+    layers: tuple[int, int] | None = None,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **inputs: Any,
+) -> Effect:
+    """Return how far a readout falls when the scans of some targets run without one source, for every source.
+
+    Source j gives nothing to the targets' scan outputs, neither through alpha nor, where j is itself a target, through
+    the skip D; all else is computed by the model from what results. A source is a position of what the scan consumes,
+    which the convolution has mixed with the K-1 before it. A hybrid's attention layers are left alone.
+
+    Args:
+        model: A stock model with selective-scan mixers.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        targets: The positions that lose the source; negative numbers count from the end.
+        layers: First and last layer of a window, both included; None for all.
+        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        progress: Called with (sources done, sources in all) after each batch.
+        inputs: One text, handed to the model: `input_ids` (1, L) or `inputs_embeds` (1, L, E), …
+
+    Raises:
+        InputError: if the inputs are not one text, or a target, a layer or the readout cannot be used.
+        UnsupportedModelError: if the model has no selective scan.
+        ReconstructionError: if the model's scans are not what they seem.
+    """
+    scan_mixers(model)
+    check_inputs(model, inputs)
+    require_one_text(inputs)
+    with running(model):
+        trace = capture(model, **inputs)
+        length, device = trace.shape[1], trace.layers[0].captured.x.device
+        rows = _positions(targets, length)
+        mixers = frozenset(record.name for record in _window(trace, layers))
+        with intervening(model, None):
+            outputs = call(model, inputs)
+
+        def without(start: int, stop: int) -> Any:
+            with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
+                return call(model, copies(inputs, stop - start))
+
+        sources = max(rows) + 1  # those after the last target give it nothing
+        return measure(readout, outputs, without, length=length, sources=sources, batch=batch, progress=progress)
+
+
+def value_zeroing(
+    model: nn.Module,
+    layer: int,
+    *,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **inputs: Any,
+) -> Float[Tensor, "L L"]:
+    """Return how far each target's output of one layer turns when one source's value is zero there.
+
+    Row i is the target, column k the source: the cosine distance between the layer's output at i with the whole text
+    and without Δ_k B_k s_k and D s_k; the decay at k stays. The layer's output is the residual stream after the mixer,
+    block input plus y, or y alone where it stands in no block. The paper divides rows by their sum; these are not.
+
+    Args:
+        model: A stock model with selective-scan mixers.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        progress: Called with (sources done, sources in all) after each batch.
+        inputs: One text, as in `knockout`.
+
+    Returns:
+        Distances from 0 to 2, exactly zero above the diagonal.
+
+    Raises:
+        InputError: if the inputs are not one text, or the layer does not exist or has no scan.
+        UnsupportedModelError: if the model has no selective scan.
+        MapTooLargeError: if the map would not fit in memory.
+        ReconstructionError: if the model's scans are not what they seem.
+    """
+    scan_mixers(model)
+    check_inputs(model, inputs)
+    require_one_text(inputs)
+    with running(model):
+        trace = capture(model, **inputs)
+        length, index = trace.shape[1], trace.index(layer)
+        (record,) = _window(trace, (index, index))
+        intact = _stream(record, record.captured.y)
+        require_room((length, length), intact, "shorten the text")
+        distances = intact.new_zeros(length, length)
+        for start, stop in batches(length, length, batch):
+            edit = Knockout((record.name,), one_each(start, stop, length, intact.device))
+            with intervening(model, edit):
+                without = _stream(record, _mixed(record, stop - start))
+            distances[start:, start:stop] = _cosine_distance(without[:, start:], intact[:, start:]).t()
+            if progress is not None:
+                progress(stop, length)
+    return distances.tril_()  # columns of one batch begin at its first source; what lies before theirs is rounding
+
+
+def _mixed(record: LayerRecord, count: int) -> Tensor:
+    """Return the mixer's output for copies of what it consumed in the capture."""
+    x, mask = record.captured.x, record.captured.mask
+    options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
+    output = record.mixer(x.expand(count, -1, -1), **options)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _stream(record: LayerRecord, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
+    """Return the residual stream after the mixer, which is what the paper compares: a layer's output."""
+    working = precision(y.dtype)
+    residual = record.captured.residual
+    return y.to(working) if residual is None else residual.to(working) + y.to(working)
+
+
+def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Float[Tensor, "b t"]:
+    """Return 1 - cos(a, b) as ½‖a/‖a‖ - b/‖b‖‖², which keeps its precision where the two nearly agree."""
+    return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
+
+
+def _positions(targets: int | Sequence[int], length: int) -> tuple[int, ...]:
+    """Return the targets counted from 0, each once."""
+    wanted = [targets] if isinstance(targets, int) else list(targets)
+    wrong = [target for target in wanted if not -length <= target < length]
+    if wrong or not wanted:
+        raise InputError(
+            f"targets {wanted} are not positions of this text of {length} tokens; give at least one from 0 to "
+            f"{length - 1}, or from -{length} to -1"
+        )
+    return tuple(sorted({target % length for target in wanted}))
+
+
+def _window(trace: Trace, layers: tuple[int, int] | None) -> list[LayerRecord]:
+    """Return the records of a window of layers that have a scan."""
+    if layers is not None and len(layers) != 2:
+        raise InputError(f"a window of layers is its first and its last, found {layers}")
+    first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
+    if first > last:
+        raise InputError(f"the window of layers {first} to {last} is empty; give its first layer, then its last")
+    found = [record for record in trace.layers[first : last + 1] if isinstance(record.family, Family)]
+    if not found:
+        classes = sorted({type(record.mixer).__name__ for record in trace.layers[first : last + 1]})
+        raise InputError(f"there is no scan to cut in layers {first} to {last}: they are {', '.join(classes)}")
+    return found

@@ -1,0 +1,129 @@
+"""Occlusion (Zeiler & Fergus 2014, arXiv 1311.2901, section 4.2, for tokens): the text is read without one token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.methods.copies import Effect, copies, measure, require_one_text
+from mambascope.trace.embedding import embedded, embedding_layer, mean_embedding, reading
+from mambascope.trace.intervene import intervening
+from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.tokens import check_ids
+
+
+def occlusion(
+    model: nn.Module,
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    *,
+    replacement: str | int = "zero",
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **inputs: Any,
+) -> Effect:
+    """Return how far a readout falls when one token of the text is occluded, for every token.
+
+    Any transformers model that reads tokens will do, Transformers included.
+
+    Args:
+        model: A transformers model.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        replacement: What stands in a token's place: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a
+            token id; or `delete`, nothing: the text closes up. A position's outputs are then read where its token has
+            moved to, those of the deleted one where the text before it ends; the score is NaN where there is none.
+        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        progress: Called with (tokens done, tokens in all) after each batch.
+        inputs: One text, handed to the model: `input_ids` (1, L) or `inputs_embeds` (1, L, E), …
+
+    Raises:
+        InputError: if the inputs are not one text, or the replacement or the readout cannot be used.
+    """
+    check_inputs(model, inputs)
+    require_one_text(inputs)
+    with running(model):
+        text = embedded(model, inputs)
+        length = text.shape[1]
+        occluded = _occluding(model, inputs, replacement, length)
+
+        def without(start: int, stop: int) -> Any:
+            with intervening(model, None):
+                return occluded(torch.arange(start, stop, device=text.device))
+
+        with intervening(model, None):
+            outputs = call(model, inputs)
+        return measure(readout, outputs, without, length=length, sources=length, batch=batch, progress=progress)
+
+
+def _occluding(
+    model: nn.Module, inputs: dict[str, Any], replacement: str | int, length: int
+) -> Callable[[Int[Tensor, " b"]], Any]:
+    """Return what gives the model's outputs for copies of the text, each without the token at one place."""
+    if isinstance(replacement, int) and not isinstance(replacement, bool):
+        if inputs.get("input_ids") is None:
+            raise InputError("a token id can only replace a token id; pass input_ids, or occlude with 'zero'")
+        check_ids([replacement], embedding_layer(model).num_embeddings)
+        return partial(_with_id, model, inputs, replacement)
+    if replacement == "delete":
+        if length == 1:
+            raise InputError("a text of one token is empty without it; occlude with 'zero'")
+        return partial(_deleted, model, inputs)
+    if replacement == "zero":
+        return partial(_with_vector, model, inputs, None)
+    if replacement == "mean":
+        return partial(_with_vector, model, inputs, mean_embedding(model))
+    raise InputError(f"unknown replacement {replacement!r}; choose 'zero', 'mean', 'delete' or a token id")
+
+
+def _with_vector(
+    model: nn.Module, inputs: dict[str, Any], vector: Float[Tensor, " E"] | None, places: Int[Tensor, " b"]
+) -> Any:
+    def put(embeddings: Tensor) -> Tensor:
+        changed = embeddings.clone()
+        changed[torch.arange(len(places)), places] = 0 if vector is None else vector.to(changed.dtype)
+        return changed
+
+    with reading(model, copies(inputs, len(places)), put) as given:
+        return call(model, given)
+
+
+def _with_id(model: nn.Module, inputs: dict[str, Any], token: int, places: Int[Tensor, " b"]) -> Any:
+    batch = copies(inputs, len(places))
+    batch["input_ids"] = batch["input_ids"].scatter(1, places[:, None], token)
+    return call(model, batch)
+
+
+def _deleted(model: nn.Module, inputs: dict[str, Any], places: Int[Tensor, " b"]) -> Any:
+    """Everything that has a place in the text closes up, positions included where the caller gave them."""
+    batch = copies(inputs, len(places))
+    text = batch["inputs_embeds"] if batch.get("input_ids") is None else batch["input_ids"]
+    rest = torch.arange(text.shape[1] - 1, device=places.device)
+    kept = rest + (rest >= places[:, None])
+    rows = torch.arange(len(places), device=places.device)[:, None]
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and value.shape[:2] == text.shape[:2]:
+            batch[name] = value[rows, kept]
+    outputs = call(model, batch)
+    if isinstance(outputs, Tensor):
+        return _moved_back(outputs, places, kept.shape)
+    if isinstance(outputs, transformers.utils.ModelOutput):
+        tensors = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+        return type(outputs)(**{name: _moved_back(value, places, kept.shape) for name, value in tensors.items()})
+    raise InputError(f"outputs of class {type(outputs).__name__} cannot be read after a deletion; occlude with 'zero'")
+
+
+def _moved_back(output: Tensor, places: Int[Tensor, " b"], text: torch.Size) -> Tensor:
+    """Return an output per token at the positions of the whole text; others as they are."""
+    if output.ndim < 3 or output.shape[:2] != text:
+        return output
+    positions = torch.arange(text[1] + 1, device=places.device)
+    moved = positions - (positions >= places[:, None]).long()
+    aligned = output[torch.arange(len(places), device=places.device)[:, None], moved.clamp(min=0)]
+    aligned[moved < 0] = torch.nan
+    return aligned

@@ -1,0 +1,167 @@
+"""Passes through a stock model in which chosen sources give nothing to chosen targets: causal ground truth.
+
+The model's own code runs; its scans answer without the sources' share. With s what the scan consumes, every other
+coefficient at its value, that share of target i is
+
+    Σ_{j in sources} (alpha_ij + D [i=j]) s_j ,
+
+a second scan over the sources alone, so nothing of size L x L is ever held. The skip D counts as part of j = i: the
+value s_j reaches the output through alpha and, at its own position, through D, and both ways are cut. What s_j did to
+Δ, B and C, and the gate, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.operators.token_mixer import TokenMixer
+from mambascope.trace import scanning
+from mambascope.trace.families import Family, ScanCall, find_mixers
+from mambascope.trace.running import running
+from mambascope.trace.scanning import read_call, scanned
+from mambascope.trace.seam import Seam, listener, listening
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """Which sources give nothing to which targets.
+
+    Attributes:
+        mixers: Names of the mixers in which they are cut, as in `named_modules`.
+        sources: True at the sources of every text of the batch.
+        targets: The positions that lose them; None for all, which is the same as zeroing the sources' values.
+    """
+
+    mixers: Collection[str]
+    sources: Bool[Tensor, "b L"]
+    targets: tuple[int, ...] | None = None
+
+
+def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
+    """Return name, module and family of every mixer whose scan can be cut.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    found = [(name, mixer, family) for name, mixer, family in find_mixers(model) if isinstance(family, Family)]
+    if not found:
+        raise UnsupportedModelError(f"{type(model).__name__} holds no selective scan from which a source could be cut")
+    return found
+
+
+@contextmanager
+def intervening(model: nn.Module, edit: Knockout | None) -> Iterator[None]:
+    """Let this thread's calls of the model, or of one of its mixers, run with an edit inside the block, gradients off.
+
+    With no edit the model runs as it is, with our scans where its own would be slow; any model will do.
+
+    Raises:
+        UnsupportedModelError: if there is an edit and no scan to apply it to.
+    """
+    mixers = scan_mixers(model) if edit is not None else _scan_mixers_if_any(model)
+    editor = _Editor(edit, {family.scan_seam: family for _, _, family in mixers})
+    with ExitStack() as stack:
+        stack.enter_context(running(model))
+        stack.enter_context(torch.no_grad())
+        for name, mixer, _ in mixers:
+            if edit is not None and name in edit.mixers:
+                stack.enter_context(editor.inside(mixer))
+        stack.enter_context(listening(editor, editor.families))
+        yield
+
+
+def _scan_mixers_if_any(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
+    try:
+        return scan_mixers(model)
+    except UnsupportedModelError:
+        return []
+
+
+@dataclass
+class _Editor:
+    """Answers scans, without the cut sources in the mixers that the edit names."""
+
+    edit: Knockout | None
+    families: dict[Seam, Family]
+    cutting: bool = False
+
+    @contextmanager
+    def inside(self, mixer: nn.Module) -> Iterator[None]:
+        """Note when this mixer runs in this thread."""
+
+        def before(*_: Any) -> None:
+            if listener() is self:
+                self.cutting = True
+
+        def after(*_: Any) -> None:
+            if listener() is self:
+                self.cutting = False
+
+        handles = [mixer.register_forward_pre_hook(before), mixer.register_forward_hook(after)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the answer of a scan."""
+        family = self.families[seam]
+        call = read_call(family, args, kwargs)
+        if self.edit is None or not self.cutting:
+            return call.give(_intact(family, original, call, args, kwargs))
+        edit, sources = self.edit, self.edit.sources
+        if sources.shape != call.s.shape[:2]:
+            raise InputError(
+                f"sources of shape {tuple(sources.shape)} do not match the text's (batch, tokens) "
+                f"{tuple(call.s.shape[:2])}"
+            )
+        if edit.targets is None:
+            kept = replace(call, s=call.s.masked_fill(sources[..., None], 0))
+            return call.give(_intact(family, original, kept, args, kwargs))
+        o = _intact(family, original, call, args, kwargs)
+        rows = list(edit.targets)
+        o[:, rows] -= _share(family, call, sources, rows).to(o.dtype)
+        return call.give(o)
+
+
+def _intact(
+    family: Family, original: Callable[..., Any], call: ScanCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Float[Tensor, "b L D"]:
+    """Return the scan of what the call consumes: by the model's compiled kernel where it has one, else by ours."""
+    if scanning.has_kernel(call.s):
+        return call.take(original(call.give(call.s).contiguous(), *args[1:], **kwargs))
+    return scanned(family, call)
+
+
+def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: list[int]) -> Float[Tensor, "b t D"]:
+    """Return what the sources give to the target rows of a call, gated where the scan applies the gate."""
+    working = torch.promote_types(call.s.dtype, torch.float32)
+    scan = family.scan(call.coefficients, working)
+    v = call.s.to(working) * sources[..., None]
+    places = sources.any(dim=0).nonzero()
+    if not len(places):
+        return v[:, rows]
+    span = slice(int(places[0]), int(places[-1]) + 1)
+    # A tile costs as much per pair as the scan per token, and the scan runs over all tokens.
+    few = len(rows) * (span.stop - span.start) <= v.shape[1]
+    mixed = _through_tiles(scan, v, rows, span) if few else scan.apply(v)[:, rows]
+    share = torch.addcmul(mixed, scan.skip, v[:, rows])
+    z = call.coefficients.get("z")
+    return share if z is None else share * F.silu(z[:, rows].to(working))
+
+
+def _through_tiles(scan: TokenMixer, v: Float[Tensor, "b L D"], rows: list[int], span: slice) -> Float[Tensor, "b t D"]:
+    """Return (alpha v)_i for the target rows, v being zero outside the span."""
+    given = v[:, span].transpose(1, 2)
+    tiles = (scan.channels(scan.tile(slice(row, row + 1), span))[:, :, 0] for row in rows)
+    return torch.stack([(tile * given).sum(dim=-1) for tile in tiles], dim=1)
