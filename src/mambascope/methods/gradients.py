@@ -1,0 +1,238 @@
+"""The gradient family, computed by captum on the embedded tokens: the true gradient, nothing frozen.
+
+* Gradient x input (Shrikumar et al., arXiv 1605.01713): Σ_e x_j[e] ∂f/∂x_j[e].
+* Integrated gradients (Sundararajan, Taly & Yan, arXiv 1703.01365, eq. 1 and 3).
+* SmoothGrad (Smilkov et al., arXiv 1706.03825, section 3), times input.
+
+The model's own code runs with our scans, which have a backward pass, so that each gradient costs a few forward passes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.trace.differentiate import differentiable
+from mambascope.trace.embedding import embedded, mean_embedding, reading
+from mambascope.trace.running import call, check_inputs
+
+#: Tokens that run at a time, unless the caller says how many texts: their graph is kept for the backward pass.
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class GradientScores:
+    """What each token does to a readout, to first order.
+
+    Attributes:
+        scores: Signed, summed over the width of the embedding.
+        value: The readout f.
+        error: Completeness error |f - f_0 - Σ_j scores_j| / |f - f_0|, f_0 being the readout of the baseline (zeros,
+            unless another was asked for): for integrated gradients the error of the integral, for the others what the
+            first order misses.
+    """
+
+    scores: Float[Tensor, "b L"]
+    value: Float[Tensor, " b"]
+    error: Float[Tensor, " b"]
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """How far the scores can be believed: the largest completeness error of the batch."""
+        return {"completeness_error": float(self.error.max())}
+
+
+def gradient_x_input(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> GradientScores:
+    """Return gradient times input of every token for a readout.
+
+    Args:
+        model: A stock model.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
+
+    Raises:
+        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+    """
+    with _passes(model, readout, inputs) as passes:
+        method = _captum().InputXGradient(passes.run)
+        leaf = passes.embeddings.clone().requires_grad_()
+        return passes.scored(method.attribute(leaf, additional_forward_args=passes.rest))
+
+
+def integrated_gradients(
+    model: nn.Module,
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    *,
+    steps: int = 50,
+    baseline: str = "zero",
+    batch: int | None = None,
+    **inputs: Any,
+) -> GradientScores:
+    """Return integrated gradients of every token for a readout, along the line from a baseline to the embedded text.
+
+    Look at the error: a model that normalises its stream hardly changes along the line from zeros until it is almost at
+    zero, and there within 1e-6 of the line's length, where a rule of 50 steps, or 500, may see next to nothing.
+
+    Args:
+        model: A stock model.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        steps: Points of the Gauss-Legendre rule; raise it if the completeness error is too large.
+        baseline: `zero`, a vector of zeros for every token, or `mean`, the mean of all embeddings.
+        batch: Texts that run at a time, at least as many as there are; None for as many as make 1024 tokens.
+        inputs: As in `gradient_x_input`.
+
+    Raises:
+        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+    """
+    _require_positive("steps", steps)
+    if baseline not in ("zero", "mean"):
+        raise InputError(f"unknown baseline {baseline!r}; choose 'zero' or 'mean'")
+    with _passes(model, readout, inputs) as passes:
+        method = _captum().IntegratedGradients(passes.run)
+        texts = len(passes.embeddings)
+        start = torch.zeros_like(passes.embeddings)
+        if baseline == "mean":
+            start += mean_embedding(model).to(start.dtype)
+        attributions = method.attribute(
+            passes.embeddings,
+            baselines=start,
+            n_steps=steps,
+            internal_batch_size=max(texts, passes.at_a_time(batch)),
+            additional_forward_args=passes.rest,
+        )
+        return passes.scored(attributions, start)
+
+
+def smooth_grad(
+    model: nn.Module,
+    readout: Callable[[Any], Float[Tensor, " b"]],
+    *,
+    noise: float = 0.1,
+    samples: int = 25,
+    seed: int = 0,
+    batch: int | None = None,
+    **inputs: Any,
+) -> GradientScores:
+    """Return the gradient averaged over noisy copies of the embedded text, times the text, for every token.
+
+    Every text is smoothed by itself, so that its scores do not depend on its neighbours in the batch; the same seed and
+    `batch` give the same scores, and the global random state stays as it is.
+
+    Args:
+        model: A stock model.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        noise: Standard deviation of the noise, in standard deviations of the text's embeddings. (The paper measures it
+            by their range, which outliers set in embeddings, unlike in pixels.)
+        samples: Noisy copies of each text.
+        seed: Seed of the noise.
+        batch: Copies that run at a time; None for as many as make 1024 tokens.
+        inputs: As in `gradient_x_input`.
+
+    Raises:
+        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+    """
+    _require_positive("samples", samples)
+    if not noise > 0:
+        raise InputError(f"noise {noise} is no noise; give a positive share of the embeddings' standard deviation")
+    with _passes(model, readout, inputs) as passes:
+        captum = _captum()
+        gradients = []
+        for row, text in enumerate(passes.embeddings):
+            with torch.random.fork_rng(devices=[text.device] if text.is_cuda else []):
+                torch.manual_seed(seed)
+                gradient = captum.NoiseTunnel(captum.Saliency(passes.run)).attribute(
+                    text[None],
+                    nt_samples=samples,
+                    nt_samples_batch_size=passes.at_a_time(batch),
+                    stdevs=noise * float(text.double().std()),
+                    abs=False,
+                    additional_forward_args=tuple(value[row : row + 1] for value in passes.rest),
+                )
+            gradients.append(gradient)
+        return passes.scored(torch.cat(gradients) * passes.embeddings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Passes:
+    """The readout as a function of embeddings, with what else the texts bring, which captum repeats along with them."""
+
+    model: nn.Module
+    readout: Callable[[Any], Tensor]
+    inputs: dict[str, Any]
+    embeddings: Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs that have a row per text."""
+        texts = len(self.embeddings)
+        return tuple(
+            name
+            for name, value in self.inputs.items()
+            if name != "inputs_embeds" and isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == texts
+        )
+
+    @property
+    def rest(self) -> tuple[Tensor, ...]:
+        """These inputs."""
+        return tuple(self.inputs[name] for name in self.names)
+
+    def run(self, embeddings: Tensor, *rest: Tensor) -> Tensor:
+        """Return the readout of texts with these embeddings."""
+        embeddings = embeddings.to(self.embeddings.dtype)  # captum's noise and steps are float32
+        given = self.inputs | dict(zip(self.names, rest, strict=True))
+        with reading(self.model, given, lambda _: embeddings) as given:
+            return self.readout(call(self.model, given))
+
+    def at_a_time(self, batch: int | None) -> int:
+        """Return how many texts may run at a time."""
+        if batch is not None:
+            _require_positive("batch", batch)
+            return batch
+        return max(1, BATCH_TOKENS // self.embeddings.shape[1])
+
+    def scored(self, attributions: Tensor, start: Tensor | None = None) -> GradientScores:
+        """Return the tokens' scores with their completeness error over the way from `start`, by default zeros."""
+        scores = attributions.detach().double().sum(dim=-1)
+        with torch.no_grad():
+            value = self.run(self.embeddings, *self.rest)
+            before = self.run(torch.zeros_like(self.embeddings) if start is None else start, *self.rest)
+        fall = value.double() - before.double()
+        error = (fall - scores.sum(dim=-1)).abs() / fall.abs().clamp_min(1e-300)
+        return GradientScores(scores.to(self.embeddings.dtype), value, error)
+
+
+@contextmanager
+def _passes(
+    model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], inputs: dict[str, Any]
+) -> Iterator[_Passes]:
+    _captum()
+    check_inputs(model, inputs)
+    with differentiable(model):
+        yield _Passes(model, readout, inputs, embedded(model, inputs))
+
+
+def _captum() -> Any:
+    """Return `captum.attr`, which only these methods need.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        return importlib.import_module("captum.attr")
+    except ImportError as error:
+        raise InputError(
+            "the gradient methods need captum, which is not installed: pip install mambascope[captum]"
+        ) from error
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{name} must be 1 or more, found {value}")
