@@ -29,7 +29,8 @@ def repeated_rows(vocabulary: int, span: int, rows: int, seed: int) -> torch.Ten
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["tiny-mamba", "tiny-mamba2"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["latim", "hidden-attention"])
+    per_layer = [name for name, method in METHODS.items() if method.map]
+    parser.add_argument("--methods", nargs="+", choices=per_layer, default=["latim", "hidden-attention"])
     parser.add_argument("--span", type=int, default=32)
     parser.add_argument("--rows", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

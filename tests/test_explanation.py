@@ -6,6 +6,7 @@ import torch
 import mambascope
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.methods import memory
+from mambascope.methods.registry import SCAN
 from mambascope.trace.tokens import decode_token
 from small_checkpoint import make_checkpoint
 
@@ -17,11 +18,16 @@ def loaded(request, tmp_path_factory):
     return mambascope.load(make_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param))
 
 
-@pytest.mark.parametrize("method", mambascope.METHODS)
+MAPPED = [n for n, m in mambascope.METHODS.items() if (m.map or m.whole_map) and m.kinds >= SCAN]
+WHOLE = [n for n, m in mambascope.METHODS.items() if m.scope == "model" and m.kinds >= SCAN]
+
+
+@pytest.mark.parametrize("method", MAPPED)
 def test_one_position_is_a_row_of_the_whole_map(loaded, method):
     whole = mambascope.explain(*loaded, TEXT, method=method, targets="all")
     count = len(whole.tokens)
-    assert whole.scores.shape == (2, count, count)
+    layers = 2 if mambascope.METHODS[method].scope == "layer" else 1
+    assert whole.scores.shape == (layers, count, count)
     assert "".join(whole.tokens) == TEXT
     for position in (0, 3, count - 1, -2):
         one = mambascope.explain(*loaded, TEXT, method=method, position=position)
@@ -53,6 +59,21 @@ def test_one_layer(loaded):
     both, last = mambascope.explain(*loaded, TEXT), mambascope.explain(*loaded, TEXT, layer=-1)
     assert last.axes["layer"] == (1,)
     assert torch.equal(last.row(), both.row(layer=1))
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_a_whole_model_method_explains_the_likeliest_next_token(loaded, method):
+    result = mambascope.explain(*loaded, TEXT, method=method, position=5)
+    assert result.axes["target"] == (5,)
+    assert result.axes["layer"] in (("all",), (0, 1))
+    assert not result.row()[6:].any(), "no source in the target's future"
+    assert result.row().any()
+    if mambascope.METHODS[method].asks:
+        assert result.target.asked == f"logit of {result.target.next_tokens[0][0]!r}"
+        assert result.target.value is not None
+    else:
+        assert result.target.asked == ""
+    assert result.diagnostics["reconstruction_error"] < 1e-5
 
 
 def test_several_methods_share_one_forward_pass(loaded, monkeypatch):

@@ -36,15 +36,13 @@ def print_methods(*, markdown: bool = False) -> None:
     if markdown:
         print(page(), end="")
         return
-    width = max(map(len, METHODS)) + 2
     lines = Text()
     for method in METHODS.values():
         name, title, scope, reads, needs, time, signed, _, paper = facts(method)
-        lines.append(name.ljust(width), style="bold")
-        lines.append(f"{title}\n")
         sign = "signed" if signed == "yes" else "unsigned"
-        lines.append(" " * width + f"{scope} · {reads} · {needs} · {time} · {sign}\n", style="dim")
-        lines.append(" " * width + f"{paper}\n", style="dim")
+        lines.append(f"{name}\n", style="bold")
+        lines.append(f"  {title}\n")
+        lines.append(f"  {scope} · {reads} · {needs} · {time} · {sign}\n  {paper}\n", style="dim")
     lines.append(f"The default is {DEFAULT_METHOD}.")
     Console().print(lines, highlight=False)
 

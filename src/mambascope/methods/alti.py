@@ -128,8 +128,10 @@ def _centred(values: Tensor, dim: int) -> Tensor:
 
 
 def _normalised(raw: Float[Tensor, "b t L"], first: int) -> Float[Tensor, "b t L"]:
-    """Return rows divided by their sum; `first` is the position of the first target."""
+    """Divide rows by their sum, in place; `first` is the position of the first target."""
     sums = raw.sum(dim=-1, keepdim=True)
-    own = torch.zeros_like(raw)
-    own[:, :, first:].diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    return torch.where(sums > 0, raw / torch.where(sums > 0, sums, torch.ones_like(sums)), own)
+    empty = sums == 0
+    raw /= sums.masked_fill_(empty, 1.0)
+    if empty.any():
+        raw[:, :, first:].diagonal(dim1=-2, dim2=-1).masked_fill_(empty[..., 0], 1.0)
+    return raw

@@ -33,7 +33,7 @@ class Relevance:
     Attributes:
         scores: R_j, signed.
         value: The readout f.
-        first_order: What relevance adds up to where nothing is lost: f itself, or for a log-probability its linear part.
+        first_order: What relevance adds up to where none is lost: f itself, or a log-probability's linear part.
         outputs: What the model returned.
     """
 

@@ -1,0 +1,161 @@
+"""Which fast score tells what interventions find? Rank correlation on held-out passages, for every method.
+
+    python -m benchmarks.agreement [--models tiny-mamba tiny-mamba2] [--passages 200] [--tokens 64] [--out docs/agreement.md]
+
+Each passage is cut from a held-out novel. The number explained is the logit of the token that the model finds likeliest
+after it. Two interventions say what each of its tokens did for that logit: `occlusion` puts zero in place of the token's
+embedding, `knockout` takes what flows from the token's position to the last one out of every scan. A method's scores are
+compared with an intervention's over all tokens by Spearman's rank correlation, in size (|score| with |effect|) and, for
+signed methods, with their sign. Methods that score layers are averaged over layers, as `explain` does. The table gives
+the mean over passages with a bootstrap 95 % interval. Two baselines know nothing of the model: `recency` (later tokens
+score higher) and `random`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import mambascope
+from mambascope.errors import InputError
+from mambascope.evaluate.rank_correlation import rank_correlation
+from mambascope.explanation import Question, explain_inputs
+from mambascope.methods.registry import METHODS, SCAN
+from training.corpus import data_folder, read_novels, split_novels
+
+INTERVENTIONS = ("occlusion", "knockout")
+FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.kinds >= SCAN]
+BASELINES = ("recency", "random")
+RESAMPLES = 2000
+
+PAGE = """# Which method to trust
+
+Made by `{command}`; do not edit.
+
+{about}
+
+{tables}
+
+{verdict}
+"""
+
+
+def passages(tokenizer: Any, count: int, tokens: int, seed: int) -> Iterator[list[int]]:
+    """Yield token ids of passages that begin at a sentence of a held-out novel, drawn evenly from the novels."""
+    _, held_out = split_novels(read_novels(data_folder(None)))
+    generator = torch.Generator().manual_seed(seed)
+    texts = list(held_out.values())
+    for number in range(count):
+        text = texts[number % len(texts)]
+        while True:
+            start = int(torch.randint(len(text) - 20 * tokens, (1,), generator=generator))
+            start = text.find(". ", start) + 2
+            ids = tokenizer(text[start : start + 12 * tokens])["input_ids"][:tokens]
+            if start > 1 and len(ids) == tokens:
+                yield ids
+                break
+
+
+def correlations(model: Any, ids: list[int], generator: torch.Generator) -> dict[str, dict[str, float]]:
+    """Return, for every method and baseline, its correlations on one passage and the seconds that it took."""
+    inputs = {"input_ids": torch.tensor([ids])}
+    methods = [METHODS[name] for name in (*INTERVENTIONS, *FAST)]
+    results = {r.method: r for r in explain_inputs(model, inputs, None, methods, Question())}
+    effects = {name: results[name].row() for name in INTERVENTIONS}
+    scores = {name: (results[name].row(), METHODS[name].signed) for name in (*FAST, *INTERVENTIONS)}
+    scores["recency"] = (torch.arange(1.0, len(ids) + 1), False)
+    scores["random"] = (torch.rand(len(ids), generator=generator), False)
+    found = {}
+    for name, (score, signed) in scores.items():
+        found[name] = {"seconds": results[name].diagnostics["seconds"]} if name in results else {}
+        for kind, effect in effects.items():
+            if name == kind:
+                continue
+            found[name][f"{kind} size"] = rank_correlation(score.abs(), effect.abs())
+            if signed:
+                found[name][f"{kind} signed"] = rank_correlation(score, effect)
+    return found
+
+
+def interval(values: torch.Tensor, generator: torch.Generator) -> tuple[float, float, float]:
+    """Return the mean and the ends of its bootstrap 95 % interval."""
+    picks = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    means = values[picks].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    return float(values.mean()), float(means[0]), float(means[1])
+
+
+def table(rows: list[dict[str, dict[str, float]]]) -> tuple[str, dict[str, float]]:
+    """Return one model's table, best first, and each method's mean correlation in size over both interventions."""
+    generator = torch.Generator().manual_seed(0)
+    columns = [f"{kind} {how}" for how in ("size", "signed") for kind in INTERVENTIONS]
+    cells: dict[str, dict[str, str]] = {}
+    order: dict[str, float] = {}
+    for name in rows[0]:
+        cells[name] = {}
+        for column in columns:
+            values = torch.tensor([row[name].get(column, float("nan")) for row in rows], dtype=torch.float64)
+            values = values[values.isfinite()]
+            if len(values):
+                mean, low, high = interval(values, generator)
+                cells[name][column] = f"{mean:.2f} ({low:.2f}–{high:.2f})"
+                if column.endswith("size"):
+                    order.setdefault(name, 0.0)
+                    order[name] += mean / len(INTERVENTIONS)
+    lines = ["| method | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    for name in sorted(order, key=lambda name: -order[name] if name not in INTERVENTIONS else 1):
+        lines.append(f"| {name} | " + " | ".join(cells[name].get(column, "–") for column in columns) + " |")
+    return "\n".join(lines), {name: value for name, value in order.items() if name in FAST}
+
+
+def measure(name: str, count: int, tokens: int, seed: int) -> list[dict[str, dict[str, float]]]:
+    """Return the correlations of every passage for one model."""
+    model, tokenizer = mambascope.load(name)
+    generator = torch.Generator().manual_seed(seed)
+    rows, started = [], time.perf_counter()
+    for number, ids in enumerate(passages(tokenizer, count, tokens, seed), start=1):
+        rows.append(correlations(model, ids, generator))
+        if number % 20 == 0:
+            print(f"{name}: {number} of {count} passages, {time.perf_counter() - started:.0f} s", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny-mamba", "tiny-mamba2"])
+    parser.add_argument("--passages", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the page of the documentation here")
+    parser.add_argument("--rows", type=Path, help="keep every passage's figures in this .json file")
+    options = parser.parse_args()
+    if options.passages < 2:
+        raise InputError("intervals need at least two passages")
+    transformers.logging.set_verbosity_error()
+    tables, overall, kept = [], dict.fromkeys(FAST, 0.0), {}
+    for name in options.models:
+        kept[name] = rows = measure(name, options.passages, options.tokens, options.seed)
+        text, means = table(rows)
+        tables.append(f"## {name}\n\n{text}")
+        for method, value in means.items():
+            overall[method] += value / len(options.models)
+    ranking = sorted(overall, key=lambda method: -overall[method])
+    verdict = "Mean over models and interventions, in size: " + ", ".join(f"{m} {overall[m]:.2f}" for m in ranking) + "."
+    command = f"python -m benchmarks.agreement --passages {options.passages} --tokens {options.tokens}"
+    about = "\n".join((__doc__ or "").strip().split("\n\n")[i] for i in (0, 2))
+    page = PAGE.format(command=command, about=about, tables="\n\n".join(tables), verdict=verdict)
+    print(page)
+    if options.out:
+        options.out.write_text(page, encoding="utf-8")
+    if options.rows:
+        options.rows.write_text(json.dumps(kept), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

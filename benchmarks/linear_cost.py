@@ -1,0 +1,129 @@
+"""Time and memory of one target's explanation through all layers, as the text grows.
+
+    python benchmarks/linear_cost.py [--family mamba] [--longest 16384] [--longest-quadratic 16384] [--out FILE.png]
+
+A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Per length and method: seconds and the
+growth of the process's memory while the method runs, after the capture that all share and whose own cost is the first
+line (without self-check). Rollout is one reversed scan per layer; MambaLRP one differentiable forward and one backward
+pass. Mamba-Attribution takes the positive part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by
+nature both are quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+import mambascope
+from capture import FAMILIES, measured
+from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.methods.readout import token_readout
+from mambascope.methods.rollout import rollout_row
+from mambascope.trace.differentiate import differentiate, direction
+
+SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
+QUADRATIC = ("mamba-attribution", "alti-logit")
+MARKS = {"capture": "k:s", "rollout": "C0-o", "mamba-lrp": "C1-^", "mamba-attribution": "C2--v", "alti-logit": "C3--D"}
+
+
+def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """Return what is measured, by name."""
+    last = ids.shape[1] - 1
+    readout = token_readout(last, 7)
+
+    def attribution() -> Any:
+        return mamba_attribution(trace, differentiate(model, readout, mixers=True, input_ids=ids), [last])
+
+    return {
+        "rollout": lambda: rollout_row(trace, last),
+        "mamba-lrp": lambda: mamba_lrp(model, readout, input_ids=ids),
+        "mamba-attribution": attribution,
+        "alti-logit": lambda: alti_logit(trace, direction(model, readout, input_ids=ids)),
+    }
+
+
+def exponent(lengths: list[int], costs: list[float]) -> float:
+    """Return p of the best fit cost ~ L^p."""
+    return float(np.polyfit(np.log(lengths), np.log(costs), 1)[0])
+
+
+def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: str, out: Path) -> None:
+    """Write the figure: seconds and memory against length, both on logarithmic axes."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
+    for panel, key, label in zip(panels, ("seconds", "mib"), ("seconds", "memory beyond the model, MiB"), strict=True):
+        for name, mark in MARKS.items():
+            points = [(row["length"], row[key]) for row in rows if row["method"] == name and row[key] > 0]
+            panel.loglog(*zip(*points, strict=True), mark, ms=4, lw=1.2, label=f"{name}: {fits[name][key]:.2f}")
+        panel.set(xlabel="tokens L", ylabel=label)
+        panel.xaxis.set_major_locator(plt.FixedLocator([row["length"] for row in rows]))
+        panel.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        panel.xaxis.set_minor_locator(plt.NullLocator())
+        panel.tick_params(axis="x", labelrotation=45, labelsize=7)
+        panel.legend(fontsize=7, title="exponent", title_fontsize=7, frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(out, dpi=200)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, default="mamba")
+    parser.add_argument("--longest", type=int, default=16384)
+    parser.add_argument("--longest-quadratic", type=int, default=16384)
+    parser.add_argument("--out", type=Path, help="also draw the figure")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    config = FAMILIES[options.family](WIDTH, LAYERS)
+    config.vocab_size = VOCABULARY
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    rows: list[dict[str, Any]] = []
+    lengths = [SHORTEST * 2**k for k in range(int(math.log2(options.longest / SHORTEST)) + 1)]
+    mambascope.capture(model, input_ids=torch.ones(1, 8, dtype=torch.long))
+    for length in lengths:
+        ids = torch.randint(0, VOCABULARY, (1, length))
+
+        def capture(ids: torch.Tensor = ids) -> Any:
+            return mambascope.capture(model, input_ids=ids, check=False)
+
+        found = {"capture": measured(capture)}
+        trace = found["capture"][0]
+        for name, call in calls(model, trace, ids).items():
+            if name in QUADRATIC and length > options.longest_quadratic:
+                continue
+            gc.collect()
+            best = [measured(call) for _ in range(3 if length <= 2048 else 1)]
+            found[name] = min(best, key=lambda one: one[1])
+        for name, (_, seconds, growth) in found.items():
+            rows.append({"length": length, "method": name, "seconds": seconds, "mib": growth / 2**20})
+            print(json.dumps(rows[-1]), flush=True)
+    fits = {}
+    print("\n| method | exponent of time | exponent of memory | seconds at the longest |")
+    print("| --- | --- | --- | --- |")
+    for name in MARKS:
+        own = [row for row in rows if row["method"] == name]
+        grown = [row for row in own if row["mib"] > 1]
+        fits[name] = {
+            "seconds": exponent([row["length"] for row in own], [row["seconds"] for row in own]),
+            "mib": exponent([r["length"] for r in grown], [r["mib"] for r in grown]) if len(grown) > 1 else 0.0,
+        }
+        print(f"| {name} | {fits[name]['seconds']:.2f} | {fits[name]['mib']:.2f} | {own[-1]['seconds']:.2f} |")
+    if options.out:
+        draw(rows, fits, f"{options.family}, {LAYERS} layers, width {WIDTH}: one target, all sources", options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What can be asked about: a token, a foil, a class, a continuation, and every question that has no answer."""
+
+import pytest
+import torch
+import transformers
+
+import mambascope
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.explanation import Question, explain_inputs
+from mambascope.methods.registry import find_method
+from small_checkpoint import make_checkpoint
+
+TEXT = "When Mary and John went to the store"
+
+
+@pytest.fixture(scope="module", params=["mamba", "mamba2"])
+def loaded(request, tmp_path_factory):
+    return mambascope.load(make_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param))
+
+
+def logits(loaded, text=TEXT):
+    model, tokenizer = loaded
+    with torch.no_grad():
+        return model(torch.tensor([tokenizer(text)["input_ids"]]), use_cache=False).logits[0].float()
+
+
+def test_a_target_token_is_named_by_text_or_id(loaded):
+    token = loaded[1]("e")["input_ids"][0]
+    by_text = mambascope.explain(*loaded, TEXT, method="mamba-lrp", target="e")
+    by_id = mambascope.explain(*loaded, TEXT, method="mamba-lrp", target=token)
+    assert torch.equal(by_text.scores, by_id.scores)
+    assert by_text.target.asked == "logit of 'e'"
+    assert by_text.target.value == pytest.approx(float(logits(loaded)[-1, token]), rel=1e-4, abs=1e-5)
+    assert not torch.allclose(by_text.row(), mambascope.explain(*loaded, TEXT, method="mamba-lrp", target="t").row())
+
+
+@pytest.mark.parametrize("method", ["mamba-lrp", "alti-logit", "gradient-x-input", "occlusion", "knockout"])
+def test_a_contrast_is_the_difference_of_two_explanations(loaded, method):
+    """All of these are linear in the readout."""
+    target, foil, both = (
+        mambascope.explain(*loaded, TEXT, method=method, **asked)
+        for asked in ({"target": "e"}, {"target": "t"}, {"target": "e", "foil": "t"})
+    )
+    assert both.target.asked == "logit of 'e' minus that of 't'"
+    assert both.target.value == pytest.approx(target.target.value - foil.target.value, abs=1e-4)
+    scale = target.row().abs().max()
+    assert torch.allclose(both.row(), target.row() - foil.row(), atol=1e-4 * scale)
+
+
+def test_a_continuation_is_explained_as_a_whole(loaded):
+    result = mambascope.explain(*loaded, TEXT, method="mamba-lrp", continuation=" to the")
+    assert "".join(result.tokens) == TEXT + " to the"
+    start = len(loaded[1](TEXT)["input_ids"])
+    ids = loaded[1](TEXT + " to the")["input_ids"]
+    rows = logits(loaded, TEXT + " to the").log_softmax(-1)
+    expected = sum(float(rows[place - 1, ids[place]]) for place in range(start, len(ids)))
+    assert result.target.value == pytest.approx(expected, rel=1e-4)
+    assert result.target.position == len(ids) - 2, "what follows the last token is not asked about"
+    assert not result.row()[-1:].any()
+    rolled = mambascope.explain(*loaded, TEXT, method="rollout", continuation=" to the").row()
+    rows = [
+        mambascope.explain(*loaded, TEXT + " to the", method="rollout", position=place).row()
+        for place in range(start - 1, len(ids) - 1)
+    ]
+    assert torch.allclose(rolled, torch.stack(rows).mean(dim=0), atol=1e-5 * float(rolled.abs().max()))
+    layerwise = mambascope.explain(*loaded, TEXT, method="latim", continuation=" to the").row()
+    assert layerwise.shape == (len(ids),)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "store"}, r"the target 'store' is \d tokens, 's'"),
+        ({"target": "e", "foil": "store"}, "the foil 'store' is"),
+        ({"target": "e", "foil": "e"}, "the foil is the target itself, 'e'"),
+        ({"target": 10_000}, "the target 10000 is no token: the model predicts"),
+        ({"target": ""}, "empty"),
+        ({"continuation": ""}, "empty"),
+        ({"continuation": " to", "target": "e"}, "without target"),
+        ({"continuation": " to", "position": 3}, "without target, foil and position"),
+        ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not one layer"),
+        ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
+        ({"method": "latim", "compat": "released"}, "latim has one form; .*rollout"),
+    ],
+)
+def test_questions_without_an_answer_are_refused_in_one_sentence(loaded, options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        mambascope.explain(*loaded, TEXT, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_for_another_kind_of_layer_is_refused(loaded):
+    with pytest.raises(UnsupportedModelError, match="norm-based reads softmax attention and this model mixes tokens by"):
+        mambascope.explain(*loaded, TEXT, method="norm-based")
+
+
+def test_a_model_without_a_head_has_no_logit_to_explain(loaded):
+    bare = loaded[0].base_model
+    ids = {"input_ids": torch.tensor([loaded[1](TEXT)["input_ids"]])}
+    (result,) = explain_inputs(bare, ids, None, [find_method("latim")], Question())
+    assert result.target.asked == ""
+    for method, question in (("mamba-lrp", Question()), ("latim", Question(target=3))):
+        with pytest.raises(InputError, match="has no head"):
+            explain_inputs(bare, ids, None, [find_method(method)], question)
+
+
+def classifier(kind):
+    torch.manual_seed(0)
+    if kind == "last":
+        config = transformers.GPT2Config(
+            n_layer=2, n_embd=12, n_head=2, vocab_size=50, pad_token_id=0, num_labels=3, n_positions=32
+        )
+        model = transformers.GPT2ForSequenceClassification(config)
+    else:
+        config = transformers.BertConfig(
+            num_hidden_layers=2, hidden_size=12, num_attention_heads=2, intermediate_size=16, vocab_size=50, num_labels=3
+        )
+        model = transformers.BertForSequenceClassification(config)
+    model.config.id2label = {0: "bad", 1: "fair", 2: "good"}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1 if "orm" in name and name.endswith("weight") else 0, 0.4)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("kind", "place"), [("last", 8), ("first", 0)])
+def test_a_classifier_is_asked_by_class_where_it_reads_its_logits(kind, place):
+    model = classifier(kind)
+    inputs = {"input_ids": torch.arange(1, 10)[None]}
+    (result,) = explain_inputs(model, inputs, None, [find_method("gradient-x-input")], Question(target="good", foil="bad"))
+    with torch.no_grad():
+        out = model(**inputs).logits[0]
+    assert result.target.asked == "logit of class 'good' minus that of 'bad'"
+    assert result.target.value == pytest.approx(float(out[2] - out[0]), rel=1e-4)
+    assert result.target.position == place
+    assert {name for name, _ in result.target.next_tokens} == {"bad", "fair", "good"}
+    (row,) = explain_inputs(model, inputs, None, [find_method("raw-attention")], Question())
+    assert row.axes["target"] == (place,)
+    with pytest.raises(InputError, match="'best' is no class of this model, which knows bad, fair, good"):
+        explain_inputs(model, inputs, None, [find_method("raw-attention")], Question(target="best"))
+    with pytest.raises(InputError, match="7 is no class"):
+        explain_inputs(model, inputs, None, [find_method("raw-attention")], Question(target=7))
