@@ -1,14 +1,14 @@
 """Which fast score tells what interventions find? Rank correlation on held-out passages, for every method.
 
-    python -m benchmarks.agreement [--models tiny-mamba tiny-mamba2] [--passages 200] [--tokens 64] [--out docs/agreement.md]
+    python -m benchmarks.agreement [--models tiny-mamba tiny-mamba2] [--passages 200] [--tokens 64] [--out FILE.md]
 
 Each passage is cut from a held-out novel. The number explained is the logit of the token that the model finds likeliest
-after it. Two interventions say what each of its tokens did for that logit: `occlusion` puts zero in place of the token's
-embedding, `knockout` takes what flows from the token's position to the last one out of every scan. A method's scores are
-compared with an intervention's over all tokens by Spearman's rank correlation, in size (|score| with |effect|) and, for
-signed methods, with their sign. Methods that score layers are averaged over layers, as `explain` does. The table gives
-the mean over passages with a bootstrap 95 % interval. Two baselines know nothing of the model: `recency` (later tokens
-score higher) and `random`.
+after it. Two interventions say what each of its tokens did for that logit: `occlusion` puts zero in place of the
+token's embedding, `knockout` takes what flows from the token's position to the last one out of every scan. A method's
+scores are compared with an intervention's over all tokens by Spearman's rank correlation, in size (|score| with
+|effect|) and, for signed methods, with their sign. Methods that score layers are averaged over layers, as `explain`
+does. The table gives the mean over passages with a bootstrap 95 % interval. Two baselines know nothing of the model:
+`recency` (later tokens score higher) and `random`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 import transformers
+from training.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.errors import InputError
 from mambascope.evaluate.rank_correlation import rank_correlation
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.registry import METHODS, SCAN
-from training.corpus import data_folder, read_novels, split_novels
 
 INTERVENTIONS = ("occlusion", "knockout")
 FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.kinds >= SCAN]
@@ -146,7 +146,9 @@ def main() -> None:
         for method, value in means.items():
             overall[method] += value / len(options.models)
     ranking = sorted(overall, key=lambda method: -overall[method])
-    verdict = "Mean over models and interventions, in size: " + ", ".join(f"{m} {overall[m]:.2f}" for m in ranking) + "."
+    verdict = (
+        "Mean over models and interventions, in size: " + ", ".join(f"{m} {overall[m]:.2f}" for m in ranking) + "."
+    )
     command = f"python -m benchmarks.agreement --passages {options.passages} --tokens {options.tokens}"
     about = "\n".join((__doc__ or "").strip().split("\n\n")[i] for i in (0, 2))
     page = PAGE.format(command=command, about=about, tables="\n\n".join(tables), verdict=verdict)
