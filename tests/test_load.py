@@ -222,9 +222,9 @@ def test_config_with_a_wrong_type(folder):
 
 
 def test_unsupported_family(folder):
-    edit_config(folder, model_type="gpt2")
-    message = refused(UnsupportedModelError, "is a model of type gpt2", folder)
-    assert "falcon_mamba" in message
+    edit_config(folder, model_type="t5")
+    message = refused(UnsupportedModelError, "is a model of type t5", folder)
+    assert "falcon_mamba, mamba2, gpt2, gpt_neox, bert, vit, llama" in message
     assert "mamba_ssm" in message
 
 
@@ -485,10 +485,10 @@ def test_from_the_hub(model, folder, monkeypatch):
 
 
 def test_weights_of_an_unsupported_model_are_not_fetched(folder, monkeypatch):
-    edit_config(folder, model_type="gpt2")
+    edit_config(folder, model_type="t5")
     monkeypatch.setattr(hub, "snapshot_download", lambda repository, *, allow_patterns: str(folder))
     monkeypatch.setattr(hub, "fetch_weights", lambda repository: pytest.fail("fetched"))
-    refused(UnsupportedModelError, "org/name is a model of type gpt2", "org/name")
+    refused(UnsupportedModelError, "org/name is a model of type t5", "org/name")
 
 
 REPLY = SimpleNamespace(status_code=404, headers={}, request=None)

@@ -1,8 +1,8 @@
 """Read a checkpoint folder and build its model, or say in one sentence why it cannot be used.
 
 Two rules. Nothing but tensors is ever unpickled, so that a downloaded file cannot run code. And a model is returned
-only if every one of its tensors came from the file and every tensor of the file found its place, because transformers
-would fill a gap with random numbers and carry on.
+only if every one of its tensors came from the file, because transformers would fill a gap with random numbers and carry
+on, and if every tensor of the file found its place, unless the caller knows why one has none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,29 +157,39 @@ def build_model(
     *,
     name: str,
     dtype: torch.dtype,
+    options: dict[str, Any] | None = None,
+    may_leave_out: Callable[[PreTrainedModel, str], bool] = lambda model, key: False,
 ) -> PreTrainedModel:
     """Return the model that holds exactly these tensors, in eval mode and without gradients.
 
     Args:
         model_class: its transformers class, or one with the same interface.
         config: its configuration.
-        tensors: every tensor by the name it has in that class.
+        tensors: every tensor by the name it has in that class, or one that transformers knows for it.
         name: what the user called the checkpoint, for messages.
         dtype: the precision to convert the tensors to.
+        options: more arguments of the class.
+        may_leave_out: given the model and the name of a tensor without a place in it, whether it may be left out.
 
     Raises:
         CheckpointError: if tensors are missing, left over, of the wrong shape, not floating-point, or not finite.
     """
     try:
         with torch.device("meta"):
-            shapes = {key: value.shape for key, value in model_class(config).state_dict().items()}
+            shapes = {key: value.shape for key, value in model_class(config, **options or {}).state_dict().items()}
         _check_shapes(shapes, tensors, name=name)
         model, report = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options or {},
         )
     except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{name}: a {model_class.__name__} cannot be built from it: {one_line(error)}") from error
-    _check_report(model, report, name=name)
+    _check_report(model, report, may_leave_out, name=name)
     _check_values(model, tensors, name=name)
     return model.requires_grad_(False).eval()
 
@@ -195,21 +205,34 @@ def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, Tensor], *
         )
 
 
-def _check_report(model: PreTrainedModel, report: dict[str, Any], *, name: str) -> None:
-    """Refuse a model that was filled with anything else than exactly the tensors of its file."""
+def _check_report(
+    model: PreTrainedModel, report: dict[str, Any], may_leave_out: Callable[[PreTrainedModel, str], bool], *, name: str
+) -> None:
+    """Refuse a model that was filled with anything else than the tensors of its file."""
     class_name = type(model).__name__
     for key, found, asked in sorted(report["mismatched_keys"]):
         _check_shapes({key: asked}, {key: torch.empty(found, device="meta")}, name=name)
     missing = sorted(report["missing_keys"])
+    if missing and _is_whole_head(model, set(missing)):
+        raise CheckpointError(
+            f"{name} holds no head for a {class_name}, so its head would be random ({_few(missing)}); in its "
+            f"config.json, architectures should name the class that it was saved from"
+        )
     if missing:
         raise CheckpointError(f"{name} lacks {_count(missing)} that a {class_name} needs: {_few(missing)}")
-    extra = sorted(report["unexpected_keys"])
+    extra = sorted(key for key in report["unexpected_keys"] if not may_leave_out(model, key))
     if extra:
         raise CheckpointError(
             f"{name} holds {_count(extra)} for which a {class_name} has no place, so it is another model: {_few(extra)}"
         )
     if report["error_msgs"]:
         raise CheckpointError(f"{name}: {one_line(ValueError(report['error_msgs'][0]))}")
+
+
+def _is_whole_head(model: PreTrainedModel, missing: set[str]) -> bool:
+    """Return whether the body of a model is complete, and of what is on top of it nothing is there."""
+    head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
+    return missing <= head and head <= missing | model.all_tied_weights_keys.keys() and model.base_model is not model
 
 
 def _check_values(model: PreTrainedModel, tensors: dict[str, Tensor], *, name: str) -> None:

@@ -14,10 +14,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
-from mambascope.trace import hub, mamba_ssm
+from mambascope.trace import hub, mamba_ssm, pretrained
 from mambascope.trace.bundled import bundled_models, bundled_names
 from mambascope.trace.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
-from mambascope.trace.families import FAMILIES
+from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES
 
 #: A folder with one of these has a tokenizer of its own.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -43,11 +43,13 @@ def load(
     """Return a model, ready to be explained, and its tokenizer.
 
     The model is in eval mode, without gradients, and holds exactly the tensors of its checkpoint: a checkpoint that is
-    incomplete or damaged is refused, never patched up. No pickled object but tensors is read.
+    incomplete or damaged is refused, never patched up. No pickled object but tensors is read. Of a Transformer's
+    checkpoint, tensors of another head than its class has are left out.
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`); a folder with config.json and weights, as transformers or
-            as the original `mamba_ssm` package wrote it; or a hub id, `organisation/name`, of either kind.
+            as the original `mamba_ssm` package wrote it; or a hub id, `organisation/name`, of either kind. The class
+            is the one that config.json names in `architectures`, such as BertForSequenceClassification.
         dtype: precision of the model. float32 if not given, whatever the file holds: on a CPU halves are slow, and
             scores computed in them are inexact.
         device: where to put the model. The CPU if not given.
@@ -55,8 +57,9 @@ def load(
         trust_remote_code: allow a checkpoint to run the Python code that it brings. Only for code that you have read.
 
     Returns:
-        The model and its tokenizer. The tokenizer is None if the folder has none and none was named; checkpoints in the
-        `mamba_ssm` layout usually have none (the state-spaces models use `EleutherAI/gpt-neox-20b`).
+        The model and its tokenizer. The tokenizer is None if the folder has none and none was named, as for a vision
+        model; checkpoints in the `mamba_ssm` layout usually have none (the state-spaces models use
+        `EleutherAI/gpt-neox-20b`).
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is incomplete or damaged.
@@ -73,8 +76,12 @@ def load(
             model_class, config = _transformers_class(source, settings, trust_remote_code=trust_remote_code)
         own_tokenizer = _load_tokenizer(source, tokenizer, trust_remote_code=trust_remote_code)
         folder = source.folder if source.repository is None else hub.fetch_weights(source.repository)
-        tensors = mamba_ssm.rename_tensors(read_tensors(folder))
-        model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
+        tensors = read_tensors(folder)
+        if pretrained.is_transformer(config):
+            model = pretrained.build_transformer(model_class, config, tensors, name=source.name, dtype=dtype)
+        else:
+            tensors = mamba_ssm.rename_tensors(tensors)
+            model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
         model.name_or_path = model.config.name_or_path = source.name
     return model.to(device), own_tokenizer
 
@@ -102,10 +109,10 @@ def _transformers_class(
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """Return the class and configuration of a checkpoint in the transformers layout."""
     model_type = settings.get("model_type")
-    if model_type not in FAMILIES:
+    if model_type not in FAMILIES and model_type not in ATTENTION_FAMILIES:
         raise UnsupportedModelError(
             f"{source.name} is a model of type {model_type or 'that its config.json does not name'}; supported are "
-            f"{', '.join(FAMILIES)}, and mamba_ssm checkpoints of Mamba-1 and Mamba-2"
+            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and mamba_ssm checkpoints of Mamba-1 and Mamba-2"
         )
     if settings.get("quantization_config"):
         raise UnsupportedModelError(f"{source.name} holds quantized weights; pass the checkpoint it was made from")
@@ -122,22 +129,29 @@ def _transformers_class(
             return get_class_from_dynamic_module(reference, str(source.folder)), config
     except Exception as error:  # strict dataclasses raise classes of their own, and a checkpoint's own code anything
         raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
-    return _named_class(settings, config), config
+    return _named_class(settings, config, name=source.name), config
 
 
-def _named_class(settings: dict[str, Any], config: PreTrainedConfig) -> type[PreTrainedModel]:
+def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: str) -> type[PreTrainedModel]:
     """Return the class that config.json names, if it is one of transformers for this configuration, else the usual one.
 
-    The name comes from a file, so it is looked up among the model classes of transformers and nowhere else.
+    The name comes from a file, so it is looked up among the model classes of transformers and nowhere else. A
+    Transformer that names only others is refused: its head would be left out unseen.
     """
-    for name in settings.get("architectures") or ():
-        named: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+    asked = settings.get("architectures") or ()
+    for class_name in asked:
+        named: Any = getattr(transformers, class_name, None) if isinstance(class_name, str) else None
         is_model = isinstance(named, type) and issubclass(named, PreTrainedModel)
+        is_model = is_model and named.forward is not PreTrainedModel.forward  # as of the abstract classes
         if is_model and getattr(named, "config_class", None) is type(config):
             return named
-    usual = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    usual = pretrained.usual_class(config)
+    if asked and pretrained.is_transformer(config):
+        raise UnsupportedModelError(
+            f"{name} is a {', '.join(map(str, asked))}, which is no model of transformers of type {config.model_type}"
+        )
     if usual is None:
-        raise UnsupportedModelError(f"there is no language model in transformers for a {type(config).__name__}")
+        raise UnsupportedModelError(f"there is no model in transformers for a {type(config).__name__}")
     return usual
 
 
@@ -166,8 +180,21 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedToken
     settings = folder / "tokenizer_config.json"
     named = settings.is_file() and bool({"tokenizer_class", "auto_map"} & read_json(settings).keys())
     if not named and (folder / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, **_special_tokens(folder))
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """Return the special tokens that the usual tokenizer of a Transformer has, such as `[MASK]`, by what they are for.
+
+    tokenizer.json holds the tokens, and does not say which is for what.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or read_json(config).get("model_type") not in ATTENTION_FAMILIES:
+        return {}
+    known = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
+    usual = AutoTokenizer.from_pretrained(folder).special_tokens_map
+    return {role: token for role, token in usual.items() if isinstance(token, str) and token in known}
 
 
 def _find_tokenizer(name: str | Path) -> Path:
