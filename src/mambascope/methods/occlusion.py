@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, copies, measure, require_one_text
-from mambascope.trace.embedding import embedded, embedding_layer, mean_embedding, reading
+from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call, check_inputs, running
 from mambascope.trace.tokens import check_ids
@@ -68,7 +68,7 @@ def _occluding(
     if isinstance(replacement, int) and not isinstance(replacement, bool):
         if inputs.get("input_ids") is None:
             raise InputError("a token id can only replace a token id; pass input_ids, or occlude with 'zero'")
-        check_ids([replacement], embedding_layer(model).num_embeddings)
+        check_ids([replacement], token_table(model).num_embeddings)
         return partial(_with_id, model, inputs, replacement)
     if replacement == "delete":
         if length == 1:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.trace.eager import eager_attention
+from mambascope.trace.embedding import reading
 from mambascope.trace.families import Family, find_mixers
 from mambascope.trace.rules import GRADIENT, Ruler, Rules, hooks, is_norm
 from mambascope.trace.running import call, check_inputs, running
@@ -172,27 +173,20 @@ def refuse_quantised(model: nn.Module) -> None:
 
 
 @contextmanager
-def _leaf(model: Any, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
     """Make the embedded tokens the leaf of the graph: those given, those of the embedding layer, or a float input."""
-    given = [name for name in ("inputs_embeds",) if inputs.get(name) is not None]
-    if not given and not isinstance(model, transformers.PreTrainedModel):
-        given = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()]
-    if given:
-        leaf = inputs[given[0]].detach().requires_grad_()
-        leaves.append(leaf)
-        yield inputs | {given[0]: leaf}
+    floats = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    if not isinstance(model, transformers.PreTrainedModel) and floats:
+        leaves.append(inputs[floats[0]].detach().requires_grad_())
+        yield inputs | {floats[0]: leaves[0]}
         return
 
-    def cut(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def cut(output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
         return leaves[0]
 
-    table: Any = model.get_input_embeddings()
-    handle = table.register_forward_hook(cut)
-    try:
-        yield inputs
-    finally:
-        handle.remove()
+    with reading(model, inputs, cut) as read:
+        yield read
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from mambascope.errors import InputError
 ROWS = 4096
 
 
-def embedding_layer(model: nn.Module) -> nn.Embedding:
-    """Return the layer that embeds tokens.
+def embedding_layer(model: nn.Module) -> nn.Module:
+    """Return the part that turns tokens into vectors, or the patches of a picture.
 
     Raises:
         InputError: if the model does not say which one it is.
@@ -27,7 +27,7 @@ def embedding_layer(model: nn.Module) -> nn.Embedding:
         layer = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
         layer = None
-    if not isinstance(layer, nn.Embedding):
+    if not isinstance(layer, nn.Module):
         raise InputError(
             f"{type(model).__name__} does not say where its tokens are embedded; pass inputs_embeds, or a transformers "
             "model"
@@ -35,27 +35,40 @@ def embedding_layer(model: nn.Module) -> nn.Embedding:
     return layer
 
 
-def embedded(model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b L E"]:
-    """Return the embedded tokens of a call: those given, or those of the embedding layer.
+def token_table(model: nn.Module) -> nn.Embedding:
+    """Return the embedding layer of a model that reads token ids.
 
     Raises:
-        InputError: if the call has neither tokens nor embeddings.
+        InputError: if the model has none, or does not say which one it is.
+    """
+    layer = embedding_layer(model)
+    if not isinstance(layer, nn.Embedding):
+        raise InputError(f"{type(model).__name__} reads no token ids, so no other token can stand in for one")
+    return layer
+
+
+def embedded(model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b L E"]:
+    """Return the embedded tokens or patches of a call: those given, or those of the embedding layer.
+
+    Raises:
+        InputError: if the call has neither tokens, pixels nor embeddings.
     """
     if inputs.get("inputs_embeds") is not None:
         return inputs["inputs_embeds"].detach()
-    if inputs.get("input_ids") is None:
-        raise InputError("there is no text: pass input_ids or inputs_embeds")
+    read = inputs.get("input_ids") if inputs.get("pixel_values") is None else inputs["pixel_values"]
+    if read is None:
+        raise InputError("there is nothing to read: pass input_ids, inputs_embeds or pixel_values")
     with torch.no_grad():
-        return embedding_layer(model)(inputs["input_ids"])
+        return embedding_layer(model)(read)
 
 
 def mean_embedding(model: nn.Module) -> Float[Tensor, " E"]:
     """Return the mean of what the embedding layer makes of every token, in float64.
 
     Raises:
-        InputError: if the model does not say which layer embeds its tokens.
+        InputError: if the model reads no token ids, or does not say which layer embeds them.
     """
-    layer = embedding_layer(model)
+    layer = token_table(model)
     ids = torch.arange(layer.num_embeddings, device=layer.weight.device)
     with torch.no_grad():
         sums = [layer(part).double().sum(dim=0) for part in ids.split(ROWS)]

@@ -1,0 +1,150 @@
+"""Transformer counterparts on stock models against references written here from the papers' formulas, in float64."""
+
+import pytest
+import torch
+
+from mambascope import capture
+from mambascope.errors import UnsupportedModelError
+from mambascope.explanation import Question, explain_inputs
+from mambascope.methods.alti import alti, alti_rollout
+from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.hidden_attention import hidden_attention_row
+from mambascope.methods.readout import class_readout, token_readout
+from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.rollout import rollout, rollout_row
+from mambascope.methods.transformer_attribution import transformer_attribution
+from mambascope.trace.differentiate import differentiate, direction
+from models import stock_transformer, transformer_inputs
+
+MODELS = ("gpt2", "gpt_neox", "bert", "vit", "llama")
+CAUSAL = {"gpt2", "gpt_neox", "llama"}
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    """A model in float64, one input, its capture, and a readout with its position."""
+    family = request.param
+    model = stock_transformer(family, torch.float64)
+    inputs = {key: value[:1] for key, value in transformer_inputs(family, torch.float64, side="none").items()}
+    trace = capture(model, **inputs)
+    place = trace.shape[1] - 1 if family in CAUSAL else 0
+    readout = token_readout(place, 7, 3) if family in CAUSAL else class_readout(1, 0)
+    return family, model, inputs, trace, readout, place
+
+
+def stock_attentions(model, inputs, gradient_of=None):
+    """Return the stock eager model's attentions, and the readout's gradient at each by plain autograd."""
+    model.set_attn_implementation("eager")
+    try:
+        outputs = model(**inputs, output_attentions=True)
+        if gradient_of is None:
+            return [p.detach() for p in outputs.attentions]
+        flows = torch.autograd.grad(gradient_of(outputs).sum(), outputs.attentions)
+        return list(zip([p.detach() for p in outputs.attentions], flows, strict=True))
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+def test_rollout_is_that_of_abnar_and_zuidema(case):
+    """Rows of I + A sum to two where A is softmax attention, so that normalised rollout is their (A + I)/2."""
+    _, model, inputs, trace, _, place = case
+    product = torch.eye(trace.shape[1], dtype=torch.float64)
+    for p in stock_attentions(model, inputs):
+        product = (p.mean(dim=1)[0] + torch.eye(trace.shape[1], dtype=torch.float64)) / 2 @ product
+    # the stock models take their softmax in float32
+    assert torch.allclose(rollout(trace, normalise=True)[0], product, atol=1e-6)
+    assert torch.allclose(rollout_row(trace, place, normalise=True)[0], product[place], atol=1e-6)
+
+
+def test_hidden_attention_is_the_mean_of_the_heads(case):
+    _, model, inputs, trace, _, place = case
+    for layer, p in enumerate(stock_attentions(model, inputs)):
+        assert torch.allclose(hidden_attention_row(trace, layer, place)[0], p.mean(dim=1)[0, place], atol=1e-7)
+
+
+def test_transformer_attribution_is_chefers(case):
+    """R ← R + E_h(∇p ⊙ p)⁺ R from the first layer to the last, with gradients from the stock model's own autograd."""
+    _, model, inputs, trace, readout, place = case
+    R = torch.eye(trace.shape[1], dtype=torch.float64)
+    for p, flow in stock_attentions(model, inputs, readout):
+        R = R + (p * flow).clamp(min=0).mean(dim=1)[0].double() @ R
+    found = transformer_attribution(trace, differentiate(model, readout, mixers=True, **inputs), place)
+    assert torch.allclose(found[0], R[place], rtol=1e-5, atol=1e-7)
+
+
+def dense_vectors(trace, layer):
+    """Return T (L, L, E) with p and the projections written out, and the residual, output and norm after it."""
+    record = trace.layers[layer]
+    part = record.family.projections(record.mixer, record.captured.scan["p"].shape[1])
+    p, x = record.captured.scan["p"][0].double(), record.captured.x[0]
+    heads = p.shape[0]
+    v = (x @ part.W_V.detach().t()).unflatten(-1, (heads, -1))
+    W_O = part.W_O.detach().unflatten(-1, (heads, -1))
+    T = torch.einsum("hij,jhp,ehp->ije", p, v, W_O)
+    return T, record.captured.residual[0], record.captured.y[0], record.post_norm
+
+
+def dense_alti(trace, layer):
+    T, residual, y, norm = dense_vectors(trace, layer)
+    L = len(y)
+    C = torch.zeros(L, L, dtype=torch.float64)
+    for i in range(L):
+        total = residual[i] + y[i]
+        std = (total.var(unbiased=False) + getattr(norm, "eps", 0)).sqrt()
+
+        def after(vector, std=std):
+            return vector if norm is None else norm.weight.detach() * (vector - vector.mean()) / std
+
+        reached = after(total) + (0 if norm is None else norm.bias.detach())
+        for j in range(L):
+            given = after(T[i, j] + (residual[i] if i == j else 0))
+            C[i, j] = max(0.0, float(reached.abs().sum() - (reached - given).abs().sum()))
+    return C / C.sum(dim=1, keepdim=True)
+
+
+def test_alti_on_transformers_is_the_papers(case):
+    """Before or after the norm: BERT normalises the sum, and contributions pass through the norm's linear part."""
+    _, _, _, trace, _, _ = case
+    dense = [dense_alti(trace, layer) for layer in range(2)]
+    for layer in range(2):
+        assert torch.allclose(alti(trace, layer)[0], dense[layer], atol=1e-10)
+    assert torch.allclose(alti_rollout(trace)[0], dense[1] @ dense[0], atol=1e-10)
+
+
+def test_alti_logit_on_transformers_sums_to_the_logit_with_mlps_as_a_term(case):
+    family, model, inputs, trace, readout, _ = case
+    if family == "bert":
+        with pytest.raises(UnsupportedModelError, match="no norm after its last layer"):
+            direction(model, readout, **inputs)
+        return
+    found = direction(model, readout, **inputs)
+    updates = alti_logit(trace, found)
+    assert float(updates.conservation_error) < 1e-6  # stock logits are float32 in some classes
+    assert float(updates.value) == pytest.approx(float(readout(trace.outputs)), rel=1e-5)
+    q = found.at_embeddings[0].double()
+    T, *_ = dense_vectors(trace, 1)
+    last = torch.einsum("ie,ije->j", q, T)
+    assert torch.allclose(updates.scores[0, 1], last @ dense_alti(trace, 0), atol=1e-9 * float(last.abs().max()) + 1e-12)
+    assert abs(float(updates.terms["other"])) > 1e-4, "these models have MLPs"
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
+def test_every_method_for_transformers_explains_them(case, name):
+    family, model, inputs, trace, readout, place = case
+    if (family, name) == ("bert", "alti-logit"):
+        return
+    model = model.float()
+    inputs = {k: v.float() if v.is_floating_point() else v for k, v in inputs.items()}
+    (result,) = explain_inputs(model, inputs, None, [find_method(name)], Question())
+    assert result.axes["target"] == (place,)
+    assert result.scores.shape[-1] == trace.shape[1]
+    assert result.row().isfinite().all()
+    assert result.row().any()
+    assert result.diagnostics["reconstruction_error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["mamba-lrp", "mamba-attribution", "knockout", "value-zeroing"])
+def test_methods_for_scans_refuse_a_transformer(name):
+    model = stock_transformer("gpt2")
+    with pytest.raises(UnsupportedModelError, match=f"{name} reads selective scans and this model mixes tokens by soft"):
+        explain_inputs(model, {"input_ids": torch.tensor([[3, 4, 5]])}, None, [find_method(name)], Question())
