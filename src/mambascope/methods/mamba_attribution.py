@@ -23,6 +23,7 @@ from mambascope.methods.released import (
     check_compat,
     first_released_layer,
     min_max,
+    real_tokens,
     released_rollout,
     released_row,
 )
@@ -66,9 +67,10 @@ def mamba_attribution(
 
 
 def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:
-    attention = min_max(released_row(trace, layer, target).clamp(min=0)).mean(dim=1)
+    real = real_tokens(trace)
+    attention = min_max(released_row(trace, layer, target).clamp(min=0), real).mean(dim=1)
     strength = flow.to(attention.dtype).clamp(min=0).amax(dim=-1)
-    return attention * min_max(strength)
+    return attention * min_max(strength[:, None], real)[:, 0]
 
 
 def _flows(trace: Trace, mixers: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Raw attention (Ali, Zimerman & Wolf, arXiv 2403.01590, section 4.1): a layer's hidden attention, brought to [0, 1].
 
 The target's row of every channel is shifted and scaled together, so that the smallest value of the row is 0 and the
-largest 1, then averaged over channels; a model's raw attention is the mean over its layers from a first one on.
+largest 1 (padding takes no part), then averaged over channels; a model's raw attention is the mean over its layers from
+a first one on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.methods.memory import require_room
-from mambascope.methods.released import Compat, check_compat, min_max, released_row
+from mambascope.methods.released import Compat, check_compat, min_max, real_tokens, released_row
 from mambascope.trace import Trace
 
 #: Targets whose rows of all channels are held at a time.
@@ -39,7 +40,7 @@ def raw_attention_row(trace: Trace, layer: int, target: int, compat: Compat = "p
         maps = released_row(trace, layer, target)[..., :seen]
     else:
         maps = scan.tile(slice(target, target + 1), slice(0, seen))[:, :, 0]
-    row[:, :seen] = min_max(maps).mean(dim=1)
+    row[:, :seen] = min_max(maps, real_tokens(trace, seen)).mean(dim=1)
     return row
 
 
@@ -59,5 +60,5 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         tile = scan.tile(rows, slice(0, rows.stop if scan.causal else length))
         for place, target in enumerate(range(rows.start, rows.stop)):
             seen = target + 1 if scan.causal else length
-            out[:, target, :seen] = min_max(tile[:, :, place, :seen]).mean(dim=1)
+            out[:, target, :seen] = min_max(tile[:, :, place, :seen], real_tokens(trace, seen)).mean(dim=1)
     return out

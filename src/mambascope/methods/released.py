@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
@@ -74,10 +74,22 @@ def released_rollout(rows: Sequence[Float[Tensor, "b L"]], target: int) -> Float
     return rho
 
 
-def min_max(values: Float[Tensor, b * s]) -> Float[Tensor, b * s]:
-    """Return the values of each text brought to [0, 1]; all zero where they are all alike."""
-    flat = values.flatten(1)
-    least, most = flat.min(dim=1).values, flat.max(dim=1).values
-    shape = (-1, *[1] * (values.ndim - 1))
-    spread = torch.where(most > least, most - least, torch.ones_like(most))
-    return (values - least.view(shape)) / spread.view(shape)
+def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None = None) -> Float[Tensor, "b ..."]:
+    """Return the values of each text brought to [0, 1]; all zero where they are all alike.
+
+    Args:
+        values: Of one text per row.
+        real: False where a value belongs to padding, which takes no part and becomes 0; broadcast to the values.
+    """
+    low = high = flat = values.flatten(1)
+    if real is not None:
+        outside = ~real.expand_as(values).flatten(1)
+        low, high = flat.masked_fill(outside, torch.inf), flat.masked_fill(outside, -torch.inf)
+    least, most = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+    scaled = (flat - least) / torch.where(most > least, most - least, torch.ones_like(most))
+    return (scaled if real is None else scaled.masked_fill(outside, 0.0)).view(values.shape)
+
+
+def real_tokens(trace: Trace, seen: int | None = None) -> Bool[Tensor, "b 1 s"] | None:
+    """Return which of the first tokens are not padding, or None where the trace has no mask."""
+    return None if trace.attention_mask is None else trace.attention_mask[:, None, :seen].bool()

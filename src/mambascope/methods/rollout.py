@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambascope.errors import InputError
@@ -79,7 +79,8 @@ def rollout(
         channels: How a layer's maps become one.
         absolute: Take absolute values of each map first.
         normalise: Divide every row of I + A by its sum.
-        discard: Share of each layer's entries, the smallest of every row, that is set to zero first; 0 ≤ discard < 1.
+        discard: Share of the entries that a target sees in a layer, the smallest in size, that is set to zero first;
+            at least 0 and below 1.
 
     Raises:
         InputError: if a variant does not exist.
@@ -93,7 +94,7 @@ def rollout(
     identity = torch.eye(length, dtype=like.dtype, device=like.device)
     product = identity.expand(batch, -1, -1)
     for layer in range(len(trace.layers)):
-        step = identity + discarded(reduced_map(trace, layer, channels, absolute), discard)
+        step = identity + discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer))
         product = (step / step.sum(dim=-1, keepdim=True) if normalise else step) @ product
     return product.contiguous()
 
@@ -120,13 +121,28 @@ def reduced_map(
     return out
 
 
-def discarded(matrix: Float[Tensor, "b L L"], share: float) -> Float[Tensor, "b L L"]:
-    """Return the matrix with that share of each row's entries, the smallest in size, set to zero."""
-    gone = int(share * matrix.shape[-1])
-    if not gone:
+def discarded(matrix: Float[Tensor, "b L L"], share: float, seen: Int[Tensor, "b L"]) -> Float[Tensor, "b L L"]:
+    """Return the matrix with that share of the entries that each target sees, the smallest in size, set to zero.
+
+    Args:
+        matrix: Zero where a target cannot see.
+        share: At least 0 and below 1.
+        seen: How many sources each target sees.
+    """
+    if not share:
         return matrix
-    smallest = matrix.abs().argsort(dim=-1, stable=True)[..., :gone]
-    return matrix.scatter(-1, smallest, 0.0)
+    unseen = matrix.shape[-1] - seen  # these are zero, the smallest of all
+    gone = unseen + (share * seen.double()).long()
+    size_rank = matrix.abs().argsort(dim=-1, stable=True).argsort(dim=-1)
+    return matrix.masked_fill(size_rank < gone[..., None], 0.0)
+
+
+def _seen(trace: Trace, layer: int) -> Int[Tensor, "b L"]:
+    """Return how many sources each target of a layer sees, padding not counted."""
+    scan = trace.operator(layer).scan
+    mask = trace.attention_mask
+    real = torch.ones(trace.shape, dtype=torch.long, device=scan.skip.device) if mask is None else mask.long()
+    return real.cumsum(dim=-1) if scan.causal else real.sum(dim=-1, keepdim=True).expand_as(real)
 
 
 def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tensor, "b t c"]:

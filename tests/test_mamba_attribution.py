@@ -1,0 +1,164 @@
+"""Mamba-Attribution against its formula, with gradients from plain autograd on the stock model.
+
+The gradients of the reference come from `retain_grad` on the mixers' outputs in transformers' own code, those of the
+package from `differentiate`; alpha and the products over layers are dense and share nothing with the package.
+"""
+
+import pytest
+import torch
+
+from dense_reference import distance, hidden_attention, runs
+from mambascope import InputError
+from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.readout import class_readout, continuation_readout, token_readout
+from mambascope.methods.released import check_compat
+from mambascope.trace import capture
+from mambascope.trace.differentiate import differentiate
+from models import FAMILIES, padded_batch, stock_model, without_downcasts
+
+LENGTH, LAYERS = 15, 5
+#: float64: a backward pass through five layers, then products of five matrices.
+BOUND = 1e-10
+
+#: What is explained, and the same in plain torch on logits (b, L, tokens).
+READOUTS = {
+    "the last token's logit": (token_readout(LENGTH - 1, 7), lambda z: z[:, LENGTH - 1, 7]),
+    "a logit in the middle": (token_readout(8, 21), lambda z: z[:, 8, 21]),
+    "a lead": (token_readout(LENGTH - 1, 7, 30), lambda z: z[:, LENGTH - 1, 7] - z[:, LENGTH - 1, 30]),
+    "a continuation": (
+        continuation_readout(12, [4, 9, 33], "…"),
+        lambda z: sum(z[:, 11 + k].log_softmax(dim=-1)[:, token] for k, token in enumerate([4, 9, 33])),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request):
+    model = stock_model(request.param, torch.float64, num_hidden_layers=LAYERS)
+    ids = torch.cat([padded_batch(LENGTH, 1, "left", seed=seed)[0] for seed in (0, 1)])
+    with without_downcasts(request.param):
+        trace = capture(model, input_ids=ids)
+    return request.param, model, ids, trace, runs(model, ids)
+
+
+def stock_gradients(family, model, ids, value):
+    """Return the gradient of a number at every mixer's output, (b, L, E) each, by autograd in the stock code."""
+    outputs = []
+
+    def keep(_, __, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    handles = [block.mixer.register_forward_hook(keep) for block in model.backbone.layers]
+    with without_downcasts(family):
+        value(model(input_ids=ids, use_cache=False).logits).sum().backward()
+    for handle in handles:
+        handle.remove()
+    model.zero_grad()
+    return [output.grad for output in outputs]
+
+
+def scaled(values):
+    """Bring values to [0, 1]; values all alike (no positive attention at all) to 0, where the formula says 0/0."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if spread > 0 else torch.zeros_like(values)
+
+
+def ours(case, readout, compat="published"):
+    family, model, ids, trace, _ = case
+    with without_downcasts(family):
+        gradients = differentiate(model, readout, mixers=True, input_ids=ids)
+        return mamba_attribution(trace, gradients, readout.positions, compat=compat)
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_gradients_at_the_mixers_are_the_stock_models(case, name):
+    family, model, ids, trace, _ = case
+    readout, value = READOUTS[name]
+    expected = stock_gradients(family, model, ids, value)
+    with without_downcasts(family):
+        gradients = differentiate(model, readout, mixers=True, input_ids=ids)
+    assert len(gradients.mixers) == LAYERS
+    for layer, (record, gradient) in enumerate(zip(trace.layers, expected, strict=True)):
+        assert distance(gradients.mixers[record.name][1], gradient) < BOUND, f"layer {layer}"
+        assert distance(gradients.mixers[record.name][0], record.captured.y) < BOUND, f"output of layer {layer}"
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_published_is_the_product_of_identity_plus_positive_weighted_attention(case, name):
+    family, model, ids, _, texts = case
+    readout, value = READOUTS[name]
+    gradients = stock_gradients(family, model, ids, value)
+    scores = ours(case, readout)
+    for number, text in enumerate(texts):
+        rows = []
+        for target in readout.positions:
+            row = torch.eye(LENGTH, dtype=torch.float64)[target]
+            for layer, gradient in zip(reversed(text.layers), reversed(gradients), strict=True):
+                mean = layer.alpha.mean(dim=0)
+                beta = torch.eye(LENGTH, dtype=torch.float64)
+                for i in range(LENGTH):
+                    for j in range(i + 1):
+                        beta[i, j] += max(0.0, float(gradient[number, i].mean() * mean[i, j]))
+                row = row @ beta
+            rows.append(row)
+        assert distance(scores[number], torch.stack(rows).mean(dim=0)) < BOUND, f"text {number}"
+
+
+@pytest.mark.parametrize("name", ["the last token's logit", "a logit in the middle", "a lead"])
+def test_released_is_the_product_of_the_released_matrices(case, name):
+    """Layers 3 and 4 of 5; one row per layer, scaled to [0, 1] times the scaled largest positive gradient."""
+    family, model, ids, _, texts = case
+    readout, value = READOUTS[name]
+    (target,) = readout.positions
+    gradients = stock_gradients(family, model, ids, value)
+    scores = ours(case, readout, "released")
+    eye, one = torch.eye(LENGTH, dtype=torch.float64), torch.ones(LENGTH, 1, dtype=torch.float64)
+    for number, text in enumerate(texts):
+        row = eye[target]
+        for k in (4, 3):
+            layer = text.layers[k]
+            attention = hidden_attention(layer.dt, layer.A, layer.B, layer.C, early=True)[:, target]
+            strength = gradients[k][number].clamp(min=0).max(dim=1).values
+            a = scaled(attention.clamp(min=0)).mean(dim=0) * scaled(strength)
+            row = row @ ((eye + one @ a[None]) / (1 + a.sum()))
+        assert distance(scores[number], row.detach()) < BOUND, f"text {number}"
+
+
+@pytest.mark.parametrize("compat", ["published", "released"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_one_by_one(family, side, compat):
+    """Without biases, which the stock model lets flow from padded tokens on the left."""
+    model = stock_model(family, torch.float64, use_bias=False, use_conv_bias=False)
+    ids, mask = padded_batch(12, 3, side)
+    for text in range(3):
+        real = mask[text].bool()
+        last, end = int(real.nonzero().max()), int(real.sum()) - 1
+        batch = {"input_ids": ids, "attention_mask": mask}
+        alone = {"input_ids": ids[text : text + 1, real]}
+        rows = []
+        for inputs, position in ((batch, last), (alone, end)):
+            with without_downcasts(family):
+                trace = capture(model, **inputs)
+                gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
+                rows.append(mamba_attribution(trace, gradients, (position,), compat=compat))
+        assert distance(rows[0][text][real], rows[1][0]) < BOUND, f"text {text}"
+        assert not rows[0][text][~real].any(), "padding is no source"
+
+
+def test_wrong_requests_are_refused_in_one_sentence(case):
+    family, model, ids, trace, _ = case
+    with without_downcasts(family):
+        bare = differentiate(model, token_readout(3, 1), input_ids=ids)
+        full = differentiate(model, token_readout(3, 1), mixers=True, input_ids=ids)
+    for call, words in (
+        (lambda: mamba_attribution(trace, bare, (3,)), "no gradient for backbone.layers.0.mixer"),
+        (lambda: mamba_attribution(trace, full, (3, 4), compat="released"), "one target"),
+        (lambda: mamba_attribution(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
+        (lambda: mamba_attribution(trace, full, class_readout(1).positions), "is not a position"),
+        (lambda: check_compat("code"), "unknown compat"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
