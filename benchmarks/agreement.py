@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,8 @@ def table(rows: list[dict[str, dict[str, float]]]) -> tuple[str, dict[str, float
 
 def measure(name: str, count: int, tokens: int, seed: int) -> list[dict[str, dict[str, float]]]:
     """Return the correlations of every passage for one model."""
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)  # models run side by side, and passages are short
     model, tokenizer = mambascope.load(name)
     generator = torch.Generator().manual_seed(seed)
     rows, started = [], time.perf_counter()
@@ -138,9 +141,11 @@ def main() -> None:
     if options.passages < 2:
         raise InputError("intervals need at least two passages")
     transformers.logging.set_verbosity_error()
-    tables, overall, kept = [], dict.fromkeys(FAST, 0.0), {}
-    for name in options.models:
-        kept[name] = rows = measure(name, options.passages, options.tokens, options.seed)
+    tables, overall = [], dict.fromkeys(FAST, 0.0)
+    with multiprocessing.get_context("spawn").Pool(len(options.models)) as pool:
+        asked = [(name, options.passages, options.tokens, options.seed) for name in options.models]
+        kept = dict(zip(options.models, pool.starmap(measure, asked), strict=True))
+    for name, rows in kept.items():
         text, means = table(rows)
         tables.append(f"## {name}\n\n{text}")
         for method, value in means.items():

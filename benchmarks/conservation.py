@@ -1,0 +1,133 @@
+"""Does relevance add up to the logit? Each of MambaLRP's rules in turn left out, on held-out novels.
+
+    python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out docs/conservation.png]
+
+For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained, and
+|f - Σ R| / |f| reported: median and 95th percentile. With every bias zero in a copy of the model, all rules together
+conserve relevance up to float32's rounding; with the model's own biases, these hold the rest. The figure is the first
+case: Σ R over f, on the diagonal where relevance is conserved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import mambascope
+from mambascope.methods.mamba_lrp import LRP, mamba_lrp
+from mambascope.trace.rules import GRADIENT, Rules
+from training.corpus import data_folder, read_novels, split_novels
+
+RULE_SETS = {
+    "all rules": LRP,
+    "without the SiLU's": Rules(silu=False, scan=True, gate=True, norm=True),
+    "without the scan's": Rules(silu=True, scan=False, gate=True, norm=True),
+    "without the gate's": Rules(silu=True, scan=True, gate=False, norm=True),
+    "without the norms'": Rules(silu=True, scan=True, gate=True, norm=False),
+    "gradient × input": GRADIENT,
+}
+MODELS = {"tiny-mamba": {"marker": "o", "color": "#1a1a1a"}, "tiny-mamba2": {"marker": "^", "color": "#8c8c8c"}}
+BATCH = 25
+
+
+def passages(texts: list[str], tokenizer: Any, count: int, tokens: int, seed: int = 0) -> Tensor:
+    """Return (count, tokens) token ids from random places in the novels, as many from each as from the others."""
+    draw = np.random.default_rng(seed)
+    encoded = [tokenizer(text, return_tensors="np")["input_ids"][0] for text in texts]
+    rows = []
+    for number in range(count):
+        novel = encoded[number % len(encoded)]
+        start = int(draw.integers(len(novel) - tokens))
+        rows.append(torch.from_numpy(novel[start : start + tokens].astype(np.int64)))
+    return torch.stack(rows)
+
+
+def without_biases(model: nn.Module) -> nn.Module:
+    """Return a copy with zero biases, but for that of the step Δ, which is part of a coefficient."""
+    model = copy.deepcopy(model)
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Linear | nn.Conv1d) and part.bias is not None and not name.endswith("dt_proj"):
+            nn.init.zeros_(part.bias)
+    return model
+
+
+def predicted(outputs: Any) -> Tensor:
+    """Return the largest logit after each text's last token."""
+    return outputs.logits[:, -1].max(dim=-1).values
+
+
+def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Return (logit, sum of relevance) of every passage."""
+    found = [mamba_lrp(model, predicted, rules=rules, input_ids=rows) for rows in ids.split(BATCH)]
+    return torch.cat([one.value for one in found]), torch.cat([one.scores.double().sum(dim=1) for one in found])
+
+
+def draw(results: dict[tuple[str, str], tuple[Tensor, Tensor]], path: Path) -> None:
+    """Write one panel per rule set, a paper's column wide."""
+    figure = Figure(figsize=(3.4, 2.75), dpi=300, layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True, sharey=True)
+    values = torch.cat([torch.cat([f.double(), total.double()]) for f, total in results.values()])
+    reach = max(float(f.abs().max()) for f, _ in results.values())
+    low, high = float(values.quantile(0.01)), float(values.quantile(0.99))
+    for panel, name in zip(panels.flat, RULE_SETS, strict=True):
+        panel.axline((0, 0), slope=1, color="#666666", linewidth=0.6, linestyle="--", zorder=1)
+        for model, style in MODELS.items():
+            if (model, name) in results:
+                f, total = results[model, name]
+                panel.scatter(f, total, s=4, linewidths=0, alpha=0.7, label=model, zorder=2, **style)
+        panel.set_title(name, fontsize=6.5, pad=2)
+        panel.tick_params(labelsize=6, length=2, width=0.5, pad=1.5)
+        panel.set(xlim=(0, 1.05 * reach), ylim=(min(low, 0), 1.05 * max(high, reach)))
+        for spine in panel.spines.values():
+            spine.set_linewidth(0.5)
+    figure.supxlabel("logit f of the predicted token", fontsize=7)
+    figure.supylabel("sum of relevance ΣR", fontsize=7)
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=6.5, frameon=False, markerscale=1.8)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA), or a folder of .txt files")
+    parser.add_argument("--passages", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="draw the plot of the models without biases into this file")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    _, held_out = split_novels(read_novels(data_folder(options.data)))
+    print(f"{options.passages} passages of {options.tokens} tokens, float32; |f - ΣR| / |f|\n")
+    print("| model | rules | zero biases: median | 95 % | own biases: median | 95 % |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    drawn = {}
+    for name in options.models:
+        model, tokenizer = mambascope.load(name)
+        ids = passages(list(held_out.values()), tokenizer, options.passages, options.tokens)
+        bare = without_biases(model)
+        for label, rules in RULE_SETS.items():
+            cells = []
+            for variant in (bare, model):
+                f, total = measure(variant, ids, rules)
+                error = (f.double() - total).abs() / f.double().abs()
+                cells += [f"{float(error.median()):.1e}", f"{float(error.quantile(0.95)):.1e}"]
+                if variant is bare:
+                    drawn[name, label] = f, total
+            print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
+    if options.out:
+        draw(drawn, options.out)
+
+
+if __name__ == "__main__":
+    main()
