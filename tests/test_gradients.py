@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 from mambascope.errors import InputError
 from mambascope.methods.gradients import GradientScores, gradient_x_input, integrated_gradients, smooth_grad
@@ -125,6 +126,17 @@ def test_smooth_grad_follows_its_seed_and_leaves_the_global_one(family):
     assert torch.allclose(still, gradient_x_input(model, READOUT, input_ids=IDS).scores, rtol=1e-3, atol=1e-4)
 
 
+def test_transformers_have_gradients_too():
+    config = transformers.GPT2Config(n_layer=2, n_embd=12, n_head=2, vocab_size=50, n_positions=32)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config).eval().double()
+    x = table(model)
+    flow, value = gradient(model, x)
+    found = gradient_x_input(model, READOUT, input_ids=IDS)
+    assert torch.allclose(found.scores, (flow * x).sum(dim=-1), **BOUND)
+    assert torch.allclose(found.value, value, **BOUND)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_left_as_it_was(family, method):
     model = stock_model(family).train()
@@ -153,9 +165,11 @@ def test_the_model_is_left_as_it_was(family, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_and_no_grad_callers_are_served(method):
-    model = stock_model("mamba", torch.bfloat16)
+    model, seen = stock_model("mamba", torch.bfloat16), set()
+    model.backbone.layers[0].register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
     with torch.no_grad():
         found = method(model, READOUT, input_ids=IDS)
+    assert seen == {torch.bfloat16}, "the model reads embeddings of its own precision"
     assert isinstance(found, GradientScores)
     assert found.scores.dtype == torch.bfloat16
     assert found.scores.isfinite().all()
@@ -188,7 +202,7 @@ def test_quantised_models_are_refused(method):
         (lambda m: smooth_grad(m, READOUT, noise=0.0, input_ids=IDS), "is no noise"),
         (lambda m: smooth_grad(m, READOUT, noise=float("nan"), input_ids=IDS), "is no noise"),
         (lambda m: gradient_x_input(m, READOUT, input_ids=IDS[0]), "must have shape"),
-        (lambda m: gradient_x_input(m, READOUT), "there is no text"),
+        (lambda m: gradient_x_input(m, READOUT), "there is nothing to read"),
     ],
 )
 def test_refusals_are_one_sentence(run, words):

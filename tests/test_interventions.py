@@ -80,13 +80,13 @@ def family(request):
 
 @pytest.mark.parametrize(
     ("targets", "layers"),
-    [(LENGTH - 1, None), (-1, (1, 1)), (4, (0, 0)), ([2, 5, -1], None), (range(LENGTH), (0, 1))],
-    ids=["last", "last, second layer", "middle, first layer", "three", "all"],
+    [(LENGTH - 1, None), (-1, (1, 1)), (-1, (0, 0)), (4, (0, -2)), ([2, 5, -1], None), (range(LENGTH), (0, 1))],
+    ids=["last", "last, second layer", "last, first layer", "middle, first layer", "three", "all"],
 )
 def test_knockout_is_the_matrix_without_its_entries(family, targets, layers):
     model = stock_model(family, torch.float64)
     rows = [targets % LENGTH] if isinstance(targets, int) else [t % LENGTH for t in targets]
-    window = range(2) if layers is None else range(layers[0], layers[1] + 1)
+    window = range(2) if layers is None else range(layers[0], layers[1] % 2 + 1)
     expected = naive_effect(model, family, rows, window)
     with without_downcasts(family):
         effect = knockout(model, READOUT, targets, layers=layers, input_ids=IDS)
@@ -275,18 +275,25 @@ def test_the_model_is_left_as_it_was(family):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_other_calls_of_the_model_inside_an_intervention_are_not_cut(family):
-    """Another model's pass, started from a hook in the middle of a knockout, runs whole."""
-    model, other = stock_model(family), stock_model(family, seed=1)
-    expected = knockout(other, READOUT, -1, input_ids=IDS).scores
-    found = []
-    handle = model.backbone.layers[0].mixer.in_proj.register_forward_hook(
-        lambda *_: found.append(knockout(other, READOUT, -1, input_ids=IDS).scores) and None
-    )
-    nested = knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS).scores
+@pytest.mark.parametrize("place", ["backbone.layers.0.mixer.in_proj", "backbone.layers.1.norm"])
+def test_another_pass_of_the_model_inside_an_intervention_is_not_cut(family, place):
+    """The pass starts inside a mixer that is cut, or before one that is not, and neither pass disturbs the other."""
+    model, found, busy = stock_model(family), [], []
+    expected = knockout(model, READOUT, -1, layers=(0, 0), batch=LENGTH, input_ids=IDS)
+
+    def nested(*_):
+        if not busy:
+            busy.append(True)
+            found.append(knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS))
+            busy.clear()
+
+    handle = model.get_submodule(place).register_forward_hook(nested)
+    outer = knockout(model, READOUT, -1, layers=(0, 0), batch=LENGTH, input_ids=IDS)
     handle.remove()
-    assert all(torch.equal(scores, expected) for scores in found)
-    assert torch.equal(nested, knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS).scores)
+    inner = knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS)
+    assert torch.equal(outer.scores, expected.scores)
+    assert len(found) == 3, "the capture, the intact text and its copies"
+    assert all(torch.equal(effect.scores, inner.scores) for effect in found)
 
 
 def test_another_thread_reads_the_text_as_it_is():
@@ -357,7 +364,7 @@ def test_progress_and_batches():
         (lambda m: occlusion(m, READOUT, replacement=50, input_ids=IDS), "token id 50 is outside"),
         (lambda m: occlusion(m, READOUT, replacement=5, inputs_embeds=torch.zeros(1, 3, 12)), "can only replace"),
         (lambda m: occlusion(m, READOUT, replacement="delete", input_ids=IDS[:, :1]), "one token is empty without it"),
-        (lambda m: occlusion(m, READOUT), "there is no text"),
+        (lambda m: occlusion(m, READOUT), "there is nothing to read"),
         (lambda m: occlusion(torch.nn.Linear(2, 2), READOUT, input_ids=IDS), "does not say where"),
     ],
 )
