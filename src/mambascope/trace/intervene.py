@@ -30,6 +30,9 @@ from mambascope.trace.running import running
 from mambascope.trace.scanning import read_call, scanned
 from mambascope.trace.seam import Seam, listener, listening
 
+#: What a pair of a tile costs in tokens of a scan: measured for Mamba-1 on a processor; Mamba-2's tiles are cheaper.
+PAIR_COST = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Knockout:
@@ -152,8 +155,7 @@ def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: l
     if not len(places):
         return v[:, rows]
     span = slice(int(places[0]), int(places[-1]) + 1)
-    # A tile costs as much per pair as the scan per token, and the scan runs over all tokens.
-    few = len(rows) * (span.stop - span.start) <= v.shape[1]
+    few = PAIR_COST * len(rows) * (span.stop - span.start) <= v.shape[1]
     mixed = _through_tiles(scan, v, rows, span) if few else scan.apply(v)[:, rows]
     share = torch.addcmul(mixed, scan.skip, v[:, rows])
     z = call.coefficients.get("z")
