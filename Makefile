@@ -4,7 +4,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench figures clean
+.PHONY: demo test lint bench methods agreement figures clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -22,11 +22,19 @@ bench: .venv/ready .venv-test/ready
 	.venv/bin/python benchmarks/capture.py
 	.venv/bin/python benchmarks/maps.py --family mamba
 	.venv/bin/python benchmarks/maps.py --family mamba2
+	.venv/bin/python benchmarks/lrp.py
 	.venv/bin/python benchmarks/induction.py
 	.venv-test/bin/python benchmarks/exactness.py
 
-figures: .venv/ready
+methods: .venv/ready
+	.venv/bin/mambascope methods --markdown > docs/methods.md
+
+agreement: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.agreement --out docs/agreement.md
+
+figures: .venv/ready .venv-test/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
+	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -225,7 +225,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "integrated-gradients",
-            "gradients averaged on the way from zero embeddings, times the embedding",
+            "gradients averaged on the way from the mean embedding, times the way",
             "Sundararajan et al. 2017, arXiv 1703.01365",
             signed=True,
             needs="backward",

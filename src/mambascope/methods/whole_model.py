@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -65,8 +67,12 @@ def gradient_x_input(case: Case) -> Scored:
 
 
 def integrated_gradients(case: Case) -> Scored:
-    """Integrated gradients from zero embeddings."""
-    return _gradients(case, gradients.integrated_gradients(case.model, case.readout, **case.inputs))
+    """Integrated gradients from the mean embedding, from zeros for pictures.
+
+    After RMS norms nearly all change on the way from zero happens in its first millionth, which no sum of steps sees.
+    """
+    baseline: Literal["mean", "zero"] = "zero" if case.inputs.get("input_ids") is None else "mean"
+    return _gradients(case, gradients.integrated_gradients(case.model, case.readout, baseline=baseline, **case.inputs))
 
 
 def smooth_grad(case: Case) -> Scored:

@@ -1,0 +1,25 @@
+"""The documentation's page of methods is what the command prints, and the registry is complete."""
+
+from pathlib import Path
+
+from mambascope.cli.listing_methods import page
+from mambascope.explanation import DEFAULT_METHOD
+from mambascope.methods.registry import METHODS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_page_in_the_docs_is_up_to_date():
+    assert (DOCS / "methods.md").read_text(encoding="utf-8") == page(), "run: make methods"
+
+
+def test_every_method_says_what_it_needs_and_can_be_run():
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert (method.score is None) == (method.row is not None) == (method.scope == "layer")
+        assert method.map is None or method.scope == "layer"
+        assert method.whole_map is None or method.scope == "model"
+        assert method.kinds, "it can read some kind of layer"
+        assert not (method.asks and method.needs == "forward"), "a logit is reached by a gradient or an intervention"
+        assert "arXiv" in method.paper
+    assert DEFAULT_METHOD in METHODS
