@@ -1,6 +1,6 @@
 """Does relevance add up to the logit? Each of MambaLRP's rules in turn left out, on held-out novels.
 
-    python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out docs/conservation.png]
+    python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out FILE.png]
 
 For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained, and
 |f - Σ R| / |f| reported: median and 95th percentile. With every bias zero in a copy of the model, all rules together
@@ -24,20 +24,24 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from training.corpus import data_folder, read_novels, split_novels
+
 import mambascope
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
 from mambascope.trace.rules import GRADIENT, Rules
-from training.corpus import data_folder, read_novels, split_novels
 
 RULE_SETS = {
     "all rules": LRP,
-    "without the SiLU's": Rules(silu=False, scan=True, gate=True, norm=True),
-    "without the scan's": Rules(silu=True, scan=False, gate=True, norm=True),
-    "without the gate's": Rules(silu=True, scan=True, gate=False, norm=True),
-    "without the norms'": Rules(silu=True, scan=True, gate=True, norm=False),
+    "SiLU rule off": Rules(silu=False, scan=True, gate=True, norm=True),
+    "scan rule off": Rules(silu=True, scan=False, gate=True, norm=True),
+    "gate rule off": Rules(silu=True, scan=True, gate=False, norm=True),
+    "norm rule off": Rules(silu=True, scan=True, gate=True, norm=False),
     "gradient × input": GRADIENT,
 }
-MODELS = {"tiny-mamba": {"marker": "o", "color": "#1a1a1a"}, "tiny-mamba2": {"marker": "^", "color": "#8c8c8c"}}
+MODELS = {
+    "tiny-mamba": {"marker": "o", "facecolors": "#1a1a1a", "edgecolors": "none"},
+    "tiny-mamba2": {"marker": "^", "facecolors": "none", "edgecolors": "#7a7a7a"},
+}
 BATCH = 25
 
 
@@ -74,21 +78,23 @@ def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor
 
 
 def draw(results: dict[tuple[str, str], tuple[Tensor, Tensor]], path: Path) -> None:
-    """Write one panel per rule set, a paper's column wide."""
+    """Write one panel per rule set, a paper's column wide; a panel whose sums go far beyond the logits says so."""
     figure = Figure(figsize=(3.4, 2.75), dpi=300, layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
-    values = torch.cat([torch.cat([f.double(), total.double()]) for f, total in results.values()])
-    reach = max(float(f.abs().max()) for f, _ in results.values())
-    low, high = float(values.quantile(0.01)), float(values.quantile(0.99))
+    panels = figure.subplots(2, 3, sharex=True)
+    reach = max(float(f.max()) for f, _ in results.values())
     for panel, name in zip(panels.flat, RULE_SETS, strict=True):
-        panel.axline((0, 0), slope=1, color="#666666", linewidth=0.6, linestyle="--", zorder=1)
+        panel.axline((0, 0), slope=1, color="#555555", linewidth=0.6, linestyle="--", zorder=3)
+        lowest = highest = 0.0
         for model, style in MODELS.items():
             if (model, name) in results:
                 f, total = results[model, name]
-                panel.scatter(f, total, s=4, linewidths=0, alpha=0.7, label=model, zorder=2, **style)
-        panel.set_title(name, fontsize=6.5, pad=2)
-        panel.tick_params(labelsize=6, length=2, width=0.5, pad=1.5)
-        panel.set(xlim=(0, 1.05 * reach), ylim=(min(low, 0), 1.05 * max(high, reach)))
+                panel.scatter(f, total, s=3, linewidths=0.35, label=model, zorder=2, **style)
+                lowest, highest = min(lowest, float(total.min())), max(highest, float(total.max()))
+        far = highest > 2 * reach
+        panel.set_title(f"{name} (own scale)" if far else name, fontsize=6, pad=2)
+        panel.tick_params(labelsize=5.5, length=2, width=0.5, pad=1.5)
+        top = (1.05 * highest) if far else 1.7 * reach
+        panel.set(xlim=(0, 1.05 * reach), ylim=(min(-0.06 * top, 1.3 * lowest), top))
         for spine in panel.spines.values():
             spine.set_linewidth(0.5)
     figure.supxlabel("logit f of the predicted token", fontsize=7)
