@@ -73,6 +73,39 @@ def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
         assert len(mambascope.Attribution.load(path).axes["target"]) > 1
 
 
+@pytest.mark.parametrize("method", ["latim", "rollout", "mamba-lrp", "alti-logit", "value-zeroing"])
+def test_a_page_opens_with_any_kind_of_method(run, checkpoint, tmp_path, method):
+    """Per layer, whole model with and without all targets, split by layer: the other methods in the page share its axes."""
+    path = tmp_path / "x.html"
+    code, _, err = run("explain", TEXT, "--model", checkpoint, "--method", method, "--out", path)
+    assert code == 0, err
+    assert f'"name":"{method}"' in path.read_text(encoding="utf-8")
+
+
+def test_a_target_and_a_foil_are_asked_by_the_command(run, checkpoint):
+    code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", "alti-logit", "--target", "e", "--foil", "t")
+    assert code == 0
+    assert "logit of 'e' minus that of 't'" in out
+    assert "add up to what they explain" in " ".join(out.split())
+    code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", "rollout", "--compat", "released", "--json")
+    assert (code, json.loads(out)["diagnostics"]["compat"]) == (0, "released")
+    code, out, _ = run(
+        "explain", TEXT, "--model", checkpoint, "--method", "mamba-lrp", "--continuation", " to", "--json"
+    )
+    assert (code, json.loads(out)["target"]["asked"]) == (0, "log-probability of ' to'")
+    for options, words in (
+        (("--target", "store"), "tokens"),
+        (("--target", "e", "--foil", "e"), "the foil is the target itself"),
+        (("--method", "mamba-lrp", "--layer", "1"), "explains the whole model"),
+        (("--method", "norm-based"), "reads softmax attention"),
+        (("--method", "latim", "--compat", "released"), "has one form"),
+    ):
+        code, out, err = run("explain", TEXT, "--model", checkpoint, *options)
+        assert code == 2
+        assert words in err
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_text_comes_from_standard_input(run, checkpoint, monkeypatch):
     import io
 

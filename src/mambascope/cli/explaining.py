@@ -108,7 +108,7 @@ def _switches(chosen: Method, model: Any, targets: str) -> list[str]:
         for other in METHODS.values()
         if other is not chosen
         and kinds <= other.kinds
-        and other.scope == chosen.scope
+        and (other.scope, other.split) == (chosen.scope, chosen.split)
         and other.needs != "interventions"
         and other.cost == "linear"
         and (other.asks == chosen.asks)

@@ -54,6 +54,7 @@ class Method:
         whole_map: trace → (b, L, L), all targets of a whole-model method, where there is such a thing.
         released: Whether `compat="released"` means something to it.
         asks: Whether it explains a logit, so that the model must have a head.
+        split: Whether a whole-model method also says what each layer gave.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Method:
     whole_map: Callable[[Trace], Tensor] | None = None
     released: bool = False
     asks: bool = False
+    split: bool = False
 
     @property
     def scope(self) -> Literal["layer", "model"]:
@@ -142,6 +144,7 @@ METHODS: dict[str, Method] = {
             cost="quadratic",
             score=whole_model.alti_logit,
             asks=True,
+            split=True,
         ),
         Method(
             "hidden-attention",
@@ -270,6 +273,7 @@ METHODS: dict[str, Method] = {
             cost="quadratic",
             kinds=SCAN,
             score=whole_model.value_zeroing,
+            split=True,
         ),
         Method(
             "knockout",
