@@ -90,7 +90,9 @@ def test_questions_without_an_answer_are_refused_in_one_sentence(loaded, options
 
 
 def test_a_method_for_another_kind_of_layer_is_refused(loaded):
-    with pytest.raises(UnsupportedModelError, match="norm-based reads softmax attention and this model mixes tokens by"):
+    with pytest.raises(
+        UnsupportedModelError, match="norm-based reads softmax attention and this model mixes tokens by"
+    ):
         mambascope.explain(*loaded, TEXT, method="norm-based")
 
 
@@ -113,7 +115,12 @@ def classifier(kind):
         model = transformers.GPT2ForSequenceClassification(config)
     else:
         config = transformers.BertConfig(
-            num_hidden_layers=2, hidden_size=12, num_attention_heads=2, intermediate_size=16, vocab_size=50, num_labels=3
+            num_hidden_layers=2,
+            hidden_size=12,
+            num_attention_heads=2,
+            intermediate_size=16,
+            vocab_size=50,
+            num_labels=3,
         )
         model = transformers.BertForSequenceClassification(config)
     model.config.id2label = {0: "bad", 1: "fair", 2: "good"}
@@ -127,7 +134,9 @@ def classifier(kind):
 def test_a_classifier_is_asked_by_class_where_it_reads_its_logits(kind, place):
     model = classifier(kind)
     inputs = {"input_ids": torch.arange(1, 10)[None]}
-    (result,) = explain_inputs(model, inputs, None, [find_method("gradient-x-input")], Question(target="good", foil="bad"))
+    (result,) = explain_inputs(
+        model, inputs, None, [find_method("gradient-x-input")], Question(target="good", foil="bad")
+    )
     with torch.no_grad():
         out = model(**inputs).logits[0]
     assert result.target.asked == "logit of class 'good' minus that of 'bad'"

@@ -124,7 +124,9 @@ def test_alti_logit_on_transformers_sums_to_the_logit_with_mlps_as_a_term(case):
     q = found.at_embeddings[0].double()
     T, *_ = dense_vectors(trace, 1)
     last = torch.einsum("ie,ije->j", q, T)
-    assert torch.allclose(updates.scores[0, 1], last @ dense_alti(trace, 0), atol=1e-9 * float(last.abs().max()) + 1e-12)
+    assert torch.allclose(
+        updates.scores[0, 1], last @ dense_alti(trace, 0), atol=1e-9 * float(last.abs().max()) + 1e-12
+    )
     assert abs(float(updates.terms["other"])) > 1e-4, "these models have MLPs"
 
 
@@ -146,5 +148,7 @@ def test_every_method_for_transformers_explains_them(case, name):
 @pytest.mark.parametrize("name", ["mamba-lrp", "mamba-attribution", "knockout", "value-zeroing"])
 def test_methods_for_scans_refuse_a_transformer(name):
     model = stock_transformer("gpt2")
-    with pytest.raises(UnsupportedModelError, match=f"{name} reads selective scans and this model mixes tokens by soft"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"{name} reads selective scans and this model mixes tokens by soft"
+    ):
         explain_inputs(model, {"input_ids": torch.tensor([[3, 4, 5]])}, None, [find_method(name)], Question())

@@ -56,7 +56,7 @@ class Readout:
         places = torch.tensor([term.position for term in self.terms], device=logits.device)
         return (logits[:, places, entries] * weights).sum(dim=-1)
 
-    def _rows(self, logits: Float[Tensor, b *v]) -> Float[Tensor, "b terms v"]:
+    def _rows(self, logits: Float[Tensor, "b *v"]) -> Float[Tensor, "b terms v"]:
         """Return the logits in which each term stands, in at least single precision."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.ndim == 2:

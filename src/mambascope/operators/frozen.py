@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mambascope.operators.token_mixer import TokenMixer
 
-
 #: Gradients below this count as none: a float32 readout is known to 1e-7 of itself, and numbers near the end of the
 #: range, where decay leads them, make matrix products ten times slower.
 FAINT = {torch.float32: 1e-30, torch.float64: 1e-280}

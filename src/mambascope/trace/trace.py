@@ -72,7 +72,7 @@ class Trace:
         return tuple(record.reconstruction_error for record in self.layers)
 
     @property
-    def logits(self) -> Float[Tensor, b * v] | None:
+    def logits(self) -> Float[Tensor, "b *v"] | None:
         """The model's logits, or None for a model without a head."""
         return getattr(self.outputs, "logits", None)
 
