@@ -75,7 +75,7 @@ def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
 
 @pytest.mark.parametrize("method", ["latim", "rollout", "mamba-lrp", "alti-logit", "value-zeroing"])
 def test_a_page_opens_with_any_kind_of_method(run, checkpoint, tmp_path, method):
-    """Per layer, whole model with and without all targets, split by layer: the other methods in the page share its axes."""
+    """Per layer, whole model with and without all targets, split by layer: a page holds methods of the same axes."""
     path = tmp_path / "x.html"
     code, _, err = run("explain", TEXT, "--model", checkpoint, "--method", method, "--out", path)
     assert code == 0, err

@@ -45,7 +45,7 @@ class Readout:
         """
         return self.of_logits(logits_of(outputs))
 
-    def of_logits(self, logits: Float[Tensor, b * v]) -> Float[Tensor, " b"]:
+    def of_logits(self, logits: Float[Tensor, "b *v"]) -> Float[Tensor, " b"]:
         """Return the number for every text, from logits (b, L, tokens) or (b, classes)."""
         if self.log_probability:
             return self._total(self._rows(logits).log_softmax(dim=-1))
