@@ -78,7 +78,7 @@ def test_a_continuation_is_explained_as_a_whole(loaded):
         ({"continuation": ""}, "empty"),
         ({"continuation": " to", "target": "e"}, "without target"),
         ({"continuation": " to", "position": 3}, "without target, foil and position"),
-        ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not one layer"),
+        ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
         ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
         ({"method": "latim", "compat": "released"}, "latim has one form; .*rollout"),
     ],

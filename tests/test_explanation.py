@@ -55,6 +55,17 @@ def test_the_result_says_what_was_explained_and_how_exactly(loaded):
     assert result.diagnostics["seconds"] > 0
 
 
+def test_a_range_of_layers(loaded):
+    both, last = (mambascope.explain(*loaded, TEXT, layer=slice(first, None)) for first in (0, 1))
+    assert both.axes["layer"] == (0, 1)
+    assert last.axes["layer"] == (1,)
+    assert torch.equal(last.row(), both.row(layer=1))
+    released = mambascope.explain(*loaded, TEXT, method="raw-attention", compat="released")
+    assert released.axes["layer"] == (1,), "the released code begins at layer 15 of 24, here round(1.25)"
+    with pytest.raises(InputError, match="layers 2:None hold none: the model has 2, 0 to 1"):
+        mambascope.explain(*loaded, TEXT, layer=slice(2, None))
+
+
 def test_one_layer(loaded):
     both, last = mambascope.explain(*loaded, TEXT), mambascope.explain(*loaded, TEXT, layer=-1)
     assert last.axes["layer"] == (1,)

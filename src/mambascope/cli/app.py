@@ -43,7 +43,7 @@ def explain(
     continuation: Annotated[
         str | None, typer.Option(help="Explain the log-probability of this text after TEXT.", metavar="TEXT")
     ] = None,
-    layer: Annotated[str, typer.Option(help="A layer's number, or all.", metavar="N|all")] = "all",
+    layer: Annotated[str, typer.Option(help="A layer's number, a range, or all.", metavar="N|N:N|all")] = "all",
     position: Annotated[
         int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
     ] = None,

@@ -116,13 +116,14 @@ def _switches(chosen: Method, model: Any, targets: str) -> list[str]:
     ]
 
 
-def _layer(layer: str) -> int | Literal["all"]:
+def _layer(layer: str) -> int | slice | Literal["all"]:
     if layer == "all":
         return "all"
+    first, colon, last = layer.partition(":")
     try:
-        return int(layer)
+        return slice(int(first or 0), int(last) if last else None) if colon else int(layer)
     except ValueError:
-        raise InputError(f"--layer {layer!r} is neither a number nor all") from None
+        raise InputError(f"--layer {layer!r} is neither a number, a range such as 15: or 3:7, nor all") from None
 
 
 def _check_out(out: Path | None) -> None:

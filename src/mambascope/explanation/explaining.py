@@ -17,7 +17,7 @@ from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Targ
 from mambascope.methods.case import Case
 from mambascope.methods.memory import require_room
 from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
-from mambascope.methods.released import Compat, check_compat
+from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import find_mixers
 from mambascope.trace.tokens import encode
@@ -37,7 +37,7 @@ def explain(
     target: str | int | None = None,
     foil: str | int | None = None,
     continuation: str | None = None,
-    layer: int | Literal["all"] = "all",
+    layer: int | slice | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
@@ -57,7 +57,8 @@ def explain(
             id; of a classifier, the class, by name or number.
         foil: A token or class to contrast with: explain the target's logit minus the foil's.
         continuation: Explain the log-probability of this text after `text`, in place of one token's logit.
-        layer: One layer's number (negative numbers count from the end), or all; for methods that score layers.
+        layer: One layer's number (negative numbers count from the end), a slice of them, or all; for methods that score
+            layers. Released raw attention begins at layer 15 of 24 unless you say otherwise.
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
         targets: Score this position only, or every position (quadratic in the text's length).
@@ -96,7 +97,7 @@ def explain_methods(
     target: str | int | None = None,
     foil: str | int | None = None,
     continuation: str | None = None,
-    layer: int | Literal["all"] = "all",
+    layer: int | slice | Literal["all"] = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
@@ -134,7 +135,7 @@ def explain_inputs(
     question: Question,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    layer: int | Literal["all"] = "all",
+    layer: int | slice | Literal["all"] = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
     progress: Progress = None,
@@ -151,7 +152,8 @@ def explain_inputs(
         layer, targets, compat, progress: As in `explain`.
     """
     check_asked(methods, layer, targets, compat)
-    per_method = [len(find_mixers(model)) if m.scope == "layer" and layer == "all" else 1 for m in methods]
+    layers = _layers(layer, len(find_mixers(model)), compat)
+    per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
     trace = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs)
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
@@ -160,7 +162,6 @@ def explain_inputs(
         method.check(trace)
     asked = resolve(model, tokenizer, trace, inputs, question)
     case = Case(model, inputs, trace, asked.positions, asked.readout, compat)
-    layers = list(range(len(trace.layers))) if layer == "all" else [trace.index(layer)]
     step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
     described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
     kinds = [layer_kinds(trace)[number] for number in layers]
@@ -204,7 +205,7 @@ def explain_inputs(
     return results
 
 
-def check_asked(methods: Sequence[Method], layer: int | str, targets: str, compat: str) -> None:
+def check_asked(methods: Sequence[Method], layer: int | slice | str, targets: str, compat: str) -> None:
     """Raise InputError if a method cannot do what is asked of it."""
     check_compat(compat)
     for method in methods:
@@ -212,7 +213,7 @@ def check_asked(methods: Sequence[Method], layer: int | str, targets: str, compa
             able = ", ".join(m.name for m in METHODS.values() if m.released)
             raise InputError(f"{method.name} has one form; compat='released' is for {able}")
         if method.scope == "model" and layer != "all":
-            raise InputError(f"{method.name} explains the whole model, not one layer; leave layer at 'all'")
+            raise InputError(f"{method.name} explains the whole model, not single layers; leave layer at 'all'")
         if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
             raise InputError(f"{method.name} explains one position at a time here; leave targets at 'position'")
 
@@ -232,7 +233,7 @@ def _scores(
         assert method.score is not None
         scored = method.score(case)
         step()
-        axis = (WHOLE_MODEL,) if len(scored.scores) == 1 else tuple(layers)
+        axis = (WHOLE_MODEL,) if len(scored.scores) == 1 else tuple(range(len(trace.layers)))
         return scored.scores[:, None], axis, scored.over_layers, dict(scored.diagnostics)
     rows = []
     for number in layers:
@@ -246,6 +247,20 @@ def _scores(
             rows.append(torch.stack(of_targets).mean(dim=0)[None])
         step()
     return torch.stack(rows), tuple(layers), "mean", {}
+
+
+def _layers(layer: int | slice | str, count: int, compat: str) -> list[int]:
+    """Return the numbers of the layers that are asked for."""
+    if isinstance(layer, slice):
+        chosen = list(range(count))[layer]
+        if not chosen:
+            raise InputError(f"layers {layer.start}:{layer.stop} hold none: the model has {count}, 0 to {count - 1}")
+        return chosen
+    if isinstance(layer, int):
+        if not -count <= layer < count:
+            raise InputError(f"layer {layer} does not exist: the model has {count} mixers, 0 to {count - 1}")
+        return [layer % count]
+    return list(range(first_released_layer(count) if compat == "released" else 0, count))
 
 
 def _describe(model: nn.Module, trace: Trace) -> Model:

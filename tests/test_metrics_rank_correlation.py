@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambascope.errors import InputError
-from mambascope.evaluate.rank_correlation import rank_correlation, ranks
+from mambascope.evaluate.metrics.rank_correlation import rank_correlation, ranks
 
 
 def test_ranks_share_ties():
