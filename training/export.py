@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from training.architectures import NAMES, build, configuration
 from training.tokens import END_OF_TEXT, load_tokenizer
@@ -30,16 +31,27 @@ def export(name: str, checkpoint: Path, cache: Path, folder: Path) -> int:
     tokenizer = load_tokenizer(cache)
     model = build(configuration(name, len(tokenizer)))
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    return write_folder(model, tokenizer, folder, MOST_BYTES, TOKENIZER)
+
+
+def write_folder(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    most_bytes: int,
+    tokenizer_config: dict[str, Any],
+) -> int:
+    """Write a model in float16 and its tokenizer, and return the weights' size in bytes."""
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
     weights = folder / "model.safetensors"
     weights.chmod(0o644)
     size = weights.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{weights} weighs {size} bytes, more than {MOST_BYTES}.")
+    if size > most_bytes:
+        raise ValueError(f"{weights} weighs {size} bytes, more than {most_bytes}.")
     return size
 
 

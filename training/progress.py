@@ -28,8 +28,8 @@ class ProgressLine:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.rate, self.last_seconds, self.last_validation = 0.0, progress.seconds, ""
-        _trim(self.curve, progress.step, ("step", "tokens", "seconds", "loss", "bits_per_byte", "rate", "norm"))
-        _trim(self.validation, progress.step, ("step", "tokens", "loss", "bits_per_byte"))
+        trim(self.curve, progress.step, ("step", "tokens", "seconds", "loss", "bits_per_byte", "rate", "norm"))
+        trim(self.validation, progress.step, ("step", "tokens", "loss", "bits_per_byte"))
 
     def __enter__(self) -> ProgressLine:
         if self.console.is_terminal:
@@ -56,7 +56,7 @@ class ProgressLine:
         per_step = (seconds - self.last_seconds) / len(self.losses)
         speed = self.settings.batch * self.settings.length / per_step
         left = per_step * (self.settings.steps - step) / 60
-        _append(
+        append(
             self.curve,
             (step, self.tokens, f"{seconds:.1f}", f"{loss:.4f}", f"{bits:.4f}", f"{self.rate:.6f}", f"{norm:.3f}"),
         )
@@ -72,16 +72,16 @@ class ProgressLine:
 
     def validated(self, loss: float, bits: float) -> None:
         """Record a validation."""
-        _append(self.validation, (self.progress.step, self.tokens, f"{loss:.4f}", f"{bits:.4f}"))
+        append(self.validation, (self.progress.step, self.tokens, f"{loss:.4f}", f"{bits:.4f}"))
         self.last_validation = f" | held out {bits:.3f}"
 
 
-def _append(path: Path, values: tuple[object, ...]) -> None:
+def append(path: Path, values: tuple[object, ...]) -> None:
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(values)
 
 
-def _trim(path: Path, step: int, header: tuple[str, ...]) -> None:
+def trim(path: Path, step: int, header: tuple[str, ...]) -> None:
     """Start the table, or drop the rows that come after the checkpoint that a run goes on from."""
     kept = []
     if path.exists() and step:

@@ -7,8 +7,6 @@ them, of the text and of the machine's floating-point arithmetic.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,21 +16,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from training import checkpoint
+from training.allocator import keep_pages
 from training.architectures import NAMES, build, configuration
 from training.induction_start import start_induction
 from training.loss import bits_per_byte, mixed_precision, token_losses
+from training.optimiser import optimiser
 from training.progress import ProgressLine
 from training.rows import PRACTICE, Rows
 from training.scans import fast_scans
 from training.schedule import learning_rate
 from training.tokens import load_split, load_tokenizer, prepare
-
-#: The allocator keeps the pages it has: fresh ones from the system cost more than the arithmetic done on them.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "16000000000",
-    "MALLOC_TOP_PAD_": "500000000",
-}
 
 #: Length and number of the training rows on which an induction head's projections are fitted.
 FITTED_ROWS = (256, 64)
@@ -78,14 +71,6 @@ class Reporting:
     checkpoint_seconds: float = 180.0
 
 
-def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on the projections' matrices alone (not on A, D, biases, norms or embeddings)."""
-    decayed = [p for name, p in model.named_parameters() if name.endswith("proj.weight")]
-    others = [p for name, p in model.named_parameters() if not name.endswith("proj.weight")]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.peak, betas=(0.9, 0.95), fused=True)
-
-
 def train(
     settings: Settings,
     cache: Path,
@@ -104,7 +89,7 @@ def train(
     text, held_out = load_split(cache, "training"), load_split(cache, "validation")
     torch.manual_seed(settings.seed)
     model = build(configuration(settings.model, len(load_tokenizer(cache)), **sizes)).train()
-    optimizer = optimiser(model, settings)
+    optimizer = optimiser(model, settings.peak, settings.weight_decay)
     progress = checkpoint.Progress()
     path = out / "checkpoint.pt"
     if path.exists():
@@ -157,12 +142,6 @@ def quick_validation(model: PreTrainedModel, rows: torch.Tensor, batch: int) -> 
         return float(torch.cat([token_losses(model, part) for part in rows.split(batch)]).mean())
 
 
-def keep_pages() -> None:
-    """Start this process again with the allocator's settings, which it reads only at its start."""
-    if sys.platform == "linux" and any(name not in os.environ for name in ALLOCATOR):
-        os.execve(sys.executable, [sys.executable, "-m", "training.train", *sys.argv[1:]], {**ALLOCATOR, **os.environ})
-
-
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -180,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/MODEL)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model (slower, starts at once)")
     options = parser.parse_args()
-    keep_pages()
+    keep_pages("training.train")
     torch.set_num_threads(options.threads)
     prepare(options.cache, options.data)
     if options.steps is None:

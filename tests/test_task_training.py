@@ -1,0 +1,256 @@
+"""The task models' training: what their data promise, that their loop resumes, and that decoding is the model's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from training import copying, loop, parallel_text, retrieval, sentiment, translation_data, zoo
+from training.architectures import build, configuration
+from training.bundled_start import bundled
+from training.decode import greedy
+from training.mimetic import start_recall
+from training.parallel_text import Pair
+from training.scans import fast_scans
+
+# transformers says once per process that it runs without CUDA kernels
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers.*")
+
+FAMILIES = ("mamba", "mamba2")
+SIZES = {
+    "mamba": {"name": "tiny-mamba", "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 2},
+    "mamba2": {
+        "name": "tiny-mamba2",
+        "hidden_size": 32,
+        "state_size": 8,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "num_heads": 4,
+    },
+}
+PAIRS = [
+    Pair(spaced_en, spaced_fr)
+    for k in range(200)
+    for spaced_en, spaced_fr in ((f"I see {k} cats .", f"je vois {k} chats ."), (f"I see {k} cats !", f"{k} chats !"))
+]
+
+
+def small(family: str, vocabulary: int) -> PreTrainedModel:
+    """A model with weights from N(0, 0.4), so that nothing hides behind the skip."""
+    torch.manual_seed(0)
+    model = build(configuration(vocabulary=vocabulary, **SIZES[family])).eval()
+    with torch.no_grad():
+        model.backbone.embeddings.weight.normal_(0, 0.4)
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.weight"):
+                parameter.normal_(0, 0.4)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("text", "french", "spaced"),
+    [
+        ("I don't know.", False, "I don't know ."),
+        ("my mother 's two-thirds", False, "my mother's two - thirds"),
+        ("L'homme n’est-il pas là ?", True, "L' homme n' est - il pas là ?"),
+        ("Il est 2.30, dit M. Dupont…", True, "Il est 2.30 , dit M. Dupont …"),
+    ],
+)
+def test_words_and_punctuation_are_parted(text: str, french: bool, spaced: str) -> None:
+    assert parallel_text.spaced(text, french) == spaced
+    assert parallel_text.spaced(spaced, french) == spaced
+
+
+def test_french_is_put_together_again() -> None:
+    assert parallel_text.joined("L' homme n' est - il pas là ?") == "L'homme n'est-il pas là ?"
+    assert parallel_text.joined("Donne - moi du temps .") == "Donne-moi du temps."
+
+
+def test_no_held_out_sentence_is_trained_on_in_either_language() -> None:
+    parts = parallel_text.split(PAIRS, always_training=[Pair("Novel .", "je vois 3 chats ."), Pair("A .", "B .")])
+    assert len(parts.validation) + len(parts.test) > 5
+    for side in ("english", "french"):
+        trained = {parallel_text.sentence_key(getattr(pair, side)) for pair in parts.training}
+        for held in (parts.validation, parts.test):
+            assert not trained & {parallel_text.sentence_key(getattr(pair, side)) for pair in held}
+    validated, tested = (
+        {parallel_text.sentence_key(p.english) for p in part} for part in (parts.validation, parts.test)
+    )
+    assert not validated & tested
+    assert Pair("A .", "B .") in parts.training
+    again = parallel_text.split(list(reversed(PAIRS)))
+    assert {p.english for p in again.test} == {p.english for p in parts.test}
+
+
+@pytest.fixture(scope="module")
+def translation() -> tuple[translation_data.EncodedPairs, translation_data.PreTrainedTokenizerFast]:
+    tokenizer = translation_data.train_tokenizer((text for p in PAIRS for text in (p.english, p.french)), 300)
+    return translation_data.encode_pairs(PAIRS, tokenizer), tokenizer
+
+
+def test_separator_takes_the_space_before_it(translation: tuple) -> None:
+    rows, tokenizer = translation
+    text = f"{PAIRS[0].english} <sep> {PAIRS[0].french}"
+    assert [*tokenizer.encode(text, add_special_tokens=False), 0] == rows.row(0).tolist()
+
+
+def test_loss_is_on_the_target_and_its_end_alone(translation: tuple) -> None:
+    rows, tokenizer = translation
+    batch = translation_data.padded(rows, [0, 7], length=40)
+    for row, learnt, index in zip(batch.rows, batch.learnt, (0, 7), strict=True):
+        target = [*tokenizer.encode(PAIRS[index].french, add_special_tokens=False), translation_data.END]
+        assert row[1:][learnt].tolist() == target
+        assert row[: len(rows.row(index))].tolist() == rows.row(index).tolist()
+
+
+def test_an_epoch_shows_every_pair_once_in_batches_that_fit(translation: tuple) -> None:
+    rows, _ = translation
+    batches = translation_data.PairBatches(rows, tokens=128, seed=1, lengths=(12, 16, 24))
+    seen = []
+    for step in range(batches.batches_per_epoch):
+        batch = batches.step(step)
+        assert batch.rows.shape[1] in (12, 16, 24)
+        assert batch.rows.numel() <= 128
+        seen += [tuple(row.tolist()) for row in batch.rows]
+    assert len(seen) == len(set(seen))
+    fitting = int((rows.lengths <= 24).sum())
+    assert fitting - 3 * 10 < len(seen) <= fitting
+    again = translation_data.PairBatches(rows, tokens=128, seed=1, lengths=(12, 16, 24))
+    assert torch.equal(again.step(5).rows, batches.step(5).rows)
+    assert torch.equal(again.step(5).learnt, batches.step(5).learnt)
+
+
+def test_copy_rows_hold_the_string_twice_and_learn_the_second() -> None:
+    batch = copying.copy_batch(np.random.default_rng(0), 3, 7)
+    assert torch.equal(batch.rows[:, :7], batch.rows[:, 8:15])
+    assert (batch.rows[:, 7] == copying.SEPARATOR).all()
+    assert (batch.rows[:, -1] == copying.END).all()
+    assert torch.equal(batch.rows[:, 1:][batch.learnt].view(3, 8), batch.rows[:, 8:])
+    tokenizer = copying.tokenizer()
+    assert tokenizer.encode("abz | ab") == [2, 3, 27, 1, 2, 3]
+    assert len(tokenizer) == copying.FIRST_SYMBOL + len(copying.SYMBOLS)
+
+
+def test_needles_hold_the_digits_that_are_asked() -> None:
+    tokenizer = bundled("tiny-mamba2")[1]
+    text = np.array(tokenizer.encode("He went out. " * 300), np.uint16)
+    haystack = retrieval.Haystack(text, tokenizer)
+    sample = haystack.needles(np.random.default_rng(0), 4, 160, 3)
+    assert sample.rows.shape == (4, 160)
+    for row, values, asked, learnt in zip(sample.rows, sample.values, sample.asked, sample.batch.learnt, strict=True):
+        np.testing.assert_array_equal(row[values], row[asked])
+        assert np.isin(row[values], haystack.digits).all()
+        assert sorted(row[1:][learnt.numpy()]) == sorted(row[asked].ravel())
+        size = len(haystack.sentences[0])
+        for value, question in zip(values, asked, strict=True):
+            begins = (value[-1] + 2 - size, question[-1] + 2 - size)
+            np.testing.assert_array_equal(*(row[begin : begin + size] for begin in begins))
+
+
+def test_reviews_end_in_a_cue_and_one_token_of_judgement() -> None:
+    tokenizer = bundled("tiny-mamba")[1]
+    rows = sentiment.encoded([sentiment.Review("a dull film .", False), sentiment.Review("fine .", True)], tokenizer)
+    assert [tokenizer.decode(rows.row(k)) for k in (0, 1)] == [" a dull film . It was bad", " fine . It was good"]
+    batch = translation_data.padded(rows, [0, 1], 20)
+    assert [tokenizer.decode([t]) for t in batch.rows[:, 1:][batch.learnt]] == [" bad", " good"]
+    pieces = sentiment.encoded([sentiment.Review("a dull film . " * 20, False)], tokenizer, piece=16)
+    assert pieces.lengths.max() == 16 + 2 + 1
+    parts = sentiment.split([sentiment.Review(str(k), True) for k in range(300)])
+    assert sorted(len(part) for part in parts.values())[0] > 3
+    assert sum(len(part) for part in parts.values()) == 300
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_started_layer_hardly_forgets_and_reads_by_what_it_wrote(family: str) -> None:
+    torch.manual_seed(0)
+    model = build(configuration(vocabulary=30, **SIZES[family]))
+    before = model.backbone.layers[0].mixer.A_log.clone()
+    start_recall(model)
+    assert torch.equal(model.backbone.layers[0].mixer.A_log, before)
+    mixer = model.backbone.layers[1].mixer
+    assert float(mixer.A_log.detach().exp().median()) < 0.01
+    weight, N = (mixer.x_proj.weight[2:], 4) if family == "mamba" else (mixer.in_proj.weight[128:144], 8)
+    B, C = weight[:N].detach().flatten(), weight[N : 2 * N].detach().flatten()
+    assert torch.corrcoef(torch.stack([B, C]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_in_batches_is_the_models_own_greedy(family: str) -> None:
+    model, rng = small(family, 12), np.random.default_rng(0)
+    prefixes = [rng.integers(1, 12, size=length).tolist() for length in (5, 3, 5, 9, 1)]
+    decoded = greedy(model, prefixes, end=0, most=10)
+    assert len({tuple(tokens) for tokens in decoded}) > 1
+    for prefix, tokens in zip(prefixes, decoded, strict=True):
+        row = list(prefix)
+        while len(row) < len(prefix) + 10:
+            with torch.no_grad():
+                row.append(int(model(torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
+            if row[-1] == 0:
+                row.pop()
+                break
+        assert tokens == row[len(prefix) :]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resumed_task_ends_as_the_uninterrupted_one(family: str, tmp_path: Path) -> None:
+    settings = loop.Settings("copying", SIZES[family], steps=6, warmup=2, decay=2)
+    task = copying.Copying(tokens=64, seed=0, lengths=(4, 8))
+    quiet = loop.Reporting(log_steps=2, validation_steps=99)
+    task.validate = lambda model: {"figure": 0.5}
+
+    def run(folder: str, stop: int | None = None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build(configuration(vocabulary=28, **SIZES[family]))
+        return loop.train(settings, model, task, tmp_path / folder, quiet, stop_after=stop).state_dict()
+
+    whole = run("whole")
+    run("parts", 4)
+    for key, tensor in run("parts").items():
+        assert torch.equal(tensor, whole[key]), key
+    steps = [line.split(",")[0] for line in (tmp_path / "parts" / "curve.csv").read_text().split()]
+    assert steps == ["step", "2", "4", "6"]
+    assert (tmp_path / "parts" / "validation.csv").read_text().split() == ["step,figure", "4,0.5000", "6,0.5000"]
+
+
+def test_training_lowers_the_loss_of_what_is_learnt_alone() -> None:
+    model = build(configuration(vocabulary=28, **SIZES["mamba2"]))
+    batch = copying.copy_batch(np.random.default_rng(0), 4, 5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        with fast_scans():
+            losses.append(loop.masked_loss(model, batch))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 0.5
+    logits = model(batch.rows[:, :-1], use_cache=False).logits
+    whole = torch.nn.functional.cross_entropy(logits[batch.learnt], batch.rows[:, 1:][batch.learnt])
+    torch.testing.assert_close(loop.masked_loss(model, batch), whole, rtol=1e-4, atol=1e-5)
+    weighted = loop.masked_loss(model, loop.Batch(batch.rows, 3 * batch.learnt.float()))
+    torch.testing.assert_close(weighted, whole, rtol=1e-4, atol=1e-5)
+
+
+ZOO = Path(__file__).parents[1] / "zoo"
+EXPORTED = [name for name in zoo.NAMES if (ZOO / name / "model.safetensors").exists()]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_model_of_the_zoo_loads_with_its_tokenizer(name: str) -> None:
+    folder = ZOO / name
+    assert (folder / "model.safetensors").stat().st_size <= zoo.MOST_BYTES
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == model.config.vocab_size
+    if name.startswith("copying"):
+        assert copying.exactness(model, 16, 8)[0] > 0.95
+    if name.startswith("translation"):
+        prefix = tokenizer.encode("I am happy . <sep>", add_special_tokens=False)
+        assert "suis" in tokenizer.decode(greedy(model, [prefix], end=0, most=12)[0])

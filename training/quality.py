@@ -1,0 +1,108 @@
+"""Measure a task model's folder: `python -m training.quality zoo/copying-mamba2`. Float32 throughout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from training import copying, retrieval, sentiment, translation, translation_data
+from training.corpus import data_folder
+from training.parallel_text import joined
+
+
+def copying_quality(model: PreTrainedModel, count: int) -> dict[str, object]:
+    """Return by length the shares of symbols and of whole strings copied right, over `count` random strings each."""
+    figures = {}
+    for length in copying.MEASURED:
+        symbols, strings = copying.exactness(model, length, count)
+        figures[str(length)] = {"symbols": symbols, "strings": strings}
+    return figures
+
+
+def translation_quality(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, count: int
+) -> dict[str, object]:
+    """Return loss, BLEU and chrF of greedy translations of held-out Tatoeba, each English sentence once.
+
+    The references of a sentence are all of its French sentences; `one_reference` scores against the first alone.
+    """
+    import sacrebleu
+
+    references = defaultdict(list)
+    for pair in translation_data.load_pairs(cache, "test"):
+        references[pair.english].append(joined(pair.french))
+    english = list(references)[:: max(1, len(references) // count)]
+    translated = translation.translations(model, tokenizer, english)
+    most = max(len(references[sentence]) for sentence in english)
+    several = [[(references[s][k : k + 1] or [None])[0] for s in english] for k in range(most)]
+    score = sacrebleu.metrics.BLEU()
+    figures: dict[str, object] = {
+        "sentences": len(english),
+        "bleu": score.corpus_score(translated, several).score,
+        "bleu_one_reference": score.corpus_score(translated, several[:1]).score,
+        "chrf": sacrebleu.corpus_chrf(translated, several).score,
+        "signature": str(score.get_signature()),
+        "nats_per_target_token": translation.held_out_loss(model, translation_data.load_part(cache, "test")),
+    }
+    figures["examples"] = [[s, t] for s, t in list(zip(english, translated, strict=True))[:: max(1, len(english) // 8)]]
+    return figures
+
+
+def retrieval_quality(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, data: Path, count: int
+) -> dict[str, float]:
+    """Return by needles and length the share of first questions answered right to the last digit, held-out novels."""
+    haystack = retrieval.Haystack(retrieval.haystacks(cache, data, tokenizer)["held-out"], tokenizer)
+    return {
+        f"{needles} in {length}": retrieval.found(model, haystack, length, needles, count)
+        for length in retrieval.MEASURED_LENGTHS
+        for needles in retrieval.MEASURED_NEEDLES
+    }
+
+
+def sentiment_quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: Path) -> dict[str, float]:
+    """Return the shares of held-out sentences and of whole held-out reviews judged right."""
+    labels = [tokenizer.encode(label)[0] for label in sentiment.LABELS]
+    sentences = sentiment.split(sentiment.read_sentences(data))["test"]
+    reviews = sentiment.split(sentiment.read_reviews(data))["test"]
+    figures = {"sentences": len(sentences), "reviews": len(reviews)}
+    figures["sentence_accuracy"] = sentiment.accuracy(model, sentiment.encoded(sentences, tokenizer), labels)
+    pieces = sentiment.encoded(reviews, tokenizer, sentiment.PIECE)
+    figures["piece_accuracy"] = sentiment.accuracy(model, pieces, labels)
+    figures["whole_review_accuracy"] = sentiment.accuracy(model, sentiment.encoded(reviews, tokenizer), labels)
+    return figures
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=256, help="examples of each kind (translation: sentences)")
+    parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
+    parser.add_argument("--cache", type=Path, help="where the task's prepared data lie (default: runs/TASK-data)")
+    options = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.folder)
+    data, task = data_folder(options.data), options.folder.name.split("-")[0]
+    cache = options.cache or Path("runs") / f"{task}-data"
+    if task == "copying":
+        figures = copying_quality(model, options.count)
+    elif task == "translation":
+        translation_data.prepare(cache, data)
+        figures = translation_quality(model, tokenizer, cache, options.count)
+    elif task == "retrieval":
+        figures = retrieval_quality(model, tokenizer, cache, data, options.count)
+    elif task == "sentiment":
+        figures = sentiment_quality(model, tokenizer, data)
+    else:
+        parser.error(f"{options.folder.name} is no task model; its name should begin with its task.")
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Train a model to find needles in novels: `python -m training.retrieval`, from the bundled tiny-mamba2.
+
+A row is text of the novels with one to four sentences "The secret of the doctor is 47192." put between its sentences,
+and at its end the same sentences again, in another order; the loss is on the digits of the latter.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from training.allocator import keep_pages
+from training.bundled_start import bundled
+from training.corpus import data_folder, read_novels, split_novels
+from training.loop import Batch, Reporting, Settings, train
+from training.scans import fast_scans
+from training.tokens import encode
+
+#: What a secret may be of: words that are one token each.
+KEYS = [
+    "doctor",
+    "brother",
+    "child",
+    "church",
+    "daughter",
+    "father",
+    "friend",
+    "garden",
+    "gentleman",
+    "horse",
+    "house",
+    "husband",
+    "letter",
+    "master",
+    "mother",
+    "school",
+    "sister",
+    "table",
+    "window",
+    "woman",
+    "dinner",
+    "country",
+    "family",
+    "money",
+]
+DIGITS = 5
+#: Most needles in a row, and shortest and longest rows that are trained on.
+MOST_NEEDLES, LENGTHS = 4, (96, 512)
+#: Lengths and numbers of needles that are measured; the last length is beyond what was trained on.
+MEASURED_LENGTHS, MEASURED_NEEDLES = (128, 256, 512, 1024), (1, 2, 4)
+NAME = "retrieval-mamba2"
+
+
+@dataclass(frozen=True)
+class Needles:
+    """Rows of (b, L) tokens; needle k of row b holds its digits at `values[b, k]`, its question the same at `asked`."""
+
+    rows: NDArray[np.int64]
+    #: Places of the digits in the needles, and of the same digits after the questions, (b, k, DIGITS).
+    values: NDArray[np.int64]
+    asked: NDArray[np.int64]
+
+    @property
+    def batch(self) -> Batch:
+        learnt = np.zeros((len(self.rows), self.rows.shape[1] - 1), bool)
+        for row, places in zip(learnt, self.asked, strict=True):
+            row[places.ravel() - 1] = True
+        return Batch(torch.from_numpy(self.rows), torch.from_numpy(learnt))
+
+
+class Haystack:
+    """Rows with needles in a text of the novels."""
+
+    def __init__(self, text: NDArray[np.uint16], tokenizer: PreTrainedTokenizerFast) -> None:
+        self.text = text
+        keys = [tokenizer.encode(f" The secret of the {key} is 0.") for key in KEYS]
+        assert len({len(ids) for ids in keys}) == 1, "a key is more than one token"
+        self.sentences = np.array(keys)
+        self.digits = np.array([tokenizer.encode(f" 0{digit}")[-1] for digit in range(10)])
+        self.stop = tokenizer.encode(" a.")[-1]
+
+    def needles(self, rng: np.random.Generator, count: int, length: int, needles: int) -> Needles:
+        """Return `count` rows of this many tokens and needles."""
+        rows = [self._row(rng, length, needles) for _ in range(count)]
+        return Needles(*(np.stack(part) for part in zip(*rows, strict=True)))
+
+    def _row(self, rng: np.random.Generator, length: int, needles: int) -> tuple[NDArray[np.int64], ...]:
+        sentences = [self._sentence(rng, key) for key in rng.permutation(len(KEYS))[:needles]]
+        size = len(sentences[0])
+        hay_length = length - 2 * needles * size
+        start = int(rng.integers(len(self.text) - hay_length))
+        hay = self.text[start : start + hay_length].astype(np.int64)
+        gaps = np.flatnonzero(hay == self.stop) + 1
+        if len(gaps) < needles:
+            gaps = np.arange(hay_length + 1)
+        places = np.sort(rng.choice(gaps, needles, replace=False))
+        order = rng.permutation(needles)
+        row = np.concatenate(
+            [np.insert(hay, np.repeat(places, size), np.concatenate(sentences)), *(sentences[k] for k in order)]
+        )
+        within = np.arange(size - 1 - DIGITS, size - 1)
+        values = [places[k] + k * size + within for k in order]
+        asked = [hay_length + (needles + n) * size + within for n in range(needles)]
+        return row, np.stack(values), np.stack(asked)
+
+    def _sentence(self, rng: np.random.Generator, key: int) -> NDArray[np.int64]:
+        sentence = self.sentences[key]
+        return np.concatenate([sentence[:-2], self.digits[rng.integers(10, size=DIGITS)], sentence[-1:]])
+
+
+class Retrieval:
+    """Batches over training novels, the batch of a step a function of (seed, step) alone; figures on held-out ones."""
+
+    def __init__(self, training: Haystack, held_out: Haystack, tokens: int, seed: int) -> None:
+        self.training, self.held_out, self.tokens, self.seed = training, held_out, tokens, seed
+
+    def step(self, step: int) -> Batch:
+        """Return the batch of one step."""
+        rng = np.random.default_rng((self.seed, step))
+        length = int(np.exp(rng.uniform(*np.log(LENGTHS))))
+        needles = int(rng.integers(1, MOST_NEEDLES + 1))
+        return self.training.needles(rng, max(1, self.tokens // length), length, needles).batch
+
+    def validate(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return the share of first questions answered right, by number of needles and length."""
+        return {f"{n}_in_{L}": found(model, self.held_out, L, n, 16) for L in MEASURED_LENGTHS[1:3] for n in (1, 4)}
+
+
+def haystacks(cache: Path, data: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, NDArray[np.uint16]]:
+    """Return the tokens of every fourth training novel and of the held-out ones, kept in the cache folder."""
+    cache.mkdir(parents=True, exist_ok=True)
+    paths = {name: cache / f"{name}.npy" for name in ("training", "held-out")}
+    if not all(path.exists() for path in paths.values()):
+        training, held_out = split_novels(read_novels(data))
+        for name, novels in (("training", list(training.values())[::4]), ("held-out", held_out.values())):
+            np.save(paths[name], encode(novels, tokenizer).tokens)
+    return {name: np.load(path) for name, path in paths.items()}
+
+
+@torch.no_grad()
+def found(model: PreTrainedModel, haystack: Haystack, length: int, needles: int, count: int) -> float:
+    """Return the share of rows whose first question is answered right to the last digit."""
+    sample = haystack.needles(np.random.default_rng((777, length, needles)), count, length, needles)
+    right = []
+    for rows, asked in zip(
+        torch.from_numpy(sample.rows).split(8), torch.from_numpy(sample.asked).split(8), strict=True
+    ):
+        with fast_scans():
+            logits = model.lm_head(model.backbone(rows, use_cache=False)[0])
+        places = asked[:, 0]
+        guessed = logits.argmax(-1).gather(1, places - 1)
+        right.append((guessed == rows.gather(1, places)).all(1))
+    return float(torch.cat(right).float().mean())
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--decay", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens to a step")
+    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA), or a folder of .txt files")
+    parser.add_argument("--cache", type=Path, default=Path("runs/retrieval-data"), help="the novels as tokens")
+    parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
+    parser.add_argument("--eager", action="store_true", help="do not compile the model")
+    options = parser.parse_args()
+    keep_pages("training.retrieval")
+    torch.set_num_threads(options.threads)
+    model, tokenizer = bundled("tiny-mamba2")
+    texts = haystacks(options.cache, data_folder(options.data), tokenizer)
+    settings = Settings(
+        task=NAME,
+        architecture={"bundled": "tiny-mamba2"},
+        steps=options.steps,
+        decay=options.decay,
+        peak=options.peak,
+        seed=options.seed,
+        batches={"tokens": options.tokens},
+    )
+    task = Retrieval(
+        *(Haystack(texts[name], tokenizer) for name in ("training", "held-out")), options.tokens, options.seed
+    )
+    train(settings, model, task, options.out, Reporting(log_steps=25, validation_steps=100), not options.eager)
+
+
+if __name__ == "__main__":
+    main()

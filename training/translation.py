@@ -1,0 +1,140 @@
+"""Train a decoder-only translation model, English to French: `python -m training.translation mamba2`.
+
+The same command goes on from the last checkpoint; `--steps` and `--decay` may change until the rate begins to fall.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from training.allocator import keep_pages
+from training.architectures import build, configuration
+from training.corpus import data_folder
+from training.decode import greedy
+from training.loop import Batch, Reporting, Settings, masked_loss, train
+from training.loss import mixed_precision
+from training.mimetic import start_recall
+from training.parallel_text import Pair, joined
+from training.scans import fast_scans
+from training.translation_data import (
+    END,
+    LENGTHS,
+    EncodedPairs,
+    PairBatches,
+    load_pairs,
+    load_part,
+    load_tokenizer,
+    padded,
+    prepare,
+)
+
+FAMILIES = ("mamba2", "mamba")
+#: Sizes of the models, each under 4 million parameters.
+ARCHITECTURES = {
+    "mamba2": {"name": "tiny-mamba2", "hidden_size": 256, "num_hidden_layers": 4, "num_heads": 8},
+    "mamba": {"name": "tiny-mamba", "hidden_size": 224, "num_hidden_layers": 6},
+}
+#: How long the models of the zoo were trained, and for how many of these steps the rate fell.
+STEPS = {"mamba2": 6000, "mamba": 6000}
+DECAY = {"mamba2": 1500, "mamba": 1500}
+#: Pairs translated at every validation on the way.
+QUICK_PAIRS = 200
+
+
+class Translation:
+    """Batches of training pairs; the loss and BLEU of held-out ones."""
+
+    def __init__(self, cache: Path, tokens: int, seed: int) -> None:
+        self.batches = PairBatches(load_part(cache, "training"), tokens, seed)
+        self.held_out, self.pairs = load_part(cache, "validation"), load_pairs(cache, "validation")
+        self.tokenizer = load_tokenizer(cache)
+
+    def step(self, step: int) -> Batch:
+        return self.batches.step(step)
+
+    def validate(self, model: PreTrainedModel) -> dict[str, float]:
+        stride = max(1, len(self.pairs) // QUICK_PAIRS)
+        translated = translations(model, self.tokenizer, [pair.english for pair in self.pairs[::stride]])
+        return {
+            "loss": held_out_loss(model, self.held_out),
+            "bleu": bleu(translated, self.pairs[::stride]),
+        }
+
+
+@torch.no_grad()
+def held_out_loss(model: PreTrainedModel, pairs: EncodedPairs, tokens: int = 4096) -> float:
+    """Return the mean loss in nats per target token (ends counted in), in bfloat16 products."""
+    total = count = 0.0
+    order = pairs.lengths.argsort(kind="stable")
+    order = order[pairs.lengths[order] <= LENGTHS[-1]]
+    first = 0
+    while first < len(order):
+        size = max(1, tokens // int(pairs.lengths[order[min(first + 64, len(order) - 1)]]))
+        chosen = order[first : first + size]
+        batch = padded(pairs, chosen, int(pairs.lengths[chosen].max()))
+        with fast_scans(), mixed_precision():
+            loss: Tensor = masked_loss(model, batch)
+        total, count = total + float(loss) * int(batch.learnt.sum()), count + int(batch.learnt.sum())
+        first += size
+    return total / count
+
+
+def translations(model: PreTrainedModel, tokenizer, english: list[str]) -> list[str]:
+    """Return greedy translations of spaced English sentences, as French is written."""
+    prefixes = [tokenizer.encode(f"{text} <sep>", add_special_tokens=False) for text in english]
+    return [joined(tokenizer.decode(row).strip()) for row in greedy(model, prefixes, END)]
+
+
+def bleu(translated: list[str], pairs: list[Pair]) -> float:
+    """Return sacrebleu's corpus BLEU against each pair's own French sentence."""
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu(translated, [[joined(pair.french) for pair in pairs]]).score
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--decay", type=int)
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens to a step")
+    parser.add_argument("--peak", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
+    parser.add_argument("--cache", type=Path, default=Path("runs/translation-data"))
+    parser.add_argument(
+        "--hansards", action="store_true", help="train on the Hansards too (research only; not shipped)"
+    )
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/translation-en-fr-FAMILY)")
+    parser.add_argument("--eager", action="store_true", help="do not compile the model")
+    options = parser.parse_args()
+    keep_pages("training.translation")
+    torch.set_num_threads(options.threads)
+    cache = options.cache.with_name(options.cache.name + "-hansards") if options.hansards else options.cache
+    prepare(cache, data_folder(options.data), options.hansards)
+    task = Translation(cache, options.tokens, options.seed)
+    settings = Settings(
+        task=f"translation-en-fr-{options.family}",
+        architecture=ARCHITECTURES[options.family],
+        steps=options.steps or STEPS[options.family],
+        decay=options.decay or DECAY[options.family],
+        peak=options.peak,
+        seed=options.seed,
+        batches={"tokens": options.tokens, "hansards": options.hansards},
+    )
+    torch.manual_seed(options.seed)
+    model = build(configuration(vocabulary=len(task.tokenizer), **settings.architecture))
+    start_recall(model)
+    out = options.out or Path("runs") / (settings.task + ("-hansards" if options.hansards else ""))
+    train(settings, model, task, out, Reporting(validation_steps=1000), compiled=not options.eager)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Turn a task model's run into a folder of the zoo: `python -m training.zoo copying-mamba2`.
+
+runs/NAME/checkpoint.pt becomes zoo/NAME (stock transformers, float16), and the run's curves training/curves/NAME*.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from training import copying, translation_data
+from training.architectures import build, configuration
+from training.bundled_start import bundled
+from training.export import TOKENIZER, write_folder
+
+NAMES = (
+    "copying-mamba",
+    "copying-mamba2",
+    "translation-en-fr-mamba",
+    "translation-en-fr-mamba2",
+    "retrieval-mamba2",
+    "sentiment-mamba",
+)
+#: What a task model's weights may weigh.
+MOST_BYTES = 8_000_000
+
+
+def tokenizer_of(name: str, cache: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a task model."""
+    if name.startswith("copying"):
+        return copying.tokenizer()
+    if name.startswith("translation"):
+        return translation_data.load_tokenizer(cache)
+    return bundled({"retrieval-mamba2": "tiny-mamba2", "sentiment-mamba": "tiny-mamba"}[name])[1]
+
+
+def load_run(name: str, run: Path, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return the model of a run's checkpoint, in float32."""
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    architecture = checkpoint["settings"]["architecture"]
+    if "bundled" in architecture:
+        model = bundled(architecture["bundled"])[0]
+    else:
+        model = build(configuration(vocabulary=len(tokenizer), **architecture))
+    model.load_state_dict(checkpoint["model"])
+    return model.eval()
+
+
+def export(name: str, run: Path, cache: Path, folder: Path) -> int:
+    """Write the folder of a task model; return the weights' size in bytes."""
+    tokenizer = tokenizer_of(name, cache)
+    separator = {"sep_token": tokenizer.sep_token} if tokenizer.sep_token else {}
+    bos = {} if separator else {"bos_token": tokenizer.bos_token}
+    config = {key: value for key, value in TOKENIZER.items() if key != "bos_token"} | bos | separator
+    return write_folder(load_run(name, run, tokenizer), tokenizer, folder, MOST_BYTES, config)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=NAMES)
+    parser.add_argument("--run", type=Path, help="default: runs/MODEL")
+    parser.add_argument("--cache", type=Path, default=Path("runs/translation-data"), help="the translation tokenizer")
+    parser.add_argument("--out", type=Path, help="default: zoo/MODEL")
+    options = parser.parse_args()
+    run, folder = options.run or Path("runs") / options.model, options.out or Path("zoo") / options.model
+    size = export(options.model, run, options.cache, folder)
+    for table, suffix in (("curve", ""), ("validation", "-validation")):
+        shutil.copyfile(run / f"{table}.csv", Path("training/curves") / f"{options.model}{suffix}.csv")
+    print(f"{folder}: {size:,} bytes of weights")
+
+
+if __name__ == "__main__":
+    main()
