@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from training import copying, loop, parallel_text, retrieval, sentiment, translation_data, zoo
 from training.architectures import build, configuration
 from training.bundled_start import bundled
-from training.decode import greedy
+from training.decode import beam, greedy
 from training.mimetic import start_recall
 from training.parallel_text import Pair
 from training.scans import fast_scans
@@ -196,6 +196,25 @@ def test_decoding_in_batches_is_the_models_own_greedy(family: str) -> None:
                 row.pop()
                 break
         assert tokens == row[len(prefix) :]
+
+
+def test_beam_search_finds_what_is_likelier_per_token_than_greedy() -> None:
+    model, rng = small("mamba2", 8), np.random.default_rng(0)
+    prefixes = [rng.integers(1, 8, size=length).tolist() for length in (4, 4, 6, 2)]
+
+    def score(prefix: list[int], tokens: list[int]) -> float:
+        row = torch.tensor([[*prefix, *tokens, 0]])
+        with torch.no_grad():
+            chances = model(row, use_cache=False).logits[0].log_softmax(-1)
+        return float(chances[len(prefix) - 1 : -1].gather(1, row[0, len(prefix) :, None]).mean())
+
+    one, several, all_of_two = (beam(model, prefixes, 0, beams, most) for beams, most in ((1, 6), (8, 6), (8, 2)))
+    better = [score(p, s) - score(p, o) for p, o, s in zip(prefixes, one, several, strict=True)]
+    assert min(better) > -1e-5  # float32
+    assert max(better) > 0.1
+    for prefix, tokens in zip(prefixes, all_of_two, strict=True):
+        candidates = [[], *([token] for token in range(1, 8))]
+        assert score(prefix, tokens) == pytest.approx(max(score(prefix, c) for c in candidates), abs=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,9 +25,9 @@ def copying_quality(model: PreTrainedModel, count: int) -> dict[str, object]:
 
 
 def translation_quality(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, count: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, count: int, beams: int
 ) -> dict[str, object]:
-    """Return loss, BLEU and chrF of greedy translations of held-out Tatoeba, each English sentence once.
+    """Return loss, BLEU and chrF of translations of held-out Tatoeba, each English sentence once.
 
     The references of a sentence are all of its French sentences; `one_reference` scores against the first alone.
     """
@@ -37,12 +37,13 @@ def translation_quality(
     for pair in translation_data.load_pairs(cache, "test"):
         references[pair.english].append(joined(pair.french))
     english = list(references)[:: max(1, len(references) // count)]
-    translated = translation.translations(model, tokenizer, english)
+    translated = translation.translations(model, tokenizer, english, beams)
     most = max(len(references[sentence]) for sentence in english)
     several = [[(references[s][k : k + 1] or [None])[0] for s in english] for k in range(most)]
     score = sacrebleu.metrics.BLEU()
     figures: dict[str, object] = {
         "sentences": len(english),
+        "beams": beams,
         "bleu": score.corpus_score(translated, several).score,
         "bleu_one_reference": score.corpus_score(translated, several[:1]).score,
         "chrf": sacrebleu.corpus_chrf(translated, several).score,
@@ -83,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=256, help="examples of each kind (translation: sentences)")
+    parser.add_argument("--beams", type=int, default=4, help="of the translations; 1 is greedy")
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
     parser.add_argument("--cache", type=Path, help="where the task's prepared data lie (default: runs/TASK-data)")
     options = parser.parse_args()
@@ -94,7 +96,7 @@ def main() -> None:
         figures = copying_quality(model, options.count)
     elif task == "translation":
         translation_data.prepare(cache, data)
-        figures = translation_quality(model, tokenizer, cache, options.count)
+        figures = translation_quality(model, tokenizer, cache, options.count, options.beams)
     elif task == "retrieval":
         figures = retrieval_quality(model, tokenizer, cache, data, options.count)
     elif task == "sentiment":

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from training.allocator import keep_pages
 from training.architectures import build, configuration
 from training.corpus import data_folder
-from training.decode import greedy
+from training.decode import beam, greedy
 from training.loop import Batch, Reporting, Settings, masked_loss, train
 from training.loss import mixed_precision
 from training.mimetic import start_recall
@@ -84,10 +84,13 @@ def held_out_loss(model: PreTrainedModel, pairs: EncodedPairs, tokens: int = 409
     return total / count
 
 
-def translations(model: PreTrainedModel, tokenizer, english: list[str]) -> list[str]:
-    """Return greedy translations of spaced English sentences, as French is written."""
+def translations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, english: list[str], beams: int = 1
+) -> list[str]:
+    """Return translations of spaced English sentences, as French is written; one beam is greedy."""
     prefixes = [tokenizer.encode(f"{text} <sep>", add_special_tokens=False) for text in english]
-    return [joined(tokenizer.decode(row).strip()) for row in greedy(model, prefixes, END)]
+    rows = greedy(model, prefixes, END) if beams == 1 else beam(model, prefixes, END, beams)
+    return [joined(tokenizer.decode(row).strip()) for row in rows]
 
 
 def bleu(translated: list[str], pairs: list[Pair]) -> float:
