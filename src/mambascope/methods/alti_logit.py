@@ -12,7 +12,7 @@ the final norm and head are terms of their own: all together sum to the readout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,13 @@ class LogitUpdates:
         return (self.value.double() - sum(parts)).abs() / size.clamp_min(1e-300)
 
 
-def alti_logit(trace: Trace, final: Gradients, *, rule: Rule = "secant") -> LogitUpdates:
+def alti_logit(
+    trace: Trace,
+    final: Gradients,
+    *,
+    rule: Rule = "secant",
+    maps: Sequence[Float[Tensor, "b L L"]] | None = None,
+) -> LogitUpdates:
     """Return every input's share of a readout; time is quadratic in L, because R is.
 
     Args:
@@ -58,6 +64,8 @@ def alti_logit(trace: Trace, final: Gradients, *, rule: Rule = "secant") -> Logi
             readout's gradient there, the norm frozen. A readout that is not linear in the logits (a log-probability)
             is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
+        maps: `alti(trace, layer, rule)` of every layer but the last, where several readouts share them; computed one at
+            a time if not given.
 
     Raises:
         UnsupportedModelError: if the model has a norm after each layer's sum (BERT) or no readable blocks.
@@ -80,7 +88,8 @@ def alti_logit(trace: Trace, final: Gradients, *, rule: Rule = "secant") -> Logi
     beginning, end = _dot(q, first.to(dtype)), _dot(q, stream)
     rows = updates[-1][:, None]
     for layer in reversed(range(len(trace.layers) - 1)):
-        rows = torch.cat([updates[layer][:, None], rows @ alti(trace, layer, rule)], dim=1)
+        back = alti(trace, layer, rule) if maps is None else maps[layer]
+        rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
     terms = {
         "residual": beginning,
         "bias": bias,
