@@ -27,7 +27,7 @@ from training.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.errors import InputError
-from mambascope.evaluate.rank_correlation import rank_correlation
+from mambascope.evaluate.metrics.rank_correlation import rank_correlation
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.registry import METHODS, SCAN
 

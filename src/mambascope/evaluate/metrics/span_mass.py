@@ -1,0 +1,60 @@
+"""What a row of scores gives to the true span: its share of the mass, and the rank of its best token."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.evaluate.metrics.gold_rows import GoldRows, gold_rows
+
+
+def span_mass(
+    scores: Num[Tensor, "*rows n"], span: Bool[Tensor, "..."], valid: Bool[Tensor, "..."] | None = None
+) -> Float[Tensor, "*rows"]:
+    """Return, for each row, the sum of |score| on the span over that on all valid sources.
+
+    Args:
+        scores, span, valid: As `gold_rows` takes them, the span for gold.
+
+    Returns:
+        float64, from 0 to 1; NaN in rows whose scores are all zero.
+
+    Raises:
+        InputError: if a row has no valid source in its span; and see `gold_rows`.
+    """
+    rows = _spanned(scores, span, valid)
+    size = rows.scores.abs()
+    return (size * rows.gold).sum(dim=-1) / size.sum(dim=-1)
+
+
+def span_rank(
+    scores: Num[Tensor, "*rows n"],
+    span: Bool[Tensor, "..."],
+    valid: Bool[Tensor, "..."] | None = None,
+    *,
+    signed: bool = False,
+) -> Float[Tensor, "*rows"]:
+    """Return, for each row, the rank among all valid sources of the span's best token: 1 is first.
+
+    A source outside the span that scores just as much comes before it, so that scores that are all alike, which have
+    found nothing, do not look as if they had.
+
+    Args:
+        scores, span, valid: As `gold_rows` takes them, the span for gold.
+        signed: Rank by score; by default by |score|.
+
+    Raises:
+        InputError: if a row has no valid source in its span; and see `gold_rows`.
+    """
+    rows = _spanned(scores if signed else scores.abs(), span, valid)
+    best = rows.scores.masked_fill(~rows.gold, -torch.inf).amax(dim=-1, keepdim=True)
+    return 1 + ((rows.scores >= best) & rows.others).sum(dim=-1).double()
+
+
+def _spanned(scores: Tensor, span: Tensor, valid: Tensor | None) -> GoldRows:
+    rows = gold_rows(scores, span, valid)
+    if not rows.golds.all():
+        raise InputError("a row has no valid source in its span; leave that row out")
+    return rows
