@@ -1,0 +1,23 @@
+"""Where the data sets lie: MAMBASCOPE_DATA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mambascope.errors import InputError
+
+
+def data_file(*parts: str) -> Path:
+    """Return a file or folder of the data sets.
+
+    Raises:
+        InputError: if MAMBASCOPE_DATA is not set or what is asked for is not there.
+    """
+    root = os.environ.get("MAMBASCOPE_DATA")
+    if not root:
+        raise InputError(f"this task reads {'/'.join(parts)} of the data folder; say where that is in MAMBASCOPE_DATA")
+    path = Path(root, *parts)
+    if not path.exists():
+        raise InputError(f"the data folder {root} (MAMBASCOPE_DATA) holds no {'/'.join(parts)}")
+    return path

@@ -1,0 +1,83 @@
+"""What methods say of several targets of one text: the rows of each layer and of the model, from one capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.evaluate.task import NO_LAYER
+from mambascope.methods.case import Case
+from mambascope.methods.readout import Readout
+from mambascope.methods.registry import Method, find_method
+from mambascope.trace import Trace, capture
+
+
+class ScoredRows(NamedTuple):
+    """One method's scores in one layer (`NO_LAYER`: the whole model), a row per target."""
+
+    method: str
+    layer: int
+    rows: Float[Tensor, "T L"]
+
+
+def score_rows(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    methods: Sequence[str],
+    targets: Sequence[int],
+    readouts: Sequence[Readout],
+    trace: Trace | None = None,
+) -> Iterator[ScoredRows]:
+    """Yield every method's rows for the targets, of each layer where it has layers and of the whole model.
+
+    Methods that score layers have their mean over layers as the whole model's rows, as `explain` does. Signed scores
+    come with their sign.
+
+    Args:
+        model: A stock model.
+        inputs: One text.
+        methods: Names of methods.
+        targets: Positions.
+        readouts: What is explained at each of them.
+        trace: A capture of these inputs, if there is one.
+    """
+    trace = capture(model, **inputs) if trace is None else trace
+    for name in methods:
+        method = find_method(name)
+        if method.row is not None:
+            layers, over = _layer_rows(method, trace, targets), "mean"
+        elif method.whole_map is not None:
+            layers, over = [method.whole_map(trace)[0, list(targets)]], "sum"
+        else:
+            layers, over = _model_rows(method, model, inputs, trace, targets, readouts)
+        if method.row is not None or len(layers) > 1:
+            yield from (ScoredRows(name, number, rows) for number, rows in enumerate(layers))
+        stacked = torch.stack(layers)
+        yield ScoredRows(name, NO_LAYER, stacked.sum(dim=0) if over == "sum" else stacked.mean(dim=0))
+
+
+def _layer_rows(method: Method, trace: Trace, targets: Sequence[int]) -> list[Tensor]:
+    assert method.map is not None
+    return [method.map(trace, layer)[0, list(targets)] for layer in range(len(trace.layers))]
+
+
+def _model_rows(
+    method: Method,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    trace: Trace,
+    targets: Sequence[int],
+    readouts: Sequence[Readout],
+) -> tuple[list[Tensor], str]:
+    """Return rows per layer, or one set for the whole model, and how layers make the whole."""
+    assert method.score is not None
+    shares: dict[str, Any] = {}
+    found = [
+        method.score(Case(model, inputs, trace, (target,), readout, shares=shares))
+        for target, readout in zip(targets, readouts, strict=True)
+    ]
+    return list(torch.stack([scored.scores for scored in found], dim=1)), found[0].over_layers

@@ -1,0 +1,123 @@
+"""Word alignment: do the scores of a translation model link each word to the word that it translates?
+
+A decoder-only translation model reads `source <sep> target` (teacher-forced). The row of a target token, restricted to
+the source, is merged from pieces to words, and each target word is linked to its best source word (LaTIM, arXiv
+2502.15612, section 5.2); links are judged by AER against people's (Och & Ney 2003). Two rows may stand for a token:
+`predicts`, that of the position before it, where it is predicted; `stands`, that of the position where it is read,
+which knows what word it is (Chen et al., arXiv 2004.14837). Both are reported for every layer and for the whole model;
+methods that explain a logit have rows of the first kind only. Choose on the development pairs, report on the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mambascope.errors import InputError
+from mambascope.evaluate.data.alignment_gold import LinkedPair, read_hansards
+from mambascope.evaluate.data.folder import data_file
+from mambascope.evaluate.metrics.alignment_error_rate import alignment_counts, link_matrix
+from mambascope.evaluate.metrics.link_extraction import extract_links
+from mambascope.evaluate.metrics.word_scores import word_scores
+from mambascope.evaluate.score_rows import score_rows
+from mambascope.evaluate.supported import check_supported
+from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.methods.readout import token_readout
+from mambascope.methods.registry import find_method
+from mambascope.trace import capture
+
+READINGS = ("predicts", "stands")
+RULES = ("target", "intersection")
+COUNTS = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The task.
+
+    Attributes:
+        part: `test` (447 pairs) or `dev` (37 pairs) of the Hansards.
+    """
+
+    name: str = "alignment"
+    part: str = "test"
+    default_models: Sequence[str] = ("zoo/translation-en-fr-mamba", "zoo/translation-en-fr-mamba2")
+    metrics: Sequence[Metric] = tuple(
+        Metric(f"{count}:{reading}-{rule}") for reading in READINGS for rule in RULES for count in COUNTS
+    )
+
+    def samples(self, limit: int | None) -> Sequence[Sample]:
+        """Return the pairs with their links."""
+        return [
+            Sample(
+                f"{pair.number}",
+                {
+                    "source": list(pair.source),
+                    "target": list(pair.target),
+                    "sure": sorted(map(list, pair.sure)),
+                    "possible": sorted(map(list, pair.possible)),
+                },
+            )
+            for pair in self._pairs()[:limit]
+        ]
+
+    def data_hash(self) -> str:
+        """Return a hash of all pairs and links."""
+        digest = hashlib.sha256()
+        for pair in self._pairs():
+            digest.update(repr((pair.source, pair.target, sorted(pair.sure), sorted(pair.possible))).encode())
+        return digest.hexdigest()
+
+    def check(self, loaded: Any, methods: Sequence[str]) -> None:
+        """Raise if a method cannot read the model, or its tokenizer knows no separator."""
+        model, tokenizer = loaded
+        check_supported(model, methods)
+        if tokenizer is None or tokenizer.sep_token_id is None:
+            raise InputError("alignment needs a translation model that reads `source <sep> target`, its tokenizer too")
+
+    def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
+        """Return the counts that AER is made of, for every method, layer, reading and rule."""
+        model, tokenizer = loaded
+        source, source_words = pieces(tokenizer, sample.data["source"])
+        target, target_words = pieces(tokenizer, sample.data["target"])
+        ids = [*source, tokenizer.sep_token_id, *target]
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
+        trace = capture(model, **inputs)
+        shape = len(sample.data["target"]), len(sample.data["source"])
+        sure, possible = (link_matrix(map(tuple, sample.data[kind]), *shape) for kind in ("sure", "possible"))
+        rows = []
+        first = len(source) + 1
+        for reading in READINGS:
+            places = [first + k - (reading == "predicts") for k in range(len(target))]
+            readouts = [token_readout(place, token) for place, token in zip(places, target, strict=True)]
+            able = [name for name in methods if reading == "predicts" or not find_method(name).asks]
+            for scored in score_rows(model, inputs, able, places, readouts, trace):
+                sizes = scored.rows.abs().cpu()[:, : len(source)].double()
+                words = word_scores(sizes, target_words, source_words)
+                for rule in RULES:
+                    counts = alignment_counts(extract_links(words, rule), sure, possible)
+                    rows += [
+                        Row(scored.method, metric, float(value), scored.layer)
+                        for metric, value in counts.rows(f"{reading}-{rule}").items()
+                    ]
+        return rows
+
+    def _pairs(self) -> list[LinkedPair]:
+        stem = {"test": ("test", "test"), "dev": ("dev", "trial")}[self.part]
+        return read_hansards(data_file("align_enfr_hansards", stem[0], f"{stem[1]}.align").with_suffix(""))
+
+
+def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the token ids of words, each encoded by itself, and the number of the word that each belongs to."""
+    ids, numbers = [], []
+    for number, word in enumerate(words):
+        own = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if not own:
+            raise InputError(f"the model's tokenizer makes nothing of the word {word!r}")
+        ids += own
+        numbers += [number] * len(own)
+    return ids, numbers

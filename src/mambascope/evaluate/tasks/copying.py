@@ -1,0 +1,97 @@
+"""Copying: a random string, a separator, the string again. Do the scores point at the symbol that is copied?
+
+The protocol of LaTIM (Pitorro & Treviso, arXiv 2502.15612, section 5.1). A model reads `s_1 … s_n | s_1 … s_n`; from
+the separator on, what it predicts after each position is the next symbol of the copy. The gold source of the symbol
+predicted after position n + k (counted from 0, the separator at n) is position k, where it stood: one further than the
+source of the symbol that stands at the target. Candidates are the positions of the first string. What a model copies
+wrong it may draw from elsewhere: `correct` says how many of its symbols are right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mambascope.errors import InputError
+from mambascope.evaluate.gold_sources import METRICS, judged
+from mambascope.evaluate.score_rows import score_rows
+from mambascope.evaluate.supported import check_supported
+from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.methods.readout import logits_of, token_readout
+from mambascope.trace import capture
+
+SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
+SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Copying:
+    """The task.
+
+    Attributes:
+        lengths: Symbols of a string; each length has `per_length` strings.
+        per_length: Strings of each length.
+        seed: Of the strings, which are the same in every run.
+    """
+
+    name: str = "copying"
+    default_models: Sequence[str] = ("zoo/copying-mamba", "zoo/copying-mamba2")
+    metrics: Sequence[Metric] = (*METRICS, Metric("correct", title="share of symbols that the model copies right"))
+    lengths: tuple[int, ...] = (8, 16, 32, 48)
+    per_length: int = 25
+    seed: int = 0
+
+    def samples(self, limit: int | None) -> Sequence[Sample]:
+        """Return the strings, lengths taking turns, so that a limit leaves some of each."""
+        generator = torch.Generator().manual_seed(self.seed)
+        samples = []
+        for number in range(self.per_length):
+            for length in self.lengths:
+                symbols = torch.randint(len(SYMBOLS), (length,), generator=generator).tolist()
+                text = "".join(SYMBOLS[symbol] for symbol in symbols)
+                samples.append(Sample(f"{length}-{number}", {"text": text}))
+        return samples[:limit]
+
+    def data_hash(self) -> str:
+        """Return a hash of all strings."""
+        text = "\n".join(str(sample.data["text"]) for sample in self.samples(None))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self, loaded: Any, methods: Sequence[str]) -> None:
+        """Raise if a method cannot read the model, or its tokenizer has no token for a symbol."""
+        model, tokenizer = loaded
+        check_supported(model, methods)
+        self._ids(tokenizer, SYMBOLS + SEPARATOR)
+
+    def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
+        """Return the metrics of every method in every layer, averaged over the string's symbols."""
+        model, tokenizer = loaded
+        text = str(sample.data["text"])
+        n = len(text)
+        ids = self._ids(tokenizer, text + SEPARATOR + text)
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
+        trace = capture(model, **inputs)
+        targets = list(range(n, 2 * n))
+        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        gold = torch.zeros(n, len(ids), dtype=torch.bool)
+        gold[torch.arange(n), torch.arange(n)] = True
+        valid = (torch.arange(len(ids)) < n).expand(n, -1)
+        right = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[n + 1 :])
+        correct = float(right.float().mean())
+        rows = [Row(name, "correct", correct) for name in methods]
+        for scored in score_rows(model, inputs, methods, targets, readouts, trace):
+            rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
+        return rows
+
+    def _ids(self, tokenizer: Any, text: str) -> list[int]:
+        if tokenizer is None:
+            raise InputError("copying needs a tokenizer with a token for each letter and for the separator '|'")
+        ids = tokenizer.convert_tokens_to_ids(list(text))
+        missing = [symbol for symbol, token in zip(text, ids, strict=True) if token in (None, tokenizer.unk_token_id)]
+        if missing:
+            raise InputError(f"this model's tokenizer has no token {missing[0]!r}; copying needs one for every letter")
+        return ids

@@ -1,0 +1,79 @@
+"""Induction: random tokens, then the same again. Do the scores point at what followed the token last time?
+
+In a text of `span` random tokens written twice, the token at position i of the second half has stood at i - span, and
+what a model must find to predict the next one is what followed it: the gold source is i - span + 1 (the prediction
+made after reading token i). Candidates are the first half. `guessed` says how often the model predicts the repetition:
+where it does not, there is little for a score to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mambascope.errors import InputError
+from mambascope.evaluate.gold_sources import METRICS, judged
+from mambascope.evaluate.score_rows import score_rows
+from mambascope.evaluate.supported import check_supported
+from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.methods.readout import logits_of, token_readout
+from mambascope.trace import capture
+
+
+@dataclass(frozen=True)
+class Induction:
+    """The task.
+
+    Attributes:
+        span: Tokens that are repeated.
+        count: Texts.
+        first: Lowest token number drawn, past the special tokens and single bytes of usual vocabularies.
+    """
+
+    name: str = "induction"
+    default_models: Sequence[str] = ("tiny-mamba", "tiny-mamba2")
+    metrics: Sequence[Metric] = (*METRICS, Metric("guessed", title="share of the repetition that the model predicts"))
+    span: int = 24
+    count: int = 50
+    first: int = 300
+
+    def samples(self, limit: int | None) -> Sequence[Sample]:
+        """Return seeds: which tokens they draw depends on the model's vocabulary."""
+        return [Sample(str(number), {"seed": number}) for number in range(self.count)][:limit]
+
+    def data_hash(self) -> str:
+        """Return a hash of what decides the texts."""
+        return hashlib.sha256(f"{self.span} {self.count} {self.first}".encode()).hexdigest()
+
+    def check(self, loaded: Any, methods: Sequence[str]) -> None:
+        """Raise if a method cannot read the model, or its vocabulary is too small."""
+        check_supported(loaded[0], methods)
+        tokens = loaded[0].get_input_embeddings().num_embeddings
+        if tokens < self.first + self.span:
+            raise InputError(
+                f"induction draws {self.span} tokens from number {self.first} on, and this model has {tokens}"
+            )
+
+    def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
+        """Return the metrics of every method in every layer, averaged over the second half's tokens."""
+        model, _ = loaded
+        generator = torch.Generator().manual_seed(int(sample.data["seed"]))
+        tokens = model.get_input_embeddings().num_embeddings - self.first
+        once = (self.first + torch.randperm(tokens, generator=generator)[: self.span]).tolist()
+        ids = once + once
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
+        trace = capture(model, **inputs)
+        targets = list(range(self.span, 2 * self.span - 1))  # what follows the last token lies beyond the first half
+        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        gold = torch.zeros(len(targets), len(ids), dtype=torch.bool)
+        gold[torch.arange(len(targets)), torch.arange(len(targets)) + 1] = True
+        valid = (torch.arange(len(ids)) < self.span).expand(len(targets), -1)
+        guessed = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[self.span + 1 :])
+        rows = [Row(name, "guessed", float(guessed.float().mean())) for name in methods]
+        for scored in score_rows(model, inputs, methods, targets, readouts, trace):
+            rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
+        return rows

@@ -1,0 +1,136 @@
+"""Word alignment: gold files read to the letter or refused with line and reason; perfect scores give AER 0."""
+
+import pytest
+import torch
+
+from mambascope.errors import InputError
+from mambascope.evaluate.data.alignment_gold import read_hansards
+from mambascope.evaluate.score_rows import ScoredRows
+from mambascope.evaluate.task import Sample
+from mambascope.evaluate.tasks import alignment as alignment_module
+from mambascope.evaluate.tasks.alignment import Alignment, pieces
+from models import stock_model
+
+ENGLISH = "<s snum=0001> the house sleeps . </s>\n<s snum=0002> yes ! </s>\n"
+FRENCH = "<s snum=0001> la maison dort . </s>\n<s snum=0002> oui ! </s>\n"
+LINKS = "0-0 1-1 2-2-P 3-3\n0-0 1-1-P\n"
+
+
+class Tokenizer:
+    """Every word is its letters."""
+
+    sep_token_id = 49
+
+    def __call__(self, word, add_special_tokens):
+        return {"input_ids": [1 + ord(letter) % 40 for letter in word]}
+
+
+def write(folder, english=ENGLISH, french=FRENCH, links=LINKS):
+    for suffix, content in ((".e", english), (".f", french), (".align", links)):
+        (folder / f"gold{suffix}").write_text(content, encoding="utf-8")
+    return folder / "gold"
+
+
+def test_gold_files_are_read_french_first(tmp_path):
+    first, second = read_hansards(write(tmp_path, links="0-1 1-1 2-2-P 3-3\n0-0 1-1-P\n"))
+    assert (first.number, first.source, first.target) == (
+        "0001",
+        ("the", "house", "sleeps", "."),
+        ("la", "maison", "dort", "."),
+    )
+    assert first.sure == {(0, 1), (1, 1), (3, 3)}
+    assert first.possible == {(0, 1), (1, 1), (2, 2), (3, 3)}
+    assert second.possible - second.sure == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"links": "0-0 1x1\n0-0\n"}, "gold.align line 1: '1x1' is not a link"),
+        ({"links": "0-0\n0-2\n"}, "gold.align line 2: link 0-2 is outside sentences of 2 target and 2 source words"),
+        ({"links": "0-0\n"}, "belong line to line, but have 2, 2 and 1"),
+        ({"english": "<s snum=0001> a b c d </s>\nno marks\n"}, "gold.e line 2 is not a sentence"),
+        ({"french": "<s snum=0001> a b c d </s>\n<s snum=0003> a b </s>\n"}, "gold.f line 2 is sentence 0003 where"),
+        ({"french": "<s snum=0001>  </s>\n"}, "belong line to line|is not a sentence"),
+    ],
+)
+def test_damaged_gold_is_refused_with_file_line_and_reason(tmp_path, damage, words):
+    with pytest.raises(InputError, match=words) as caught:
+        read_hansards(write(tmp_path, **damage))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_or_data_folder_is_said(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"gold\.e could not be read"):
+        read_hansards(tmp_path / "gold")
+    monkeypatch.delenv("MAMBASCOPE_DATA", raising=False)
+    with pytest.raises(InputError, match="say where that is in MAMBASCOPE_DATA"):
+        Alignment().samples(1)
+    monkeypatch.setenv("MAMBASCOPE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"holds no align_enfr_hansards/test/test\.align"):
+        Alignment().samples(1)
+
+
+def sample(tmp_path):
+    pair = read_hansards(write(tmp_path))[0]
+    return Sample(
+        pair.number,
+        {"source": list(pair.source), "target": list(pair.target), "sure": sorted(map(list, pair.sure)),
+         "possible": sorted(map(list, pair.possible))},
+    )  # fmt: skip
+
+
+def test_rows_that_follow_the_gold_give_an_error_rate_of_zero(tmp_path, monkeypatch):
+    """Pieces of a word point at the pieces of its gold word; the places asked about are those of either reading."""
+    seen = []
+
+    def oracle(model, inputs, methods, places, readouts, trace):
+        ids = inputs["input_ids"][0].tolist()
+        separator = ids.index(49)
+        seen.append(places[0] - separator)
+        words = [k for k, word in enumerate(["la", "maison", "dort", "."]) for _ in word]
+        sources = [k for k, word in enumerate(["the", "house", "sleeps", "."]) for _ in word]
+        rows = torch.zeros(len(places), len(ids))
+        for row, (word, readout) in enumerate(zip(words, readouts, strict=True)):
+            assert readout.terms[0].entry == ids[separator + 1 + row], "the token asked about is the target's"
+            rows[row, : len(sources)] = torch.tensor([float(source == word) for source in sources])
+        yield ScoredRows("latim", -1, rows)
+
+    monkeypatch.setattr(alignment_module, "score_rows", oracle)
+    found = Alignment().evaluate((stock_model("mamba"), Tokenizer()), sample(tmp_path), ["latim"], 0)
+    assert seen == [0, 1], "predicted after the separator, standing one further"
+    counts = {row.metric: row.value for row in found}
+    for variant in ("predicts-target", "stands-target", "predicts-intersection"):
+        assert counts[f"aer_links:{variant}"] == counts[f"aer_intersection_possible:{variant}"] == 4
+        assert counts[f"aer_sure:{variant}"] == counts[f"aer_intersection_sure:{variant}"] == 3
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_every_method_is_judged_and_logits_only_where_they_are_predicted(tmp_path, family):
+    methods = ["latim", "rollout", "mamba-lrp"]
+    found = Alignment().evaluate((stock_model(family), Tokenizer()), sample(tmp_path), methods, 0)
+    names = {metric.name for metric in Alignment().metrics}
+    assert {row.metric for row in found} == names
+    assert all("predicts" in row.metric for row in found if row.method == "mamba-lrp")
+    assert {row.layer for row in found if row.method == "latim"} == {-1, 0, 1}
+    assert all(row.value == 3 for row in found if row.metric.startswith("aer_sure"))
+
+
+def test_words_that_make_no_token_are_refused():
+    class Nothing:
+        def __call__(self, word, add_special_tokens):
+            return {"input_ids": []}
+
+    with pytest.raises(InputError, match="makes nothing of the word 'a'"):
+        pieces(Nothing(), ["a"])
+    with pytest.raises(InputError, match="reads `source <sep> target`"):
+        Alignment().check((stock_model("mamba"), None), ["latim"])
+
+
+@pytest.mark.data
+def test_the_hansards_are_complete(data, monkeypatch):
+    monkeypatch.setenv("MAMBASCOPE_DATA", str(data))
+    test, dev = Alignment().samples(None), Alignment(part="dev").samples(None)
+    assert (len(test), len(dev)) == (447, 37)
+    assert sum(len(one.data["sure"]) for one in test) == 4038
+    assert sum(len(one.data["possible"]) for one in test) == 4038 + 13400
