@@ -1,0 +1,37 @@
+"""Which methods can read a model: a refusal before a run starts, in place of a failure in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mambascope.errors import UnsupportedModelError
+from mambascope.methods.registry import METHODS, find_method
+from mambascope.trace.families import AttentionFamily, find_mixers
+
+
+def supported_methods(model: nn.Module) -> list[str]:
+    """Return the names of the methods that can read every layer of a model.
+
+    Raises:
+        UnsupportedModelError: if the model has no layer that mambascope can read.
+    """
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    return [method.name for method in METHODS.values() if kinds <= method.kinds]
+
+
+def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
+    """Raise unless every method exists and can read every layer of a model.
+
+    Raises:
+        InputError: if there is no method of a name.
+        UnsupportedModelError: if the model has layers that one of them cannot read; the message lists those that can.
+    """
+    for name in methods:
+        find_method(name)
+    able = supported_methods(model)
+    unable = [name for name in methods if name not in able]
+    if unable:
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        raise UnsupportedModelError(f"{', '.join(unable)} cannot read {name}; these can: {', '.join(able)}")
