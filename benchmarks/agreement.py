@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -46,6 +47,18 @@ Made by `{command}`; do not edit.
 
 {verdict}
 """
+
+
+VERDICT = """## What follows
+
+Means over models and both interventions. In size: {size}.
+
+With their sign: {signed}.
+
+`explain` uses the first of these lists, `latim`, where a position is asked about, and the first of the second,
+`mamba-lrp`, where a target, a foil or a continuation is named: there the sign matters. The two interventions differ
+from each other too, since they ask different things: `occlusion` takes a token away from the whole text, `knockout`
+only what flows straight from its position to the last."""
 
 
 def passages(tokenizer: Any, count: int, tokens: int, seed: int) -> Iterator[list[int]]:
@@ -92,8 +105,20 @@ def interval(values: torch.Tensor, generator: torch.Generator) -> tuple[float, f
     return float(values.mean()), float(means[0]), float(means[1])
 
 
-def table(rows: list[dict[str, dict[str, float]]]) -> tuple[str, dict[str, float]]:
-    """Return one model's table, best first, and each method's mean correlation in size over both interventions."""
+def mean(rows: list[dict[str, dict[str, float]]], method: str, column: str) -> float | None:
+    """Return a method's mean correlation, or None where it has none."""
+    values = [row[method][column] for row in rows if math.isfinite(row[method].get(column, math.nan))]
+    return sum(values) / len(values) if values else None
+
+
+def told(size: dict[str, float], signed: dict[str, float]) -> str:
+    """Return what follows from the tables, best methods first."""
+    lists = (", ".join(f"{m} {of[m]:.2f}" for m in sorted(of, key=lambda m: -of[m])) for of in (size, signed))
+    return VERDICT.format(size=next(lists), signed=next(lists))
+
+
+def table(rows: list[dict[str, dict[str, float]]]) -> str:
+    """Return one model's table, best first by size over both interventions."""
     generator = torch.Generator().manual_seed(0)
     columns = [f"{kind} {how}" for how in ("size", "signed") for kind in INTERVENTIONS]
     cells: dict[str, dict[str, str]] = {}
@@ -112,7 +137,7 @@ def table(rows: list[dict[str, dict[str, float]]]) -> tuple[str, dict[str, float
     lines = ["| method | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for name in sorted(order, key=lambda name: -order[name] if name not in INTERVENTIONS else 1):
         lines.append(f"| {name} | " + " | ".join(cells[name].get(column, "–") for column in columns) + " |")
-    return "\n".join(lines), {name: value for name, value in order.items() if name in FAST}
+    return "\n".join(lines)
 
 
 def measure(name: str, count: int, tokens: int, seed: int) -> list[dict[str, dict[str, float]]]:
@@ -137,23 +162,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the page of the documentation here")
     parser.add_argument("--rows", type=Path, help="keep every passage's figures in this .json file")
+    parser.add_argument("--redraw", type=Path, help="make the page again from a file that --rows kept")
     options = parser.parse_args()
     if options.passages < 2:
         raise InputError("intervals need at least two passages")
     transformers.logging.set_verbosity_error()
-    tables, overall = [], dict.fromkeys(FAST, 0.0)
-    with multiprocessing.get_context("spawn").Pool(len(options.models)) as pool:
-        asked = [(name, options.passages, options.tokens, options.seed) for name in options.models]
-        kept = dict(zip(options.models, pool.starmap(measure, asked), strict=True))
+    tables = []
+    overall: dict[str, dict[str, float]] = {"size": {}, "signed": {}}
+    if options.redraw:
+        kept = json.loads(options.redraw.read_text(encoding="utf-8"))
+    else:
+        with multiprocessing.get_context("spawn").Pool(len(options.models)) as pool:
+            asked = [(name, options.passages, options.tokens, options.seed) for name in options.models]
+            kept = dict(zip(options.models, pool.starmap(measure, asked), strict=True))
     for name, rows in kept.items():
-        text, means = table(rows)
-        tables.append(f"## {name}\n\n{text}")
-        for method, value in means.items():
-            overall[method] += value / len(options.models)
-    ranking = sorted(overall, key=lambda method: -overall[method])
-    verdict = (
-        "Mean over models and interventions, in size: " + ", ".join(f"{m} {overall[m]:.2f}" for m in ranking) + "."
-    )
+        tables.append(f"## {name}\n\n{table(rows)}")
+        for how, sums in overall.items():
+            for method in FAST:
+                means = [mean(rows, method, f"{kind} {how}") for kind in INTERVENTIONS]
+                if None not in means:
+                    sums[method] = sums.get(method, 0.0) + sum(means) / len(means) / len(kept)
+    verdict = told(overall["size"], overall["signed"])
     command = f"python -m benchmarks.agreement --passages {options.passages} --tokens {options.tokens}"
     about = "\n".join((__doc__ or "").strip().split("\n\n")[i] for i in (0, 2))
     page = PAGE.format(command=command, about=about, tables="\n\n".join(tables), verdict=verdict)

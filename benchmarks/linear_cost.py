@@ -1,6 +1,6 @@
 """Time and memory of one target's explanation through all layers, as the text grows.
 
-    python benchmarks/linear_cost.py [--family mamba] [--longest 16384] [--longest-quadratic 16384] [--out FILE.png]
+    python benchmarks/linear_cost.py [--family mamba] [--longest 16384] [--longest-alti 16384] [--out FILE.png]
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
@@ -35,7 +35,6 @@ from mambascope.methods.rollout import rollout_row
 from mambascope.trace.differentiate import differentiate, direction
 
 SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
-QUADRATIC = ("mamba-attribution", "alti-logit")
 MARKS = {"capture": "k:s", "rollout": "C0-o", "mamba-lrp": "C1-^", "mamba-attribution": "C2--v", "alti-logit": "C3--D"}
 
 
@@ -83,17 +82,20 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: s
     """Write the figure: seconds and memory against length, both on logarithmic axes."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
-    for panel, key, label in zip(panels, ("seconds", "mib"), ("seconds", "memory beyond the model, MiB"), strict=True):
+    figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.6), layout="constrained")
+    for panel, key, label in zip(panels, ("seconds", "mib"), ("seconds", "MiB beyond the model"), strict=True):
         for name, mark in MARKS.items():
             points = [(row["length"], row[key]) for row in rows if row["method"] == name and row[key] > 0]
-            panel.loglog(*zip(*points, strict=True), mark, ms=4, lw=1.2, label=f"{name}: {fits[name][key]:.2f}")
+            panel.loglog(*zip(*points, strict=True), mark, ms=4, lw=1.2, label=f"{name} {fits[name][key]:.2f}")
         panel.set(xlabel="tokens L", ylabel=label)
-        panel.xaxis.set_major_locator(plt.FixedLocator([row["length"] for row in rows]))
+        panel.xaxis.set_major_locator(plt.FixedLocator(sorted({row["length"] for row in rows})))
         panel.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         panel.xaxis.set_minor_locator(plt.NullLocator())
         panel.tick_params(axis="x", labelrotation=45, labelsize=7)
-        panel.legend(fontsize=7, title="exponent", title_fontsize=7, frameon=False)
+        panel.legend(
+            fontsize=7, title="exponent of L", title_fontsize=7, frameon=False, loc="lower center",
+            bbox_to_anchor=(0.5, 1.0), ncols=2,
+        )  # fmt: skip
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=9)
     figure.savefig(out, dpi=200)
@@ -103,14 +105,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, default="mamba")
     parser.add_argument("--longest", type=int, default=16384)
-    parser.add_argument("--longest-quadratic", type=int, default=16384)
+    parser.add_argument("--longest-alti", type=int, default=16384)
     parser.add_argument("--out", type=Path, help="also draw the figure")
+    parser.add_argument("--rows", type=Path, help="keep the figures in this .json file")
+    parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows kept")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(options.redraw.read_text("utf-8")) if options.redraw else []
     lengths = [SHORTEST * 2**k for k in range(int(math.log2(options.longest / SHORTEST)) + 1)]
-    for length in lengths:
+    for length in lengths if not options.redraw else ():
         for name in MARKS:
-            if name in QUADRATIC and length > options.longest_quadratic:
+            if name == "alti-logit" and length > options.longest_alti:
                 continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows.append(pool.apply(cost, (options.family, length, name, torch.get_num_threads())))
@@ -126,6 +130,8 @@ def main() -> None:
             "mib": exponent([r["length"] for r in grown], [r["mib"] for r in grown]) if len(grown) > 1 else 0.0,
         }
         print(f"| {name} | {fits[name]['seconds']:.2f} | {fits[name]['mib']:.2f} | {own[-1]['seconds']:.2f} |")
+    if options.rows:
+        options.rows.write_text(json.dumps(rows), "utf-8")
     if options.out:
         draw(rows, fits, f"{options.family}, {LAYERS} layers, width {WIDTH}: one target, all sources", options.out)
 

@@ -6,8 +6,9 @@ import transformers
 
 import mambascope
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation import Question, default_method, explain_inputs
 from mambascope.methods.registry import find_method
+from models import stock_transformer
 from small_checkpoint import make_checkpoint
 
 TEXT = "When Mary and John went to the store"
@@ -47,6 +48,14 @@ def test_a_contrast_is_the_difference_of_two_explanations(loaded, method):
     assert torch.allclose(both.row(), target.row() - foil.row(), atol=1e-4 * scale)
 
 
+def test_without_a_method_the_question_decides(loaded):
+    assert mambascope.explain(*loaded, TEXT).method == "latim"
+    assert mambascope.explain(*loaded, TEXT, target="e").method == "mamba-lrp"
+    assert mambascope.explain(*loaded, TEXT, target="e", foil="t").method == "mamba-lrp"
+    assert mambascope.explain(*loaded, TEXT, continuation=" to").method == "mamba-lrp"
+    assert default_method(stock_transformer("gpt2"), target="e") == "alti-logit"
+
+
 def test_a_continuation_is_explained_as_a_whole(loaded):
     result = mambascope.explain(*loaded, TEXT, method="mamba-lrp", continuation=" to the")
     assert "".join(result.tokens) == TEXT + " to the"
@@ -78,6 +87,10 @@ def test_a_continuation_is_explained_as_a_whole(loaded):
         ({"continuation": ""}, "empty"),
         ({"continuation": " to", "target": "e"}, "without target"),
         ({"continuation": " to", "position": 3}, "without target, foil and position"),
+        (
+            {"method": "latim", "target": "e"},
+            "latim scores a position, whatever is predicted there; .* choose one of alti",
+        ),
         ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
         ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
         ({"method": "latim", "compat": "released"}, "latim has one form; .*rollout"),

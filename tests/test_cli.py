@@ -95,6 +95,7 @@ def test_a_target_and_a_foil_are_asked_by_the_command(run, checkpoint):
     assert (code, json.loads(out)["target"]["asked"]) == (0, "log-probability of ' to'")
     for options, words in (
         (("--target", "store"), "tokens"),
+        (("--method", "latim", "--target", "e"), "whatever is predicted there"),
         (("--target", "e", "--foil", "e"), "the foil is the target itself"),
         (("--method", "mamba-lrp", "--layer", "1"), "explains the whole model"),
         (("--method", "norm-based"), "reads softmax attention"),

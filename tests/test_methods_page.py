@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mambascope.cli.listing_methods import page
-from mambascope.explanation import DEFAULT_METHOD
+from mambascope.explanation.explaining import DEFAULT_ANSWERS, DEFAULT_METHOD
 from mambascope.methods.registry import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,3 +23,9 @@ def test_every_method_says_what_it_needs_and_can_be_run():
         assert not (method.asks and method.needs == "forward"), "a logit is reached by a gradient or an intervention"
         assert "arXiv" in method.paper
     assert DEFAULT_METHOD in METHODS
+
+
+def test_the_defaults_are_what_the_table_of_agreement_supports():
+    page = (DOCS / "agreement.md").read_text(encoding="utf-8")
+    assert f"In size: {DEFAULT_METHOD} " in page
+    assert f"With their sign: {DEFAULT_ANSWERS[0]} " in page

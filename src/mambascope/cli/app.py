@@ -139,3 +139,53 @@ def maps(
         method=method,
         channels=channels,
     )
+
+
+@app.command()
+def evaluate(
+    task: Annotated[str, typer.Argument(help="The task's name.", metavar="TASK")],
+    methods: Annotated[str, typer.Option(help="The methods to judge, with commas.", metavar="A,B,C")],
+    models: Annotated[
+        str | None, typer.Option(help="Bundled names, folders or hub ids, with commas; default: the task's own.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge only the first N samples.", metavar="N")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps every result.", metavar="DIR")] = None,
+    json: JsonOption = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This process, or the machines of a Ray cluster.")] = (
+        "local"
+    ),
+    address: Annotated[str | None, typer.Option(help="The Ray cluster; default: this machine.")] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs that each of Ray's actors takes.")] = 0.0,
+    shard: Annotated[str | None, typer.Option(help="Do the K-th of N parts of the samples, from 0.", metavar="K/N")] = (
+        None
+    ),
+    seed: Annotated[int, typer.Option(help="What every sample's own seed derives from.")] = 0,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Judge methods on a task whose answers are known, and print the means; a killed run goes on with --resume."""
+    from mambascope.cli import evaluating
+
+    evaluating.evaluate(
+        task,
+        methods=methods,
+        models=models,
+        limit=limit,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        engine=engine,
+        address=address,
+        gpus=gpus,
+        shard=shard,
+        seed=seed,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        as_json=json,
+    )

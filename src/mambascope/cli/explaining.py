@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mambascope import show
 from mambascope.cli.progress import LateProgress
 from mambascope.errors import InputError
-from mambascope.explanation import DEFAULT_METHOD, explain_methods
-from mambascope.explanation.explaining import check_asked
+from mambascope.explanation import default_method, explain_methods
+from mambascope.explanation.explaining import check_asked, check_heard
 from mambascope.files import check_place, whole_file
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
@@ -48,10 +48,16 @@ def explain(
     text = sys.stdin.read() if text == "-" else text
     if not text:
         raise InputError("the text is empty; pass at least one word")
-    chosen, number = find_method(method or DEFAULT_METHOD), _layer(layer)
-    check_asked([chosen], number, "position" if targets == "auto" else targets, compat)
+    number = _layer(layer)
     _check_out(out)
+    every = "position" if targets == "auto" else targets
+    if method is not None:  # what can be refused before the model is loaded
+        check_asked([find_method(method)], number, every, compat)
+        check_heard([find_method(method)], question["target"], question["foil"])
     model, tokenizer = load()
+    named = {key: question[key] for key in ("target", "foil", "continuation")}
+    chosen = find_method(method or default_method(model, **named))
+    check_asked([chosen], number, every, compat)
     suffix = out.suffix.lower() if out else ""
     if targets == "auto":
         _, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)

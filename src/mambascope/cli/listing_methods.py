@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.explanation import DEFAULT_METHOD
+from mambascope.explanation.explaining import DEFAULT_ANSWERS, DEFAULT_METHOD
 from mambascope.methods.registry import METHODS, Method
 
 NEEDS = {
@@ -21,9 +21,10 @@ Made by `mambascope methods --markdown`; do not edit.
 
 Every method scores source tokens. Those *per layer* explain a position and give one row per layer; those of the *model*
 explain a number read from the output (a next token's logit unless you ask otherwise: `target`, `foil`, `continuation`)
-or, where they ask for none, a position. *Time* is for one target as the text grows. *Released* methods take
-`compat="released"`, which does what the paper's code does where it differs from its formulas. The default is
-`{default}`; [agreement.md](agreement.md) says why.
+or, where they ask for none, a position. *Time* is for one target as the text grows; softmax attention itself is
+quadratic. *Released* methods take `compat="released"`, which does what the paper's code does where it differs from its
+formulas. The default is `{default}`, and `{answer}` where a target, foil or continuation is named (`alti-logit` for
+Transformers); [agreement.md](agreement.md) says why.
 
 | method | shows | of | reads | needs | time | signed | released | paper |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -43,14 +44,14 @@ def print_methods(*, markdown: bool = False) -> None:
         lines.append(f"{name}\n", style="bold")
         lines.append(f"  {title}\n")
         lines.append(f"  {scope} · {reads} · {needs} · {time} · {sign}\n  {paper}\n", style="dim")
-    lines.append(f"The default is {DEFAULT_METHOD}.")
+    lines.append(f"The default is {DEFAULT_METHOD}; where a target or foil is named, {DEFAULT_ANSWERS[0]}.")
     Console().print(lines, highlight=False)
 
 
 def page() -> str:
     """Return the page of the documentation."""
     rows = "\n".join("| " + " | ".join(_bold(method, facts(method))) + " |" for method in METHODS.values())
-    return PAGE.format(default=DEFAULT_METHOD, rows=rows)
+    return PAGE.format(default=DEFAULT_METHOD, answer=DEFAULT_ANSWERS[0], rows=rows)
 
 
 def facts(method: Method) -> tuple[str, ...]:

@@ -12,7 +12,10 @@ PATIENCE = 2.0
 
 
 class LateProgress:
-    """A bar on standard error that appears once the work has taken `PATIENCE` seconds, and is gone at the end."""
+    """A bar on standard error that appears once the work has taken `PATIENCE` seconds, and is gone at the end.
+
+    Where standard error is no terminal there is none.
+    """
 
     def __init__(self, label: str) -> None:
         self._label, self._started = label, time.monotonic()
@@ -23,8 +26,11 @@ class LateProgress:
         if self._bar is None:
             if time.monotonic() - self._started < PATIENCE or done >= total:
                 return
+            console = Console(stderr=True)
+            if not console.is_terminal:
+                return
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Progress(*columns, console=console, transient=True)
             self._bar.start()
             self._bar.add_task(self._label, total=total)
         self._bar.update(self._bar.task_ids[0], completed=done)

@@ -1,6 +1,6 @@
 """From a model and a text to a result."""
 
 from mambascope.explanation.asking import Question
-from mambascope.explanation.explaining import DEFAULT_METHOD, explain, explain_inputs, explain_methods
+from mambascope.explanation.explaining import DEFAULT_METHOD, default_method, explain, explain_inputs, explain_methods
 
-__all__ = ["DEFAULT_METHOD", "Question", "explain", "explain_inputs", "explain_methods"]
+__all__ = ["DEFAULT_METHOD", "Question", "default_method", "explain", "explain_inputs", "explain_methods"]

@@ -19,13 +19,18 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.trace import Trace, capture
-from mambascope.trace.families import find_mixers
+from mambascope.trace.families import AttentionFamily, find_mixers
 from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
 
-#: The method that explains when none is named: docs/agreement.md says why.
+#: The method that explains a position when none is named: of all it agrees best with interventions in the size of its
+#: scores (docs/agreement.md).
 DEFAULT_METHOD = "latim"
+
+#: The methods that explain what was asked about, a target, a foil or a continuation, when none is named, the first that
+#: can read the model: they agree best with interventions in sign (docs/agreement.md).
+DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
 
 
 def explain(
@@ -33,7 +38,7 @@ def explain(
     tokenizer: PreTrainedTokenizerBase | None,
     text: str,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     target: str | int | None = None,
     foil: str | int | None = None,
     continuation: str | None = None,
@@ -52,7 +57,8 @@ def explain(
         model: A stock model of a supported family, as `load` returns it.
         tokenizer: Its tokenizer.
         text: What the model reads.
-        method: Name of a method, see `METHODS`.
+        method: Name of a method, see `METHODS`. By default `latim` for a position; where a target, a foil or a
+            continuation is named, `mamba-lrp` (`alti-logit` for Transformers).
         target: The token to explain in place of the likeliest one, as text (one token, its leading space included) or
             id; of a classifier, the class, by name or number.
         foil: A token or class to contrast with: explain the target's logit minus the foil's.
@@ -76,7 +82,7 @@ def explain(
         model,
         tokenizer,
         text,
-        methods=[method],
+        methods=[method or default_method(model, target, foil, continuation)],
         target=target,
         foil=foil,
         continuation=continuation,
@@ -108,6 +114,7 @@ def explain_methods(
     check_asked(chosen, layer, targets, compat)
     vocabulary = model.get_input_embeddings().num_embeddings
     ids, pieces = encode(tokenizer, text, vocab_size=vocabulary)
+    check_heard(chosen, target, foil)
     question = Question(target, foil, position)
     if continuation is not None:
         more, following = encode(tokenizer, continuation, vocab_size=vocabulary, special=False)
@@ -216,6 +223,27 @@ def check_asked(methods: Sequence[Method], layer: int | slice | str, targets: st
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer at 'all'")
         if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
             raise InputError(f"{method.name} explains one position at a time here; leave targets at 'position'")
+
+
+def check_heard(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
+    """Raise InputError if a target or foil is named to a method that does not look at what is predicted."""
+    deaf = [method for method in methods if not method.asks]
+    if deaf and (target is not None or foil is not None):
+        able = ", ".join(method.name for method in METHODS.values() if method.asks)
+        raise InputError(
+            f"{deaf[0].name} scores a position, whatever is predicted there; to explain a target or foil choose one of "
+            f"{able}"
+        )
+
+
+def default_method(
+    model: nn.Module, target: str | int | None = None, foil: str | int | None = None, continuation: str | None = None
+) -> str:
+    """Return the method that explains when none is named."""
+    if target is None and foil is None and continuation is None:
+        return DEFAULT_METHOD
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
 
 
 def _scores(

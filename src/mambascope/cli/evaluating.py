@@ -1,0 +1,122 @@
+"""`mambascope evaluate`: check what was asked for, run, print what came out on average."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from mambascope.cli.means import averages, means_table
+from mambascope.cli.progress import LateProgress
+from mambascope.errors import InputError
+from mambascope.evaluate.run import RunResult, run
+from mambascope.evaluate.task import Task
+from mambascope.evaluate.tasks import find_task
+from mambascope.trace.load import load as load_model
+
+
+def evaluate(
+    task: str,
+    *,
+    methods: str,
+    models: str | None,
+    limit: int | None,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    engine: Literal["local", "ray"],
+    address: str | None,
+    gpus: float,
+    shard: str | None,
+    seed: int,
+    tokenizer: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Run a task and print the means; without a folder nothing is kept."""
+    chosen = find_task(task)
+    if out is None and (resume or overwrite or shard):
+        raise InputError("--resume, --overwrite and --shard are about stored results; name their folder with --out")
+    load = functools.partial(
+        _load, tokenizer=tokenizer, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+    )
+    place: AbstractContextManager[Any] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
+    with place as folder:
+        try:
+            with LateProgress(f"evaluating {task}") as progress:
+                result = run(
+                    chosen,
+                    None if models is None else _names(models),
+                    _names(methods),
+                    folder,
+                    limit=limit,
+                    seed=seed,
+                    engine=engine,
+                    address=address,
+                    gpus=gpus,
+                    resume=resume,
+                    overwrite=overwrite,
+                    shard=(0, 1) if shard is None else _shard(shard),
+                    options={"dtype": dtype},
+                    load=load,
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            if out is not None:
+                print(f"mambascope: what was done is in {out}; go on with --resume", file=sys.stderr)
+            raise
+        _report(chosen, result, out, as_json=as_json)
+
+
+def _report(task: Task, result: RunResult, out: Path | None, *, as_json: bool) -> None:
+    for one in result.damaged:
+        print(f"mambascope: part {one.part} was computed again: {one.reason}", file=sys.stderr)
+    stored = result.read()
+    means = averages(task, stored)
+    if as_json:
+        facts = {
+            "out": None if out is None else str(out),
+            "found": result.found,
+            "computed": result.computed,
+            "missing": stored.missing,
+            "damaged": [one.part for one in result.damaged],
+            "manifest": result.manifest.to_dict(),
+            "means": [] if means is None else means.means,
+        }
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    if means is not None:
+        print(means_table(means))
+    before = f", {result.found:,} stored before" if result.found else ""
+    print(f"judged    {result.computed:,} samples{before}")
+    if stored.missing:
+        print(f"missing   {stored.missing:,} samples, of other shards or yet to be resumed")
+    print("kept      nothing; --out DIR keeps every result" if out is None else f"kept      {out}")
+
+
+def _load(name: str, *, tokenizer: str | None, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """Return a model and its tokenizer, without a word: the bar of the run is on the screen, or that of no screen."""
+    transformers.logging.set_verbosity_error()
+    return load_model(
+        name, dtype=getattr(torch, dtype), device=device, tokenizer=tokenizer, trust_remote_code=trust_remote_code
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal()):
+        raise InputError(f"--shard {text!r} is not of the form K/N, such as 0/4 for the first of four")
+    return int(k), int(n)
