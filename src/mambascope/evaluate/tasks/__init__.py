@@ -7,8 +7,10 @@ from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks.alignment import Alignment
 from mambascope.evaluate.tasks.copying import Copying
 from mambascope.evaluate.tasks.induction import Induction
+from mambascope.evaluate.tasks.retrieval import Retrieval
+from mambascope.evaluate.tasks.sentiment import Sentiment
 
-TASKS: dict[str, Task] = {task.name: task for task in (Copying(), Induction(), Alignment())}
+TASKS: dict[str, Task] = {task.name: task for task in (Copying(), Induction(), Alignment(), Retrieval(), Sentiment())}
 
 
 def find_task(name: str) -> Task:

@@ -1,0 +1,42 @@
+"""Haystacks: running text of the novels that no bundled model was trained on."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+
+from mambascope.errors import InputError
+
+#: Held out from every model of this project (training/README.md).
+HELD_OUT = (
+    "Bennet_Babylon_1902",
+    "Bennet_Helen_1910",
+    "Dickens_Expectations_1861",
+    "Doyle_Lost_1912",
+    "Woolf_Night_1919",
+)
+
+
+@lru_cache(maxsize=1)
+def held_out_novels(archive: Path) -> dict[str, str]:
+    """Return each held-out novel of `lm_novels/novels.tar.xz` with its white space closed.
+
+    Raises:
+        InputError: if the archive cannot be read or lacks one of them.
+    """
+    novels = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = Path(member.name).stem
+                file = tar.extractfile(member) if name in HELD_OUT and member.isfile() else None
+                if file is not None:
+                    novels[name] = re.sub(r"\s+", " ", file.read().decode("utf-8-sig"))
+    except (OSError, EOFError, UnicodeDecodeError, tarfile.TarError) as error:
+        raise InputError(f"{archive} could not be read: {error}") from error
+    missing = [name for name in HELD_OUT if name not in novels]
+    if missing:
+        raise InputError(f"{archive} holds no novel {missing[0]}")
+    return novels
