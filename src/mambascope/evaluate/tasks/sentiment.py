@@ -3,8 +3,8 @@
 A language model reads a sentence of a review and " It was"; the likelier of " good" and " bad" is its answer, and the
 number explained is the lead of the answer's logit. Tokens of the sentence are removed (flipping), or put into nothing
 (insertion), most relevant first and least relevant first (Samek et al. 2017, arXiv 1509.06321); what differs between
-the two curves is how well the scores knew: ΔA_F and ΔA_I of Jafari et al. (arXiv 2406.07592). Removed tokens are left out
-and the text closes up. Only scores of the whole model are judged. Scores keep their sign where they have one.
+the two curves is how well the scores knew: ΔA_F and ΔA_I of Jafari et al. (arXiv 2406.07592). Removed tokens are left
+out and the text closes up. Only scores of the whole model are judged. Scores keep their sign where they have one.
 """
 
 from __future__ import annotations
