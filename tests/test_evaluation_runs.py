@@ -3,11 +3,6 @@
 import dataclasses
 import errno
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +10,7 @@ import torch
 
 pytest.importorskip("pyarrow", reason="evaluation needs pyarrow: pip install mambascope[evaluate]")
 
+from killed_runs import run_killed_thrice
 from mambascope.errors import InputError, OutputError, UnsupportedModelError
 from mambascope.evaluate import fingerprint, results
 from mambascope.evaluate.judging import in_shard, sample_seed
@@ -90,38 +86,10 @@ def test_a_task_that_fails_keeps_what_was_judged_before(tmp_path):
     assert len(read_run(tmp_path).done) == 11
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from mambascope.evaluate import results
-from mambascope.evaluate.run import run
-from toy_task import METHODS, ToyTask, load, mark
-results.PART_SAMPLES = 3
-task = ToyTask(log=Path(sys.argv[2]), seconds=0.02)
-run(task, None, METHODS, sys.argv[1], load=load, mark=mark, resume=True)
-"""
-
-
 def test_a_run_killed_at_three_random_points_equals_the_uninterrupted_run(whole, tmp_path):
-    out, log = tmp_path / "out", tmp_path / "log"
-    draw, stored = random.Random(), set()
-    for end in (12, 24, 36):
-        before = len(judged(log))
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(log)], cwd=Path(__file__).parent)
-        target = max(draw.randrange(end - 10, end), before + 1)
-        while len(judged(log)) < target:
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
-        time.sleep(draw.random() * 0.02)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        assert not set(judged(log)[before:]) & stored, "a stored sample was judged again"
-        now = set(read_run(out).done) if (out / "manifest.json").exists() else set()
-        assert now >= stored, "a stored sample was lost"
-        stored = now
-    subprocess.run([sys.executable, "-c", KILLED, str(out), str(log)], cwd=Path(__file__).parent, check=True)
-    assert rows(read_run(out)) == rows(whole)
-    assert read_run(out).damaged == ()
+    stored = run_killed_thrice(tmp_path / "out", tmp_path / "log")
+    assert rows(stored) == rows(whole)
+    assert stored.damaged == ()
 
 
 def test_shards_in_one_folder_make_the_whole(whole, tmp_path):
@@ -297,6 +265,18 @@ def test_a_fingerprint_changes_with_a_weight_and_with_the_configuration():
     assert fingerprint.fingerprint((model, None)).weights != first.weights
     with pytest.raises(InputError, match="found a dict"):
         fingerprint.fingerprint({})
+
+
+def test_a_model_that_changes_under_the_run_is_refused(tmp_path):
+    loads = []
+
+    def replaced(name):
+        loads.append(name)
+        return {"name": name if loads.count(name) == 1 else "retrained"}
+
+    with pytest.raises(InputError, match="large is not the model that the run began with"):
+        toy_run(tmp_path, load=replaced)
+    assert len(read_run(tmp_path).done) == 23, "what was judged on the first model is kept"
 
 
 def test_a_row_about_something_else_than_the_run_is_refused(tmp_path):

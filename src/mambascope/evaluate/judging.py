@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mambascope.errors import InputError
+from mambascope.evaluate.fingerprint import Fingerprint
 from mambascope.evaluate.metrics.registry import find_metric
 from mambascope.evaluate.task import Row, Sample, Task
 
@@ -24,6 +25,8 @@ class Work:
         methods: The methods to judge.
         seed: The run's seed.
         load: Loads a model by its name.
+        mark: Gives a loaded model's fingerprint.
+        marks: The fingerprint that each model must have.
         todo: The samples that are left, by the name of the model.
     """
 
@@ -31,7 +34,19 @@ class Work:
     methods: tuple[str, ...]
     seed: int
     load: Callable[[str], Any]
+    mark: Callable[[Any], Fingerprint]
+    marks: Mapping[str, Fingerprint]
     todo: Mapping[str, Sequence[Sample]]
+
+    def loaded(self, model: str) -> Any:
+        """Return a model, loaded; raises InputError if it is not the one that the manifest names."""
+        loaded = self.load(model)
+        if self.mark(loaded) != self.marks[model]:
+            raise InputError(
+                f"{model} is not the model that the run began with: its weights, configuration or tokenizer differ, "
+                f"here or on a machine of the cluster; give it back its files, or start anew with --overwrite"
+            )
+        return loaded
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ def judge_here(work: Work) -> Generator[Verdict, None, None]:
     """Yield the verdict on every sample that is left, in order."""
     for model, samples in work.todo.items():
         if samples:
-            loaded = work.load(model)
+            loaded = work.loaded(model)
             for sample in samples:
                 yield judge(work, model, loaded, sample)
             del loaded  # before the next one is loaded

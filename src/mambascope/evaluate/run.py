@@ -113,7 +113,7 @@ def run(
             f"anew with --overwrite"
         )
     tidy(folder, stored.damaged, shard)
-    work = Work(task, methods, seed, cache if engine == "local" else load, todo)
+    work = Work(task, methods, seed, cache if engine == "local" else load, mark, marks, todo)
     done = total - left
     report = progress or (lambda done, total: None)
     report(done, total)
