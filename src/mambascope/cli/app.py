@@ -189,3 +189,21 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         as_json=json,
     )
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `evaluate --out` wrote.", metavar="DIR...")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: report in the first folder.", metavar="DIR")
+    ] = None,
+    layers_from: Annotated[
+        Path | None, typer.Option(help="Also report each method's best layer, chosen on this run.", metavar="DIR")
+    ] = None,
+    layers_by: Annotated[str | None, typer.Option(help="The metric that chooses it.", metavar="METRIC")] = None,
+    figures: Annotated[Literal[".png", ".pdf", ".svg"], typer.Option(help="The figures' format.")] = ".png",
+) -> None:
+    """Write tables (Markdown, LaTeX, CSV) and figures of stored runs, with intervals and paired tests."""
+    from mambascope.cli import reporting
+
+    reporting.report(folders, out=out, layers_from=layers_from, layers_by=layers_by, figures=figures)

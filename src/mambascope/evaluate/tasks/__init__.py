@@ -10,7 +10,17 @@ from mambascope.evaluate.tasks.induction import Induction
 from mambascope.evaluate.tasks.retrieval import Retrieval
 from mambascope.evaluate.tasks.sentiment import Sentiment
 
-TASKS: dict[str, Task] = {task.name: task for task in (Copying(), Induction(), Alignment(), Retrieval(), Sentiment())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Copying(),
+        Induction(),
+        Alignment(),
+        Alignment(name="alignment-dev", part="dev"),
+        Retrieval(),
+        Sentiment(),
+    )
+}
 
 
 def find_task(name: str) -> Task:
