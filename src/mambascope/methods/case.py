@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError
-from mambascope.methods.alti import alti
 from mambascope.methods.readout import Readout
 from mambascope.methods.released import Compat
 from mambascope.trace import Trace
@@ -29,8 +28,6 @@ class Case:
         positions: The target positions, whose rows are averaged.
         asked: The number to explain, or None for a model without a head.
         compat: Published or released behaviour.
-        shares: A dictionary that many cases of one trace have in common, for what they compute once; None for a case
-            by itself, which holds no more than it must.
     """
 
     model: nn.Module
@@ -39,7 +36,6 @@ class Case:
     positions: tuple[int, ...]
     asked: Readout | None
     compat: Compat = "published"
-    shares: dict[str, Any] | None = None
 
     @property
     def readout(self) -> Readout:
@@ -59,15 +55,6 @@ class Case:
     def gradients(self) -> Gradients:
         """The readout's true gradient at the embeddings and at every mixer's output."""
         return differentiate(self.model, self.readout, mixers=True, **self.inputs)
-
-    @property
-    def alti_maps(self) -> list[Float[Tensor, "b L L"]] | None:
-        """ALTI's map of every layer but the last, where cases share them."""
-        if self.shares is None:
-            return None
-        if "alti" not in self.shares:
-            self.shares["alti"] = [alti(self.trace, layer) for layer in range(len(self.trace.layers) - 1)]
-        return self.shares["alti"]
 
     @cached_property
     def direction(self) -> Gradients:

@@ -15,7 +15,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.methods.readout import Readout
+from mambascope.methods.readout import OneEach, Readout
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.rules import Rules
 
@@ -70,5 +70,5 @@ def mamba_lrp(
     """
     passed = differentiate(model, readout, rules=rules, **inputs)
     scores = (passed.embeddings.double() * passed.at_embeddings.double()).sum(dim=-1)
-    start = readout.first_order(passed.outputs) if isinstance(readout, Readout) else passed.value
+    start = readout.first_order(passed.outputs) if isinstance(readout, (Readout, OneEach)) else passed.value
     return Relevance(scores.to(passed.embeddings.dtype), passed.value, start, passed.outputs)

@@ -83,6 +83,23 @@ class Readout:
         return (c * rows.detach()).sum(dim=(1, 2))
 
 
+@dataclass(frozen=True)
+class OneEach:
+    """A readout of its own for each text of a batch; copies of one text ask several things of it at once."""
+
+    readouts: tuple[Readout, ...]
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return text k's own readout for every k."""
+        logits = logits_of(outputs)
+        return torch.cat([readout.of_logits(logits[k : k + 1]) for k, readout in enumerate(self.readouts)])
+
+    def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return what a linear account of each readout adds up to."""
+        logits = logits_of(outputs)
+        return torch.cat([readout.first_order(logits[k : k + 1]) for k, readout in enumerate(self.readouts)])
+
+
 def logits_of(outputs: Any) -> Tensor:
     """Return the logits of a model's outputs.
 

@@ -48,7 +48,7 @@ def alti_rollout(case: Case) -> Scored:
 
 def alti_logit(case: Case) -> Scored:
     """The logit as a sum over inputs, layer by layer."""
-    updates = logit_updates(case.trace, case.direction, maps=case.alti_maps)
+    updates = logit_updates(case.trace, case.direction)
     terms = {name: float(term[0]) for name, term in updates.terms.items()}
     evidence = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
     return Scored(updates.scores[0], evidence | {"value": float(updates.value[0])})

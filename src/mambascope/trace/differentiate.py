@@ -6,7 +6,7 @@ frozen at their forward values: the forward pass stays the same, the backward pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,8 +82,25 @@ def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], *
     Raises:
         UnsupportedModelError: if the model has no final norm that mambascope can find.
     """
+    return next(directions(model, [readout], **inputs))
+
+
+def directions(
+    model: nn.Module, readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]], **inputs: Any
+) -> Iterator[Gradients]:
+    """Yield `direction` for several readouts of one forward pass."""
     norm = final_norm(model)
-    return _differentiate(model, readout, Rules(norm=True), partial(_leaf_before, norm), [], inputs)
+    check_inputs(model, inputs)
+    leaves: list[Tensor] = []
+    with differentiable(model, Rules(norm=True)), _leaf_before(norm, inputs, leaves) as inputs:
+        outputs = call(model, inputs)
+        found = []
+        for number, readout in enumerate(readouts, start=1):
+            value = readout(outputs)
+            (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
+            found.append((value.detach(), flow))
+    for value, flow in found:
+        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow)
 
 
 def final_norm(model: nn.Module) -> nn.Module:
