@@ -14,6 +14,7 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Copying(),
+        Copying(name="copying-dev", per_length=5, seed=1),
         Induction(),
         Alignment(),
         Alignment(name="alignment-dev", part="dev"),
