@@ -1,0 +1,65 @@
+"""Is exactness worth it? The activation rules of LaTIM side by side: what each leaves unexplained, and what it finds.
+
+    python -m benchmarks.activation_rules [--out runs/rules] [--limit N]
+
+`latim` uses the secant, which leaves nothing; `latim-silu` is the paper's rule; `latim-identity` does without the SiLU.
+For every model: the residual ‖y - ΣT - β‖ / ‖y‖ on random tokens, averaged over layers, and the tasks with known
+sources, for the mean over layers and for each rule's best layer (chosen on the same samples, alike for all three).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas
+import torch
+import transformers
+
+import mambascope
+from mambascope.evaluate.layer_choice import at_layers, best_layers
+from mambascope.evaluate.report import markdown_table
+from mambascope.evaluate.results import read_run
+from mambascope.evaluate.run import run
+from mambascope.evaluate.summary import long_table, summarise
+from mambascope.evaluate.tasks import find_task
+
+RULES = {"latim": "secant", "latim-silu": "silu", "latim-identity": "identity"}
+TASKS = (
+    ("induction", "average_precision"),
+    ("copying-dev", "average_precision"),
+    ("alignment-dev", "aer:predicts-target"),
+)
+
+
+def residuals(name: str) -> dict[str, float]:
+    """Return what each rule leaves of the layers' outputs on a sample of the model's own tokens."""
+    model, _ = mambascope.load(name)
+    ids = torch.randint(2, model.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
+    trace = mambascope.capture(model, input_ids=ids)
+    layers = range(len(trace.layers))
+    return {m: sum(trace.operator(k).residual(rule) for k in layers) / len(layers) for m, rule in RULES.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/rules"))
+    parser.add_argument("--limit", type=int)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for task, metric in TASKS:
+        models = [name for name in find_task(task).default_models if name in mambascope.bundled_models()]
+        folder = options.out / task
+        run(find_task(task), models, list(RULES), folder, limit=options.limit, resume=folder.exists())
+        table = long_table(read_run(folder).table)
+        both = pandas.concat([table, at_layers(table, best_layers(table, metric))], ignore_index=True)
+        (summary,) = summarise(both, metrics=[metric])
+        print(f"\n## {task}\n\n{markdown_table(summary)}\n")
+        for name in models:
+            found = ", ".join(f"{method} {value:.2g}" for method, value in residuals(name).items())
+            print(f"Residual of {name}: {found}.")
+
+
+if __name__ == "__main__":
+    main()
