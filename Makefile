@@ -4,7 +4,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench methods agreement figures clean
+.PHONY: demo test lint bench methods agreement evaluate figures clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -31,6 +31,10 @@ methods: .venv/ready
 
 agreement: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.agreement --out docs/agreement.md
+
+evaluate: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.evaluation --page docs/evaluation.md
+	.venv-test/bin/python -m benchmarks.activation_rules
 
 figures: .venv/ready .venv-test/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
