@@ -198,6 +198,13 @@ def test_a_full_disk_keeps_what_was_done_readable(whole, tmp_path, monkeypatch):
     assert rows(toy_run(tmp_path, resume=True).read()) == rows(whole)
 
 
+def test_a_sample_that_two_parts_hold_is_read_once(whole, tmp_path):
+    toy_run(tmp_path)
+    for number, path in enumerate(part_files(tmp_path)[2:5]):
+        path.with_name(f"0-of-2-{number:06d}-0123abcd.parquet").write_bytes(path.read_bytes())
+    assert rows(read_run(tmp_path)) == rows(whole)
+
+
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     toy_run(tmp_path)
     left = tmp_path / "parts" / "0-of-1-000099-0123abcd.partial.parquet"

@@ -161,7 +161,8 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+        dashboard = False if address is None else None
+        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"the Ray cluster at {address or 'this machine'} cannot be reached: {error}") from error
     try:
