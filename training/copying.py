@@ -36,7 +36,7 @@ ARCHITECTURES = {
     "mamba": {"name": "tiny-mamba", "hidden_size": 128, "num_hidden_layers": 3, "state_size": 64, "time_step_rank": 8},
     "mamba2": {"name": "tiny-mamba2", "hidden_size": 128, "num_hidden_layers": 3, "num_heads": 4, "state_size": 64},
 }
-STEPS = {"mamba": 2000, "mamba2": 2000}
+STEPS = {"mamba": 2500, "mamba2": 2000}
 
 
 class Copying:

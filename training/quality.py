@@ -40,12 +40,12 @@ def translation_quality(
     translated = translation.translations(model, tokenizer, english, beams)
     most = max(len(references[sentence]) for sentence in english)
     several = [[(references[s][k : k + 1] or [None])[0] for s in english] for k in range(most)]
-    score = sacrebleu.metrics.BLEU()
+    score, alone = sacrebleu.metrics.BLEU(), sacrebleu.metrics.BLEU()
     figures: dict[str, object] = {
         "sentences": len(english),
         "beams": beams,
         "bleu": score.corpus_score(translated, several).score,
-        "bleu_one_reference": score.corpus_score(translated, several[:1]).score,
+        "bleu_one_reference": alone.corpus_score(translated, several[:1]).score,
         "chrf": sacrebleu.corpus_chrf(translated, several).score,
         "signature": str(score.get_signature()),
         "nats_per_target_token": translation.held_out_loss(model, translation_data.load_part(cache, "test")),

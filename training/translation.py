@@ -40,8 +40,10 @@ ARCHITECTURES = {
     "mamba": {"name": "tiny-mamba", "hidden_size": 224, "num_hidden_layers": 6},
 }
 #: How long the models of the zoo were trained, and for how many of these steps the rate fell.
-STEPS = {"mamba2": 6000, "mamba": 6000}
-DECAY = {"mamba2": 1500, "mamba": 1500}
+STEPS = {"mamba2": 2800, "mamba": 1800}
+DECAY = {"mamba2": 850, "mamba": 600}
+#: Their learning rates while they hold.
+PEAK = {"mamba2": 3e-3, "mamba": 2.5e-3}
 #: Pairs translated at every validation on the way.
 QUICK_PAIRS = 200
 
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--decay", type=int)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens to a step")
-    parser.add_argument("--peak", type=float, default=3e-3)
+    parser.add_argument("--peak", type=float)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
@@ -128,7 +130,7 @@ def main() -> None:
         architecture=ARCHITECTURES[options.family],
         steps=options.steps or STEPS[options.family],
         decay=options.decay or DECAY[options.family],
-        peak=options.peak,
+        peak=options.peak or PEAK[options.family],
         seed=options.seed,
         batches={"tokens": options.tokens, "hansards": options.hansards},
     )
