@@ -51,7 +51,7 @@ KEYS = [
 ]
 DIGITS = 5
 #: Most needles in a row, and shortest and longest rows that are trained on.
-MOST_NEEDLES, LENGTHS = 4, (96, 512)
+MOST_NEEDLES, LENGTHS = 4, (160, 512)
 #: Lengths and numbers of needles that are measured; the last length is beyond what was trained on.
 MEASURED_LENGTHS, MEASURED_NEEDLES = (128, 256, 512, 1024), (1, 2, 4)
 NAME = "retrieval-mamba2"
@@ -162,8 +162,8 @@ def found(model: PreTrainedModel, haystack: Haystack, length: int, needles: int,
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--decay", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--decay", type=int, default=150)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens to a step")
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

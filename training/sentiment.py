@@ -132,8 +132,8 @@ def accuracy(model: PreTrainedModel, rows: EncodedPairs, labels: list[int], toke
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--decay", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--decay", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens to a step")
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
