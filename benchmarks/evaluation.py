@@ -76,20 +76,27 @@ def present(task: str) -> list[str]:
     return [name for name in find_task(task).default_models if name in mambascope.bundled_models()]
 
 
-def table_of(out: Path, task: str) -> Any:
-    """Return the long table of a task's runs."""
-    folders = [out / f"{task}-{name.replace('/', '-')}" for name in present(task)]
-    tables = [long_table(read_run(folder).table) for folder in folders if (folder / "manifest.json").exists()]
-    return pandas.concat(tables, ignore_index=True) if tables else None
+def table_of(out: Path, task: str) -> tuple[Any, list[str]]:
+    """Return the long table of a task's complete runs, or None, and the models that have none."""
+    tables, missing = [], []
+    for name in find_task(task).default_models:
+        folder = out / f"{task}-{name.replace('/', '-')}"
+        found = read_run(folder) if (folder / "manifest.json").exists() else None
+        if found is None or found.missing or found.damaged:
+            missing.append(name)
+        else:
+            tables.append(long_table(found.table))
+    return (pandas.concat(tables, ignore_index=True) if tables else None), missing
 
 
 def part_of_page(out: Path, task: str, dev: str | None, by: str | None, metrics: Sequence[str]) -> str:
     """Return the page's part about one task."""
     more = declared_by_tasks(metric for one in TASKS.values() for metric in one.metrics)
-    table = table_of(out, task)
+    table, missing = table_of(out, task)
+    left_out = f"\n\nNot judged here: {', '.join(missing)}." if missing else ""
     if table is None:
-        return f"## {task}\n\nNo model of this task is here: {', '.join(find_task(task).default_models)}."
-    choice = table_of(out, dev) if dev else None
+        return f"## {task}{left_out}"
+    choice = table_of(out, dev)[0] if dev else None
     if choice is not None:
         table = pandas.concat([table, at_layers(table, best_layers(choice, str(by), more))], ignore_index=True)
     write_report(table, out / f"report-{task}", title=task, more=more)
@@ -109,6 +116,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="most samples of a task")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=[row[0] for row in PLAN], help="these tasks")
+    parser.add_argument("--redraw", action="store_true", help="run nothing, make the page of what is complete")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     plan = [row for row in PLAN if row[0] in options.only]
@@ -119,6 +127,7 @@ def main() -> None:
         for model in present(task)
     ]
     with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=1) as pool:
+        work = [] if options.redraw else work
         for line in pool.imap_unordered(functools.partial(judge, options.out, options.limit), work):
             print(line, flush=True)
     parts = [part_of_page(options.out, task, dev, by, metrics) for task, _, _, dev, by, metrics in plan]

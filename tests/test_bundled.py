@@ -9,9 +9,25 @@ NAMES = ("tiny-mamba", "tiny-mamba2")
 
 
 def test_both_come_with_the_package():
-    assert tuple(mambascope.bundled_models()) == NAMES
-    for folder in mambascope.bundled_models().values():
-        assert (folder / "model.safetensors").stat().st_size <= 6_000_000
+    bundled = mambascope.bundled_models()
+    assert tuple(name for name in bundled if not name.startswith("zoo/")) == NAMES
+    for name in NAMES:
+        assert (bundled[name] / "model.safetensors").stat().st_size <= 6_000_000
+
+
+ZOO = [name for name in mambascope.bundled_models() if name.startswith("zoo/")]
+
+
+@pytest.mark.parametrize("name", ZOO or ["zoo/none"])
+def test_a_clone_has_its_zoo(name):
+    if not ZOO:
+        pytest.skip("the package is installed without the repository around it, so there is no zoo")
+    folder = mambascope.bundled_models()[name]
+    assert (folder / "model.safetensors").stat().st_size <= 8_000_000
+    assert (folder / "README.md").is_file(), "a model has a card"
+    model, tokenizer = mambascope.load(name)
+    result = mambascope.explain(model, tokenizer, "abc" if "copying" in name else "It was a good day .")
+    assert result.diagnostics["reconstruction_error"] < 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
