@@ -34,7 +34,7 @@ agreement: .venv-test/ready
 
 evaluate: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.evaluation --page docs/evaluation.md
-	.venv-test/bin/python -m benchmarks.activation_rules
+	.venv-test/bin/python -m benchmarks.activation_rules --page docs/activation_rules.md
 
 figures: .venv/ready .venv-test/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png

@@ -1,6 +1,6 @@
 """Is exactness worth it? The activation rules of LaTIM side by side: what each leaves unexplained, and what it finds.
 
-    python -m benchmarks.activation_rules [--out runs/rules] [--limit N]
+    python -m benchmarks.activation_rules [--out runs/rules] [--limit N] [--page docs/activation_rules.md]
 
 `latim` uses the secant, which leaves nothing; `latim-silu` is the paper's rule; `latim-identity` does without the SiLU.
 For every model: the residual ‖y - ΣT - β‖ / ‖y‖ on random tokens, averaged over layers, and the tasks with known
@@ -32,6 +32,16 @@ TASKS = (
 )
 
 
+PAGE = """# Is exactness worth it?
+
+Made by `python -m benchmarks.activation_rules`; do not edit.
+
+{about}
+
+{parts}
+"""
+
+
 def residuals(name: str) -> dict[str, float]:
     """Return what each rule leaves of the layers' outputs on a sample of the model's own tokens."""
     model, _ = mambascope.load(name)
@@ -45,20 +55,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rules"))
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--page", type=Path, help="write the page of the documentation here")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
-    for task, metric in TASKS:
-        models = [name for name in find_task(task).default_models if name in mambascope.bundled_models()]
-        folder = options.out / task
-        run(find_task(task), models, list(RULES), folder, limit=options.limit, resume=folder.exists())
-        table = long_table(read_run(folder).table)
-        both = pandas.concat([table, at_layers(table, best_layers(table, metric))], ignore_index=True)
-        (summary,) = summarise(both, metrics=[metric])
-        print(f"\n## {task}\n\n{markdown_table(summary)}\n")
-        for name in models:
-            found = ", ".join(f"{method} {value:.2g}" for method, value in residuals(name).items())
-            print(f"Residual of {name}: {found}.")
+    parts = [part(options.out, task, metric, options.limit) for task, metric in TASKS]
+    page = PAGE.format(about=(__doc__ or "").strip().split("\n\n")[2], parts="\n\n".join(parts))
+    print(page)
+    if options.page:
+        options.page.write_text(page, encoding="utf-8")
+
+
+def part(out: Path, task: str, metric: str, limit: int | None) -> str:
+    """Run one task on its models, and return what came of it."""
+    tables, told = [], []
+    for name in (name for name in find_task(task).default_models if name in mambascope.bundled_models()):
+        folder = out / f"{task}-{name.replace('/', '-')}"
+        run(find_task(task), [name], list(RULES), folder, limit=limit, resume=folder.exists())
+        tables.append(long_table(read_run(folder).table))
+        told.append(f"{name}: " + ", ".join(f"{method} {value:.2g}" for method, value in residuals(name).items()))
+    table = pandas.concat(tables, ignore_index=True)
+    both = pandas.concat([table, at_layers(table, best_layers(table, metric))], ignore_index=True)
+    (summary,) = summarise(both, metrics=[metric])
+    return f"## {task}\n\n{markdown_table(summary)}\n\nResiduals. {'; '.join(told)}."
 
 
 if __name__ == "__main__":
