@@ -162,8 +162,8 @@ def found(model: PreTrainedModel, haystack: Haystack, length: int, needles: int,
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--decay", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=260)
+    parser.add_argument("--decay", type=int, default=80)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens to a step")
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
