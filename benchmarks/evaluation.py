@@ -42,7 +42,7 @@ PLAN: tuple[tuple[str, str, int | None, str | None, str | None, tuple[str, ...]]
     ("copying", FAST, None, "copying-dev", "average_precision", ("roc_auc", "average_precision", "recall_at_k")),
     ("alignment", f"{SOURCES},mamba-lrp", None, "alignment-dev", "aer:predicts-target",
      ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")),
-    ("retrieval", FAST, None, None, None, ("span_mass", "span_rank")),
+    ("retrieval", FAST, 27, None, None, ("span_mass", "span_rank")),
     ("sentiment", PERTURBED, 200, None, None, ("flipping_gap", "insertion_gap")),
 )  # fmt: skip
 
