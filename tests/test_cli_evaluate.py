@@ -165,3 +165,23 @@ def test_an_unsupported_method_is_one_sentence(evaluate, tmp_path):
     assert code == 2
     assert "alti cannot read" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_data_goes_to_the_task_that_reads_data_and_is_refused_by_others(evaluate, monkeypatch):
+    read = []
+
+    @dataclass(frozen=True)
+    class Reading(Toy):
+        name: str = "reading"
+        source: str | None = None
+
+        def samples(self, limit):
+            read.append(self.source)
+            return super().samples(limit)
+
+    monkeypatch.setitem(TASKS, "reading", Reading())
+    assert evaluate("reading", "--data", "their.jsonl", "--limit", "2")[0] == 0
+    assert set(read) == {"their.jsonl"}
+    code, out, err = evaluate("toy", "--data", "their.jsonl")
+    assert (code, out) == (2, "")
+    assert err == "mambascope: the task toy makes its own samples and reads no data; leave --data out\n"

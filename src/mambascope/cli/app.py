@@ -148,6 +148,9 @@ def evaluate(
     models: Annotated[
         str | None, typer.Option(help="Bundled names, folders or hub ids, with commas; default: the task's own.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data of the task's kind: a path, or for records a hub id.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first N samples.", metavar="N")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that keeps every result.", metavar="DIR")] = None,
     json: JsonOption = False,
@@ -174,6 +177,7 @@ def evaluate(
         task,
         methods=methods,
         models=models,
+        data=data,
         limit=limit,
         out=out,
         resume=resume,

@@ -27,6 +27,7 @@ def evaluate(
     *,
     methods: str,
     models: str | None,
+    data: str | None,
     limit: int | None,
     out: Path | None,
     resume: bool,
@@ -43,7 +44,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Run a task and print the means; without a folder nothing is kept."""
-    chosen = find_task(task)
+    chosen = find_task(task, data)
     if out is None and (resume or overwrite or shard):
         raise InputError("--resume, --overwrite and --shard are about stored results; name their folder with --out")
     load = functools.partial(

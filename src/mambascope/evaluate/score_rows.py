@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.evaluate.task import NO_LAYER
-from mambascope.methods.alti import alti
-from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.case import Case
-from mambascope.methods.copies import BATCH_TOKENS, copies
-from mambascope.methods.gradients import gradient_x_input
-from mambascope.methods.mamba_lrp import mamba_lrp
-from mambascope.methods.readout import OneEach, Readout
+from mambascope.methods.readout import Readout
 from mambascope.methods.registry import Method, find_method
 from mambascope.trace import Trace, capture
-from mambascope.trace.differentiate import directions
 
 
 class ScoredRows(NamedTuple):
@@ -80,30 +74,11 @@ def _model_rows(
     readouts: Sequence[Readout],
 ) -> tuple[list[Tensor], str]:
     """Return rows per layer, or one set for the whole model, and how layers make the whole."""
-    if method.name == "mamba-lrp":
-        return [_batched(mamba_lrp, model, inputs, readouts)], "sum"
-    if method.name == "gradient-x-input":
-        return [_batched(gradient_x_input, model, inputs, readouts)], "sum"
-    if method.name == "alti-logit":
-        maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
-        found = [alti_logit(trace, one, maps=maps).scores[0] for one in directions(model, readouts, **inputs)]
-        return list(torch.stack(found, dim=1)), "sum"
+    if method.score_many is not None:
+        return list(method.score_many(model, inputs, trace, readouts)), "sum"
     assert method.score is not None
     scored = [
         method.score(Case(model, inputs, trace, (target,), readout))
         for target, readout in zip(targets, readouts, strict=True)
     ]
     return list(torch.stack([one.scores for one in scored], dim=1)), scored[0].over_layers
-
-
-def _batched(
-    method: Callable[..., Any], model: nn.Module, inputs: Mapping[str, Any], readouts: Sequence[Readout]
-) -> Float[Tensor, "T L"]:
-    """Return the rows of a method that explains copies of the text side by side, each with its own readout."""
-    length = next(value.shape[1] for value in inputs.values() if isinstance(value, Tensor))
-    size = max(1, BATCH_TOKENS // length)
-    parts = []
-    for start in range(0, len(readouts), size):
-        asked = tuple(readouts[start : start + size])
-        parts.append(method(model, OneEach(asked), **copies(dict(inputs), len(asked))).scores)
-    return torch.cat(parts)

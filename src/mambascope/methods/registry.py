@@ -15,6 +15,7 @@ from mambascope.methods import (
     hidden_attention,
     implicit_attention,
     latim,
+    many,
     norm_based,
     raw_attention,
     rollout,
@@ -51,6 +52,7 @@ class Method:
         row: (trace, layer, target) → (b, L), one target's scores.
         map: (trace, layer) → (b, L, L), all targets.
         score: case → scores of the whole model for one readout.
+        score_many: The same for many readouts of one text at once, where that is cheaper (`methods/many.py`).
         whole_map: trace → (b, L, L), all targets of a whole-model method, where there is such a thing.
         released: Whether `compat="released"` means something to it.
         asks: Whether it explains a logit, so that the model must have a head.
@@ -67,6 +69,7 @@ class Method:
     row: Callable[..., Tensor] | None = None
     map: Callable[[Trace, int], Tensor] | None = None
     score: Callable[[Case], Scored] | None = None
+    score_many: many.ManyRows | None = None
     whole_map: Callable[[Trace], Tensor] | None = None
     released: bool = False
     asks: bool = False
@@ -161,6 +164,7 @@ METHODS: dict[str, Method] = {
             needs="backward",
             cost="quadratic",
             score=whole_model.alti_logit,
+            score_many=many.alti_logit_rows,
             asks=True,
             split=True,
         ),
@@ -233,6 +237,7 @@ METHODS: dict[str, Method] = {
             needs="backward",
             kinds=SCAN,
             score=whole_model.mamba_lrp,
+            score_many=many.mamba_lrp_rows,
             asks=True,
         ),
         Method(
@@ -242,6 +247,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="backward",
             score=whole_model.gradient_x_input,
+            score_many=many.gradient_x_input_rows,
             asks=True,
         ),
         Method(
@@ -313,6 +319,13 @@ METHODS: dict[str, Method] = {
             cost="quadratic",
             score=whole_model.occluded,
             asks=True,
+        ),
+        Method(
+            "random",
+            "a control: scores drawn at random, which know nothing of the model",
+            "Samek et al. 2017, arXiv 1509.06321",
+            signed=True,
+            score=whole_model.drawn,
         ),
     )
 }

@@ -13,6 +13,7 @@ from mambascope.methods import gradients, interventions, occlusion
 from mambascope.methods.alti import alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit as logit_updates
 from mambascope.methods.case import Case, Scored
+from mambascope.methods.control import random_scores
 from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.mamba_attribution import mamba_attribution as attribution_scores
 from mambascope.methods.mamba_lrp import mamba_lrp as relevance
@@ -102,6 +103,13 @@ def knocked_out(case: Case) -> Scored:
 def occluded(case: Case) -> Scored:
     """Drop of the readout without one token's embedding."""
     return _effect(case, occlusion.occlusion(case.model, case.readout, **case.inputs))
+
+
+def drawn(case: Case) -> Scored:
+    """Numbers drawn at random for the sources that the positions see."""
+    scores = random_scores(case.trace.shape[1])
+    scores[:, case.trace.operator(0).seen(max(case.positions)).stop :] = 0
+    return Scored(scores)
 
 
 def _effect(case: Case, effect: interventions.Effect) -> Scored:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any, cast
+
 from mambascope.errors import InputError
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks.alignment import Alignment
@@ -24,8 +27,21 @@ TASKS: dict[str, Task] = {
 }
 
 
-def find_task(name: str) -> Task:
-    """Return the task of this name, or raise InputError that lists those there are."""
+def find_task(name: str, source: str | None = None) -> Task:
+    """Return the task of this name, on the data that it stands for or on other data of its kind.
+
+    Args:
+        name: The task's name.
+        source: A path or a hub id, as the task's own `source` describes; None for the data folder's.
+
+    Raises:
+        InputError: if there is no such task, or it makes its own samples and a source is named.
+    """
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS) or 'none in this installation'}")
-    return TASKS[name]
+    task = TASKS[name]
+    if source is None:
+        return task
+    if not any(field.name == "source" for field in dataclasses.fields(cast(Any, task))):
+        raise InputError(f"the task {name} makes its own samples and reads no data; leave --data out")
+    return cast(Task, dataclasses.replace(cast(Any, task), source=source))

@@ -1,0 +1,50 @@
+"""Many readouts of one text at once, where that is cheaper than one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.methods import gradients, mamba_lrp
+from mambascope.methods.alti import alti
+from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.copies import batches, copies
+from mambascope.methods.readout import OneEach, Readout
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import directions
+
+#: (model, inputs of one text, its trace, readouts) → one set of rows for the model, or one per layer; they add up.
+ManyRows = Callable[[nn.Module, Mapping[str, Any], Trace, Sequence[Readout]], Float[Tensor, "layer T L"]]
+
+
+def alti_logit_rows(
+    model: nn.Module, inputs: Mapping[str, Any], trace: Trace, readouts: Sequence[Readout]
+) -> Float[Tensor, "layer T L"]:
+    """Return ALTI-Logit's rows: the layers' ALTI maps are the same for every readout and are made once."""
+    maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
+    found = [alti_logit(trace, one, maps=maps).scores[0] for one in directions(model, readouts, **inputs)]
+    return torch.stack(found, dim=1)
+
+
+def _side_by_side(
+    method: Callable[..., Any],
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    trace: Trace,
+    readouts: Sequence[Readout],
+) -> Float[Tensor, "1 T L"]:
+    """Return the rows of a method that explains a batch: copies of the text side by side, each with its own readout."""
+    parts = []
+    for start, stop in batches(len(readouts), trace.shape[1], None):
+        asked = OneEach(tuple(readouts[start:stop]))
+        parts.append(method(model, asked, **copies(dict(inputs), stop - start)).scores)
+    return torch.cat(parts)[None]
+
+
+mamba_lrp_rows: ManyRows = partial(_side_by_side, mamba_lrp.mamba_lrp)
+gradient_x_input_rows: ManyRows = partial(_side_by_side, gradients.gradient_x_input)
