@@ -13,6 +13,7 @@ import pytest
 
 from mambascope.errors import InputError
 from mambascope.evaluate.bootstrap import mean_interval, paired_statistic_test, paired_test
+from mambascope.evaluate.by_layer import layers_tables, values_by_layer
 from mambascope.evaluate.layer_choice import at_layers, best_layers
 from mambascope.evaluate.metrics.alignment_error_rate import AlignmentCounts, alignment_error_rate
 from mambascope.evaluate.metrics.registry import METRICS, Measure, declared_by_tasks, find_metric, results_of
@@ -236,6 +237,25 @@ def test_the_best_layer_by_a_derived_metric():
 def test_a_layer_of_its_own_can_be_summarised():
     summary = summarise(layered(), layer=1, metrics=["roc_auc"])[0]
     assert [summary.cells[m, summary.columns[0]].interval.value for m in "ab"] == pytest.approx([0.615, 0.715])
+
+
+def test_every_layer_of_every_method_beside_each_other():
+    frame = layered()
+    found = values_by_layer(frame[frame["task"] == "dev"], "roc_auc").set_index(["method", "layer"])["value"]
+    means = frame[(frame["task"] == "dev") & (frame["metric"] == "roc_auc")].groupby(["method", "layer"])["value"]
+    assert found.to_dict() == pytest.approx(means.mean().to_dict())
+    ((model, text),) = layers_tables(frame[frame["task"] == "test"], "roc_auc")
+    assert model == "m"
+    assert text.splitlines()[0] == "| method | 0 | 1 | 2 |"
+    assert text.splitlines()[2] == "| a | 0.516 | 0.616 | **0.916** |"
+    assert list(layers_tables(table(samples=2), "roc_auc")) == []
+
+
+def test_a_report_shows_layers_by_the_first_metric(tmp_path):
+    whole = layered()[lambda rows: rows["layer"] == 0].assign(layer=-1)
+    text = write_report(pandas.concat([layered(), whole]), tmp_path / "report", resamples=100).read_text("utf-8")
+    assert text.count("### m: AUC of each layer") == 2
+    assert "| a | 0.516 | 0.616 | **0.916** |" in text
 
 
 def test_no_layer_to_choose_from():

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mambascope.errors import InputError
-from mambascope.evaluate import bootstrap
+from mambascope.evaluate.by_layer import KEYS, values_by_layer
 from mambascope.evaluate.metrics.registry import Measure, find_metric
 from mambascope.evaluate.packages import package
-from mambascope.evaluate.summary import ALL_LAYERS, better_first, long_table, per_sample
+from mambascope.evaluate.summary import ALL_LAYERS, better_first, long_table
 
 if TYPE_CHECKING:
     import pandas
 
-KEYS = ["task", "model", "method"]
 BEST_LAYER = "{}, best layer"
 
 
@@ -39,11 +38,9 @@ def best_layers(table: Any, metric: str, more: Mapping[str, Measure] | None = No
         raise InputError(
             f"{metric!r} has no better and worse, so no layer is best by it; give it a direction in `more`"
         )
-    frame = long_table(table)
-    frame = frame[(frame["layer"] != ALL_LAYERS) & frame["metric"].isin(known.counts or (known.name,))]
     lines = []
-    for keys, rows in frame.groupby(KEYS, sort=False):
-        values = {int(layer): _value(part, known) for layer, part in rows.groupby("layer")}
+    for keys, rows in values_by_layer(table, metric, more).groupby(KEYS, sort=False):
+        values = {int(layer): float(value) for layer, value in zip(rows["layer"], rows["value"], strict=True)}
         best = min(values, key=lambda layer: (better_first(known, values[layer]), layer))
         if not np.isnan(values[best]):
             lines.append((*keys, best, values[best]))
@@ -69,10 +66,3 @@ def at_layers(table: Any, chosen: pandas.DataFrame) -> pandas.DataFrame:
     keys = [*KEYS, "layer"] if chosen["task"].nunique() > 1 else [*KEYS[1:], "layer"]
     found = frame.merge(chosen[keys], on=keys)
     return found.assign(method=found["method"].map(BEST_LAYER.format), layer=ALL_LAYERS)
-
-
-def _value(rows: pandas.DataFrame, metric: Measure) -> float:
-    wide = per_sample(rows, metric)
-    if metric.formula is not None:
-        return bootstrap.corpus_value(metric.formula, wide.to_numpy(dtype=float))
-    return float(wide[metric.name].mean())

@@ -6,14 +6,16 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mambascope.errors import InputError
 from mambascope.evaluate.bootstrap import Interval
+from mambascope.evaluate.by_layer import layers_tables
+from mambascope.evaluate.metrics.registry import Measure
 from mambascope.evaluate.report_figure import save_summary_figure
-from mambascope.evaluate.summary import Cell, Column, Summary, summarise
+from mambascope.evaluate.summary import Cell, Column, Summary, long_table, summarise
 from mambascope.files import whole_file
 
 ABSENT = "–"
@@ -66,6 +68,7 @@ def write_report(
             name = f"{stem}-{file_stem(metric.name)}{figures}"
             save_summary_figure(summary, metric.name, folder / name)
             parts.append(f"![{summary.task}: {metric.label}]({name})")
+        parts += _layers(table, summary, options.get("more"))
     return _write(folder / "report.md", "\n\n".join(parts) + "\n")
 
 
@@ -182,6 +185,14 @@ def _decimals(summary: Summary, column: Column) -> int:
 def _ends(cell: Cell, decimals: int) -> str:
     interval: Interval = cell.interval
     return "" if math.isnan(interval.low) else f" [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
+
+
+def _layers(table: Any, summary: Summary, more: Mapping[str, Measure] | None) -> list[str]:
+    """Return the tables of a task's first metric layer by layer, with a heading each."""
+    frame = long_table(table)
+    metric = summary.columns[0].metric
+    found = layers_tables(frame[frame["task"] == summary.task], metric.name, more)
+    return [part for model, text in found for part in (f"### {model}: {metric.label} of each layer", text)]
 
 
 def _one_line(text: str) -> str:
