@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from mambascope.trace.differentiate import direction as direction
     from mambascope.trace.load import load as load
     from mambascope.trace.rules import Rules as Rules
+    from mambascope.trace.vim import VisionMamba as VisionMamba
+    from mambascope.trace.vim import VisionMambaConfig as VisionMambaConfig
 
 __version__ = "0.1.0"
 
@@ -100,6 +102,7 @@ _HOMES = {
         "trace.differentiate": ["differentiate", "direction"],
         "trace.load": ["load"],
         "trace.rules": ["Rules"],
+        "trace.vim": ["VisionMamba", "VisionMambaConfig"],
     }.items()
     for name in names
 }

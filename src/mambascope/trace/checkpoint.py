@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if path is None:
         raise CheckpointError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
     if path.suffix != ".json":
-        return _read_file(path)
+        return read_file(path)
     tensors: dict[str, Tensor] = {}
     for shard in _shards(path):
-        tensors.update(_read_file(shard))
+        tensors.update(read_file(shard))
     return tensors
 
 
@@ -113,8 +113,8 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one weights file."""
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one weights file; raises CheckpointError as `read_tensors` does."""
     with path.open("rb") as file:
         if file.read(23) == b"version https://git-lfs":
             raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; run `git lfs pull` in its folder")
@@ -130,8 +130,29 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file made by torch.save, which is a pickle: only tensors are let through."""
+    found = unpickled(path)
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} at {key!r} where a tensor was expected; save the model's "
+                f"state_dict() alone"
+            )
+    return found
+
+
+def unpickled(path: Path, allowed: Sequence[type] = ()) -> dict[Any, Any]:
+    """Return the dict in a file made by torch.save; objects in it other than tensors and plain values are refused.
+
+    Args:
+        path: The file.
+        allowed: Classes that hold nothing but attributes, whose objects are let through too.
+
+    Raises:
+        CheckpointError: if the file is damaged, or holds other objects or no dict.
+    """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged or holds Python objects other than tensors, which mambascope never unpickles because "
@@ -141,12 +162,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or half-written; copy or download it again") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; save the model's state_dict() alone")
-    for key, value in found.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise CheckpointError(
-                f"{path} holds a {type(value).__name__} at {key!r} where a tensor was expected; save the model's "
-                f"state_dict() alone"
-            )
     return dict(found)
 
 

@@ -18,6 +18,7 @@ from mambascope.trace import hub, mamba_ssm, pretrained
 from mambascope.trace.bundled import bundled_models, bundled_names
 from mambascope.trace.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
 from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES
+from mambascope.trace.vim import VisionMamba, VisionMambaConfig, released
 
 #: A folder with one of these has a tokenizer of its own.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -68,6 +69,8 @@ def load(
     """
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     with quiet():
+        if released.is_released(Path(name).expanduser()):
+            return released.load_released(Path(name).expanduser(), dtype=dtype).to(device), None
         source = _find(name, trust_remote_code=trust_remote_code)
         settings = read_config(source.folder)
         if mamba_ssm.is_mamba_ssm(settings):
@@ -109,10 +112,15 @@ def _transformers_class(
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """Return the class and configuration of a checkpoint in the transformers layout."""
     model_type = settings.get("model_type")
+    if model_type == VisionMambaConfig.model_type:
+        try:
+            return VisionMamba, VisionMambaConfig.from_dict(settings)
+        except (InputError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     if model_type not in FAMILIES and model_type not in ATTENTION_FAMILIES:
         raise UnsupportedModelError(
             f"{source.name} is a model of type {model_type or 'that its config.json does not name'}; supported are "
-            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and mamba_ssm checkpoints of Mamba-1 and Mamba-2"
+            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2) and Vim"
         )
     if settings.get("quantization_config"):
         raise UnsupportedModelError(f"{source.name} holds quantized weights; pass the checkpoint it was made from")
