@@ -1,0 +1,149 @@
+"""Digits on textures: made pictures of one to three handwritten digits on a piece of a photograph, with exact masks.
+
+Where a picture shows a digit is known to the pixel because it was put there: the place to ask whether a map finds the
+evidence for a class, and not that for another class in the same picture. Training, validation and test pictures share
+neither a digit nor a pixel of a photograph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from mambascope.errors import InputError
+from mambascope.evaluate.data.free_photographs import STRIPS, strips
+
+SIDE = 64
+CLASSES = tuple(map(str, range(10)))
+#: Of every thousand digits in MNIST's order, where each part's begin and end: runs, as neighbours may be by one hand.
+RUNS = {"training": (0, 800), "validation": (800, 850), "test": (850, 1000)}
+#: The least and the largest size of a digit's longer side, by how many digits the picture shows.
+SIZES = {1: (20, 36), 2: (20, 30), 3: (20, 26)}
+#: How often a place is sought for a digit before it is left out.
+TRIES = 50
+#: The least difference of brightness (of 255) between a digit's ink and the mean of what it is put on.
+CONTRAST = 70
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class DigitPicture:
+    """One picture.
+
+    Attributes:
+        pixels: What a model sees.
+        digits: What it shows, all different.
+        masks: The pixels that are at least half ink of each digit; no pixel is two digits'.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    digits: tuple[int, ...]
+    masks: Bool[np.ndarray, "digits H W"]
+
+    def presence(self) -> Float[np.ndarray, "10"]:
+        """Return 1 for every class that is there, else 0."""
+        return np.isin(np.arange(10), self.digits).astype(np.float32)
+
+
+class DigitsOnTextures:
+    """An endless row of pictures, each a function of (part, seed, index) alone."""
+
+    def __init__(
+        self, images: UInt8[np.ndarray, "n 28 28"], labels: Int[np.ndarray, " n"], part: str, seed: int = 0
+    ) -> None:
+        """Take a part's digits, by class, and its strips of the photographs.
+
+        Args:
+            images: MNIST's test digits.
+            labels: What they are.
+            part: `training`, `validation` or `test`.
+            seed: Other seeds give other pictures of the same digits and textures.
+
+        Raises:
+            InputError: if there is no such part, a class has no digit in it, or the photographs are not installed.
+        """
+        self.textures = strips(part, SIDE)
+        low, high = RUNS[part]
+        place = np.arange(len(labels)) % 1000
+        self.glyphs = [
+            [_cropped(image) for image in images[(labels == k) & (place >= low) & (place < high)]] for k in range(10)
+        ]
+        missing = [k for k, glyphs in enumerate(self.glyphs) if not glyphs]
+        if missing:
+            raise InputError(f"the {part} part has no handwritten {missing[0]} among {len(labels)} digits")
+        self.key = (seed, list(STRIPS).index(part))
+
+    def picture(self, index: int) -> DigitPicture:
+        """Return picture number `index`."""
+        rng = np.random.default_rng((*self.key, index))
+        pixels = self._background(rng)
+        masks: list[np.ndarray] = []
+        digits = []
+        count = int(rng.integers(1, 4))
+        taken = np.zeros((SIDE, SIDE), bool)
+        for digit in rng.choice(10, size=count, replace=False).tolist():
+            glyph = self.glyphs[digit][rng.integers(len(self.glyphs[digit]))]
+            ink = _resized(glyph, int(rng.integers(SIZES[count][0], SIZES[count][1] + 1)))
+            H, W = ink.shape
+            for _ in range(TRIES):
+                y, x = int(rng.integers(SIDE - H + 1)), int(rng.integers(SIDE - W + 1))
+                if not (taken[y : y + H, x : x + W] & (ink > 0)).any():
+                    break
+            else:
+                continue
+            _paste(rng, pixels[y : y + H, x : x + W], ink)
+            mask = np.zeros((SIDE, SIDE), bool)
+            mask[y : y + H, x : x + W] = ink >= 0.5
+            taken[y : y + H, x : x + W] |= ink > 0
+            digits.append(digit)
+            masks.append(mask)
+        return DigitPicture((pixels + 0.5).astype(np.uint8), tuple(digits), np.stack(masks))
+
+    def batch(self, indices: range) -> tuple[UInt8[np.ndarray, "b H W 3"], Float[np.ndarray, "b 10"]]:
+        """Return pictures and which digits each shows."""
+        made = [self.picture(index) for index in indices]
+        return np.stack([one.pixels for one in made]), np.stack([one.presence() for one in made])
+
+    def _background(self, rng: np.random.Generator) -> Float[np.ndarray, "H W 3"]:
+        """Return a piece of a photograph, turned over at random and tinted."""
+        strip = self.textures[rng.integers(len(self.textures))]
+        y, x = (int(rng.integers(size - SIDE + 1)) for size in strip.shape[:2])
+        piece = strip[y : y + SIDE, x : x + SIDE]
+        piece = piece[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+        tinted = piece * rng.uniform(0.7, 1.3, size=3) + rng.uniform(-30, 30, size=3)
+        return tinted.clip(0, 255)
+
+
+def _cropped(image: UInt8[np.ndarray, "28 28"]) -> UInt8[np.ndarray, "h w"]:
+    """Return a digit without the empty margin."""
+    rows, columns = (np.flatnonzero(image.max(axis=axis)) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _resized(glyph: UInt8[np.ndarray, "h w"], longer: int) -> Float[np.ndarray, "H W"]:
+    """Return a digit, its longer side so many pixels, as shares of ink from 0 to 1."""
+    h, w = glyph.shape
+    scale = longer / max(h, w)
+    H, W = max(1, round(h * scale)), max(1, round(w * scale))
+    return _weights(h, H) @ (glyph / 255.0) @ _weights(w, W).T
+
+
+@cache
+def _weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Return what each of the `new` pixels takes of the `old` ones, linearly between their centres."""
+    centres = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(old)))
+
+
+def _paste(rng: np.random.Generator, window: Float[np.ndarray, "h w 3"], ink: Float[np.ndarray, "h w"]) -> None:
+    """Blend a digit in one colour, nearly opaque and of another brightness than the window, into the window."""
+    under = float(window.mean(axis=(0, 1)) @ BRIGHTNESS)
+    while True:
+        colour = rng.uniform(0, 255, size=3)
+        if abs(float(colour @ BRIGHTNESS) - under) >= CONTRAST:
+            break
+    share = rng.uniform(0.75, 1.0) * ink[..., None]
+    window += share * (colour - window)
