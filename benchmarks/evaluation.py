@@ -14,16 +14,18 @@ import functools
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
 import torch
 import transformers
+from benchmarks.published import published_table
 
 import mambascope
 from mambascope.errors import MambascopeError
+from mambascope.evaluate.by_layer import layers_tables
 from mambascope.evaluate.layer_choice import at_layers, best_layers
 from mambascope.evaluate.metrics.registry import declared_by_tasks
 from mambascope.evaluate.report import markdown_table, write_report
@@ -33,18 +35,40 @@ from mambascope.evaluate.summary import long_table, summarise
 from mambascope.evaluate.tasks import TASKS, find_task
 
 SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,raw-attention,rollout,implicit-attention"
-FAST = f"{SOURCES},mamba-lrp,gradient-x-input"
+FAST = f"{SOURCES},mamba-lrp,gradient-x-input,random"
 PERTURBED = f"{FAST},mamba-attribution,integrated-gradients,smoothgrad,occlusion"
 
-#: Task, methods, most samples, the development task and metric that choose layers, and the metrics shown.
-PLAN: tuple[tuple[str, str, int | None, str | None, str | None, tuple[str, ...]], ...] = (
-    ("induction", FAST, None, None, None, ("roc_auc", "average_precision", "recall_at_k")),
-    ("copying", FAST, None, "copying-dev", "average_precision", ("roc_auc", "average_precision", "recall_at_k")),
-    ("alignment", f"{SOURCES},mamba-lrp", None, "alignment-dev", "aer:predicts-target",
-     ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")),
-    ("retrieval", FAST, 27, None, None, ("span_mass", "span_rank")),
-    ("sentiment", PERTURBED, 200, None, None, ("flipping_gap", "insertion_gap")),
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Planned:
+    """What is judged in one task.
+
+    Attributes:
+        task: Its name.
+        methods: The methods, with commas.
+        metrics: The metrics shown, the first of them layer by layer too.
+        most: Most samples.
+        dev: The development task on which each method's best layer is chosen, and the metric that chooses it.
+        swept: Columns of a sample's `extra` by which the first metric is shown as well.
+    """
+
+    task: str
+    methods: str
+    metrics: tuple[str, ...]
+    most: int | None = None
+    dev: tuple[str, str] | None = None
+    swept: tuple[str, ...] = ()
+
+
+ROWS = ("roc_auc", "average_precision", "recall_at_k")
+AER = ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")
+PLAN: tuple[Planned, ...] = (
+    Planned("induction", FAST, ROWS),
+    Planned("copying", FAST, ROWS, dev=("copying-dev", "average_precision")),
+    Planned("alignment", f"{SOURCES},mamba-lrp,random", AER, dev=("alignment-dev", "aer:predicts-target")),
+    Planned("retrieval", FAST, ("span_mass", "span_rank"), 27),
+    Planned("sentiment", PERTURBED, ("flipping_gap", "insertion_gap"), 200),
+)
 
 PAGE = """# Evaluation
 
@@ -56,7 +80,7 @@ other samples.
 """
 
 
-def judge(out: Path, limit: int | None, work: tuple[str, str, str, int | None]) -> str:
+def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, str, int | None]) -> str:
     """Run one task on one model, and return what became of it."""
     task, model, methods, most = work
     transformers.logging.set_verbosity_error()
@@ -64,7 +88,15 @@ def judge(out: Path, limit: int | None, work: tuple[str, str, str, int | None]) 
     started, folder = time.perf_counter(), out / f"{task}-{model.replace('/', '-')}"
     samples = min((n for n in (limit, most) if n is not None), default=None)
     try:
-        result = run(find_task(task), [model], methods.split(","), folder, limit=samples, resume=folder.exists())
+        result = run(
+            find_task(task),
+            [model],
+            methods.split(","),
+            folder,
+            limit=samples,
+            resume=folder.exists() and not overwrite,
+            overwrite=overwrite,
+        )
     except MambascopeError as error:
         return f"{task}, {model}: {' '.join(str(error).split())}"
     del result
@@ -89,24 +121,33 @@ def table_of(out: Path, task: str) -> tuple[Any, list[str]]:
     return (pandas.concat(tables, ignore_index=True) if tables else None), missing
 
 
-def part_of_page(out: Path, task: str, dev: str | None, by: str | None, metrics: Sequence[str]) -> str:
+def part_of_page(out: Path, planned: Planned) -> str:
     """Return the page's part about one task."""
-    more = declared_by_tasks(metric for one in TASKS.values() for metric in one.metrics)
+    task, more = planned.task, declared_by_tasks(metric for one in TASKS.values() for metric in one.metrics)
     table, missing = table_of(out, task)
     left_out = f"\n\nNot judged here: {', '.join(missing)}." if missing else ""
     if table is None:
         return f"## {task}{left_out}"
-    choice = table_of(out, dev)[0] if dev else None
-    if choice is not None:
-        table = pandas.concat([table, at_layers(table, best_layers(choice, str(by), more))], ignore_index=True)
+    per_layer = table
+    choice = table_of(out, planned.dev[0])[0] if planned.dev else None
+    if planned.dev and choice is not None:
+        table = pandas.concat([table, at_layers(table, best_layers(choice, planned.dev[1], more))], ignore_index=True)
     write_report(table, out / f"report-{task}", title=task, more=more)
     text = (sys.modules[type(find_task(task)).__module__].__doc__ or "").strip()
-    (summary,) = summarise(table, metrics=list(metrics), more=more)
+    (summary,) = summarise(table, metrics=list(planned.metrics), more=more)
+    label = summary.columns[0].metric.label
     model_says = table[table["metric"].isin(("accuracy", "correct", "guessed"))]
     facts = "; ".join(f"{m}: {v:.1%}" for m, v in model_says.groupby("model")["value"].mean().items())
-    return f"## {task}\n\n{text}\n\n{markdown_table(summary)}" + (
-        f"\n\nThe model itself is right: {facts}." if facts else ""
-    )
+    parts = [f"## {task}", text, markdown_table(summary)]
+    parts += [f"The model itself is right: {facts}."] if facts else []
+    parts += [
+        part
+        for model, lines in layers_tables(per_layer, planned.metrics[0], more)
+        for part in (f"{label} of each layer, {model}:", lines)
+    ]
+    published = published_table(task)
+    parts += ["What papers report on models of their own:", published] if published else []
+    return "\n\n".join(parts) + left_out
 
 
 def main() -> None:
@@ -114,23 +155,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--page", type=Path, help="write the page of the documentation here")
     parser.add_argument("--limit", type=int, help="most samples of a task")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where runs are stored")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[row[0] for row in PLAN], help="these tasks")
+    parser.add_argument("--only", nargs="+", default=[one.task for one in PLAN], help="these tasks")
     parser.add_argument("--redraw", action="store_true", help="run nothing, make the page of what is complete")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = [row for row in PLAN if row[0] in options.only]
+    plan = [one for one in PLAN if one.task in options.only]
     work = [
-        (one, model, methods, most)
-        for task, methods, most, dev, _, _ in plan
-        for one in ((task,) if dev is None else (dev, task))
+        (task, model, one.methods, one.most)
+        for one in plan
+        for task in (*((one.dev[0],) if one.dev else ()), one.task)
         for model in present(task)
     ]
     with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=1) as pool:
         work = [] if options.redraw else work
-        for line in pool.imap_unordered(functools.partial(judge, options.out, options.limit), work):
+        for line in pool.imap_unordered(functools.partial(judge, options.out, options.limit, options.overwrite), work):
             print(line, flush=True)
-    parts = [part_of_page(options.out, task, dev, by, metrics) for task, _, _, dev, by, metrics in plan]
+    parts = [part_of_page(options.out, one) for one in plan]
     page = PAGE.format(command="python -m benchmarks.evaluation", parts="\n\n".join(parts))
     if options.page:
         options.page.write_text(page, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""What papers report for the tasks, on models of their own: for orientation, not to be compared digit by digit."""
+
+from __future__ import annotations
+
+LATIM = "LaTIM (arXiv 2502.15612)"
+MAMBA_LRP = "MambaLRP (arXiv 2406.07592)"
+
+#: Task → heads of the columns and lines: method, model, figures, source.
+PUBLISHED: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
+    "copying": (
+        "AUC / AP / recall@K",
+        (
+            ("Mamba-Attention", "Mamba-1", ".84 / .36 / .22", LATIM),
+            ("MambaLRP", "Mamba-1", ".40 / .22 / .20", LATIM),
+            ("LaTIM-ALTI, its best", "Mamba-1", ".86 / .47 / .36", LATIM),
+            ("Mamba-Attention", "Mamba-2", ".79 / .49 / .39", LATIM),
+            ("LaTIM ℓ2, its best", "Mamba-2", ".98 / .86 / .74", LATIM),
+        ),
+    ),
+    "alignment": (
+        "AER, German-English of RWTH",
+        (
+            ("Mamba-Attention", "both", ".84 to .85", LATIM),
+            ("LaTIM ℓ2", "both", ".44 to .52", LATIM),
+            ("ALTI-Logit", "both", ".63 to .69", LATIM),
+            ("MambaLRP", "both", ".47", LATIM),
+        ),
+    ),
+    "sentiment": (
+        "ΔA_F on SST-2",
+        (
+            ("MambaLRP", "Mamba-130M", "1.157", MAMBA_LRP),
+            ("LRP with frozen norms alone", "Mamba-130M", "0.820", MAMBA_LRP),
+            ("Mamba-Attribution", "Mamba-130M", "0.341", MAMBA_LRP),
+        ),
+    ),
+}
+
+
+def published_table(task: str) -> str:
+    """Return a Markdown table of what papers report for a task, or nothing."""
+    if task not in PUBLISHED:
+        return ""
+    head, lines = PUBLISHED[task]
+    rows = [("published", "model", head, "in"), ("---", "---", "---", "---"), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
