@@ -49,11 +49,16 @@ def test_a_contrast_is_the_difference_of_two_explanations(loaded, method):
 
 
 def test_without_a_method_the_question_decides(loaded):
-    assert mambascope.explain(*loaded, TEXT).method == "latim"
+    assert mambascope.explain(*loaded, TEXT).method == "mamba-lrp"
+    assert mambascope.explain(*loaded, TEXT, layer=0).method == "latim"
+    assert mambascope.explain(*loaded, TEXT, targets="all").method == "latim"
+    assert mambascope.explain(loaded[0].base_model, loaded[1], TEXT).method == "latim", "nothing is predicted"
     assert mambascope.explain(*loaded, TEXT, target="e").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, target="e", foil="t").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, continuation=" to").method == "mamba-lrp"
     assert default_method(stock_transformer("gpt2"), target="e") == "alti-logit"
+        "refused later"
+    )
 
 
 def test_a_continuation_is_explained_as_a_whole(loaded):

@@ -41,11 +41,20 @@ def test_json_is_one_object_with_the_scores_of_the_library(run, checkpoint):
     printed = json.loads(out)
     result = mambascope.explain(*mambascope.load(checkpoint), TEXT)
     assert printed["tokens"] == list(result.tokens)
-    assert printed["method"] == "latim"
+    assert printed["method"] == "mamba-lrp"
     assert printed["position"] == len(result.tokens) - 1
     assert printed["scores"] == pytest.approx(result.row().tolist(), rel=1e-4)
-    assert len(printed["layers"]) == 2
+    assert [layer["layer"] for layer in printed["layers"]] == ["all"]
     assert 0 < printed["diagnostics"]["reconstruction_error"] < 1e-5
+
+
+def test_a_page_shows_every_position_and_so_another_method_than_one_prediction(run, checkpoint, tmp_path):
+    for end, expected in ((".html", "latim"), (".json", "mamba-lrp")):
+        code, out, _ = run("explain", TEXT, "--model", checkpoint, "--out", tmp_path / f"out{end}")
+        assert code == 0
+        assert expected in out
+    code, out, _ = run("explain", TEXT, "--model", checkpoint, "--layer", "0")
+    assert "latim" in out
 
 
 @pytest.mark.parametrize("method", [name for name, m in mambascope.METHODS.items() if "scan" in m.kinds])

@@ -67,7 +67,7 @@ def test_a_range_of_layers(loaded):
 
 
 def test_one_layer(loaded):
-    both, last = mambascope.explain(*loaded, TEXT), mambascope.explain(*loaded, TEXT, layer=-1)
+    both, last = mambascope.explain(*loaded, TEXT, method="latim"), mambascope.explain(*loaded, TEXT, layer=-1)
     assert last.axes["layer"] == (1,)
     assert torch.equal(last.row(), both.row(layer=1))
 

@@ -50,21 +50,19 @@ def explain(
         raise InputError("the text is empty; pass at least one word")
     number = _layer(layer)
     _check_out(out)
-    every = "position" if targets == "auto" else targets
     if method is not None:  # what can be refused before the model is loaded
-        check_asked([find_method(method)], number, every, compat)
+        check_asked([find_method(method)], number, "position" if targets == "auto" else targets, compat)
         check_heard([find_method(method)], question["target"], question["foil"])
     model, tokenizer = load()
-    named = {key: question[key] for key in ("target", "foil", "continuation")}
-    chosen = find_method(method or default_method(model, **named))
-    check_asked([chosen], number, every, compat)
     suffix = out.suffix.lower() if out else ""
-    if targets == "auto":
-        _, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
-        shown = suffix in (".html", ".safetensors", *FIGURES) and len(pieces) <= EVERY_TARGET
-        whole = chosen.scope == "model" and chosen.whole_map is None
-        targets = "all" if shown and not whole and compat == "published" else "position"
-    names = [chosen.name, *(_switches(chosen, model, targets) if suffix == ".html" else ())]
+    shown = targets == "all" or (targets == "auto" and _every_position(model, tokenizer, text, suffix, compat))
+    every: Literal["position", "all"] = "all" if shown else "position"
+    named = {key: question[key] for key in ("target", "foil", "continuation")}
+    chosen = find_method(method or default_method(model, **named, layer=number, targets=every))
+    if targets == "auto" and chosen.scope == "model" and chosen.whole_map is None:
+        every = "position"
+    check_asked([chosen], number, every, compat)
+    names = [chosen.name, *(_switches(chosen, model, every) if suffix == ".html" else ())]
     with LateProgress("explaining") as progress:
         results = explain_methods(
             model,
@@ -72,7 +70,7 @@ def explain(
             text,
             methods=names,
             layer=number,
-            targets=targets,
+            targets=every,
             compat=compat,
             **question,
             progress=progress,
@@ -90,6 +88,14 @@ def explain(
             write(results, out)
         if not as_json:
             print(f"written   {out}" + (", to open in a browser" if suffix == ".html" else ""))
+
+
+def _every_position(model: Any, tokenizer: Any, text: str, suffix: str, compat: str) -> bool:
+    """Return whether a file of this kind shows every position of this text unless told otherwise."""
+    if suffix not in (".html", ".safetensors", *FIGURES) or compat != "published":
+        return False
+    _, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
+    return len(pieces) <= EVERY_TARGET
 
 
 def write(results: list[Attribution], path: Path) -> None:

@@ -23,8 +23,9 @@ Every method scores source tokens. Those *per layer* explain a position and give
 explain a number read from the output (a next token's logit unless you ask otherwise: `target`, `foil`, `continuation`)
 or, where they ask for none, a position. *Time* is for one target as the text grows; softmax attention itself is
 quadratic. *Released* methods take `compat="released"`, which does what the paper's code does where it differs from its
-formulas. The default is `{default}`, and `{answer}` where a target, foil or continuation is named (`alti-logit` for
-Transformers); [agreement.md](agreement.md) says why.
+formulas. The default is `{answer}` (`alti-logit` for Transformers), which explains what is predicted, and `{default}`
+for single layers, for all positions and for models without a head; [evaluation.md](evaluation.md) and
+[agreement.md](agreement.md) say why.
 
 | method | shows | of | reads | needs | time | signed | released | paper |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -44,7 +45,7 @@ def print_methods(*, markdown: bool = False) -> None:
         lines.append(f"{name}\n", style="bold")
         lines.append(f"  {title}\n")
         lines.append(f"  {scope} · {reads} · {needs} · {time} · {sign}\n  {paper}\n", style="dim")
-    lines.append(f"The default is {DEFAULT_METHOD}; where a target or foil is named, {DEFAULT_ANSWERS[0]}.")
+    lines.append(f"The default is {DEFAULT_ANSWERS[0]}; for single layers and for all positions, {DEFAULT_METHOD}.")
     Console().print(lines, highlight=False)
 
 
@@ -70,4 +71,4 @@ def facts(method: Method) -> tuple[str, ...]:
 
 
 def _bold(method: Method, cells: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"**{cells[0]}**" if method.name == DEFAULT_METHOD else cells[0], *cells[1:])
+    return (f"**{cells[0]}**" if method.name in (DEFAULT_METHOD, DEFAULT_ANSWERS[0]) else cells[0], *cells[1:])

@@ -24,12 +24,12 @@ from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
 
-#: The method that explains a position when none is named: of all it agrees best with interventions in the size of its
-#: scores (docs/agreement.md).
+#: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
+#: agrees best with interventions in the size of its scores (docs/agreement.md).
 DEFAULT_METHOD = "latim"
 
-#: The methods that explain what was asked about, a target, a foil or a continuation, when none is named, the first that
-#: can read the model: they agree best with interventions in sign (docs/agreement.md).
+#: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
+#: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
 DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
 
 
@@ -57,8 +57,8 @@ def explain(
         model: A stock model of a supported family, as `load` returns it.
         tokenizer: Its tokenizer.
         text: What the model reads.
-        method: Name of a method, see `METHODS`. By default `latim` for a position; where a target, a foil or a
-            continuation is named, `mamba-lrp` (`alti-logit` for Transformers).
+        method: Name of a method, see `METHODS`. By default `mamba-lrp` (`alti-logit` for Transformers), which explains
+            what is predicted; `latim` for single layers, for all positions, and for models without a head.
         target: The token to explain in place of the likeliest one, as text (one token, its leading space included) or
             id; of a classifier, the class, by name or number.
         foil: A token or class to contrast with: explain the target's logit minus the foil's.
@@ -82,7 +82,7 @@ def explain(
         model,
         tokenizer,
         text,
-        methods=[method or default_method(model, target, foil, continuation)],
+        methods=[method or default_method(model, target, foil, continuation, layer=layer, targets=targets)],
         target=target,
         foil=foil,
         continuation=continuation,
@@ -237,13 +237,29 @@ def check_heard(methods: Sequence[Method], target: str | int | None, foil: str |
 
 
 def default_method(
-    model: nn.Module, target: str | int | None = None, foil: str | int | None = None, continuation: str | None = None
+    model: nn.Module,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    continuation: str | None = None,
+    *,
+    layer: int | slice | Literal["all"] = "all",
+    targets: Literal["position", "all"] = "position",
 ) -> str:
-    """Return the method that explains when none is named."""
-    if target is None and foil is None and continuation is None:
+    """Return the method that explains when none is named; arguments as in `explain`."""
+    named = target is not None or foil is not None or continuation is not None
+    if not named and (layer != "all" or targets == "all" or not has_head(model)):
         return DEFAULT_METHOD
     kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
     return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
+
+
+def has_head(model: nn.Module) -> bool:
+    """Return whether a model predicts something, so that there is a number to explain."""
+    if isinstance(getattr(model, "head", None), nn.Module):
+        return True
+    return isinstance(model, PreTrainedModel) and (
+        model.base_model is not model or model.get_output_embeddings() is not None
+    )
 
 
 def _scores(
