@@ -1,13 +1,19 @@
 """Word alignment: gold files read to the letter or refused with line and reason; perfect scores give AER 0."""
 
+import dataclasses
+import pickle
+import zipfile
+
 import pytest
 import torch
 
 from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import read_hansards
+from mambascope.evaluate.data.pharaoh_gold import BICICI, read_bicici, read_linked_pairs, read_pharaoh
 from mambascope.evaluate.score_rows import ScoredRows
 from mambascope.evaluate.task import Sample
 from mambascope.evaluate.tasks import alignment as alignment_module
+from mambascope.evaluate.tasks import find_task
 from mambascope.evaluate.tasks.alignment import Alignment, pieces
 from models import stock_model
 
@@ -71,6 +77,92 @@ def test_an_absent_file_or_data_folder_is_said(tmp_path, monkeypatch):
         Alignment().samples(1)
 
 
+def write_plain(folder, source="das haus schläft .\nja !\n", target="the house sleeps .\nyes !\n", links="0-0 3-3\n\n"):
+    for suffix, content in ((".src", source), (".tgt", target), (".links", links)):
+        (folder / f"own.v1{suffix}").write_bytes(content.encode())
+    return folder / "own.v1"
+
+
+def test_plain_gold_is_read_source_first(tmp_path):
+    links = "0-1 1-2-P 2?3 0-3-P 3-0-S 1-2 \n\t\n"
+    first, second = read_pharaoh(
+        write_plain(tmp_path, source="\ufeffdas haus\u00a0x schläft\t.\r\nja !\r\n", links=links)
+    )
+    assert first.source == ("das", "haus\u00a0x", "schläft", ".")
+    assert first.target == ("the", "house", "sleeps", ".")
+    assert first.sure == {(1, 0), (0, 3), (2, 1)}, "what is sure once is sure"
+    assert first.possible - first.sure == {(3, 2), (3, 0)}
+    assert (second.number, second.possible, second.left_out) == ("2", frozenset(), ())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"links": "0-0\n0~0\n"}, r"own\.v1\.links line 2: '0~0' is not a link"),
+        ({"links": "0-0-Q\n\n"}, r"own\.v1\.links line 1: '0-0-Q' is not a link"),
+        ({"links": "3-2 4-0\n\n"}, r"own\.v1\.links line 1: link 4-0 is outside sentences of 4 target and 4 source"),
+        ({"links": "0-0\n0-2\n"}, r"own\.v1\.links line 2: link 0-2 is outside"),
+        ({"links": "0-0\n"}, r"own\.v1\.src has 2, .*own\.v1\.tgt has 2, .*own\.v1\.links has 1"),
+        ({"target": "the house sleeps .\n \n"}, r"own\.v1\.tgt line 2 is empty"),
+        ({"source": "", "target": "", "links": ""}, r"own\.v1\.src holds no sentences"),
+    ],
+)
+def test_damaged_plain_gold_is_refused_with_file_line_and_reason(tmp_path, damage, words):
+    with pytest.raises(InputError, match=words) as caught:
+        read_linked_pairs(write_plain(tmp_path, **damage))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_reads_the_users_own_pairs_of_either_kind(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAMBASCOPE_DATA", raising=False)
+    plain, hansards = str(write_plain(tmp_path)), str(write(tmp_path))
+    task = dataclasses.replace(Alignment(), source=plain)
+    assert [one.id for one in task.samples(None)] == ["1", "2"]
+    assert task.samples(1)[0].data["source"] == ["das", "haus", "schläft", "."]
+    other = find_task("alignment-de-en", hansards)
+    assert other.samples(1)[0].data["source"] == ["the", "house", "sleeps", "."]
+    assert task.data_hash() == pickle.loads(pickle.dumps(task)).data_hash() != other.data_hash()
+    with pytest.raises(InputError, match=r"but neither \.links nor \.align is there"):
+        dataclasses.replace(task, source=str(tmp_path / "absent")).samples(None)
+    for suffix in (".e", ".f", ".align"):
+        (tmp_path / f"gold{suffix}").rename(tmp_path / f"own.v1{suffix}")
+    with pytest.raises(InputError, match="but both kinds are there"):
+        task.samples(None)
+
+
+def write_zip(path, links="0-0 1-1\n0-0\n", english="yes !\nno\n"):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in zip(BICICI, ("\ufeffja !\nnein\n", english, links), strict=True):
+            archive.writestr(name, content)
+    return path
+
+
+def test_only_the_link_that_is_known_to_be_damaged_is_dropped(tmp_path):
+    path = write_zip(tmp_path / "gold.zip", "0-0 1-2\n0-0\n")
+    with pytest.raises(
+        InputError, match=r"gold\.zip/German-English_WordAlignment/de-en\.wa line 1: link 1-2 is outside"
+    ):
+        read_bicici(path)
+    with pytest.raises(InputError, match="link 1-2 is outside"):
+        read_bicici(path, {2: frozenset({"1-2"})})
+    first, second = read_bicici(path, {1: frozenset({"1-2", "0-0"})})
+    assert first.source == ("ja", "!"), "without the byte-order mark"
+    assert (first.sure, first.left_out) == (frozenset({(0, 0)}), ("1-2",)), (
+        "a link that is there is kept, listed or not"
+    )
+    assert (second.sure, second.left_out) == (frozenset({(0, 0)}), ())
+
+
+def test_a_zip_that_is_none_or_lacks_a_file_is_refused(tmp_path):
+    (tmp_path / "none.zip").write_text("no zip")
+    with zipfile.ZipFile(tmp_path / "part.zip", "w") as archive:
+        archive.writestr(BICICI[0], "ja")
+    for name in ("none", "part", "absent"):
+        with pytest.raises(InputError, match=rf"{name}\.zip could not be read: .*\w") as caught:
+            read_bicici(tmp_path / f"{name}.zip")
+        assert "\n" not in str(caught.value)
+
+
 def sample(tmp_path):
     pair = read_hansards(write(tmp_path))[0]
     return Sample(
@@ -130,7 +222,26 @@ def test_words_that_make_no_token_are_refused():
 @pytest.mark.data
 def test_the_hansards_are_complete(data, monkeypatch):
     monkeypatch.setenv("MAMBASCOPE_DATA", str(data))
-    test, dev = Alignment().samples(None), Alignment(part="dev").samples(None)
+    test, dev = Alignment().samples(None), Alignment(gold="hansards-dev").samples(None)
     assert (len(test), len(dev)) == (447, 37)
     assert sum(len(one.data["sure"]) for one in test) == 4038
     assert sum(len(one.data["possible"]) for one in test) == 4038 + 13400
+
+
+@pytest.mark.data
+def test_the_german_english_gold_is_complete_but_for_one_link(data, monkeypatch):
+    monkeypatch.setenv("MAMBASCOPE_DATA", str(data))
+    samples = find_task("alignment-de-en").samples(None)
+    assert (samples[0].data["source"][:2], samples[0].data["target"][:2]) == (
+        ["herr", "präsident"],
+        ["mr", "president"],
+    )
+    assert len(samples) == 100
+    assert sum(len(one.data["sure"]) for one in samples) == 1232
+    assert all(one.data["sure"] == one.data["possible"] for one in samples)
+    assert {one.id: one.data["left_out"] for one in samples if "left_out" in one.data} == {"63": ["12-16"]}
+    path = data / "align_deen_bicici" / "German-English_WordAlignment.zip"
+    with pytest.raises(
+        InputError, match=r"de-en\.wa line 63: link 12-16 is outside sentences of 13 target and 13 source"
+    ):
+        read_bicici(path, {})

@@ -7,6 +7,7 @@ Three files side by side: `.e` and `.f` hold a sentence a line, `<s snum=1> word
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class LinkedPair:
         target: Words translated to.
         sure: Links (target, source) that must be found.
         possible: Links that are no mistake; those that are sure are among them.
+        left_out: Links of the file, as they stand there, that are known to be damaged and were dropped.
     """
 
     number: str
@@ -33,6 +35,39 @@ class LinkedPair:
     target: tuple[str, ...]
     sure: frozenset[tuple[int, int]]
     possible: frozenset[tuple[int, int]]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link as it stands in a file: its text, the words it joins, and whether it is sure."""
+
+    text: str
+    target: int
+    source: int
+    sure: bool
+
+    def is_outside(self, source: tuple[str, ...], target: tuple[str, ...]) -> bool:
+        """Return whether it points past a sentence's end."""
+        return self.target >= len(target) or self.source >= len(source)
+
+
+def linked_pair(
+    number: str, source: tuple[str, ...], target: tuple[str, ...], links: Iterable[Link], place: str
+) -> LinkedPair:
+    """Return the pair; a link that stands there twice is sure if it is so once.
+
+    Raises:
+        InputError: naming `place`, a file and line, if a link points past a sentence's end.
+    """
+    links = list(links)
+    for link in links:
+        if link.is_outside(source, target):
+            raise InputError(
+                f"{place}: link {link.text} is outside sentences of {len(target)} target and {len(source)} source words"
+            )
+    sure = frozenset((link.target, link.source) for link in links if link.sure)
+    return LinkedPair(number, source, target, sure, frozenset((link.target, link.source) for link in links))
 
 
 def read_hansards(stem: Path) -> list[LinkedPair]:
@@ -42,27 +77,44 @@ def read_hansards(stem: Path) -> list[LinkedPair]:
         InputError: naming file and line, if one is absent, damaged, of another length, or links words that are not
             there.
     """
-    english, french, links = (_lines(stem.with_suffix(suffix)) for suffix in (".e", ".f", ".align"))
+    paths = [beside(stem, suffix) for suffix in (".e", ".f", ".align")]
+    english, french, links = map(read_lines, paths)
     if not len(english) == len(french) == len(links):
         raise InputError(
             f"{stem}.e, .f and .align belong line to line, but have {len(english)}, {len(french)} and {len(links)}"
         )
     pairs = []
     for line, (source_text, target_text, link_text) in enumerate(zip(english, french, links, strict=True), start=1):
-        number, source = _sentence(source_text, stem.with_suffix(".e"), line)
-        other, target = _sentence(target_text, stem.with_suffix(".f"), line)
+        number, source = _sentence(source_text, paths[0], line)
+        other, target = _sentence(target_text, paths[1], line)
         if number != other:
             raise InputError(f"{stem}.f line {line} is sentence {other} where {stem}.e has {number}")
-        sure, possible = _links(link_text, len(target), len(source), stem.with_suffix(".align"), line)
-        pairs.append(LinkedPair(number, source, target, sure, possible))
+        place = f"{paths[2]} line {line}"
+        pairs.append(linked_pair(number, source, target, (_link(text, place) for text in link_text.split()), place))
     return pairs
 
 
-def _lines(path: Path) -> list[str]:
+def beside(stem: Path, suffix: str) -> Path:
+    """Return the file of this suffix; points in the stem are part of its name."""
+    return stem.with_name(stem.name + suffix)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file in UTF-8; a byte-order mark before them does not count.
+
+    Raises:
+        InputError: if it cannot be read or is no UTF-8.
+    """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return text_lines(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} could not be read: {error}") from error
+
+
+def text_lines(content: bytes) -> list[str]:
+    """Return the lines of text in UTF-8; they end where an editor ends them and at no rarer character."""
+    lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _sentence(text: str, path: Path, line: int) -> tuple[str, tuple[str, ...]]:
@@ -72,20 +124,8 @@ def _sentence(text: str, path: Path, line: int) -> tuple[str, tuple[str, ...]]:
     return found[1], tuple(found[2].split())
 
 
-def _links(
-    text: str, targets: int, sources: int, path: Path, line: int
-) -> tuple[frozenset[tuple[int, int]], frozenset[tuple[int, int]]]:
-    sure, possible = set(), set()
-    for link in text.split():
-        found = LINK.match(link)
-        if not found:
-            raise InputError(f"{path} line {line}: {link!r} is not a link 'target-source' or 'target-source-P'")
-        pair = int(found[1]), int(found[2])
-        if pair[0] >= targets or pair[1] >= sources:
-            raise InputError(
-                f"{path} line {line}: link {link} is outside sentences of {targets} target and {sources} source words"
-            )
-        possible.add(pair)
-        if not found[3]:
-            sure.add(pair)
-    return frozenset(sure), frozenset(possible)
+def _link(text: str, place: str) -> Link:
+    found = LINK.match(text)
+    if not found:
+        raise InputError(f"{place}: {text!r} is not a link 'target-source' or 'target-source-P'")
+    return Link(text, int(found[1]), int(found[2]), not found[3])

@@ -20,7 +20,8 @@ TASKS: dict[str, Task] = {
         Copying(name="copying-dev", per_length=5, seed=1),
         Induction(),
         Alignment(),
-        Alignment(name="alignment-dev", part="dev"),
+        Alignment(name="alignment-dev", gold="hansards-dev"),
+        Alignment(name="alignment-de-en", gold="bicici", default_models=("zoo/translation-de-en-mamba2",)),
         Retrieval(),
         Sentiment(),
     )

@@ -6,13 +6,17 @@ the source, is merged from pieces to words, and each target word is linked to it
 `predicts`, that of the position before it, where it is predicted; `stands`, that of the position where it is read,
 which knows what word it is (Chen et al., arXiv 2004.14837). Both are reported for every layer and for the whole model;
 methods that explain a logit have rows of the first kind only. Choose on the development pairs, report on the others.
+
+English-French are the Hansards, with a development part; German-English are 100 pairs of Europarl with sure links only
+(Bicici 2011), on which nothing is chosen: of its 1,233 links one points past its sentence's end and is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +24,7 @@ import torch
 from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import LinkedPair, read_hansards
 from mambascope.evaluate.data.folder import data_file
+from mambascope.evaluate.data.pharaoh_gold import read_bicici, read_linked_pairs
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import extract_links
 from mambascope.evaluate.metrics.word_scores import word_scores
@@ -32,6 +37,12 @@ from mambascope.trace import capture
 
 READINGS = ("predicts", "stands")
 RULES = ("target", "intersection")
+#: Pairs of the data folder that people have linked.
+GOLD: dict[str, Callable[[], list[LinkedPair]]] = {
+    "hansards": lambda: _hansards("test", "test"),
+    "hansards-dev": lambda: _hansards("dev", "trial"),
+    "bicici": lambda: read_bicici(data_file("align_deen_bicici", "German-English_WordAlignment.zip")),
+}
 COUNTS = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
 
 
@@ -40,11 +51,15 @@ class Alignment:
     """The task.
 
     Attributes:
-        part: `test` (447 pairs) or `dev` (37 pairs) of the Hansards.
+        gold: Pairs of the data folder: `hansards` (447, English-French), `hansards-dev` (37), or `bicici` (100,
+            German-English).
+        source: A user's own pairs instead: the path that three files begin with, `.src`, `.tgt` and `.links`
+            (`data/pharaoh_gold.py`) or `.e`, `.f` and `.align` (`data/alignment_gold.py`).
     """
 
     name: str = "alignment"
-    part: str = "test"
+    gold: str = "hansards"
+    source: str | None = None
     default_models: Sequence[str] = ("zoo/translation-en-fr-mamba", "zoo/translation-en-fr-mamba2")
     metrics: Sequence[Metric] = tuple(
         Metric(f"{count}:{reading}-{rule}") for reading in READINGS for rule in RULES for count in COUNTS
@@ -60,7 +75,8 @@ class Alignment:
                     "target": list(pair.target),
                     "sure": sorted(map(list, pair.sure)),
                     "possible": sorted(map(list, pair.possible)),
-                },
+                }
+                | ({"left_out": list(pair.left_out)} if pair.left_out else {}),
             )
             for pair in self._pairs()[:limit]
         ]
@@ -107,8 +123,11 @@ class Alignment:
         return rows
 
     def _pairs(self) -> list[LinkedPair]:
-        stem = {"test": ("test", "test"), "dev": ("dev", "trial")}[self.part]
-        return read_hansards(data_file("align_enfr_hansards", stem[0], f"{stem[1]}.align").with_suffix(""))
+        return GOLD[self.gold]() if self.source is None else read_linked_pairs(Path(self.source))
+
+
+def _hansards(folder: str, stem: str) -> list[LinkedPair]:
+    return read_hansards(data_file("align_enfr_hansards", folder, f"{stem}.align").with_suffix(""))
 
 
 def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
