@@ -1,10 +1,11 @@
 """The yardstick of word alignment: a classical aligner trained on the text that the translation models were trained on.
 
-    python -m benchmarks.classical_aligner [--limit N]
+    python -m benchmarks.classical_aligner [--pair de-en] [--limit N]
 
-eflomal (Östling & Tiedemann 2016; `pip install eflomal`) aligns the Tatoeba and novels pairs of the models' training
-text together with the Hansards' test pairs, which it sees unaligned, as aligners do. AER of its two directions and
-their symmetrisations against people's links, on the same 447 pairs as the task `alignment`.
+eflomal (Östling & Tiedemann 2016; `pip install eflomal`) aligns the models' training pairs (English-French: Tatoeba
+and novels; German-English: Tatoeba) together with the test pairs of the task `alignment` or `alignment-de-en`, which it
+sees unaligned, as aligners do. AER of its two directions and their symmetrisations against people's links, on the test
+pairs.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from pathlib import Path
 import eflomal
 import torch
 from training.corpus import data_folder
-from training.parallel_text import read_novels, read_tatoeba, split, with_lowered
+from training.language_pairs import PAIRS
 
 from mambascope.evaluate.metrics.alignment_error_rate import AlignmentCounts, alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import grow_diag_final_and
-from mambascope.evaluate.tasks.alignment import Alignment
+from mambascope.evaluate.tasks import find_task
+
+#: Whose people's links each pair of languages is judged by.
+TASKS = {"en-fr": "alignment", "de-en": "alignment-de-en"}
 
 
 def links(path: Path, pairs: int) -> list[list[tuple[int, int]]]:
@@ -33,15 +37,17 @@ def links(path: Path, pairs: int) -> list[list[tuple[int, int]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", choices=TASKS, default="en-fr", help="languages (default: en-fr)")
     parser.add_argument("--limit", type=int, help="only so many training pairs")
     options = parser.parse_args()
     data = data_folder()
     os.environ.setdefault("MAMBASCOPE_DATA", str(data))
     started = time.perf_counter()
-    training = with_lowered(split(read_tatoeba(data), read_novels(data)).training)[: options.limit]
-    gold = Alignment().samples(None)
-    sources = [pair.english for pair in training] + [" ".join(sample.data["source"]) for sample in gold]
-    targets = [pair.french for pair in training] + [" ".join(sample.data["target"]) for sample in gold]
+    languages = PAIRS[options.pair]
+    training = languages.written(languages.split(data).training)[: options.limit]
+    gold = find_task(TASKS[options.pair]).samples(None)
+    sources = [pair.source for pair in training] + [" ".join(sample.data["source"]) for sample in gold]
+    targets = [pair.target for pair in training] + [" ".join(sample.data["target"]) for sample in gold]
     with tempfile.TemporaryDirectory() as folder:
         forward, backward = Path(folder, "forward"), Path(folder, "backward")
         eflomal.Aligner().align(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import copying, loop, parallel_text, retrieval, sentiment, translation_data, zoo
+from training import copying, loop, parallel_text, retrieval, sentiment, spacing, translation_data, zoo
 from training.architectures import build, configuration
 from training.bundled_start import bundled
 from training.decode import beam, greedy
+from training.language_pairs import PAIRS as LANGUAGES
 from training.mimetic import start_recall
 from training.parallel_text import Pair
 from training.scans import fast_scans
+
+from mambascope.evaluate.tasks import find_task
 
 # transformers says once per process that it runs without CUDA kernels
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers.*")
@@ -63,41 +69,117 @@ def small(family: str, vocabulary: int) -> PreTrainedModel:
         ("Il est 2.30, dit M. Dupont…", True, "Il est 2.30 , dit M. Dupont …"),
     ],
 )
-def test_words_and_punctuation_are_parted(text: str, french: bool, spaced: str) -> None:
-    assert parallel_text.spaced(text, french) == spaced
-    assert parallel_text.spaced(spaced, french) == spaced
+def test_words_and_punctuation_are_parted_as_in_the_hansards(text: str, french: bool, spaced: str) -> None:
+    assert spacing.hansards(text, french) == spaced
+    assert spacing.hansards(spaced, french) == spaced
 
 
-def test_french_is_put_together_again() -> None:
-    assert parallel_text.joined("L' homme n' est - il pas là ?") == "L'homme n'est-il pas là ?"
-    assert parallel_text.joined("Donne - moi du temps .") == "Donne-moi du temps."
+@pytest.mark.parametrize(
+    ("text", "english", "spaced"),
+    [
+        ("Mr. Barnier's six-year plan doesn't work.", True, "mr barnier 's six-year plan doesn 't work ."),
+        ("At 2:30 p.m., my parents’ house!", True, "at 2:30 p.m. , my parents ' house !"),
+        ("week ' s 13% , “yes”", True, "week ' s 13 % , “ yes ”"),
+        ("„Geht’s?“, fragte Dr. Öl am 20. Mai.", False, "„ geht 's ? “ , fragte dr . öl am 20. mai ."),
+        ("Der EU-Haus\u00adhalt – 1.000,50\u202f€", False, "der eu-haushalt – 1.000,50 €"),
+    ],
+)
+def test_words_and_punctuation_are_parted_as_in_europarl(text: str, english: bool, spaced: str) -> None:
+    assert spacing.europarl(text, english) == spaced
+    assert spacing.europarl(spaced, english) == spaced
+
+
+@pytest.mark.data
+def test_german_english_training_text_is_spaced_as_the_gold_is(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBASCOPE_DATA", str(data))
+    gold = find_task("alignment-de-en").samples(None)
+    assert len(gold) == 100
+    for sample in gold:
+        for side, english in (("source", False), ("target", True)):
+            assert spacing.europarl(" ".join(sample.data[side]), english).split() == sample.data[side]
+
+
+def test_sentences_are_put_together_again() -> None:
+    assert spacing.joined_french("L' homme n' est - il pas là ?") == "L'homme n'est-il pas là ?"
+    assert spacing.joined_french("Donne - moi du temps .") == "Donne-moi du temps."
+    assert spacing.joined_english("mr barnier 's plan doesn 't work , does it ?") == (
+        "mr barnier's plan doesn't work, does it?"
+    )
 
 
 def test_no_held_out_sentence_is_trained_on_in_either_language() -> None:
-    parts = parallel_text.split(PAIRS, always_training=[Pair("Novel .", "je vois 3 chats ."), Pair("A .", "B .")])
+    novel = [Pair(f"Novel {k} .", pair.target) for k, pair in enumerate(PAIRS)]
+    parts = parallel_text.split(PAIRS, always_training=[*novel, Pair("A .", "B .")])
     assert len(parts.validation) + len(parts.test) > 5
-    for side in ("english", "french"):
+    for side in ("source", "target"):
         trained = {parallel_text.sentence_key(getattr(pair, side)) for pair in parts.training}
         for held in (parts.validation, parts.test):
             assert not trained & {parallel_text.sentence_key(getattr(pair, side)) for pair in held}
     validated, tested = (
-        {parallel_text.sentence_key(p.english) for p in part} for part in (parts.validation, parts.test)
+        {parallel_text.sentence_key(p.source) for p in part} for part in (parts.validation, parts.test)
     )
     assert not validated & tested
     assert Pair("A .", "B .") in parts.training
     again = parallel_text.split(list(reversed(PAIRS)))
-    assert {p.english for p in again.test} == {p.english for p in parts.test}
+    assert {p.source for p in again.test} == {p.source for p in parts.test}
+
+
+def tatoeba(folder: Path, archive: str, member: str, lines: Iterable[tuple[str, str]]) -> Path:
+    """Write a small Tatoeba archive into a data folder."""
+    (folder / "par_tatoeba").mkdir(parents=True)
+    with zipfile.ZipFile(folder / "par_tatoeba" / archive, "w") as opened:
+        opened.writestr(member, "".join(f"{english}\t{other}\n" for english, other in lines))
+    return folder
+
+
+def test_german_is_the_source_and_leaks_on_neither_side(tmp_path: Path) -> None:
+    """English sentences repeat in Tatoeba with several German ones: each is trained on or held out as a whole."""
+    german = [(f"I see {k // 3} cats.", f"{what} {k // 3} Katzen!") for k in range(600) for what in ("Ich sehe", "Da")]
+    parts = LANGUAGES["de-en"].split(tatoeba(tmp_path, "deu-eng.zip", "deu.txt", german))
+    assert Pair("da 7 katzen !", "i see 7 cats .") in parts.training + parts.validation + parts.test
+    held = parts.validation + parts.test
+    assert len(held) > 5
+    assert not {pair.target for pair in held} & {pair.target for pair in parts.training}
+    assert not {pair.source for pair in held} & {pair.source for pair in parts.training}
+    assert not {pair.source for pair in parts.validation} & {pair.source for pair in parts.test}
+
+
+def test_pairs_in_company_keep_their_sentences_beside_each_other() -> None:
+    rows = parallel_text.with_company(PAIRS)
+    alone = [row for row in rows if row in PAIRS]
+    together = [row for row in rows if row not in PAIRS]
+    ends = re.compile(r"(?<=[.!]) ")
+    taken_apart = [
+        Pair(*both) for row in together for both in zip(ends.split(row.source), ends.split(row.target), strict=True)
+    ]
+    assert {len(ends.split(row.source)) for row in together[:-1]} == {2, 3}
+    assert sorted(map(str, [*alone, *taken_apart])) == sorted(map(str, PAIRS))
+    assert 0.2 < len(taken_apart) / len(PAIRS) < 0.5
+    assert parallel_text.with_company(list(reversed(PAIRS)))[-3:] == rows[-3:]
+
+
+def test_prepared_text_of_other_languages_is_refused(tmp_path: Path) -> None:
+    lines = [(f"I see {k} cats.", f"Ich sehe {k} Katzen.") for k in range(300)]
+    data, cache = tatoeba(tmp_path / "data", "deu-eng.zip", "deu.txt", lines), tmp_path / "cache"
+    translation_data.prepare(LANGUAGES["de-en"], cache, data)
+    translation_data.prepare(LANGUAGES["de-en"], cache, data)
+    tokenizer, pairs = translation_data.load_tokenizer(cache), translation_data.load_pairs(cache, "training")
+    row = translation_data.load_part(cache, "training").row(0).tolist()
+    assert row == [*tokenizer.encode(f"{pairs[0].source} <sep> {pairs[0].target}", add_special_tokens=False), 0]
+    assert pairs[0].source.endswith("katzen .")
+    with pytest.raises(ValueError, match="holds the text of de-en, not of en-fr"):
+        translation_data.prepare(LANGUAGES["en-fr"], cache, data)
 
 
 @pytest.fixture(scope="module")
 def translation() -> tuple[translation_data.EncodedPairs, translation_data.PreTrainedTokenizerFast]:
-    tokenizer = translation_data.train_tokenizer((text for p in PAIRS for text in (p.english, p.french)), 300)
+    tokenizer = translation_data.train_tokenizer((text for p in PAIRS for text in (p.source, p.target)), 300)
     return translation_data.encode_pairs(PAIRS, tokenizer), tokenizer
 
 
 def test_separator_takes_the_space_before_it(translation: tuple) -> None:
     rows, tokenizer = translation
-    text = f"{PAIRS[0].english} <sep> {PAIRS[0].french}"
+    text = f"{PAIRS[0].source} <sep> {PAIRS[0].target}"
     assert [*tokenizer.encode(text, add_special_tokens=False), 0] == rows.row(0).tolist()
 
 
@@ -105,7 +187,7 @@ def test_loss_is_on_the_target_and_its_end_alone(translation: tuple) -> None:
     rows, tokenizer = translation
     batch = translation_data.padded(rows, [0, 7], length=40)
     for row, learnt, index in zip(batch.rows, batch.learnt, (0, 7), strict=True):
-        target = [*tokenizer.encode(PAIRS[index].french, add_special_tokens=False), translation_data.END]
+        target = [*tokenizer.encode(PAIRS[index].target, add_special_tokens=False), translation_data.END]
         assert row[1:][learnt].tolist() == target
         assert row[: len(rows.row(index))].tolist() == rows.row(index).tolist()
 
@@ -270,6 +352,9 @@ def test_model_of_the_zoo_loads_with_its_tokenizer(name: str) -> None:
     assert len(tokenizer) == model.config.vocab_size
     if name.startswith("copying"):
         assert copying.exactness(model, 16, 8)[0] > 0.95
-    if name.startswith("translation"):
+    if name.startswith("translation-de-en"):
+        prefix = tokenizer.encode("ich bin sehr müde . <sep>", add_special_tokens=False)
+        assert "tired" in tokenizer.decode(greedy(model, [prefix], end=0, most=12)[0])
+    elif name.startswith("translation"):
         prefix = tokenizer.encode("I am happy . <sep>", add_special_tokens=False)
         assert "suis" in tokenizer.decode(greedy(model, [prefix], end=0, most=12)[0])

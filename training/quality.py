@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from training import copying, retrieval, sentiment, translation, translation_data
 from training.corpus import data_folder
-from training.parallel_text import joined
+from training.language_pairs import PAIRS, LanguagePair
 
 
 def copying_quality(model: PreTrainedModel, count: int) -> dict[str, object]:
@@ -25,24 +25,29 @@ def copying_quality(model: PreTrainedModel, count: int) -> dict[str, object]:
 
 
 def translation_quality(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, count: int, beams: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    languages: LanguagePair,
+    cache: Path,
+    count: int,
+    beams: int,
 ) -> dict[str, object]:
-    """Return loss, BLEU and chrF of translations of held-out Tatoeba, each English sentence once.
+    """Return loss, BLEU and chrF of translations of held-out Tatoeba, each source sentence once.
 
-    The references of a sentence are all of its French sentences; `one_reference` scores against the first alone.
+    The references of a sentence are all of its translations; `one_reference` scores against the first alone.
     """
     import sacrebleu
 
     references = defaultdict(list)
     for pair in translation_data.load_pairs(cache, "test"):
-        references[pair.english].append(joined(pair.french))
-    english = list(references)[:: max(1, len(references) // count)]
-    translated = translation.translations(model, tokenizer, english, beams)
-    most = max(len(references[sentence]) for sentence in english)
-    several = [[(references[s][k : k + 1] or [None])[0] for s in english] for k in range(most)]
+        references[pair.source].append(languages.joined(pair.target))
+    sources = list(references)[:: max(1, len(references) // count)]
+    translated = translation.translations(model, tokenizer, languages, sources, beams)
+    most = max(len(references[sentence]) for sentence in sources)
+    several = [[(references[s][k : k + 1] or [None])[0] for s in sources] for k in range(most)]
     score, alone = sacrebleu.metrics.BLEU(), sacrebleu.metrics.BLEU()
     figures: dict[str, object] = {
-        "sentences": len(english),
+        "sentences": len(sources),
         "beams": beams,
         "bleu": score.corpus_score(translated, several).score,
         "bleu_one_reference": alone.corpus_score(translated, several[:1]).score,
@@ -50,7 +55,7 @@ def translation_quality(
         "signature": str(score.get_signature()),
         "nats_per_target_token": translation.held_out_loss(model, translation_data.load_part(cache, "test")),
     }
-    figures["examples"] = [[s, t] for s, t in list(zip(english, translated, strict=True))[:: max(1, len(english) // 8)]]
+    figures["examples"] = [[s, t] for s, t in list(zip(sources, translated, strict=True))[:: max(1, len(sources) // 8)]]
     return figures
 
 
@@ -90,13 +95,15 @@ def main() -> None:
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.folder)
-    data, task = data_folder(options.data), options.folder.name.split("-")[0]
+    data, (task, *rest) = data_folder(options.data), options.folder.name.split("-")
     cache = options.cache or Path("runs") / f"{task}-data"
     if task == "copying":
         figures = copying_quality(model, options.count)
     elif task == "translation":
-        translation_data.prepare(cache, data)
-        figures = translation_quality(model, tokenizer, cache, options.count, options.beams)
+        languages = PAIRS["-".join(rest[:2])]
+        cache = options.cache or languages.cache
+        translation_data.prepare(languages, cache, data)
+        figures = translation_quality(model, tokenizer, languages, cache, options.count, options.beams)
     elif task == "retrieval":
         figures = retrieval_quality(model, tokenizer, cache, data, options.count)
     elif task == "sentiment":

@@ -1,4 +1,4 @@
-"""Train a decoder-only translation model, English to French: `python -m training.translation mamba2`.
+"""Train a decoder-only translation model: `python -m training.translation mamba2` (English to French; `--pair de-en`).
 
 The same command goes on from the last checkpoint; `--steps` and `--decay` may change until the rate begins to fall.
 """
@@ -16,10 +16,11 @@ from training.allocator import keep_pages
 from training.architectures import build, configuration
 from training.corpus import data_folder
 from training.decode import beam, greedy
+from training.language_pairs import PAIRS, LanguagePair
 from training.loop import Batch, Reporting, Settings, masked_loss, train
 from training.loss import mixed_precision
 from training.mimetic import start_recall
-from training.parallel_text import Pair, joined
+from training.parallel_text import Pair
 from training.scans import fast_scans
 from training.translation_data import (
     END,
@@ -40,8 +41,8 @@ ARCHITECTURES = {
     "mamba": {"name": "tiny-mamba", "hidden_size": 224, "num_hidden_layers": 6},
 }
 #: How long the models of the zoo were trained, and for how many of these steps the rate fell.
-STEPS = {"mamba2": 2800, "mamba": 1800}
-DECAY = {"mamba2": 850, "mamba": 600}
+STEPS = {"en-fr-mamba2": 2800, "en-fr-mamba": 1800, "de-en-mamba2": 2400}
+DECAY = {"en-fr-mamba2": 850, "en-fr-mamba": 600, "de-en-mamba2": 800}
 #: Their learning rates while they hold.
 PEAK = {"mamba2": 3e-3, "mamba": 2.5e-3}
 #: Pairs translated at every validation on the way.
@@ -51,8 +52,8 @@ QUICK_PAIRS = 200
 class Translation:
     """Batches of training pairs; the loss and BLEU of held-out ones."""
 
-    def __init__(self, cache: Path, tokens: int, seed: int) -> None:
-        self.batches = PairBatches(load_part(cache, "training"), tokens, seed)
+    def __init__(self, languages: LanguagePair, cache: Path, tokens: int, seed: int) -> None:
+        self.languages, self.batches = languages, PairBatches(load_part(cache, "training"), tokens, seed)
         self.held_out, self.pairs = load_part(cache, "validation"), load_pairs(cache, "validation")
         self.tokenizer = load_tokenizer(cache)
 
@@ -60,11 +61,11 @@ class Translation:
         return self.batches.step(step)
 
     def validate(self, model: PreTrainedModel) -> dict[str, float]:
-        stride = max(1, len(self.pairs) // QUICK_PAIRS)
-        translated = translations(model, self.tokenizer, [pair.english for pair in self.pairs[::stride]])
+        chosen = self.pairs[:: max(1, len(self.pairs) // QUICK_PAIRS)]
+        translated = translations(model, self.tokenizer, self.languages, [pair.source for pair in chosen])
         return {
             "loss": held_out_loss(model, self.held_out),
-            "bleu": bleu(translated, self.pairs[::stride]),
+            "bleu": bleu(translated, chosen, self.languages),
         }
 
 
@@ -87,25 +88,30 @@ def held_out_loss(model: PreTrainedModel, pairs: EncodedPairs, tokens: int = 409
 
 
 def translations(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, english: list[str], beams: int = 1
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    languages: LanguagePair,
+    sources: list[str],
+    beams: int = 1,
 ) -> list[str]:
-    """Return translations of spaced English sentences, as French is written; one beam is greedy."""
-    prefixes = [tokenizer.encode(f"{text} <sep>", add_special_tokens=False) for text in english]
+    """Return translations of spaced sentences, as their language is written; one beam is greedy."""
+    prefixes = [tokenizer.encode(f"{text} <sep>", add_special_tokens=False) for text in sources]
     rows = greedy(model, prefixes, END) if beams == 1 else beam(model, prefixes, END, beams)
-    return [joined(tokenizer.decode(row).strip()) for row in rows]
+    return [languages.joined(tokenizer.decode(row).strip()) for row in rows]
 
 
-def bleu(translated: list[str], pairs: list[Pair]) -> float:
-    """Return sacrebleu's corpus BLEU against each pair's own French sentence."""
+def bleu(translated: list[str], pairs: list[Pair], languages: LanguagePair) -> float:
+    """Return sacrebleu's corpus BLEU against each pair's own target sentence."""
     import sacrebleu
 
-    return sacrebleu.corpus_bleu(translated, [[joined(pair.french) for pair in pairs]]).score
+    return sacrebleu.corpus_bleu(translated, [[languages.joined(pair.target) for pair in pairs]]).score
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--pair", choices=PAIRS, default="en-fr", help="languages, source first (default: en-fr)")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--decay", type=int)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens to a step")
@@ -113,23 +119,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/translation-data"))
+    parser.add_argument("--cache", type=Path, help="where the prepared text lies (default: the pair's own folder)")
     parser.add_argument(
         "--hansards", action="store_true", help="train on the Hansards too (research only; not shipped)"
     )
-    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/translation-en-fr-FAMILY)")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/translation-PAIR-FAMILY)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     options = parser.parse_args()
+    if options.hansards and options.pair != "en-fr":
+        parser.error("the Hansards are English and French; --hansards goes with --pair en-fr")
     keep_pages("training.translation")
     torch.set_num_threads(options.threads)
-    cache = options.cache.with_name(options.cache.name + "-hansards") if options.hansards else options.cache
-    prepare(cache, data_folder(options.data), options.hansards)
-    task = Translation(cache, options.tokens, options.seed)
+    languages = PAIRS[options.pair]
+    cache = options.cache or languages.cache
+    cache = cache.with_name(cache.name + "-hansards") if options.hansards else cache
+    prepare(languages, cache, data_folder(options.data), options.hansards)
+    task = Translation(languages, cache, options.tokens, options.seed)
+    recipe = f"{languages.name}-{options.family}"
     settings = Settings(
-        task=f"translation-en-fr-{options.family}",
+        task=f"translation-{recipe}",
         architecture=ARCHITECTURES[options.family],
-        steps=options.steps or STEPS[options.family],
-        decay=options.decay or DECAY[options.family],
+        steps=options.steps or STEPS.get(recipe, STEPS[f"en-fr-{options.family}"]),
+        decay=options.decay or DECAY.get(recipe, DECAY[f"en-fr-{options.family}"]),
         peak=options.peak or PEAK[options.family],
         seed=options.seed,
         batches={"tokens": options.tokens, "hansards": options.hansards},

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from training.language_pairs import LanguagePair
 from training.loop import Batch
-from training.parallel_text import Pair, read_hansards, read_novels, read_tatoeba, split, with_lowered
+from training.parallel_text import Pair, with_company
 from training.tokens import END_OF_TEXT
 
 END, SEPARATOR = 0, 1
@@ -66,8 +67,8 @@ class EncodedPairs:
 def encode_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast) -> EncodedPairs:
     """Return the pairs as token rows."""
     backend = tokenizer.backend_tokenizer
-    sources = [e.ids for e in backend.encode_batch([pair.english for pair in pairs], add_special_tokens=False)]
-    targets = [e.ids for e in backend.encode_batch([pair.french for pair in pairs], add_special_tokens=False)]
+    sources = [e.ids for e in backend.encode_batch([pair.source for pair in pairs], add_special_tokens=False)]
+    targets = [e.ids for e in backend.encode_batch([pair.target for pair in pairs], add_special_tokens=False)]
     rows = [np.array([*s, SEPARATOR, *t, END], np.uint16) for s, t in zip(sources, targets, strict=True)]
     starts = np.cumsum([0, *(len(row) for row in rows)])
     tokens = np.concatenate(rows) if rows else np.empty(0, np.uint16)
@@ -116,24 +117,30 @@ class PairBatches:
         return padded(self.pairs, indices, self.lengths[bucket])
 
 
-def prepare(cache: Path, data: Path, hansards: bool = False) -> None:
+def prepare(pair: LanguagePair, cache: Path, data: Path, hansards: bool = False) -> None:
     """Fill the cache folder with the tokenizer and the encoded parts, unless it holds them already.
 
     `hansards` adds the Hansards training pairs, which are for research and education only: such a model does not ship.
+
+    Raises:
+        ValueError: if the cache is of another pair of languages.
     """
     if (cache / "parts.json").exists():
+        held = json.loads((cache / "parts.json").read_text()).get("languages", "en-fr")
+        if held != pair.name:
+            raise ValueError(f"{cache} holds the text of {held}, not of {pair.name}; name another folder with --cache.")
         return
     cache.mkdir(parents=True, exist_ok=True)
-    extra = read_novels(data) + (read_hansards(data) if hansards else [])
-    parts = split(read_tatoeba(data), extra)
-    training = with_lowered(parts.training)
-    tokenizer = train_tokenizer(text for pair in training for text in (pair.english, pair.french))
+    parts = pair.split(data, hansards)
+    training = pair.written(parts.training)
+    training = with_company(training) if pair.company else training
+    tokenizer = train_tokenizer(text for both in training for text in (both.source, both.target))
     tokenizer.save_pretrained(cache / "tokenizer")
-    sizes = {}
+    sizes: dict[str, object] = {"languages": pair.name}
     for name, pairs in (("training", training), ("validation", parts.validation), ("test", parts.test)):
         encoded = encode_pairs(pairs, tokenizer)
         np.savez(cache / f"{name}.npz", **vars(encoded))
-        (cache / f"{name}.json").write_text(json.dumps([[p.english, p.french] for p in pairs], ensure_ascii=False))
+        (cache / f"{name}.json").write_text(json.dumps([[p.source, p.target] for p in pairs], ensure_ascii=False))
         sizes[name] = {"pairs": len(pairs), "tokens": len(encoded.tokens)}
     (cache / "parts.json").write_text(json.dumps(sizes, indent=2))
 

@@ -16,12 +16,14 @@ from training import copying, translation_data
 from training.architectures import build, configuration
 from training.bundled_start import bundled
 from training.export import TOKENIZER, write_folder
+from training.language_pairs import PAIRS
 
 NAMES = (
     "copying-mamba",
     "copying-mamba2",
     "translation-en-fr-mamba",
     "translation-en-fr-mamba2",
+    "translation-de-en-mamba2",
     "retrieval-mamba2",
     "sentiment-mamba",
 )
@@ -29,12 +31,12 @@ NAMES = (
 MOST_BYTES = 8_000_000
 
 
-def tokenizer_of(name: str, cache: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a task model."""
+def tokenizer_of(name: str, cache: Path | None) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a task model; `cache` is where a translation pair's lies, if not in its own folder."""
     if name.startswith("copying"):
         return copying.tokenizer()
     if name.startswith("translation"):
-        return translation_data.load_tokenizer(cache)
+        return translation_data.load_tokenizer(cache or PAIRS["-".join(name.split("-")[1:3])].cache)
     return bundled({"retrieval-mamba2": "tiny-mamba2", "sentiment-mamba": "tiny-mamba"}[name])[1]
 
 
@@ -50,7 +52,7 @@ def load_run(name: str, run: Path, tokenizer: PreTrainedTokenizerFast) -> PreTra
     return model.eval()
 
 
-def export(name: str, run: Path, cache: Path, folder: Path) -> int:
+def export(name: str, run: Path, cache: Path | None, folder: Path) -> int:
     """Write the folder of a task model; return the weights' size in bytes."""
     tokenizer = tokenizer_of(name, cache)
     separator = {"sep_token": tokenizer.sep_token} if tokenizer.sep_token else {}
@@ -64,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=NAMES)
     parser.add_argument("--run", type=Path, help="default: runs/MODEL")
-    parser.add_argument("--cache", type=Path, default=Path("runs/translation-data"), help="the translation tokenizer")
+    parser.add_argument(
+        "--cache", type=Path, help="where a translation pair's tokenizer lies (default: its own folder)"
+    )
     parser.add_argument("--out", type=Path, help="default: zoo/MODEL")
     options = parser.parse_args()
     run, folder = options.run or Path("runs") / options.model, options.out or Path("zoo") / options.model
