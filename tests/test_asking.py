@@ -57,8 +57,6 @@ def test_without_a_method_the_question_decides(loaded):
     assert mambascope.explain(*loaded, TEXT, target="e", foil="t").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, continuation=" to").method == "mamba-lrp"
     assert default_method(stock_transformer("gpt2"), target="e") == "alti-logit"
-        "refused later"
-    )
 
 
 def test_a_continuation_is_explained_as_a_whole(loaded):
