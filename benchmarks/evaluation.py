@@ -27,11 +27,11 @@ import mambascope
 from mambascope.errors import MambascopeError
 from mambascope.evaluate.by_layer import layers_tables
 from mambascope.evaluate.layer_choice import at_layers, best_layers
-from mambascope.evaluate.metrics.registry import declared_by_tasks
+from mambascope.evaluate.metrics.registry import declared_by_tasks, find_metric
 from mambascope.evaluate.report import markdown_table, write_report
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
-from mambascope.evaluate.summary import long_table, summarise
+from mambascope.evaluate.summary import ALL_LAYERS, long_table, summarise
 from mambascope.evaluate.tasks import TASKS, find_task
 
 SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,raw-attention,rollout,implicit-attention"
@@ -46,28 +46,32 @@ class Planned:
     Attributes:
         task: Its name.
         methods: The methods, with commas.
-        metrics: The metrics shown, the first of them layer by layer too.
+        metrics: The metrics shown.
+        detail: That of them which is shown layer by layer too.
         most: Most samples.
         dev: The development task on which each method's best layer is chosen, and the metric that chooses it.
-        swept: Columns of a sample's `extra` by which the first metric is shown as well.
+        swept: What a sample's name begins with, part by part: the detail is shown for each of these as well.
     """
 
     task: str
     methods: str
     metrics: tuple[str, ...]
+    detail: str
     most: int | None = None
     dev: tuple[str, str] | None = None
     swept: tuple[str, ...] = ()
 
 
 ROWS = ("roc_auc", "average_precision", "recall_at_k")
+#: Metrics of the model itself, the same for every method.
+SELF = ("accuracy", "correct", "guessed")
 AER = ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")
 PLAN: tuple[Planned, ...] = (
-    Planned("induction", FAST, ROWS),
-    Planned("copying", FAST, ROWS, dev=("copying-dev", "average_precision")),
-    Planned("alignment", f"{SOURCES},mamba-lrp,random", AER, dev=("alignment-dev", "aer:predicts-target")),
-    Planned("retrieval", FAST, ("span_mass", "span_rank"), 27),
-    Planned("sentiment", PERTURBED, ("flipping_gap", "insertion_gap"), 200),
+    Planned("induction", FAST, ROWS, "average_precision"),
+    Planned("copying", FAST, ROWS, "average_precision", dev=("copying-dev", "average_precision"), swept=("letters",)),
+    Planned("alignment", f"{SOURCES},mamba-lrp,random", AER, AER[0], dev=("alignment-dev", "aer:predicts-target")),
+    Planned("retrieval", FAST, ("span_mass", "span_rank"), "span_mass", 27, swept=("tokens", "needles")),
+    Planned("sentiment", PERTURBED, ("flipping_gap", "insertion_gap"), "flipping_gap", 200),
 )
 
 PAGE = """# Evaluation
@@ -135,19 +139,38 @@ def part_of_page(out: Path, planned: Planned) -> str:
     write_report(table, out / f"report-{task}", title=task, more=more)
     text = (sys.modules[type(find_task(task)).__module__].__doc__ or "").strip()
     (summary,) = summarise(table, metrics=list(planned.metrics), more=more)
-    label = summary.columns[0].metric.label
-    model_says = table[table["metric"].isin(("accuracy", "correct", "guessed"))]
+    label = find_metric(planned.detail, more).label
+    model_says = table[table["metric"].isin(SELF)]
     facts = "; ".join(f"{m}: {v:.1%}" for m, v in model_says.groupby("model")["value"].mean().items())
     parts = [f"## {task}", text, markdown_table(summary)]
     parts += [f"The model itself is right: {facts}."] if facts else []
     parts += [
         part
-        for model, lines in layers_tables(per_layer, planned.metrics[0], more)
+        for model, lines in layers_tables(per_layer, planned.detail, more)
         for part in (f"{label} of each layer, {model}:", lines)
     ]
+    parts += sweep_tables(per_layer, planned, label)
     published = published_table(task)
     parts += ["What papers report on models of their own:", published] if published else []
     return "\n\n".join(parts) + left_out
+
+
+def sweep_tables(table: Any, planned: Planned, label: str) -> list[str]:
+    """Return, for every model, the detail of whole models by what samples' names begin with, with a heading."""
+    if not planned.swept:
+        return []
+    rows = table[(table["layer"] == ALL_LAYERS) & table["metric"].isin((planned.detail, *SELF))]
+    kinds = rows["sample"].str.split("-").str[: len(planned.swept)].map(lambda parts: tuple(map(int, parts)))
+    rows = rows.assign(kind=kinds, method=rows["method"].where(~rows["metric"].isin(SELF), "the model itself is right"))
+    parts = []
+    for model, of_model in rows.groupby("model", sort=False):
+        means = of_model.groupby(["method", "kind"], sort=False)["value"].mean().unstack().sort_index(axis=1)
+        heads = [", ".join(f"{word} {n}" for n, word in zip(kind, planned.swept, strict=True)) for kind in means]
+        lines = [["method", *heads], ["---", *["---:"] * len(heads)]]
+        lines += [[str(method), *(f"{value:.3f}" for value in values)] for method, *values in means.itertuples()]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        parts += [f"{label} by {' and '.join(planned.swept)}, {model}:", text]
+    return parts
 
 
 def main() -> None:
