@@ -12,7 +12,8 @@ from rich.table import Table
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mambascope.operators.affine import AffineMixer, Rule
+from mambascope.operators.affine import Rule
+from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import Trace, capture
 from mambascope.trace.bundled import bundled_models
 from mambascope.trace.tokens import encode
@@ -84,7 +85,7 @@ def _residual(trace: Trace, rule: Rule) -> float:
     return sum(trace.operator(layer).residual(rule) for layer in range(len(trace.layers))) / len(trace.layers)
 
 
-def _sizes(operator: AffineMixer) -> dict[str, int]:
+def _sizes(operator: AffineMap) -> dict[str, int]:
     return {
         "hidden_size_E": operator.x.shape[-1],
         "inner_width_D": operator.conv.shape[0],

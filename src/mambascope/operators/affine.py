@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 
 Rule = Literal["secant", "silu", "identity"]
@@ -112,18 +112,19 @@ class AffineMixer:
         return self._project(self._scan(self._activate(self.constant, self.slope, rule)), bias=True)
 
     def residual(self, rule: Rule) -> float:
-        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant.
-
-        One scan tells: the sum over sources of what they write is known at every position.
-        """
-        check_rule(rule)
+        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant."""
         exact = self.output()
+        return float((self.explained(rule) - exact).norm() / exact.norm())
+
+    def explained(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+        """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
+        check_rule(rule)
         taps = self.source_taps(slice(0, self.length), rule)
         written = torch.zeros_like(self.u)
         for shift in range(min(self.taps, self.length)):
             written[:, shift:] += taps[:, shift, :, : self.length - shift].transpose(1, 2)
         written += self._activate(self.constant, self.slope, rule)
-        return float((self._project(self._scan(written), bias=True) - exact).norm() / exact.norm())
+        return self._project(self._scan(written), bias=True)
 
     def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i.
@@ -158,7 +159,7 @@ class AffineMixer:
 
     def implicit_pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the implicit attention averaged over channels, by one reversed scan."""
-        return self._pull(self.gate * v[..., None] / self.conv.shape[0], self._unit_taps)
+        return self._pull(self.gate * v[..., None] / self.conv.shape[0], self.unit_taps)
 
     def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile lasts until the next one is asked for.
@@ -169,7 +170,7 @@ class AffineMixer:
         batch, width = self.x.shape[0], self.W_o.shape[0]
         workspace = Workspace()
         for block in self._blocks():
-            mixed = self._mixed_tile(block, self.source_taps(block.columns, rule), workspace)
+            mixed = self.mixed_tile(block, self.source_taps(block.columns, rule), workspace)
             tile = workspace.take("contributions", (batch, width, mixed[0, 0].numel()), mixed)
             torch.matmul(self.W_o, mixed.flatten(2), out=tile)
             yield block, tile.view(batch, width, *block.shape)
@@ -178,11 +179,11 @@ class AffineMixer:
         """Yield the matrix acting on u per channel, gate, convolution, secant and skip included ([4]; we keep D)."""
         workspace = Workspace()
         for block in self._blocks():
-            yield block, self._mixed_tile(block, self._unit_taps(block.columns), workspace)
+            yield block, self.mixed_tile(block, self.unit_taps(block.columns), workspace)
 
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
         """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
-        row, taps = self._row(target), self._unit_taps(self.seen(target))
+        row, taps = self._row(target), self.unit_taps(self.seen(target))
         mixed = torch.einsum("bckd,bkdc->bcd", _windows(row, self.taps), taps)
         return (mixed * self.gate[:, target, None]).mean(dim=-1)
 
@@ -192,7 +193,7 @@ class AffineMixer:
         workspace = Workspace()
         for coarse in self.scan.blocks(self.taps):
             for block in split(coarse, 256, 256):
-                taps, gate = self._unit_taps(block.columns), self.gate[:, block.rows]
+                taps, gate = self.unit_taps(block.columns), self.gate[:, block.rows]
                 tile = self.scan.mean(block, taps, gate, workspace)
                 for shift, (targets, sources) in _skip_pairs(block, self.taps):
                     direct = torch.einsum("btd,d,bdt->bt", gate[:, targets], self.scan.skip, taps[:, shift, :, sources])
@@ -206,11 +207,7 @@ class AffineMixer:
         Raises:
             InputError: if the target is not a position of the text.
         """
-        if not 0 <= target < self.length:
-            raise InputError(
-                f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}"
-            )
-        return slice(0, target + 1 if self.scan.causal else self.length)
+        return seen_by(target, self.length, self.scan.causal)
 
     def source_taps(self, sources: slice, rule: Rule = "secant") -> Float[Tensor, "b K D c"]:
         """Return what every source j writes at position j+δ of the scan's input; zero beyond the end of the text."""
@@ -227,17 +224,20 @@ class AffineMixer:
         for coarse in self.scan.blocks(self.taps):
             yield from split(coarse, rows, TILE_COLUMNS)
 
-    def _unit_taps(self, sources: slice) -> Float[Tensor, "b K D c"]:
+    def unit_taps(self, sources: slice) -> Float[Tensor, "b K D c"]:
         """Return the secant taps of a unit source: the map that acts on u."""
         return _windows(self.slope, self.taps, sources).permute(0, 2, 3, 1) * self.conv.t()[:, :, None]
 
-    def _mixed_tile(self, block: Block, taps: Tensor, workspace: Workspace) -> Float[Tensor, "b D t c"]:
-        """Return g_i ⊙ Σ_k (alpha_ik + D [i=k]) ⊙ taps: the contribution before W_o."""
+    def mixed_tile(self, block: Block, taps: Tensor, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+        """Return g_i ⊙ Σ_k (alpha_ik + D [i=k]) ⊙ taps of one block of the scan's: the contribution before W_o."""
         gate = self.gate[:, block.rows]
         tile = self.scan.mix(block, taps, gate, workspace)
         for shift, (targets, sources) in _skip_pairs(block, self.taps):
             direct = gate[:, targets].transpose(1, 2) * self.scan.skip[:, None] * taps[:, shift, :, sources]
-            tile[:, :, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct)
+            if isinstance(targets, slice):
+                tile[:, :, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct)
+            else:
+                tile[:, :, targets, sources] += direct
         return tile
 
     def _row(self, target: int) -> Float[Tensor, "b c D"]:
@@ -284,6 +284,13 @@ class AffineMixer:
         return y if self.b_o is None else y + self.b_o
 
 
+def seen_by(target: int, length: int, causal: bool) -> slice:
+    """Return the sources that a target may draw from; see `AffineMixer.seen`."""
+    if not 0 <= target < length:
+        raise InputError(f"target {target} is not a position of this text, which has positions 0 to {length - 1}")
+    return slice(0, target + 1 if causal else length)
+
+
 def check_rule(rule: str) -> None:
     """Raise InputError unless the activation rule is one of `secant`, `silu`, `identity`."""
     if rule not in get_args(Rule):
@@ -298,9 +305,15 @@ def _windows(values: Float[Tensor, "b L D"], taps: int, sources: slice | None = 
     return F.pad(part, (0, 0, 0, missing)).unfold(1, taps, 1).transpose(-1, -2)
 
 
-def _skip_pairs(block: Block, taps: int) -> Iterator[tuple[int, tuple[slice, slice]]]:
-    """Yield, for every δ < K, the block's own slices of targets and sources with i = j + δ."""
+def _skip_pairs(block: Block, taps: int) -> Iterator[tuple[int, tuple[Places, Places]]]:
+    """Yield, for every δ < K, the block's own places of targets and sources with i = j + δ: pair by pair."""
     for shift in range(taps):
+        if isinstance(block.rows, Tensor):
+            written_by = block.rows - shift - block.columns.start
+            inside = ((written_by >= 0) & (written_by < block.shape[1])).nonzero()[:, 0]
+            if len(inside):
+                yield shift, (inside, written_by[inside])
+            continue
         first = max(block.rows.start, block.columns.start + shift)
         last = min(block.rows.stop, block.columns.stop + shift)
         if first < last:

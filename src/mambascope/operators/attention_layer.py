@@ -34,12 +34,12 @@ class AttentionLayer(AffineMixer):
         """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile lasts until the next one is asked for."""
         heads, workspace = self.scan.maps, Workspace()
         by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values, self.W_o))
-        columns = None
+        columns: slice | None = None
         for block in self._blocks():
             if block.columns != columns:
                 columns = block.columns
                 written = torch.einsum("hbcp,hfp->bchf", by_head[:, :, columns], W_o).contiguous()
-            p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").contiguous()
+            p = rearrange(self.scan.tile(block.rows, block.columns), "b h t c -> b c t h").contiguous()
             tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
             torch.matmul(p, written, out=tile)
             yield block, rearrange(tile, "b c t f -> b f t c")

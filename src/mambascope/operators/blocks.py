@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: Positions of a text: a slice, or their numbers.
+Places = slice | Tensor
 
 
 @dataclass(frozen=True)
@@ -15,20 +19,32 @@ class Block:
     """A rectangle of pairs: targets `rows`, sources `columns`.
 
     Attributes:
-        rows: Targets, a slice of positions.
+        rows: Targets. Blocks that are yielded have slices; operators also take the numbers of scattered targets.
         columns: Sources, a slice of positions.
         reference: For a far block, a position r with j + K - 1 ≤ r ≤ i for every pair, so that the decay from source to
             target splits into two factors with exponents ≤ 0 (methods section 2); None for a block at the diagonal.
+        whole_rows: Whether a target's sources are cheaper together than apart, so that it is cut by targets alone.
     """
 
-    rows: slice
-    columns: slice
+    rows: Any
+    columns: Any
     reference: int | None = None
+    whole_rows: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of targets and of sources."""
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        return count(self.rows), count(self.columns)
+
+
+def count(places: Places) -> int:
+    """Return how many positions these are."""
+    return len(places) if isinstance(places, Tensor) else places.stop - places.start
+
+
+def numbers(places: Places, device: torch.device) -> Tensor:
+    """Return the positions' numbers."""
+    return places if isinstance(places, Tensor) else torch.arange(places.start, places.stop, device=device)
 
 
 def causal_blocks(length: int, taps: int = 1, base: int = 16) -> Iterator[Block]:
@@ -57,26 +73,34 @@ def _region(first: int, last: int, left: int, taps: int, base: int) -> Iterator[
 
 
 def split(block: Block, rows: int, columns: int) -> Iterator[Block]:
-    """Yield the block in pieces of at most `rows` targets and `columns` sources, with the same reference."""
+    """Yield the block in pieces of at most `rows` targets and `columns` sources, with the same reference.
+
+    A block of whole rows keeps them, in pieces of as many pairs.
+    """
+    if block.whole_rows:
+        rows, columns = max(1, rows * columns // max(block.shape[1], 1)), max(block.shape[1], 1)
     for left in range(block.columns.start, block.columns.stop, columns):
         for top in range(block.rows.start, block.rows.stop, rows):
             yield Block(
                 slice(top, min(top + rows, block.rows.stop)),
                 slice(left, min(left + columns, block.columns.stop)),
                 block.reference,
+                block.whole_rows,
             )
 
 
 def future(block: Block, device: torch.device, reach: int = 0) -> Tensor | None:
     """Return a mask (t, c + reach) of the pairs with source after target, or None when the block has none."""
-    if block.columns.stop + reach - 1 <= block.rows.start:
+    rows, columns = block.rows, block.columns
+    if isinstance(rows, slice) and isinstance(columns, slice) and columns.stop + reach - 1 <= rows.start:
         return None
-    targets = torch.arange(block.rows.start, block.rows.stop, device=device)
-    sources = torch.arange(block.columns.start, block.columns.stop + reach, device=device)
-    return sources > targets[:, None]
+    sources = (
+        columns if isinstance(columns, Tensor) else torch.arange(columns.start, columns.stop + reach, device=device)
+    )
+    return sources > numbers(rows, device)[:, None]
 
 
-def padded_tile(tile: Callable[[slice, slice], Tensor], block: Block, reach: int, length: int) -> Tensor:
+def padded_tile(tile: Callable[[Places, slice], Tensor], block: Block, reach: int, length: int) -> Tensor:
     """Return the tile of a block with the `reach` sources to its right, zero where the text has ended."""
     stop = min(length, block.columns.stop + reach)
     return F.pad(tile(block.rows, slice(block.columns.start, stop)), (0, block.columns.stop + reach - stop))

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.recurrence import channel_recurrence, decay_in_place, reverse_in_time
 
 
@@ -79,7 +79,7 @@ class SelectiveScan:
         """Return vᵀ times the mean of alpha over channels, by the reversed scan: O(L·D·N)."""
         return self.apply_transposed(v[..., None].expand(-1, -1, self.maps)).mean(dim=-1)
 
-    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.
 
         Args:

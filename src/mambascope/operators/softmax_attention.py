@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace, causal_blocks, padded_tile
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile
 from mambascope.operators.per_head import mean_over_heads, mix_heads
 
 
@@ -75,7 +75,7 @@ class SoftmaxAttention:
         """Return vᵀ times the mean of p over heads: O(L²·H)."""
         return torch.einsum("bi,bhij->bj", v, self.p) / self.maps
 
-    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return p for the given targets and sources.
 
         Args:
@@ -83,7 +83,7 @@ class SoftmaxAttention:
             columns: Sources.
             maps: Heads to return, all by default.
         """
-        part = self.p[:, :, rows, columns]
+        part = self.p[:, :, rows][..., columns]
         return part.clone() if maps is None else part[:, torch.as_tensor(maps, device=part.device)]
 
     def mix(

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace, causal_blocks, future, padded_tile
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.per_head import mean_over_heads, mix_heads
 from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
 
@@ -89,7 +89,7 @@ class StateSpaceDual:
         backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
         return (backward[..., 0].flip(1) * self.dt).mean(dim=-1)
 
-    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; pairs of the future are exactly zero.
 
         Args:

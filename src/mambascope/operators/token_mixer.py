@@ -8,15 +8,15 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Workspace
+from mambascope.operators.blocks import Block, Places, Workspace
 
 
 @runtime_checkable
 class TokenMixer(Protocol):
     """A matrix alpha per map, acting on channels; a map may serve several channels.
 
-    The matrices of scans are lower-triangular. Softmax attention is the one mixer whose targets may see their future,
-    and whose products cost O(L²): its matrix has no shorter form.
+    The matrices of scans are lower-triangular. Targets may see their future in softmax attention, whose products cost
+    O(L²), its matrix having no shorter form, and where scans run over the tokens in several orders.
     """
 
     @property
@@ -53,7 +53,7 @@ class TokenMixer(Protocol):
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over channels in time linear in L: what weights on targets owe sources."""
 
-    def tile(self, rows: slice, columns: slice, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for some targets and sources, zero at pairs of the future."""
 
     def mix(

@@ -129,8 +129,8 @@ class _Recorder:
                 x = args[0] if args else kwargs["hidden_states"]
                 if isinstance(family, AttentionFamily):
                     self._finish(name, module, family, *self._attended(name, module, x, output))
-                else:
-                    self._finish(name, module, family, *self._scanned(name, module, x, output, kwargs))
+                elif isinstance(family, Family):
+                    self._finish(name, module, family, *self._scanned(name, module, family, x, output, kwargs))
 
         block = model.get_submodule(name.rpartition(".")[0])
         handles = [
@@ -148,19 +148,22 @@ class _Recorder:
                 handle.remove()
 
     def _scanned(
-        self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]
+        self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, kwargs: dict[str, Any]
     ) -> tuple[Captured, float]:
         """Return what a scan mixer consumed and gave, and the error of its scan."""
-        if len(self._calls) != 1:
+        if len(self._calls) != len(family.readings):
+            expected = ", ".join(reading.name for reading in family.readings)
+            calls = "one call" if len(family.readings) == 1 else f"{len(family.readings)} calls ({expected})"
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
-                f"one call ({_versions()})"
+                f"{calls} ({_versions()})"
             )
-        consumed, scan_error = self._calls.pop()
+        scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
+        scan_error = max(error for _, error in self._calls)
+        self._calls.clear()
         y = output[0] if isinstance(output, tuple) else output
         mask = kwargs.get("attention_mask")
-        scan = {key: value.detach() for key, value in consumed.items()}
-        return Captured(x, y, scan, None if mask is None else mask.bool(), self._taken(y)), scan_error
+        return Captured(x, y, scans, None if mask is None else mask.bool(), self._taken(y)), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
         """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""
@@ -177,7 +180,7 @@ class _Recorder:
             )
         y = output[0] if self._written is None else self._written
         self._written = None
-        return Captured(x, y, {"p": p.detach()}, None, self._taken(y)), 0.0
+        return Captured(x, y, ({"p": p.detach()},), None, self._taken(y)), 0.0
 
     def _taken(self, y: Tensor) -> Tensor | None:
         """Return the input of the block that is running if it is the stream that y is added to, and forget it."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mambascope.errors import InputError
-from mambascope.operators.affine import AffineMixer
+from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.families import Captured, MixerFamily
 
 
@@ -42,7 +42,7 @@ class LayerRecord:
         """The norm that follows once the residual stream has been added to y; None for models that normalise before."""
         return self.family.post_norm(self.mixer)
 
-    def operator(self, dtype: torch.dtype | None = None) -> AffineMixer:
+    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
         """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
         with torch.no_grad():
             return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
@@ -82,7 +82,7 @@ class Trace:
         b, length, _ = self.layers[0].captured.x.shape
         return b, length
 
-    def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMixer:
+    def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMap:
         """Return one layer's exact affine map.
 
         Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, vit
+from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, vim, vit
 from mambascope.trace.families.attention import AttentionFamily
 from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
 
 #: Families of selective-scan mixers, by model type.
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY)
+    family.model_type: family for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY)
 }
 
 #: Families of softmax attention layers, by model type.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mambascope.operators.affine import AffineMixer
+from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace.seam import Seam
 
@@ -22,17 +22,36 @@ class Captured:
     Attributes:
         x: The mixer's input.
         y: The mixer's output.
-        scan: Tensors of the scan call, named as in the glossary (`dt` after bias, softplus and clamp; tokens second);
-            of an attention layer its probabilities `p`, heads second.
+        scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
+            tokens second, in the order of the call); of an attention layer its probabilities `p`, heads second.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         residual: The residual stream that enters the mixer's block, before its norm; None where there is no such block.
     """
 
     x: Float[Tensor, "b L E"]
     y: Float[Tensor, "b L F"]
-    scan: dict[str, Tensor]
+    scans: tuple[dict[str, Tensor], ...]
     mask: Bool[Tensor, "b L"] | None
     residual: Float[Tensor, "b L F"] | None = None
+
+    @property
+    def scan(self) -> dict[str, Tensor]:
+        """The tensors of the only call."""
+        (consumed,) = self.scans
+        return consumed
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One call of a mixer's scan.
+
+    Attributes:
+        name: What it is for, such as `backwards`.
+        order: Given L, returns the number of the token that stands at each place of the call.
+    """
+
+    name: str
+    order: Callable[[int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +91,7 @@ class MixerFamily(Protocol):
         """Return the norm that follows once the residual stream has been added to y, or None."""
 
     @property
-    def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMixer]:
+    def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
         """Given the mixer, what was captured, and a dtype, returns the mixer's affine map."""
 
 
@@ -92,6 +111,7 @@ class Family:
         affine: Given the mixer, what was captured, and a dtype, returns the mixer's affine map.
         norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None
             for families whose scan applies the gate and that have no such norm.
+        readings: The calls that a mixer makes of its scan, in that order.
     """
 
     model_type: str
@@ -101,9 +121,10 @@ class Family:
     token_axis: int
     read: Callable[..., ScanCall]
     scan: Callable[[dict[str, Tensor], torch.dtype], TokenMixer]
-    affine: Callable[[Any, Captured, torch.dtype], AffineMixer]
+    affine: Callable[[Any, Captured, torch.dtype], AffineMap]
     norm_factor: Callable[[Tensor, Any], Tensor] | None = None
     conv_function: str = "causal_conv1d_fn"
+    readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
