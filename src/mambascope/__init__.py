@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mambascope.explanation import explain as explain
     from mambascope.explanation import explain_inputs as explain_inputs
     from mambascope.explanation import explain_methods as explain_methods
+    from mambascope.explanation import explain_picture as explain_picture
     from mambascope.methods.alti import alti as alti
     from mambascope.methods.alti import alti_rollout as alti_rollout
     from mambascope.methods.alti import alti_rollout_row as alti_rollout_row
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from mambascope.trace.differentiate import differentiate as differentiate
     from mambascope.trace.differentiate import direction as direction
     from mambascope.trace.load import load as load
+    from mambascope.trace.pictures import read_picture as read_picture
     from mambascope.trace.rules import Rules as Rules
     from mambascope.trace.vim import VisionMamba as VisionMamba
     from mambascope.trace.vim import VisionMambaConfig as VisionMambaConfig
@@ -79,7 +81,14 @@ _HOMES = {
             "ReconstructionError",
             "UnsupportedModelError",
         ],
-        "explanation": ["DEFAULT_METHOD", "Question", "explain", "explain_inputs", "explain_methods"],
+        "explanation": [
+            "DEFAULT_METHOD",
+            "Question",
+            "explain",
+            "explain_inputs",
+            "explain_methods",
+            "explain_picture",
+        ],
         "methods.alti": ["alti", "alti_rollout", "alti_rollout_row"],
         "methods.alti_logit": ["alti_logit"],
         "methods.attribution": ["Attribution"],
@@ -101,6 +110,7 @@ _HOMES = {
         "trace.bundled": ["bundled_models"],
         "trace.differentiate": ["differentiate", "direction"],
         "trace.load": ["load"],
+        "trace.pictures": ["read_picture"],
         "trace.rules": ["Rules"],
         "trace.vim": ["VisionMamba", "VisionMambaConfig"],
     }.items()

@@ -20,6 +20,7 @@ from mambascope.methods.registry import METHODS, Method, find_method, layer_kind
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.patches import patch_grid
 from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
@@ -152,7 +153,8 @@ def explain_inputs(
     Args:
         model: A stock model.
         inputs: What it is called with; one text or picture.
-        pieces: What stands at each position, for display; None numbers the positions.
+        pieces: What stands at each position, for display; None numbers the positions, and a picture's patches by row
+            and column.
         methods: The methods, see `find_method`.
         question: Which number is asked about, where.
         tokenizer: The model's tokenizer, if it has one.
@@ -164,7 +166,10 @@ def explain_inputs(
     trace = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs)
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
-    pieces = tuple(str(k) for k in range(trace.shape[1])) if pieces is None else tuple(pieces)
+    cut = patch_grid(model, inputs)
+    grid = cut if cut is not None and cut.tokens == trace.shape[1] else None
+    numbered = map(str if grid is None else grid.name, range(trace.shape[1]))
+    pieces = tuple(numbered) if pieces is None else tuple(pieces)
     for method in methods:
         method.check(trace)
     asked = resolve(model, tokenizer, trace, inputs, question)
@@ -194,6 +199,7 @@ def explain_inputs(
                     shown,
                     explains.label if explains else "",
                     float(explains(trace.outputs)[0]) if explains else None,
+                    len(asked.positions) if question.continuation is None else 1,
                 ),
                 model=described,
                 signed=method.signed,
@@ -207,6 +213,7 @@ def explain_inputs(
                     **({"layer_kinds": kinds} if len(set(kinds)) > 1 else {}),
                 },
                 over_layers=over,
+                grid=grid,
             )
         )
     return results

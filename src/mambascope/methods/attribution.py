@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mambascope.errors import CheckpointError, InputError
 from mambascope.files import whole_file
+from mambascope.grid import Grid
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -38,6 +39,7 @@ class Target:
             for a model without a head.
         asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain a position alone.
         value: Its value.
+        pooled: How many positions' rows were averaged, where what is explained is read from several.
     """
 
     position: int
@@ -45,6 +47,7 @@ class Target:
     next_tokens: tuple[tuple[str, float], ...] = ()
     asked: str = ""
     value: float | None = None
+    pooled: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Attribution:
             the explained layers' outputs, `reconstruction_error_per_layer` lists it; `conservation_error` is how far
             scores are from adding up to what they explain, relative; `seconds` is the time taken.
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
+        grid: Of a picture, how its patches and class token lie in the tokens; None for text.
+        image: The part of the picture that the patches cover together, for display.
     """
 
     scores: Float[Tensor, "layer target source"]
@@ -95,6 +100,8 @@ class Attribution:
     signed: bool = False
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     over_layers: Literal["mean", "sum"] = "mean"
+    grid: Grid | None = None
+    image: UInt8[Tensor, "height width 3"] | None = None
 
     def __post_init__(self) -> None:
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
@@ -102,6 +109,8 @@ class Attribution:
             raise InputError(f"scores of shape {tuple(self.scores.shape)} do not match axes of lengths {lengths}")
         if len(self.tokens) != lengths[2]:
             raise InputError(f"{len(self.tokens)} tokens were given for {lengths[2]} source positions")
+        if self.grid is not None and self.grid.tokens != lengths[2]:
+            raise InputError(f"a grid of {self.grid.tokens} tokens was given for {lengths[2]} source positions")
 
     def matrix(self, layer: int | str | None = None) -> Float[Tensor, "target source"]:
         """Return one layer's scores, or with `layer=None` those of all layers: their mean or sum, see `over_layers`.
@@ -128,6 +137,18 @@ class Attribution:
                 f"{self.axes['target'][0]} to {self.axes['target'][-1]}"
             )
         return self.matrix(layer)[self.axes["target"].index(position)]
+
+    def picture(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, "rows columns"]:
+        """Return one target's scores as its source patches lie in the picture; the class token's is left out.
+
+        Arguments as in `row`. `grid.position(row, column)` gives the position of a patch.
+
+        Raises:
+            InputError: if the result is of no picture, or that position or layer is not in it.
+        """
+        if self.grid is None:
+            raise InputError("this result is of a text, not of a picture")
+        return self.grid.over_patches(self.row(position, layer))
 
     def top(self, k: int = 10, position: int | None = None, layer: int | str | None = None) -> list[Source]:
         """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
@@ -159,6 +180,7 @@ class Attribution:
             "model": asdict(self.model),
             "signed": self.signed,
             "over_layers": self.over_layers,
+            **({} if self.grid is None else {"grid": asdict(self.grid), "picture": self.picture().tolist()}),
             "diagnostics": dict(self.diagnostics),
         }
 
@@ -178,11 +200,13 @@ class Attribution:
             "model": asdict(self.model),
             "signed": self.signed,
             "over_layers": self.over_layers,
+            "grid": None if self.grid is None else asdict(self.grid),
             "diagnostics": dict(self.diagnostics),
         }
         metadata = {"format": FORMAT, "attribution": json.dumps(header)}
+        image = {} if self.image is None else {"image": self.image.contiguous()}
         with whole_file(path) as partial:
-            save_file({"scores": self.scores.contiguous()}, partial, metadata=metadata)
+            save_file({"scores": self.scores.contiguous()} | image, partial, metadata=metadata)
         return path
 
     @classmethod
@@ -199,6 +223,7 @@ class Attribution:
                     raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
                 header = json.loads(metadata["attribution"])
                 scores = file.get_tensor("scores")
+                image = file.get_tensor("image") if "image" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
         target = header["target"]
@@ -213,6 +238,8 @@ class Attribution:
             signed=header["signed"],
             diagnostics=header["diagnostics"],
             over_layers=header.get("over_layers", "mean"),
+            grid=Grid(**header["grid"]) if header.get("grid") else None,
+            image=image,
         )
 
     def to_xarray(self) -> xarray.DataArray:

@@ -1,0 +1,175 @@
+"""From a vision model and a picture to a result: which patches a class, or one patch, drew from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jaxtyping import UInt8
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.explanation.asking import Question
+from mambascope.explanation.explaining import (
+    DEFAULT_METHOD,
+    Progress,
+    check_asked,
+    check_heard,
+    default_method,
+    explain_inputs,
+)
+from mambascope.grid import Grid
+from mambascope.methods.attribution import Attribution
+from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.methods.released import Compat
+from mambascope.trace.patches import patch_grid
+from mambascope.trace.pictures import Picture, read_picture
+from mambascope.trace.preparation import own_size
+
+#: Methods that follow a class's logit back to the tokens wherever it is read: to them a patch to explain is nothing.
+WHEREVER_IT_IS_READ = (
+    "alti-logit", "mamba-lrp", "gradient-x-input", "integrated-gradients", "smoothgrad", "occlusion",
+)  # fmt: skip
+
+
+def explain_picture(
+    model: PreTrainedModel,
+    picture: Any,
+    *,
+    method: str | None = None,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    patch: tuple[int, int] | None = None,
+    layer: int | slice | Literal["all"] = "all",
+    targets: Literal["position", "all"] = "position",
+    compat: Compat = "published",
+    keep_size: bool = False,
+    progress: Progress = None,
+) -> Attribution:
+    """Return which patches of a picture an output drew from.
+
+    Args:
+        model: A vision model, as `load` returns it.
+        picture: A file, an image of Pillow, pixels (h, w, 3) as uint8, or what `read_picture` returned.
+        method: Name of a method, see `METHODS`; by default the one that explains a prediction, for a patch `latim`.
+        target: The class to explain, by name or number, in place of the likeliest.
+        foil: A class to contrast with.
+        patch: Explain what stands at this row and column of the patches, from 0, in place of where classes are read.
+        layer, targets, compat, progress: As in `explain`.
+        keep_size: Leave the picture at its own size, with the model's positions interpolated.
+
+    Raises:
+        InputError: if the picture cannot be read, the model reads none, or what is asked does not exist or cannot be
+            combined.
+        UnsupportedModelError: as `explain` does, or if the model's tokens cannot be laid over the picture.
+        ReconstructionError: as `capture` does.
+    """
+    default = DEFAULT_METHOD if patch is not None else default_method(model, target, foil, layer=layer, targets=targets)
+    return explain_picture_methods(
+        model,
+        picture,
+        methods=[method or default],
+        target=target,
+        foil=foil,
+        patch=patch,
+        layer=layer,
+        targets=targets,
+        compat=compat,
+        keep_size=keep_size,
+        progress=progress,
+    )[0]
+
+
+def explain_picture_methods(
+    model: PreTrainedModel,
+    picture: Any,
+    *,
+    methods: Sequence[str],
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    patch: tuple[int, int] | None = None,
+    layer: int | slice | Literal["all"] = "all",
+    targets: Literal["position", "all"] = "position",
+    compat: Compat = "published",
+    keep_size: bool = False,
+    progress: Progress = None,
+) -> list[Attribution]:
+    """Return one result per method, all from a single capture; arguments as in `explain_picture`."""
+    chosen = [find_method(name) for name in methods]
+    check_asked(chosen, layer, targets, compat)
+    check_heard(chosen, target, foil)
+    check_patch(chosen, patch)
+    prepared = picture if isinstance(picture, Picture) else read_picture(picture, model, keep_size=keep_size)
+    inputs = _inputs(model, prepared)
+    position = None
+    if patch is not None:
+        grid = patch_grid(model, inputs)
+        if grid is None:
+            raise UnsupportedModelError(f"{type(model).__name__} does not say how it cuts pictures into patches")
+        position = grid.position(*patch)
+    results = explain_inputs(
+        model,
+        inputs,
+        None,
+        chosen,
+        Question(target, foil, position),
+        layer=layer,
+        targets=targets,
+        compat=compat,
+        progress=progress,
+    )
+    return [_with_picture(result, prepared, inputs) for result in results]
+
+
+def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None) -> None:
+    """Raise InputError if a patch is to be explained by a method that does not look at where a class is read."""
+    deaf = [method.name for method in methods if method.name in WHEREVER_IT_IS_READ]
+    if patch is not None and deaf:
+        able = ", ".join(name for name in METHODS if name not in WHEREVER_IT_IS_READ)
+        raise InputError(
+            f"{deaf[0]} explains a class wherever it is read and says nothing of one patch; choose one of {able}"
+        )
+
+
+def _inputs(model: PreTrainedModel, picture: Picture) -> dict[str, Any]:
+    """Return what the model is called with; a Transformer is told where its positions must be interpolated."""
+    inputs: dict[str, Any] = {"pixel_values": picture.pixel_values.to(model.device, model.dtype)}
+    other = tuple(picture.pixel_values.shape[-2:]) != own_size(model)
+    if other and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+        inputs["interpolate_pos_encoding"] = True
+    return inputs
+
+
+def _with_picture(result: Attribution, picture: Picture, inputs: dict[str, Any]) -> Attribution:
+    """Return the result with the picture that it is of, and what was done to it, among the evidence."""
+    if result.grid is None:
+        raise UnsupportedModelError(
+            f"the {len(result.tokens)} tokens of {result.model.class_name} are not the patches of its picture with one "
+            "class token, so scores cannot be laid over it; explain_inputs scores them by number"
+        )
+    height, width = inputs["pixel_values"].shape[-2:]
+    notes = [*picture.notes, *_unread(result.grid, height, width)]
+    facts = {"picture": picture.name, **({"preparation": "; ".join(notes)} if notes else {})}
+    return dataclasses.replace(
+        result,
+        image=_covered(picture.image, result.grid, height, width),
+        diagnostics={**result.diagnostics, **facts},
+    )
+
+
+def _unread(grid: Grid, height: int, width: int) -> list[str]:
+    """Return what there is to say of pixels at the right and below that make no patch."""
+    below, right = height - grid.size[0], width - grid.size[1]
+    if not below and not right:
+        return []
+    return [f"{right} columns of pixels at the right and {below} rows below are not read: they make no patch"]
+
+
+def _covered(image: UInt8[Tensor, "h w 3"], grid: Grid, height: int, width: int) -> UInt8[Tensor, "H W 3"]:
+    """Return the part of the picture that the patches cover."""
+    rows = round(image.shape[0] * grid.size[0] / height)
+    columns = round(image.shape[1] * grid.size[1] / width)
+    return image[: max(rows, 1), : max(columns, 1)].contiguous()

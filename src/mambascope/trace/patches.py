@@ -1,0 +1,27 @@
+"""Where a model's tokens lie in its picture: the one place that knows how each vision model cuts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mambascope.grid import Grid
+from mambascope.trace.vim import VisionMamba
+
+
+def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
+    """Return how a model cuts the picture that it is called with; None if there is no picture, or it does not say."""
+    pixels = inputs.get("pixel_values")
+    if pixels is None or not hasattr(getattr(model, "config", None), "patch_size"):
+        return None
+    height, width = pixels.shape[-2:]
+    if isinstance(model, VisionMamba):
+        cut = model.config.grid(height, width)
+        return Grid(cut.rows, cut.columns, cut.class_position, cut.patch, cut.stride)
+    size: Any = model.config.patch_size  # type: ignore[union-attr]
+    if not isinstance(size, int):
+        return None
+    # the Transformers that `find_mixers` knows put a class token before patches that do not overlap
+    return Grid(height // size, width // size, 0, size, size)
