@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError
-from mambascope.methods.readout import Readout
+from mambascope.methods.readout import FeatureReadout, Readout
 from mambascope.methods.released import Compat
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, differentiate, direction
@@ -34,11 +34,11 @@ class Case:
     inputs: Mapping[str, Any]
     trace: Trace
     positions: tuple[int, ...]
-    asked: Readout | None
+    asked: Readout | FeatureReadout | None
     compat: Compat = "published"
 
     @property
-    def readout(self) -> Readout:
+    def readout(self) -> Readout | FeatureReadout:
         """The number to explain.
 
         Raises:

@@ -67,7 +67,8 @@ def knockout(
         trace = capture(model, **inputs)
         length, device = trace.shape[1], trace.layers[0].captured.x.device
         rows = _positions(targets, length)
-        mixers = frozenset(record.name for record in _window(trace, layers))
+        window = _window(trace, layers)
+        mixers = frozenset(record.name for record in window)
         with intervening(model, None):
             outputs = call(model, inputs)
 
@@ -75,7 +76,7 @@ def knockout(
             with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(model, copies(inputs, stop - start))
 
-        sources = max(rows) + 1  # those after the last target give it nothing
+        sources = max(record.operator().seen(max(rows)).stop for record in window)  # others give the targets nothing
         return measure(readout, outputs, without, length=length, sources=sources, batch=batch, progress=progress)
 
 
@@ -101,7 +102,7 @@ def value_zeroing(
         inputs: One text, as in `knockout`.
 
     Returns:
-        Distances from 0 to 2, exactly zero above the diagonal.
+        Distances from 0 to 2, exactly zero where a target cannot see a source.
 
     Raises:
         InputError: if the inputs are not one text, or the layer does not exist or has no scan.
@@ -118,15 +119,16 @@ def value_zeroing(
         (record,) = _window(trace, (index, index))
         intact = _stream(record, record.captured.y)
         require_room((length, length), intact, "shorten the text")
-        distances = intact.new_zeros(length, length)
+        distances, causal = intact.new_zeros(length, length), record.operator().scan.causal
         for start, stop in batches(length, length, batch):
             edit = Knockout((record.name,), one_each(start, stop, length, intact.device))
             with intervening(model, edit):
                 without = _stream(record, _mixed(record, stop - start))
-            distances[start:, start:stop] = _cosine_distance(without[:, start:], intact[:, start:]).t()
+            first = start if causal else 0
+            distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
                 progress(stop, length)
-    return distances.tril_()  # columns of one batch begin at its first source; what lies before theirs is rounding
+    return distances.tril_() if causal else distances  # before its source a column of a batch holds rounding alone
 
 
 def _mixed(record: LayerRecord, count: int) -> Tensor:

@@ -83,6 +83,39 @@ class Readout:
         return (c * rows.detach()).sum(dim=(1, 2))
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureReadout:
+    """How far one token's features, after the final norm, reach in a direction.
+
+    Attributes:
+        label: What it is, for people.
+        positions: The one position where it is read.
+        direction: The direction; None for that of the features themselves, held constant, so that the number is their
+            size.
+    """
+
+    label: str
+    positions: tuple[int]
+    direction: Float[Tensor, " E"] | None = None
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return the number for every text or picture.
+
+        Raises:
+            InputError: if the outputs hold no features.
+        """
+        features = getattr(outputs, "last_hidden_state", None)
+        if features is None:
+            raise InputError("this model returns no features (last_hidden_state) of its tokens")
+        here = features[:, self.positions[0]]
+        along = torch.nn.functional.normalize(here.detach(), dim=-1) if self.direction is None else self.direction
+        return (here * along.to(here)).sum(dim=-1)
+
+    def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return what a linear account of it adds up to: the number itself."""
+        return self(outputs)
+
+
 @dataclass(frozen=True)
 class OneEach:
     """A readout of its own for each text of a batch; copies of one text ask several things of it at once."""
@@ -143,6 +176,20 @@ def class_readout(
     terms = (Term(None, label),) if foil is None else (Term(None, label), Term(None, foil, -1.0))
     text = f"logit of class {shown!r}" if foil is None else f"logit of class {shown!r} minus that of {other!r}"
     return Readout(text, tuple(positions), terms)
+
+
+def feature_readout(position: int, direction: Float[Tensor, " E"] | None = None, name: str = "") -> FeatureReadout:
+    """Return how far the features at a position, those of a patch for one, reach in a direction.
+
+    Args:
+        position: The position, from 0.
+        direction: The direction, such as another token's features or a row of the head; by default the features' own,
+            so that their size is explained.
+        name: What stands at the position, for the label.
+    """
+    shown = name or f"position {position}"
+    kind = "size of the features" if direction is None else "features in the given direction"
+    return FeatureReadout(f"{kind} of {shown}", (position,), direction)
 
 
 def continuation_readout(start: int, tokens: Sequence[int], text: str) -> Readout:

@@ -19,8 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.operators.orders import DirectedScan
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.state_space_dual import StateSpaceDual
+from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
 #: `published`: what the paper's formulas say, the default everywhere. `released`: what its code does.
@@ -44,17 +46,28 @@ def first_released_layer(layers: int) -> int:
 def released_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L"]:
     """Return the target's row of hidden attention per map, its decays stopped at the token before the target.
 
-    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i.
+    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i. Directions are added.
 
     Raises:
         UnsupportedModelError: if the layer is not a selective scan.
     """
     scan = trace.operator(layer).scan
+    if not isinstance(scan, DirectedScan):
+        return _early_row(scan, trace.shape, layer, target)
+    row = scan.skip.new_zeros(trace.shape[0], scan.maps, trace.shape[1])
+    for part in scan.parts:
+        own = _early_row(part.scan, trace.shape, layer, int(part.order.steps[target]))
+        row += part.weight * own[..., part.order.steps]
+    return row
+
+
+def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int) -> Float[Tensor, "b M L"]:
+    """Return one scan's row."""
     if not isinstance(scan, (SelectiveScan, StateSpaceDual)):
         raise UnsupportedModelError(
             f"layer {layer} is softmax attention: compat='released' reproduces code for selective scans only"
         )
-    row = scan.skip.new_zeros(trace.shape[0], scan.maps, trace.shape[1])
+    row = scan.skip.new_zeros(shape[0], scan.maps, shape[1])
     still = scan.dt.clone()
     still[:, target] = 0  # no time passes at the target itself
     row[..., :target] = dataclasses.replace(scan, dt=still).tile(slice(target, target + 1), slice(0, target))[:, :, 0]

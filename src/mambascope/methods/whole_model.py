@@ -16,6 +16,7 @@ from mambascope.methods.case import Case, Scored
 from mambascope.methods.control import random_scores
 from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.mamba_attribution import mamba_attribution as attribution_scores
+from mambascope.methods.mamba_lrp import LRP, LRP_VISION
 from mambascope.methods.mamba_lrp import mamba_lrp as relevance
 from mambascope.methods.rollout import rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution as chefer_scores
@@ -56,8 +57,9 @@ def alti_logit(case: Case) -> Scored:
 
 
 def mamba_lrp(case: Case) -> Scored:
-    """Relevance propagated from the readout to the tokens."""
-    found = relevance(case.model, case.readout, **case.inputs)
+    """Relevance propagated from the readout to the tokens, by the published rules for language or for vision."""
+    rules = LRP if case.inputs.get("pixel_values") is None else LRP_VISION
+    found = relevance(case.model, case.readout, rules=rules, **case.inputs)
     evidence = {"value": float(found.value[0]), "relevance_sum": float(found.scores.sum())}
     return Scored(found.scores, {"conservation_error": float(found.conservation_error[0])} | evidence)
 

@@ -33,7 +33,7 @@ class Gradients:
     Attributes:
         outputs: What the model returned, cut from the graph.
         value: The scalar that was differentiated, per text.
-        embeddings: The embedded tokens.
+        embeddings: The embedded tokens; the pixels where those were asked for.
         at_embeddings: Gradient of `value` there.
         mixers: Name of every mixer, in the order in which they ran, with its output and the gradient there; empty
             unless asked for.
@@ -42,8 +42,8 @@ class Gradients:
 
     outputs: Any
     value: Float[Tensor, " b"]
-    embeddings: Float[Tensor, "b L E"]
-    at_embeddings: Float[Tensor, "b L E"]
+    embeddings: Float[Tensor, "b *s"]
+    at_embeddings: Float[Tensor, "b *s"]
     mixers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -54,6 +54,7 @@ def differentiate(
     *,
     rules: Rules = GRADIENT,
     mixers: bool = False,
+    pixels: bool = False,
     **inputs: Any,
 ) -> Gradients:
     """Return the gradient of a readout at the embedded tokens, and on request at every mixer's output.
@@ -63,6 +64,7 @@ def differentiate(
         readout: Given the model's outputs, returns one number per text.
         rules: What is frozen.
         mixers: Also keep every mixer's output and the gradient there.
+        pixels: Go on to the pixels of a picture, in place of the embedded tokens.
         inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
@@ -70,7 +72,7 @@ def differentiate(
         ReconstructionError: if a norm is not what it seems and cannot be frozen.
     """
     watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
-    return _differentiate(model, readout, rules, partial(_leaf, model), watched, inputs)
+    return _differentiate(model, readout, rules, _pixels if pixels else partial(_leaf, model), watched, inputs)
 
 
 def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
@@ -204,6 +206,15 @@ def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Ite
 
     with reading(model, inputs, cut) as read:
         yield read
+
+
+@contextmanager
+def _pixels(inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+    """Make the pixels the leaf of the graph."""
+    if inputs.get("pixel_values") is None:
+        raise InputError("there are no pixels to go back to: pass pixel_values")
+    leaves.append(inputs["pixel_values"].detach().requires_grad_())
+    yield inputs | {"pixel_values": leaves[0]}
 
 
 @contextmanager

@@ -58,8 +58,10 @@ def embedded(model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b L E"]
     read = inputs.get("input_ids") if inputs.get("pixel_values") is None else inputs["pixel_values"]
     if read is None:
         raise InputError("there is nothing to read: pass input_ids, inputs_embeds or pixel_values")
+    layer = embedding_layer(model)
+    put_together = getattr(model, "embed", layer)  # of several parts, where the model has such a function
     with torch.no_grad():
-        return embedding_layer(model)(read)
+        return put_together(read)
 
 
 def mean_embedding(model: nn.Module) -> Float[Tensor, " E"]:

@@ -96,6 +96,7 @@ class _Editor:
     edit: Knockout | None
     families: dict[Seam, Family]
     cutting: bool = False
+    calls: int = 0
 
     @contextmanager
     def inside(self, mixer: nn.Module) -> Iterator[None]:
@@ -103,7 +104,7 @@ class _Editor:
 
         def before(*_: Any) -> None:
             if listener() is self:
-                self.cutting = True
+                self.cutting, self.calls = True, 0
 
         def after(*_: Any) -> None:
             if listener() is self:
@@ -123,16 +124,20 @@ class _Editor:
         if self.edit is None or not self.cutting:
             return call.give(_intact(family, original, call, args, kwargs))
         edit, sources = self.edit, self.edit.sources
+        reading = family.readings[self.calls % len(family.readings)]
+        self.calls += 1
         if sources.shape != call.s.shape[:2]:
             raise InputError(
                 f"sources of shape {tuple(sources.shape)} do not match the text's (batch, tokens) "
                 f"{tuple(call.s.shape[:2])}"
             )
+        order = reading.order(sources.shape[1]).to(sources.device)
+        sources = sources[:, order]
         if edit.targets is None:
             kept = replace(call, s=call.s.masked_fill(sources[..., None], 0))
             return call.give(_intact(family, original, kept, args, kwargs))
         o = _intact(family, original, call, args, kwargs)
-        rows = list(edit.targets)
+        rows = order.argsort()[list(edit.targets)].tolist()
         o[:, rows] -= _share(family, call, sources, rows).to(o.dtype)
         return call.give(o)
 

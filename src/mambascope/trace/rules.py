@@ -38,7 +38,8 @@ class Rules:
         scan: Δ, B and C are constants.
         gate: Each branch of the gate's product takes half of the gradient.
         norm: The statistics of the norms are constants.
-        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers; 0 leaves them plain.
+        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers, and in the one that
+            makes a picture's patches; 0 leaves them plain.
     """
 
     silu: bool = False
@@ -139,6 +140,9 @@ def hooks(
             for part in mixer.modules():
                 if isinstance(part, nn.Linear):
                     yield part, partial(_gamma_linear, rules)
+        for part in model.modules():
+            if isinstance(part, nn.Conv2d):
+                yield part, partial(_gamma_convolution, rules)
 
 
 def _gated_norm(family: Family, rules: Rules, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -176,6 +180,10 @@ def _sparse_head(head: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tens
 
 def _gamma_linear(rules: Rules, layer: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
     return _linear(F.linear, args[0], layer.weight, layer.bias, rules)
+
+
+def _gamma_convolution(rules: Rules, layer: nn.Conv2d, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return _linear(layer._conv_forward, args[0], layer.weight, layer.bias, rules)
 
 
 def _checked(norm: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
