@@ -4,7 +4,12 @@ A language model reads a sentence of a review and " It was"; the likelier of " g
 number explained is the lead of the answer's logit. Tokens of the sentence are removed (flipping), or put into nothing
 (insertion), most relevant first and least relevant first (Samek et al. 2017, arXiv 1509.06321); what differs between
 the two curves is how well the scores knew: ΔA_F and ΔA_I of Jafari et al. (arXiv 2406.07592). Removed tokens are left
-out and the text closes up. Only scores of the whole model are judged. Scores keep their sign where they have one.
+out and the text closes up, so insertion goes by the texts of flipping backwards: ΔA_I differs from ΔA_F by no more than
+rounding and ties. Only scores of the whole model are judged. Scores keep their sign where they have one.
+
+`sentiment-long` asks about whole reviews, of which the model reads the last 448 tokens: reviews tend to end in a
+verdict. The project's own model has learnt from pieces of 112 tokens and judges the ends of reviews better the longer
+they are, up to there (zoo/sentiment-mamba).
 """
 
 from __future__ import annotations
@@ -15,29 +20,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.evaluate.data.film_reviews import test_sentences
+from mambascope.evaluate.data.film_reviews import test_reviews, test_sentences
 from mambascope.evaluate.data.folder import data_file
+from mambascope.evaluate.data.labelled_texts import labelled_texts
 from mambascope.evaluate.metrics.perturbation_curve import MODES, perturbation_curves
 from mambascope.evaluate.score_rows import score_rows
+from mambascope.evaluate.shortened_texts import ShortenedTexts
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import NO_LAYER, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
-from mambascope.trace.intervene import intervening
-from mambascope.trace.running import call
 
 CUE, LABELS = " It was", (" bad", " good")
+#: Texts given to the curves' readout at a time: all of a mode's two curves, to be put side by side by length.
+CURVES = 22
+TEXTS = {
+    "sentences": lambda: test_sentences(data_file("sent_nltk_pang_lee", "sentence_polarity.zip")),
+    "reviews": lambda: test_reviews(data_file("sent_nltk_pang_lee", "movie_reviews.zip")),
+}
 
 
 @dataclass(frozen=True)
 class Sentiment:
-    """The task."""
+    """The task.
+
+    Attributes:
+        texts: What it asks about: held-out `sentences` of reviews, or whole held-out `reviews`.
+        reach: How many of a text's last tokens the model reads; None for all.
+        source: Texts and labels of the user's own instead (`data/labelled_texts.py`): a `.jsonl`, `.csv`, `.tsv` or
+            `.parquet` file, or a hub id `name[:config]@split`. Sentences of MR and SST are those that the project's own
+            model has learnt from, most of them.
+    """
 
     name: str = "sentiment"
+    texts: str = "sentences"
+    reach: int | None = None
+    source: str | None = None
     default_models: Sequence[str] = ("zoo/sentiment-mamba",)
     metrics: Sequence[Metric] = (
         Metric("flipping_gap", title="ΔA_F: area of the answer's lead, least relevant first less most relevant first"),
@@ -46,17 +66,17 @@ class Sentiment:
         Metric("flipping_area_least_first"),
         Metric("insertion_area_most_first"),
         Metric("insertion_area_least_first", higher_is_better=False),
-        Metric("accuracy", title="share of sentences that the model judges right"),
+        Metric("accuracy", title="share of texts that the model judges right"),
     )
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the held-out sentences, in an order that a hash of them gives, so that a limit has both kinds."""
-        found = test_sentences(data_file("sent_nltk_pang_lee", "sentence_polarity.zip"))
+        """Return the texts, in an order that a hash of them gives, so that a limit has both kinds."""
+        found = TEXTS[self.texts]() if self.source is None else labelled_texts(self.source)
         found.sort(key=lambda one: hashlib.sha256(one[0].encode()).hexdigest())
         return [Sample(str(k), {"text": text, "good": good}) for k, (text, good) in enumerate(found[:limit])]
 
     def data_hash(self) -> str:
-        """Return a hash of all sentences and their labels."""
+        """Return a hash of all texts and their labels."""
         return hashlib.sha256(repr([sample.data for sample in self.samples(None)]).encode()).hexdigest()
 
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
@@ -69,7 +89,8 @@ class Sentiment:
         """Return the areas and gaps of both curves for every method."""
         model, tokenizer = loaded
         labels = self._labels(tokenizer)
-        text = tokenizer(" " + sample.data["text"], add_special_tokens=False)["input_ids"]
+        text = tokenizer(" " + sample.data["text"], add_special_tokens=False, verbose=False)["input_ids"]
+        text = text if self.reach is None else text[-self.reach :]
         cue = tokenizer(CUE, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([*text, *cue], device=model.device)
         inputs: dict[str, Any] = {"input_ids": ids[None]}
@@ -78,24 +99,15 @@ class Sentiment:
         lead = logits_of(trace.outputs)[0, last, labels]
         answer = int(lead.argmax())
         readout = token_readout(last, labels[answer], labels[1 - answer])
-
-        def kept(which: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-            """Texts of several lengths stand side by side, padded behind, where a causal model does not look."""
-            texts = [ids[row.to(ids.device)] for row in which]
-            batch = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-            with torch.no_grad(), intervening(model, None):
-                logits = logits_of(call(model, {"input_ids": batch}))
-            ends = torch.tensor([len(one) - 1 for one in texts], device=ids.device)
-            final = logits[torch.arange(len(texts), device=ids.device), ends]
-            return (final[:, labels[answer]] - final[:, labels[1 - answer]]).float().cpu()
-
+        texts = ShortenedTexts(model, ids, labels[answer], labels[1 - answer])
         candidates = torch.arange(len(ids)) < len(text)
         rows = [Row(name, "accuracy", float(bool(answer) == sample.data["good"])) for name in methods]
         for scored in score_rows(model, inputs, methods, [last], [readout], trace):
             if scored.layer != NO_LAYER:
                 continue
+            scores = scored.rows[0].float().cpu()
             for mode in MODES:
-                curves = perturbation_curves(scored.rows[0].float().cpu(), kept, mode, candidates=candidates)
+                curves = perturbation_curves(scores, texts.lead, mode, candidates=candidates, batch=CURVES)
                 rows += [Row(scored.method, name, value) for name, value in curves.rows().items()]
         return rows
 
