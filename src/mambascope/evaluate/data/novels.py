@@ -1,4 +1,4 @@
-"""Haystacks: running text of the novels that no bundled model was trained on."""
+"""Haystacks: running text of the novels that no bundled model was trained on, or of files that a user names."""
 
 from __future__ import annotations
 
@@ -40,3 +40,24 @@ def held_out_novels(archive: Path) -> dict[str, str]:
     if missing:
         raise InputError(f"{archive} holds no novel {missing[0]}")
     return novels
+
+
+def text_files(source: str) -> dict[str, str]:
+    """Return the texts of a folder's .txt files, or of the one file that is named, with white space closed.
+
+    Raises:
+        InputError: if there is none, or one cannot be read as UTF-8.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{source} does not exist; name a folder of .txt files, or one of them")
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{source} holds no .txt files")
+    texts = {}
+    for file in files:
+        try:
+            texts[file.stem] = re.sub(r"\s+", " ", file.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} could not be read: {error}") from error
+    return texts

@@ -9,6 +9,7 @@ from mambascope.errors import InputError
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks.alignment import Alignment
 from mambascope.evaluate.tasks.copying import Copying
+from mambascope.evaluate.tasks.frequent_words import FrequentWords
 from mambascope.evaluate.tasks.induction import Induction
 from mambascope.evaluate.tasks.retrieval import Retrieval
 from mambascope.evaluate.tasks.sentiment import Sentiment
@@ -23,7 +24,10 @@ TASKS: dict[str, Task] = {
         Alignment(name="alignment-dev", gold="hansards-dev"),
         Alignment(name="alignment-de-en", gold="bicici", default_models=("zoo/translation-de-en-mamba2",)),
         Retrieval(),
+        Retrieval(name="passkey", needles=(1,), each=20),
+        FrequentWords(),
         Sentiment(),
+        Sentiment(name="sentiment-long", texts="reviews", reach=448),
     )
 }
 

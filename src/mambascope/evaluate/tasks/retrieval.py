@@ -1,10 +1,11 @@
 """Retrieval: numbers told somewhere in a novel's text, one of them asked for at its end. Do the scores find the place?
 
 After RULER's needles (Hsieh et al., arXiv 2404.06654): sentences "The secret of the doctor is 47192." stand between the
-sentences of a held-out novel, and the text ends with one of them again, whose digits the model must give. Lengths and
-numbers of needles are swept. The rows are those that predict each digit; the span is the digits in the needle that is
-asked for, the candidates everything before the question. Reported are the share of the scores' size that lies on the
-span and the rank of its best token, beside the model's own accuracy: what it does not find, no score can show.
+sentences of a held-out novel, and the text ends with one of them again, whose digits the model must give. Lengths,
+numbers of needles and the place of the one that is asked for are swept; with one needle it is the passkey task
+(Mohtashami & Jaggi, arXiv 2305.16300). The rows are those that predict each digit; the span is the digits in the needle
+that is asked for, the candidates everything before the question. Reported are the share of the scores' size that lies
+on the span and the rank of its best token, beside the model's own accuracy: what it does not find, no score can show.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Any
 import torch
 
 from mambascope.errors import InputError
-from mambascope.evaluate.data.folder import data_file
-from mambascope.evaluate.data.novels import held_out_novels
+from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
@@ -29,8 +29,8 @@ from mambascope.trace import capture
 KEYS = ("doctor", "brother", "child", "church", "daughter", "father", "friend", "garden", "gentleman", "horse", "house",
         "husband", "letter", "master", "mother", "school", "sister", "table", "window", "woman")  # fmt: skip
 DIGITS = 5
-#: Characters of text that are cut for each token of a haystack, to have enough.
-CHARACTERS = 8
+#: Steps of the golden section are spread evenly over 0 to 1 wherever one stops.
+GOLDEN = 0.618034
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Retrieval:
     Attributes:
         lengths: Tokens of a text, question included.
         needles: Needles in a text.
-        each: Texts of every length and number of needles.
+        each: Texts of every length and number of needles; the needle that is asked for is moved evenly through them.
+        source: Haystacks of the user's own: a folder of `.txt` files, or one such file.
     """
 
     name: str = "retrieval"
@@ -53,10 +54,11 @@ class Retrieval:
     lengths: tuple[int, ...] = (128, 256, 512)
     needles: tuple[int, ...] = (1, 2, 4)
     each: int = 10
+    source: str | None = None
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
         """Return texts' haystacks, needles and questions; lengths and numbers of needles take turns."""
-        novels = list(held_out_novels(data_file("lm_novels", "novels.tar.xz")).values())
+        texts = haystacks(self.source, max(self.lengths))
         generator = torch.Generator().manual_seed(0)
 
         def draw(below: int) -> int:
@@ -66,16 +68,16 @@ class Retrieval:
         for number in range(self.each):
             for length in self.lengths:
                 for count in self.needles:
-                    novel = novels[draw(len(novels))]
-                    start = novel.find(". ", draw(len(novel) - 2 * CHARACTERS * length)) + 1
                     keys = torch.randperm(len(KEYS), generator=generator)[:count].tolist()
-                    secrets = [[KEYS[key], "".join(str(draw(10)) for _ in range(DIGITS))] for key in keys]
+                    places = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+                    asked = draw(count)
+                    places[asked] = (number + 0.5) * GOLDEN % 1
                     data = {
-                        "hay": novel[start : start + CHARACTERS * length],
+                        "hay": drawn_text(texts, draw, length),
                         "length": length,
-                        "secrets": secrets,
-                        "asked": draw(count),
-                        "places": torch.rand(count, generator=generator).tolist(),
+                        "secrets": [[KEYS[key], "".join(str(draw(10)) for _ in range(DIGITS))] for key in keys],
+                        "asked": asked,
+                        "places": places,
                     }
                     samples.append(Sample(f"{length}-{count}-{number}", data))
         return samples[:limit]
@@ -85,13 +87,21 @@ class Retrieval:
         return hashlib.sha256(repr([sample.data for sample in self.samples(None)]).encode()).hexdigest()
 
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise if a method cannot read the model, or it has no tokenizer."""
-        check_supported(loaded[0], methods)
-        if loaded[1] is None:
+        """Raise if a method cannot read the model, or its tokenizer has no token for a digit."""
+        model, tokenizer = loaded
+        check_supported(model, methods)
+        if tokenizer is None:
             raise InputError("retrieval needs a model with a tokenizer")
+        for digit in "0123456789":
+            if tokenizer.convert_tokens_to_ids(digit) in (None, tokenizer.unk_token_id):
+                raise InputError(f"this model's tokenizer has no token for the digit {digit}; retrieval needs them all")
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return mass and rank of the span, averaged over the digits, for every method, layer and the model."""
+        """Return mass and rank of the span, averaged over the digits, for every method, layer and the model.
+
+        Each row says in `extra` how many tokens and needles its text has, and the distance: the tokens between the
+        needle's digits and the question.
+        """
         model, tokenizer = loaded
         ids, span, asked = self.text(tokenizer, sample)
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
@@ -100,39 +110,37 @@ class Retrieval:
         readouts = [token_readout(target, ids[target + 1]) for target in targets]
         guessed = logits_of(trace.outputs)[0, targets].argmax(dim=-1).tolist()
         right = sum(guess == ids[place] for guess, place in zip(guessed, asked, strict=True)) / DIGITS
+        key, digits = sample.data["secrets"][sample.data["asked"]]
+        question = len(ids) - len(self._sentence(tokenizer, key, digits))
         gold = torch.zeros(len(ids), dtype=torch.bool)
         gold[span] = True
-        before = torch.arange(len(ids)) < asked[0] - len(self._prefix(tokenizer, KEYS[0]))
-        rows = [Row(name, "accuracy", right) for name in methods]
+        before = torch.arange(len(ids)) < question
+        about = {
+            "length": sample.data["length"],
+            "needles": len(sample.data["secrets"]),
+            "distance": question - span[-1] - 1,
+        }
+        rows = [Row(name, "accuracy", right, extra=about) for name in methods]
         for scored in score_rows(model, inputs, methods, targets, readouts, trace):
             sizes = scored.rows.abs().cpu()
             for name, metric in (("span_mass", span_mass), ("span_rank", span_rank)):
-                rows.append(Row(scored.method, name, float(metric(sizes, gold, before).nanmean()), scored.layer))
+                value = float(metric(sizes, gold, before).nanmean())
+                rows.append(Row(scored.method, name, value, scored.layer, about))
         return rows
 
     def text(self, tokenizer: Any, sample: Sample) -> tuple[list[int], list[int], list[int]]:
         """Return a sample's token ids, the places of the digits in its needle, and those of the digits asked for."""
         data = sample.data
         sentences = [self._sentence(tokenizer, key, digits) for key, digits in data["secrets"]]
-        stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
-        room = data["length"] - sum(map(len, sentences)) - len(sentences[data["asked"]])
-        hay = tokenizer(data["hay"], add_special_tokens=False, verbose=False)["input_ids"][: max(room, 0)]
-        gaps = [0, *(place + 1 for place, token in enumerate(hay) if token == stop)]
-        chosen = sorted(gaps[int(share * len(gaps))] for share in data["places"])
-        ids, span, done = [], [], 0
-        for number, (place, sentence) in enumerate(zip(chosen, sentences, strict=True)):
-            ids += hay[done:place]
-            if number == data["asked"]:
-                span = [len(ids) + len(sentence) - 1 - DIGITS + k for k in range(DIGITS)]
-            ids, done = ids + sentence, place
         question = sentences[data["asked"]]
-        ids += hay[done:] + question
-        return ids, span, [len(ids) - 1 - DIGITS + k for k in range(DIGITS)]
+        room = data["length"] - sum(map(len, sentences)) - len(question)
+        ids, begins = hidden(tokenizer, data["hay"], room, sentences, data["places"])
+        first = len(question) - 1 - DIGITS
+        span, asked = ([begin + first + k for k in range(DIGITS)] for begin in (begins[data["asked"]], len(ids)))
+        return ids + question, span, asked
 
     def _sentence(self, tokenizer: Any, key: str, digits: str) -> list[int]:
-        each = [tokenizer(f" 0{digit}", add_special_tokens=False)["input_ids"][-1] for digit in digits]
+        """Return a needle, each of its digits one token."""
+        begin = tokenizer(f" The secret of the {key} is {digits[0]}", add_special_tokens=False)["input_ids"]
         stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
-        return [*self._prefix(tokenizer, key), *each, stop]
-
-    def _prefix(self, tokenizer: Any, key: str) -> list[int]:
-        return tokenizer(f" The secret of the {key} is 0.", add_special_tokens=False)["input_ids"][:-2]
+        return [*begin, *tokenizer.convert_tokens_to_ids(list(digits[1:])), stop]
