@@ -11,7 +11,7 @@ from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients, smooth_grad
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.mamba_attribution import mamba_attribution
-from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp, pixel_relevance
+from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.occlusion import occlusion
 from mambascope.methods.readout import class_readout, feature_readout
 from mambascope.methods.released import first_released_layer
@@ -238,20 +238,24 @@ def test_mamba_lrp(case, query, gamma, pixels):
     model, batch, *_ = case
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
     assert rules == (LRP_VISION if gamma else LRP)
-    found = (pixel_relevance if pixels else mamba_lrp)(model, readout_of(query), rules=rules, pixel_values=batch)
+    found = mamba_lrp(model, readout_of(query), rules=rules, pixels=pixels, pixel_values=batch)
+    scores = found.pixels if pixels else found.scores
     for row, picture in enumerate(batch):
         expected, value = dense_relevance(model, picture, query, RULES, gamma, pixels)
         assert distance(found.value[row], value) < BOUND
-        assert found.scores[row].shape == expected.shape
-        assert distance(found.scores[row], expected) < BOUND
+        assert scores[row].shape == expected.shape
+        assert distance(scores[row], expected) < BOUND
+    if pixels:
+        at_tokens = mamba_lrp(model, readout_of(query), rules=rules, pixel_values=batch)
+        assert torch.equal(found.scores, at_tokens.scores), "one pass gives both"
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_each_rule_alone(case, rule):
     model, batch, *_ = case
-    found = pixel_relevance(model, class_readout(3), rules=Rules(**{rule: True}), pixel_values=batch[:1])
+    found = mamba_lrp(model, class_readout(3), rules=Rules(**{rule: True}), pixels=True, pixel_values=batch[:1])
     expected, _ = dense_relevance(model, batch[0], "class", frozenset({rule}), 0.0, True)
-    assert distance(found.scores[0], expected) < BOUND
+    assert distance(found.pixels[0], expected) < BOUND
     others, _ = dense_relevance(model, batch[0], "class", frozenset(), 0.0, True)
     assert distance(expected, others) > 1e-4
 
@@ -284,32 +288,35 @@ def test_relevance_is_conserved(place, gamma, dtype):
         batch = pictures(model, 2)
         assert mamba_lrp(model, readout_of(query), rules=rules, pixel_values=batch).conservation_error.max() < bound
         model = without_biases(model, True)
-        found = pixel_relevance(model, readout_of(query), rules=rules, pixel_values=batch)
-        assert found.conservation_error.max() < bound
-        assert found.scores.shape == (2, 12, 16)
+        found = mamba_lrp(model, readout_of(query), rules=rules, pixels=True, pixel_values=batch)
+        assert found.pixel_conservation_error.max() < bound
+        assert found.pixels.shape == (2, 12, 16)
 
 
 def test_pixels_that_no_patch_reads_have_no_relevance():
     model = vision_mamba(torch.float64)
-    scores = pixel_relevance(model, class_readout(0), pixel_values=pictures(model, 1, (14, 19))).scores[0]
+    given = {"rules": LRP_VISION, "pixel_values": pictures(model, 1, (14, 19))}
+    scores = mamba_lrp(model, class_readout(0), pixels=True, **given).pixels[0]
     assert scores.shape == (14, 19)
     assert scores[:12, :16].all()
     assert not scores[12:].any()
     assert not scores[:, 16:].any()
     with pytest.raises(InputError, match="no pixels"):
-        pixel_relevance(model, class_readout(0), inputs_embeds=model.embed(pictures(model)))
+        mamba_lrp(model, class_readout(0), pixels=True, inputs_embeds=model.embed(pictures(model)))
+    with pytest.raises(InputError, match="stopped at the tokens"):
+        mamba_lrp(model, class_readout(0), **given).pixel_conservation_error  # noqa: B018
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_gradient_methods(case, query):
     model, batch, *_ = case
     found = gradient_x_input(model, readout_of(query), pixel_values=batch)
-    through = pixel_relevance(model, readout_of(query), rules=Rules(), pixel_values=batch)
+    through = mamba_lrp(model, readout_of(query), rules=Rules(), pixels=True, pixel_values=batch)
     for row, picture in enumerate(batch):
         expected, _ = dense_relevance(model, picture, query, frozenset(), 0.0, False)
         assert distance(found.scores[row], expected) < BOUND
         expected, _ = dense_relevance(model, picture, query, frozenset(), 0.0, True)
-        assert distance(through.scores[row], expected) < BOUND
+        assert distance(through.pixels[row], expected) < BOUND
     length = found.scores.shape[1]
     one = {"pixel_values": batch[:1]}
     assert smooth_grad(model, readout_of(query), samples=2, noise=1e-6, **one).scores.shape == (1, length)

@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
-from mambascope.methods.readout import Readout, class_readout, continuation_readout, token_readout
+from mambascope.methods.readout import (
+    FeatureReadout,
+    Readout,
+    class_readout,
+    continuation_readout,
+    feature_readout,
+    token_readout,
+)
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.tokens import decode_token, single_token
@@ -28,6 +35,7 @@ class Question:
         target: A token or class, by text or number; None for the model's own first choice.
         foil: One to contrast with.
         position: The position to explain; negative numbers count from the end; None for the last.
+        features: Ask about the size of the position's own features, in place of a logit.
         continuation: Position of its first token, its ids and its text; None unless a continuation is asked about.
     """
 
@@ -35,6 +43,7 @@ class Question:
     foil: str | int | None = None
     position: int | None = None
     continuation: tuple[int, tuple[int, ...], str] | None = None
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Asked:
 
     place: int
     positions: tuple[int, ...]
-    readout: Readout | None
+    readout: Readout | FeatureReadout | None
 
 
 def resolve(
@@ -68,6 +77,10 @@ def resolve(
             target, or the parts of the question contradict each other.
     """
     place = _place(question.position, trace.shape[1])
+    if question.features:
+        if question.target is not None or question.foil is not None or question.continuation is not None:
+            raise InputError("features are explained as they are; ask for them without target, foil and continuation")
+        return Asked(place, (place,), feature_readout(place))
     logits = trace.logits
     if logits is None:
         if question.target is not None or question.foil is not None or question.continuation is not None:

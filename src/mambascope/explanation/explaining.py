@@ -180,7 +180,7 @@ def explain_inputs(
     results = []
     for method in methods:
         started = time.perf_counter()
-        scores, axis, over, evidence = _scores(case, method, layers, asked.place, targets, step)
+        scores, axis, over, evidence, pixels = _scores(case, method, layers, asked.place, targets, step)
         errors = [trace.layers[number].reconstruction_error for number in layers]
         explains = asked.readout if method.asks else None
         results.append(
@@ -214,6 +214,7 @@ def explain_inputs(
                 },
                 over_layers=over,
                 grid=grid,
+                pixels=None if pixels is None else pixels.float().cpu(),
             )
         )
     return results
@@ -271,8 +272,8 @@ def has_head(model: nn.Module) -> bool:
 
 def _scores(
     case: Case, method: Method, layers: list[int], place: int, targets: str, step: Callable[[], None]
-) -> tuple[Tensor, tuple[int | str, ...], Literal["mean", "sum"], dict[str, Any]]:
-    """Return scores (layer, target, source), the layer axis, how layers make the whole, and the method's evidence."""
+) -> tuple[Tensor, tuple[int | str, ...], Literal["mean", "sum"], dict[str, Any], Tensor | None]:
+    """Return scores (layer, target, source), the layer axis, how layers make the whole, evidence, scores of pixels."""
     trace, length = case.trace, case.trace.shape[1]
     if targets == "all":
         require_room((len(layers), length, length), torch.empty(0), "explain one position, or shorten the text")
@@ -280,12 +281,12 @@ def _scores(
         if targets == "all":
             assert method.whole_map is not None
             step()
-            return method.whole_map(trace), (WHOLE_MODEL,), "sum", {}
+            return method.whole_map(trace), (WHOLE_MODEL,), "sum", {}, None
         assert method.score is not None
         scored = method.score(case)
         step()
         axis = (WHOLE_MODEL,) if len(scored.scores) == 1 else tuple(range(len(trace.layers)))
-        return scored.scores[:, None], axis, scored.over_layers, dict(scored.diagnostics)
+        return scored.scores[:, None], axis, scored.over_layers, dict(scored.diagnostics), scored.pixels
     rows = []
     for number in layers:
         if targets == "all":
@@ -297,7 +298,7 @@ def _scores(
             of_targets = [method.row(trace, number, target, **options)[0] for target in case.positions]
             rows.append(torch.stack(of_targets).mean(dim=0)[None])
         step()
-    return torch.stack(rows), tuple(layers), "mean", {}
+    return torch.stack(rows), tuple(layers), "mean", {}, None
 
 
 def _layers(layer: int | slice | str, count: int, compat: str) -> list[int]:

@@ -89,6 +89,7 @@ class Attribution:
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
         grid: Of a picture, how its patches and class token lie in the tokens; None for text.
         image: The part of the picture that the patches cover together, for display.
+        pixels: Scores of every pixel that the model was handed, from methods that go down to them; of their own scale.
     """
 
     scores: Float[Tensor, "layer target source"]
@@ -102,6 +103,7 @@ class Attribution:
     over_layers: Literal["mean", "sum"] = "mean"
     grid: Grid | None = None
     image: UInt8[Tensor, "height width 3"] | None = None
+    pixels: Float[Tensor, "H W"] | None = None
 
     def __post_init__(self) -> None:
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
@@ -204,9 +206,10 @@ class Attribution:
             "diagnostics": dict(self.diagnostics),
         }
         metadata = {"format": FORMAT, "attribution": json.dumps(header)}
-        image = {} if self.image is None else {"image": self.image.contiguous()}
+        kept = {"scores": self.scores, "image": self.image, "pixels": self.pixels}
+        tensors = {name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}
         with whole_file(path) as partial:
-            save_file({"scores": self.scores.contiguous()} | image, partial, metadata=metadata)
+            save_file(tensors, partial, metadata=metadata)
         return path
 
     @classmethod
@@ -223,7 +226,7 @@ class Attribution:
                     raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
                 header = json.loads(metadata["attribution"])
                 scores = file.get_tensor("scores")
-                image = file.get_tensor("image") if "image" in file.keys() else None  # noqa: SIM118
+                beside = {name: file.get_tensor(name) for name in ("image", "pixels") if name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
         target = header["target"]
@@ -239,7 +242,7 @@ class Attribution:
             diagnostics=header["diagnostics"],
             over_layers=header.get("over_layers", "mean"),
             grid=Grid(**header["grid"]) if header.get("grid") else None,
-            image=image,
+            **beside,
         )
 
     def to_xarray(self) -> xarray.DataArray:

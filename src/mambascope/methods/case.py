@@ -70,8 +70,10 @@ class Scored:
         scores: One row for the whole model, or one per layer.
         diagnostics: The evidence: `conservation_error`, and what else tells how far to trust the scores.
         over_layers: How the layers' rows make the model's.
+        pixels: Scores of a picture's pixels, from methods that go down to them.
     """
 
     scores: Float[Tensor, "layer L"]
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     over_layers: Literal["mean", "sum"] = "sum"
+    pixels: Float[Tensor, "H W"] | None = None

@@ -15,8 +15,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.errors import InputError
 from mambascope.methods.readout import FeatureReadout, OneEach, Readout
-from mambascope.trace.differentiate import Gradients, differentiate
+from mambascope.trace.differentiate import differentiate
 from mambascope.trace.rules import Rules
 
 #: The published rules for language (section 4): all frozen, linear layers plain.
@@ -28,24 +29,40 @@ LRP_VISION = Rules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """Relevance of every token, or every pixel, for a readout.
+    """Relevance of every token for a readout, and where asked for of every pixel.
 
     Attributes:
-        scores: R_j, signed; of pixels, rows and columns of the picture.
+        scores: R_j, signed.
         value: The readout f.
         first_order: What relevance adds up to where none is lost: f itself, or a log-probability's linear part.
         outputs: What the model returned.
+        pixels: Relevance of every pixel, its colours together; zero at pixels that no patch reads. None unless asked.
     """
 
-    scores: Float[Tensor, "b *L"]
+    scores: Float[Tensor, "b L"]
     value: Float[Tensor, " b"]
     first_order: Float[Tensor, " b"]
     outputs: Any
+    pixels: Float[Tensor, "b H W"] | None = None
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
         """|f - Σ_j R_j| / |f|: what biases hold; rounding alone where the model has none."""
-        total, start = self.scores.double().flatten(1).sum(dim=-1), self.first_order.double()
+        return self._lost(self.scores)
+
+    @property
+    def pixel_conservation_error(self) -> Float[Tensor, " b"]:
+        """The same of the pixels: the class token and the positions hold some too.
+
+        Raises:
+            InputError: if pixels were not asked for.
+        """
+        if self.pixels is None:
+            raise InputError("this relevance stopped at the tokens; ask for pixels=True")
+        return self._lost(self.pixels)
+
+    def _lost(self, scores: Tensor) -> Float[Tensor, " b"]:
+        total, start = scores.double().flatten(1).sum(dim=-1), self.first_order.double()
         return (start - total).abs() / start.abs().clamp_min(1e-300)
 
 
@@ -54,6 +71,7 @@ def mamba_lrp(
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     rules: Rules = LRP,
+    pixels: bool = False,
     **inputs: Any,
 ) -> Relevance:
     """Return the relevance of every token for a readout of the model.
@@ -61,44 +79,25 @@ def mamba_lrp(
     Args:
         model: A stock model.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
-        rules: What is frozen: all by default; switch rules off for an ablation, or set γ.
+        rules: What is frozen: all by default; switch rules off for an ablation, or set γ. `LRP_VISION` has the γ
+            published for vision; `Rules()` gives gradient times input.
+        pixels: Go on from the tokens of a picture to its pixels, with the same rules in the same pass.
         inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
         InputError: if the inputs cannot be used or the model is quantised.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
-    return _relevance(differentiate(model, readout, rules=rules, **inputs), readout, -1)
-
-
-def pixel_relevance(
-    model: nn.Module,
-    readout: Callable[[Any], Float[Tensor, " b"]],
-    *,
-    rules: Rules = LRP_VISION,
-    **inputs: Any,
-) -> Relevance:
-    """Return the relevance of every pixel (b, H, W) for a readout of a vision model, its colours together.
-
-    Pixels that no patch reads have none. What flows into the class token and the positions stays there.
-
-    Args:
-        model: A vision model that embeds patches.
-        readout: Given the model's outputs, returns one number per picture; see `mambascope.methods.readout`.
-        rules: What is frozen: the published rules for vision, with γ from the logit down to the pixels, unless others
-            are given; `Rules()` gives the gradient times the pixels.
-        inputs: Handed to the model: `pixel_values` (b, c, H, W).
-
-    Raises:
-        InputError: if there are no pixels or they cannot be used, or the model is quantised.
-        ReconstructionError: if a norm of the model cannot be frozen.
-    """
-    return _relevance(differentiate(model, readout, rules=rules, pixels=True, **inputs), readout, 1)
-
-
-def _relevance(passed: Gradients, readout: Callable[[Any], Tensor], summed: int) -> Relevance:
-    """Return the input times the gradient there, summed over one axis."""
-    scores = (passed.embeddings.double() * passed.at_embeddings.double()).sum(dim=summed)
+    passed = differentiate(model, readout, rules=rules, pixels=pixels, **inputs)
     known = (Readout, OneEach, FeatureReadout)
-    start = readout.first_order(passed.outputs) if isinstance(readout, known) else passed.value
-    return Relevance(scores.to(passed.embeddings.dtype), passed.value, start, passed.outputs)
+    return Relevance(
+        scores=_times_gradient(passed.embeddings, passed.at_embeddings, -1),
+        value=passed.value,
+        first_order=readout.first_order(passed.outputs) if isinstance(readout, known) else passed.value,
+        outputs=passed.outputs,
+        pixels=None if passed.pixels is None else _times_gradient(*passed.pixels, 1),
+    )
+
+
+def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
+    return (value.double() * gradient.double()).sum(dim=summed).to(value.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from mambascope.methods.mamba_lrp import LRP, LRP_VISION
 from mambascope.methods.mamba_lrp import mamba_lrp as relevance
 from mambascope.methods.rollout import rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution as chefer_scores
+from mambascope.trace.rules import GRADIENT
 
 
 def rollout(case: Case) -> Scored:
@@ -58,15 +60,23 @@ def alti_logit(case: Case) -> Scored:
 
 def mamba_lrp(case: Case) -> Scored:
     """Relevance propagated from the readout to the tokens, by the published rules for language or for vision."""
-    rules = LRP if case.inputs.get("pixel_values") is None else LRP_VISION
-    found = relevance(case.model, case.readout, rules=rules, **case.inputs)
+    seen = case.inputs.get("pixel_values") is not None
+    found = relevance(case.model, case.readout, rules=LRP_VISION if seen else LRP, pixels=seen, **case.inputs)
     evidence = {"value": float(found.value[0]), "relevance_sum": float(found.scores.sum())}
-    return Scored(found.scores, {"conservation_error": float(found.conservation_error[0])} | evidence)
+    evidence |= {"conservation_error": float(found.conservation_error[0])}
+    if found.pixels is None:
+        return Scored(found.scores, evidence)
+    evidence |= {"pixel_conservation_error": float(found.pixel_conservation_error[0])}
+    return Scored(found.scores, evidence, pixels=found.pixels[0])
 
 
 def gradient_x_input(case: Case) -> Scored:
-    """Gradient times input."""
-    return _gradients(case, gradients.gradient_x_input(case.model, case.readout, **case.inputs))
+    """Gradient times input, of a picture's pixels as well."""
+    scored = _gradients(case, gradients.gradient_x_input(case.model, case.readout, **case.inputs))
+    if case.inputs.get("pixel_values") is None:
+        return scored
+    through = relevance(case.model, case.readout, rules=GRADIENT, pixels=True, **case.inputs)
+    return replace(scored, pixels=None if through.pixels is None else through.pixels[0])
 
 
 def integrated_gradients(case: Case) -> Scored:

@@ -33,19 +33,21 @@ class Gradients:
     Attributes:
         outputs: What the model returned, cut from the graph.
         value: The scalar that was differentiated, per text.
-        embeddings: The embedded tokens; the pixels where those were asked for.
+        embeddings: The embedded tokens.
         at_embeddings: Gradient of `value` there.
         mixers: Name of every mixer, in the order in which they ran, with its output and the gradient there; empty
             unless asked for.
         attention: The same for the probabilities of softmax attention layers.
+        pixels: The pixels of pictures and the gradient there; None unless asked for.
     """
 
     outputs: Any
     value: Float[Tensor, " b"]
-    embeddings: Float[Tensor, "b *s"]
-    at_embeddings: Float[Tensor, "b *s"]
+    embeddings: Float[Tensor, "b L E"]
+    at_embeddings: Float[Tensor, "b L E"]
     mixers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
 
 
 def differentiate(
@@ -64,7 +66,7 @@ def differentiate(
         readout: Given the model's outputs, returns one number per text.
         rules: What is frozen.
         mixers: Also keep every mixer's output and the gradient there.
-        pixels: Go on to the pixels of a picture, in place of the embedded tokens.
+        pixels: Go on from the embedded tokens to the pixels of a picture.
         inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
@@ -72,7 +74,8 @@ def differentiate(
         ReconstructionError: if a norm is not what it seems and cannot be frozen.
     """
     watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
-    return _differentiate(model, readout, rules, _pixels if pixels else partial(_leaf, model), watched, inputs)
+    leaf = partial(_pixels if pixels else _leaf, model)
+    return _differentiate(model, readout, rules, leaf, watched, inputs)
 
 
 def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
@@ -141,17 +144,20 @@ def _differentiate(
             stack.callback(handle.remove)
         outputs = call(model, inputs)
         value = readout(outputs)
-        wanted = [leaves[0], *kept.values(), *probabilities.values()]
+        wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     flows = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
     pairs = [(tensor.detach(), flow) for tensor, flow in zip(wanted, flows, strict=True)]
+    (tokens, at_tokens), *pixels = pairs[: len(leaves)]
+    pairs = pairs[len(leaves) :]
     return Gradients(
         outputs=_detached(outputs),
         value=value.detach(),
-        embeddings=pairs[0][0],
-        at_embeddings=pairs[0][1],
-        mixers=dict(zip(kept, pairs[1:], strict=False)),
-        attention=dict(zip(probabilities, pairs[1 + len(kept) :], strict=True)),
+        embeddings=tokens,
+        at_embeddings=at_tokens,
+        mixers=dict(zip(kept, pairs, strict=False)),
+        attention=dict(zip(probabilities, pairs[len(kept) :], strict=True)),
+        pixels=pixels[0] if pixels else None,
     )
 
 
@@ -209,12 +215,18 @@ def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Ite
 
 
 @contextmanager
-def _pixels(inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
-    """Make the pixels the leaf of the graph."""
+def _pixels(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+    """Make the pixels the leaf of the graph, and note the embedded tokens on the way; these come first."""
     if inputs.get("pixel_values") is None:
         raise InputError("there are no pixels to go back to: pass pixel_values")
-    leaves.append(inputs["pixel_values"].detach().requires_grad_())
-    yield inputs | {"pixel_values": leaves[0]}
+    leaf = inputs["pixel_values"].detach().requires_grad_()
+
+    def note(output: Tensor) -> Tensor:
+        leaves.extend((output, leaf))
+        return output
+
+    with reading(model, inputs | {"pixel_values": leaf}, note) as read:
+        yield read
 
 
 @contextmanager

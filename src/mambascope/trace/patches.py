@@ -18,8 +18,7 @@ def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
         return None
     height, width = pixels.shape[-2:]
     if isinstance(model, VisionMamba):
-        cut = model.config.grid(height, width)
-        return Grid(cut.rows, cut.columns, cut.class_position, cut.patch, cut.stride)
+        return model.config.grid(height, width)
     size: Any = model.config.patch_size  # type: ignore[union-attr]
     if not isinstance(size, int):
         return None

@@ -9,7 +9,8 @@ from typing import Any, cast, get_args
 from transformers.configuration_utils import PreTrainedConfig
 
 from mambascope.errors import InputError
-from mambascope.trace.vim.grid import ClassToken, Grid, grid_of
+from mambascope.grid import Grid
+from mambascope.trace.vim.grid import ClassToken, grid_of
 
 
 class VisionMambaConfig(PreTrainedConfig):

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.grid import Grid
 from mambascope.trace.vim.configuration import VisionMambaConfig
-from mambascope.trace.vim.grid import Grid
+from mambascope.trace.vim.grid import inserted
 
 
 class PatchEmbedding(nn.Module):
@@ -44,4 +45,4 @@ def interpolated(positions: Float[Tensor, "1 L E"], known: Grid, wanted: Grid) -
     moved = moved.flatten(2).transpose(1, 2)
     if known.class_position is None:
         return moved
-    return wanted.insert(moved, positions[:, [known.class_position]])
+    return inserted(wanted, moved, positions[:, [known.class_position]])

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from mambascope.errors import InputError
 from mambascope.trace.vim.configuration import VisionMambaConfig
 from mambascope.trace.vim.embedding import PatchEmbedding, TokenSequence, interpolated
-from mambascope.trace.vim.grid import class_position
+from mambascope.trace.vim.grid import class_position, inserted
 from mambascope.trace.vim.mixer import VimMixer
 
 #: Range of Δ with which a model begins, and its smallest value (Gu & Dao, arXiv 2312.00752, section 3.6).
@@ -110,7 +110,7 @@ class VisionMamba(PreTrainedModel):
         grid = config.grid(*pixel_values.shape[2:])
         tokens = self.patch_embed(pixel_values)
         if self.cls_token is not None:
-            tokens = grid.insert(tokens, self.cls_token.expand(len(tokens), -1, -1))
+            tokens = inserted(grid, tokens, self.cls_token.expand(len(tokens), -1, -1))
         return self.tokens(tokens + interpolated(self.pos_embed, config.grid(), grid))
 
     def forward(
