@@ -1,9 +1,10 @@
-"""Made-up results for the tests of `mambascope.show`: random lower-triangular scores over tokens of any kind."""
+"""Made-up results for the tests of `mambascope.show`: lower-triangular scores over tokens of any kind, and pictures."""
 
 from __future__ import annotations
 
 import torch
 
+from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution, Model, Target
 
 PLAIN = (
@@ -28,6 +29,8 @@ HOSTILE = (
     "&", "&amp;", "\n", "\u2028", "😀", "", "\"it's\"", "[bold]", "[/]", "\x1b[31mred", "\u202ehidden", "$x_1$",
     "$\\frac$", "日本語", "a\\b", "${title}", "<!--", "]]>", "\ud800", " end",
 )  # fmt: skip
+
+PATCHES = Grid(4, 6, 12, patch=8, stride=8)
 
 
 def result(
@@ -72,4 +75,56 @@ def result(
         diagnostics={"reconstruction_error": 4.1e-7, "seconds": 1.234, "command": "mambascope explain <tiny> 'a & b'"}
         | {"reconstruction_error_per_layer": [4.1e-7] * layers}
         | diagnostics,
+    )
+
+
+def picture_result(
+    grid: Grid = PATCHES,
+    layers: int = 3,
+    signed: bool = False,
+    single: bool = False,
+    method: str = "latim",
+    seed: int = 0,
+    focus: int | None = None,
+    image: torch.Tensor | None = None,
+    names: tuple[str, ...] = ("tabby cat", "rocket", "astronaut"),
+    **diagnostics: object,
+) -> Attribution:
+    """Return a result of a picture, whose scores see in both directions.
+
+    Args:
+        grid: Where the patches lie.
+        layers: How many layers; numbered as in `result`.
+        signed: Whether scores may be negative.
+        single: Whether only the focus is explained.
+        method: The method's name.
+        seed: For the random numbers.
+        focus: The position in focus; by default the class token, or the last.
+        image: The picture; by default one of random colours.
+        names: The classes' names.
+        diagnostics: Entries beside the usual ones.
+    """
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randn(layers, grid.tokens, grid.tokens, generator=random)
+    scores = scores if signed else scores.exp()
+    place = focus if focus is not None else grid.class_position if grid.class_position is not None else grid.tokens - 1
+    targets = tuple(range(grid.tokens))
+    if single:
+        scores, targets = scores[:, place : place + 1], (place,)
+    if image is None:
+        image = torch.randint(0, 256, (*grid.size, 3), generator=random, dtype=torch.uint8)
+    shares = (0.612, 0.201, 0.033)
+    return Attribution(
+        scores=scores.contiguous(),
+        tokens=tuple(grid.name(position) for position in range(grid.tokens)),
+        axes={"layer": tuple(range(0, 2 * layers, 2)), "target": targets, "source": tuple(range(grid.tokens))},
+        method=method,
+        target=Target(place, grid.name(place), tuple(zip(names, shares, strict=False))),
+        model=Model("made-up/vision-tiny", "vit", "ViTForImageClassification", layers, 64),
+        signed=signed,
+        diagnostics={"reconstruction_error": 4.1e-7, "seconds": 1.234, "command": "mambascope explain cat.png"}
+        | {"reconstruction_error_per_layer": [4.1e-7] * layers, "picture": "cat.png"}
+        | diagnostics,
+        grid=grid,
+        image=image,
     )

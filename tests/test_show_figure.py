@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mambascope.errors import InputError
 from mambascope.show import figure, save_figure
-from mambascope.show.figure import SignedRoot
+from mambascope.show.scale import SignedRoot
 from mambascope.show.typeface import drawable
 from show_results import HOSTILE, PLAIN, result
 

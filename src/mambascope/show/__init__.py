@@ -1,8 +1,17 @@
 """Drawing results: one screen of text, figures for papers, a self-contained page, a notebook frame."""
 
-from mambascope.show.figure import figure, save_figure
+from mambascope.show.figure import figure, save_figure, save_picture_figure
 from mambascope.show.notebook import notebook_frame
 from mambascope.show.page import html_page
+from mambascope.show.picture_figure import picture_figure
 from mambascope.show.text import print_attribution
 
-__all__ = ["figure", "html_page", "notebook_frame", "print_attribution", "save_figure"]
+__all__ = [
+    "figure",
+    "html_page",
+    "notebook_frame",
+    "picture_figure",
+    "print_attribution",
+    "save_figure",
+    "save_picture_figure",
+]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from mambascope.errors import InputError
+from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
+
+#: How many layers are drawn small beside all together.
+SMALL_MULTIPLES = range(2, 49)
 
 
 def require_finite(attribution: Attribution) -> None:
@@ -35,3 +39,20 @@ def require_alike(attribution: Attribution, *others: Attribution) -> None:
                 raise InputError(
                     f"{other.method} holds other {axis} positions than {attribution.method}; make a page for each"
                 )
+
+
+def require_layers(attribution: Attribution, layer: int | None, layers: str) -> None:
+    """Raise InputError if a figure cannot show each layer beside all of them, and was asked to."""
+    count = len(attribution.axes["layer"])
+    if layers == "each" and (layer is not None or count not in SMALL_MULTIPLES):
+        raise InputError(
+            f"layers='each' draws 2 to 48 layers beside their mean, but this result has {count} and layer={layer} was "
+            "asked for; use layers='mean'"
+        )
+
+
+def require_picture(attribution: Attribution) -> Grid:
+    """Return where the patches of a result's picture lie; raises InputError if it is of a text."""
+    if attribution.grid is None:
+        raise InputError("this result is of a text, not of a picture; draw it with figure()")
+    return attribution.grid

@@ -1,0 +1,82 @@
+"""Scores of patches as colours over the picture: blue adds, orange takes away, on the picture in pale grey.
+
+The picture beneath gives up its colours, since a blue sky or an orange cat would read as scores, and its darkest
+shades, since every score darkens what it lies on, like ink: the order survives a printer without colour, the picture
+stays to be seen everywhere, and on white paper the colours are those of the scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mambascope.grid import Grid
+from mambascope.show.palette import colormap
+
+#: The shorter side, in pixels, to which small pictures are enlarged before scores are laid over them.
+SMALLEST_SIDE = 320
+#: How bright black becomes beneath the scores, from 0 to 1.
+PALEST = 0.6
+#: What a colour weighs in the brightness of a pixel (Rec. 601).
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])
+
+
+def upsampled(scores: Float[Tensor, "rows columns"], grid: Grid, height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """Return scores of patches at every pixel of a picture, bilinear between the patches' middles.
+
+    Beyond the outermost middles the nearest patches' scores go on.
+
+    Args:
+        scores: What `Attribution.picture` gives.
+        grid: Where the patches lie; they overlap where the stride is smaller than a patch.
+        height: Of the picture on which the patches lie, in its own pixels.
+        width: As `height`.
+    """
+    values = scores.double().numpy()
+    for axis, (pixels, covered) in enumerate(zip((height, width), grid.size, strict=True)):
+        at = ((np.arange(pixels) + 0.5) * covered / pixels - grid.patch / 2) / grid.stride
+        at = at.clip(0, values.shape[axis] - 1)
+        low = np.minimum(at.astype(int), max(values.shape[axis] - 2, 0))
+        high = np.minimum(low + 1, values.shape[axis] - 1)
+        share = (at - low).reshape((-1, 1) if axis == 0 else (1, -1))
+        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
+
+
+def pale(image: UInt8[Tensor, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    """Return the picture in pale grey, from 0 to 1."""
+    grey = image.numpy() / 255 @ BRIGHTNESS
+    return np.repeat((PALEST + (1 - PALEST) * grey)[..., None], 3, axis=2)
+
+
+def laid_over(
+    ground: Float[np.ndarray, "h w 3"], scores: Float[np.ndarray, "h w"], largest: float, signed: bool
+) -> Float[np.ndarray, "h w 3"]:
+    """Return a picture times the colours of the scores over it: white for no score, deeper for larger ones.
+
+    The depth follows the square root of the score's share of the largest, as everywhere in this package.
+
+    Args:
+        ground: The picture, from 0 to 1.
+        scores: At every pixel.
+        largest: The size of score that has the full colour.
+        signed: Whether scores may be negative.
+    """
+    share = np.clip(scores / (largest or 1.0), -1, 1)
+    shade = np.sign(share) * np.sqrt(np.abs(share))
+    return ground * colormap(signed)(0.5 + 0.5 * shade if signed else shade)[..., :3]
+
+
+def enlarged(image: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "H W 3"]:
+    """Return a small picture with every pixel repeated until its shorter side has `SMALLEST_SIDE` pixels or more."""
+    factor = -(-SMALLEST_SIDE // min(image.shape[:2]))
+    return image.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
+
+
+def ground_of(image: UInt8[Tensor, "h w 3"] | None, grid: Grid) -> UInt8[Tensor, "H W 3"]:
+    """Return the picture to draw on: the result's own, enlarged, or where there is none plain white of its shape."""
+    if image is not None:
+        return enlarged(image)
+    return enlarged(torch.full((*grid.size, 3), 255, dtype=torch.uint8))

@@ -1,0 +1,176 @@
+"""Figures of pictures: the picture, its scores laid over it with their scale, and one small overlay per layer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.patches import Rectangle
+
+from mambascope.methods.attribution import WHOLE_MODEL, Attribution
+from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
+from mambascope.show.overlay import ground_of, laid_over, pale, upsampled
+from mambascope.show.palette import colormap
+from mambascope.show.scale import score_norm
+from mambascope.show.typeface import drawable, families
+
+LETTERS = 8  # points
+SIDE = 3.1  # inches of one picture's longer side
+STRIP_COLUMNS = 8
+CLEARLY = 0.1  # of the largest score
+
+
+def picture_figure(
+    attribution: Attribution,
+    position: int | None = None,
+    layer: int | None = None,
+    layers: Literal["auto", "mean", "each"] = "auto",
+) -> Figure:
+    """Return a matplotlib figure: the picture, the scores over it, and each layer's scores below.
+
+    Args:
+        attribution: A result of a picture.
+        position: The target; by default the one in focus.
+        layer: Draw this layer alone, by its number in the model; by default all together.
+        layers: Small pictures below: `each` layer's, none (`mean`), or those of 2 to 48 layers (`auto`).
+
+    Raises:
+        InputError: if the result is of no picture, that position or layer is not in it, `layers` is `each` for a
+            result of 1 or more than 48 layers or together with `layer`, or a score is not a finite number.
+    """
+    require_finite(attribution)
+    require_layers(attribution, layer, layers)
+    grid = require_picture(attribution)
+    image = ground_of(attribution.image, grid)
+    height, width = image.shape[:2]
+    tall, wide = SIDE * min(1.0, height / width), SIDE * min(1.0, width / height)
+    count = len(attribution.axes["layer"])
+    count = count if layer is None and layers != "mean" and count in SMALL_MULTIPLES else 0
+    rows = -(-count // STRIP_COLUMNS)
+    columns = -(-count // max(rows, 1)) or 1
+    room = 2 * wide + 1.1
+    strip = rows * (room / columns * height / width + 0.2) + 0.3 if rows else 0.0
+    sheet = Figure(figsize=(room, tall + 0.75 + strip), layout="constrained")
+    parts: Any = sheet.subfigures(2, 1, height_ratios=(tall + 0.75, strip)) if rows else [sheet]
+    left, right = parts[0].subplots(1, 2)
+    left.imshow(image.numpy())
+    draw_overlay(right, attribution, position, layer)
+    if attribution.signed:
+        _mark_negative(right, attribution, position, layer, (height, width))
+    for axes in (left, right):
+        axes.set(xticks=[], yticks=[])
+        outline_target(axes, attribution, position, (height, width))
+    left.set_title(picture_says(attribution), **_text(LETTERS + 1))
+    right.set_title(scores_say(attribution, position, layer), **_text(LETTERS + 1))
+    largest = float(attribution.picture(position, layer).abs().max())
+    add_scale(parts[0], right, attribution, largest)
+    if rows:
+        _strip(parts[1], attribution, position, rows, columns)
+    return sheet
+
+
+def draw_overlay(
+    axes: Axes, attribution: Attribution, position: int | None = None, layer: int | str | None = None
+) -> None:
+    """Draw the picture in pale grey with the scores of one target over it, on their own scale."""
+    grid = require_picture(attribution)
+    image = ground_of(attribution.image, grid)
+    scores = attribution.picture(position, layer)
+    spread = upsampled(scores, grid, *image.shape[:2])
+    axes.imshow(laid_over(pale(image), spread, float(scores.abs().max()), attribution.signed))
+
+
+def outline_target(axes: Axes, attribution: Attribution, position: int | None, size: tuple[int, int]) -> None:
+    """Outline the patch that is explained, in black and white; the class token has none."""
+    place = target_place(attribution, position)
+    if place is None or attribution.grid is None:
+        return
+    grid, (row, column) = attribution.grid, place
+    down, right = size[0] / grid.size[0], size[1] / grid.size[1]
+    corner = column * grid.stride * right - 0.5, row * grid.stride * down - 0.5
+    for colour, thick in (("#ffffff", 2.6), ("#000000", 1.1)):
+        frame = Rectangle(corner, grid.patch * right, grid.patch * down, fill=False, edgecolor=colour, linewidth=thick)
+        axes.add_patch(frame)
+
+
+def target_place(attribution: Attribution, position: int | None = None) -> tuple[int, int] | None:
+    """Return row and column of the patch that is explained; None for the class token or the mean of the patches."""
+    if attribution.grid is None or (position is None and attribution.target.pooled > 1):
+        return None
+    return attribution.grid.place(attribution.target.position if position is None else position)
+
+
+def add_scale(sheet: FigureBase, axes: Axes, attribution: Attribution, largest: float) -> None:
+    """Draw the scale of the scores beside their overlay."""
+    mapped = ScalarMappable(score_norm(largest, attribution.signed), colormap(attribution.signed))
+    bar = sheet.colorbar(mapped, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
+    bar.set_label(f"{attribution.method} score", fontsize=LETTERS)
+    bar.ax.tick_params(labelsize=LETTERS - 1)
+
+
+def picture_says(attribution: Attribution) -> str:
+    """Return what the model sees in the picture: its classes with their probabilities, for a title."""
+    best = attribution.target.next_tokens[:2]
+    if not best:
+        return drawable(_short(attribution.model.name))
+    classes = ", then ".join(f"{drawable(name)} {share:.0%}" for name, share in best)
+    return f"{drawable(_short(attribution.model.name))}\nsees {_short(classes, 48, end=False)}"
+
+
+def scores_say(attribution: Attribution, position: int | None = None, layer: int | None = None) -> str:
+    """Return what is laid over the picture: method, layers, and what it explains, for a title."""
+    layers = attribution.axes["layer"]
+    which = f"layer {layer}" if layer is not None else f"{attribution.over_layers} of {len(layers)} layers"
+    if layer is None and len(layers) == 1:
+        which = "whole model" if layers[0] == WHOLE_MODEL else f"layer {layers[0]}"
+    return f"{attribution.method}, {which}\n{_short(drawable(what_is_explained(attribution, position)), 48, end=False)}"
+
+
+def what_is_explained(attribution: Attribution, position: int | None = None) -> str:
+    """Return what the scores are about: a class, and the token that it is read from."""
+    target, place = attribution.target, target_place(attribution, position)
+    where = f"patch {place[0]},{place[1]}" if place is not None else "the class token"
+    if place is None and position is None and target.pooled > 1:
+        where = f"the mean of {target.pooled} tokens"
+    asked = target.asked.replace("logit of class ", "").replace("minus that of", "against")
+    return f"explains {asked}, read from {where}" if asked else f"explains {where}"
+
+
+def _mark_negative(
+    axes: Axes, attribution: Attribution, position: int | None, layer: int | None, size: tuple[int, int]
+) -> None:
+    """Write a minus on clearly negative patches, so that the sign survives printing in grey."""
+    grid, scores = require_picture(attribution), attribution.picture(position, layer)
+    largest = float(scores.abs().max())
+    down, right = size[0] / grid.size[0], size[1] / grid.size[1]
+    for row, column in (scores < -CLEARLY * largest).nonzero().tolist():
+        x = (column * grid.stride + grid.patch / 2) * right - 0.5
+        y = (row * grid.stride + grid.patch / 2) * down - 0.5
+        dark = float(scores[row, column]) < -0.35 * largest
+        axes.text(x, y, "\u2212", ha="center", va="center", fontsize=6, color="#ffffff" if dark else "#702603")
+
+
+def _strip(part: FigureBase, attribution: Attribution, position: int | None, rows: int, columns: int) -> None:
+    layers = attribution.axes["layer"]
+    grid = part.subplots(rows, columns, squeeze=False)
+    for axes, number in zip(grid.flat, layers, strict=False):
+        draw_overlay(axes, attribution, position, number)
+        axes.set_title(f"{number}", fontsize=7, pad=2)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes in grid.flat[len(layers) :]:
+        axes.set_axis_off()
+    part.suptitle("each layer, on its own scale", fontsize=LETTERS)
+
+
+def _text(size: int) -> dict[str, object]:
+    """Keywords for text that is never mathematics: a class may be called $x$."""
+    return {"fontsize": size, "loc": "left", "parse_math": False, "family": families()}
+
+
+def _short(name: str, letters: int = 40, end: bool = True) -> str:
+    if len(name) <= letters:
+        return name
+    return "…" + name[-letters + 1 :] if end else name[: letters - 1] + "…"
