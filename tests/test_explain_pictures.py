@@ -15,7 +15,7 @@ from mambascope.methods.latim import latim
 from mambascope.methods.registry import METHODS
 from mambascope.trace.pictures import read_picture
 from models import stock_model
-from picture_checkpoints import CLASSES, GRID, SIDE, astronaut, saved, vit
+from picture_checkpoints import CLASSES, GRID, SIDE, astronaut, saved, vim, vit
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,34 @@ def test_a_patch_to_explain_is_heard_or_refused(model, name):
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
     asked = [explain_inputs(model, inputs, None, [METHODS[name]], Question(position=place))[0] for place in (0, 7)]
     assert torch.allclose(asked[0].row(0), asked[1].row(7), rtol=1e-4) == (name in WHEREVER_IT_IS_READ)
+
+
+@pytest.mark.parametrize("place", ["middle", "none"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "scan" in method.kinds])
+def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
+    """By its own features where a method explains a number; a class asked for by name is heard or refused."""
+    vision = vim(class_token=place)
+    of_patch = explain_picture(vision, astronaut(), method=name, patch=(2, 1))
+    assert of_patch.target.token == "2,1"
+    assert of_patch.target.pooled == 1
+    assert of_patch.target.asked.startswith("size of the features") == METHODS[name].asks
+    other = explain_picture(vision, astronaut(), method=name, patch=(0, 3))
+    assert not torch.allclose(of_patch.picture(), other.picture(), rtol=1e-2)
+    if name in WHEREVER_IT_IS_READ:
+        with pytest.raises(InputError, match="wherever it is read"):
+            explain_picture(vision, astronaut(), method=name, patch=(2, 1), target=0)
+
+
+def test_the_mean_of_the_patches_is_in_focus_where_classes_are_read_from_it():
+    vision = vim(class_token="none")
+    every = explain_picture(vision, astronaut(), method="latim", targets="all")
+    alone = explain_picture(vision, astronaut(), method="latim")
+    assert every.target.pooled == alone.target.pooled == GRID**2
+    assert torch.allclose(every.picture(), alone.picture(), rtol=1e-4)
+    assert not torch.allclose(every.row(every.target.position), alone.row(), rtol=0.1)
+    assert torch.allclose(every.layer_mass(), alone.layer_mass(), rtol=1e-4)
+    assert len(every.top(99)) == GRID**2
+    assert [source.position for source in every.top(3)] == [source.position for source in alone.top(3)]
 
 
 def test_pixels_that_make_no_patch_are_told_and_not_shown(model):

@@ -28,8 +28,9 @@ from mambascope.methods.released import Compat
 from mambascope.trace.patches import patch_grid
 from mambascope.trace.pictures import Picture, read_picture
 from mambascope.trace.preparation import own_size
+from mambascope.trace.vim import VisionMamba
 
-#: Methods that follow a class's logit back to the tokens wherever it is read: to them a patch to explain is nothing.
+#: Methods that follow a number back to the tokens from wherever it is read: of a patch they explain the features alone.
 WHEREVER_IT_IS_READ = (
     "alti-logit", "mamba-lrp", "gradient-x-input", "integrated-gradients", "smoothgrad", "occlusion",
 )  # fmt: skip
@@ -57,7 +58,8 @@ def explain_picture(
         method: Name of a method, see `METHODS`; by default the one that explains a prediction, for a patch `latim`.
         target: The class to explain, by name or number, in place of the likeliest.
         foil: A class to contrast with.
-        patch: Explain what stands at this row and column of the patches, from 0, in place of where classes are read.
+        patch: Explain what stands at this row and column of the patches, from 0, in place of where classes are read;
+            where no class is named, methods that explain a number explain the size of the patch's features.
         layer, targets, compat, progress: As in `explain`.
         keep_size: Leave the picture at its own size, with the model's positions interpolated.
 
@@ -101,7 +103,8 @@ def explain_picture_methods(
     chosen = [find_method(name) for name in methods]
     check_asked(chosen, layer, targets, compat)
     check_heard(chosen, target, foil)
-    check_patch(chosen, patch)
+    named = target is not None or foil is not None
+    check_patch(chosen, patch, features=not named and _has_features(model))
     prepared = picture if isinstance(picture, Picture) else read_picture(picture, model, keep_size=keep_size)
     inputs = _inputs(model, prepared)
     position = None
@@ -115,7 +118,7 @@ def explain_picture_methods(
         inputs,
         None,
         chosen,
-        Question(target, foil, position),
+        Question(target, foil, position, features=patch is not None and not named and _has_features(model)),
         layer=layer,
         targets=targets,
         compat=compat,
@@ -124,14 +127,25 @@ def explain_picture_methods(
     return [_with_picture(result, prepared, inputs) for result in results]
 
 
-def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None) -> None:
-    """Raise InputError if a patch is to be explained by a method that does not look at where a class is read."""
+def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
+    """Raise InputError if a patch is to be explained by a method to which it makes no difference.
+
+    Args:
+        methods: The methods.
+        patch: The patch, or None.
+        features: Whether the number to explain is the patch's own features, and not a class's logit.
+    """
     deaf = [method.name for method in methods if method.name in WHEREVER_IT_IS_READ]
-    if patch is not None and deaf:
+    if patch is not None and deaf and not features:
         able = ", ".join(name for name in METHODS if name not in WHEREVER_IT_IS_READ)
         raise InputError(
             f"{deaf[0]} explains a class wherever it is read and says nothing of one patch; choose one of {able}"
         )
+
+
+def _has_features(model: PreTrainedModel) -> bool:
+    """Return whether a model returns the features of its patches beside the classes."""
+    return isinstance(model, VisionMamba)
 
 
 def _inputs(model: PreTrainedModel, picture: Picture) -> dict[str, Any]:

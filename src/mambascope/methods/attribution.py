@@ -127,11 +127,15 @@ class Attribution:
         return self.scores[self.axes["layer"].index(layer)]
 
     def row(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, " source"]:
-        """Return one target's scores over all sources; by default those of `target.position`, over all layers.
+        """Return one target's scores over all sources; by default those of what is in focus, over all layers.
+
+        In focus is `target.position`, or where a class is read from the mean of all positions, the mean of their rows.
 
         Raises:
             InputError: if that position or layer is not in the result.
         """
+        if position is None and 1 < self.target.pooled == len(self.axes["target"]):
+            return self.matrix(layer).mean(dim=0)
         position = self.target.position if position is None else position
         if position not in self.axes["target"]:
             raise InputError(
@@ -160,13 +164,13 @@ class Attribution:
         row = self.row(position, layer)
         total = float(row.abs().sum()) or 1.0
         last = self.target.position if position is None else position
+        last = len(row) - 1 if position is None and self.target.pooled > 1 else last
         seen = last + 1 if not row[last + 1 :].any() else len(row)  # a causal model's future is no source
         order = row[:seen].abs().argsort(descending=True, stable=True)[:k].tolist()
         return [Source(j, self.tokens[j], float(row[j]), abs(float(row[j])) / total) for j in order]
 
     def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
         """Return, for one target, the sum of absolute scores in each layer: how much every layer carried."""
-        position = self.target.position if position is None else position
         return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
 
     def to_dict(self) -> dict[str, Any]:
