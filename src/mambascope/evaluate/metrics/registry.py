@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_error_rate, share
+from mambascope.evaluate.metrics.segmentation import mean_iou
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Measure:
 
 
 _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
+_SIDES = ("object_both", "object_either", "rest_both", "rest_either")
+_IOU = tuple(f"segmentation_{side}" for side in _SIDES)
 
 METRICS: dict[str, Measure] = {
     metric.name: metric
@@ -55,6 +58,12 @@ METRICS: dict[str, Measure] = {
         Measure("span_rank", "span rank", "lower"),
         Measure("conservation_error", "conservation error", "lower"),
         Measure("rank_correlation", "Spearman's ρ", "higher"),
+        Measure("perturbation_positive_area", "positive perturbation AUC", "lower"),
+        Measure("perturbation_negative_area", "negative perturbation AUC", "higher"),
+        Measure("pixel_accuracy", "pixel accuracy", "higher", ("segmentation_correct", "segmentation_pixels"), share),
+        Measure("mean_iou", "mIoU", "higher", _IOU, mean_iou),
+        Measure("pointing_game", "pointing game", "higher"),
+        Measure("mask_auc", "mask AUC", "higher"),
         Measure("accuracy", "accuracy", "higher"),
         Measure("seconds", "seconds", "lower"),
     )

@@ -1,0 +1,110 @@
+"""Image perturbation: does the answer stay when the pixels that a map points at are erased, and when the others are?
+
+Chefer, Gur & Wolf 2021 (arXiv 2012.09838, section 4), and Ali, Zimerman & Wolf (arXiv 2403.01590, section 5.2): a tenth
+to nine tenths of the pixels are erased, most relevant first (*positive* perturbation, where a good map makes the answer
+fall early) or least relevant first (*negative*, where it stays), and the area under the curve of accuracy is reported.
+The mean of pictures' areas is the area under the mean curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.evaluate.metrics.perturbation_curve import area
+
+#: The shares of pixels erased.
+NINE_TENTHS = tuple(step / 10 for step in range(1, 10))
+#: Given pictures, says how far each still has the answer: 1 or 0, or a probability.
+Holds = Callable[[Float[Tensor, "b 3 H W"]], Num[Tensor, " b"]]
+
+
+@dataclass(frozen=True)
+class ImagePerturbation:
+    """Both curves of one picture.
+
+    Attributes:
+        fractions: The share of pixels erased at each step.
+        positive: Whether the answer stays, most relevant pixels erased first.
+        negative: The same, least relevant first.
+    """
+
+    fractions: Float[Tensor, " steps"]
+    positive: Float[Tensor, " steps"]
+    negative: Float[Tensor, " steps"]
+
+    def rows(self, variant: str = "") -> dict[str, float]:
+        """Return the areas by trapezoids, from 0 to 0.8 over a tenth to nine tenths, under their names in a table.
+
+        Args:
+            variant: Which answer was watched; written after a colon.
+        """
+        suffix = f":{variant}" if variant else ""
+        return {
+            f"perturbation_positive_area{suffix}": area(self.fractions, self.positive),
+            f"perturbation_negative_area{suffix}": area(self.fractions, self.negative),
+        }
+
+
+def image_perturbation(
+    scores: Float[Tensor, "H W"],
+    pixels: Float[Tensor, "3 h w"],
+    holds: Holds,
+    *,
+    fractions: Sequence[float] = NINE_TENTHS,
+    fill: float = 0.0,
+) -> ImagePerturbation:
+    """Return whether a picture keeps its answer as its pixels are erased in the order of a map.
+
+    Args:
+        scores: A score for every pixel (see `pixel_map`), larger for the more relevant.
+        pixels: The picture as the model takes it.
+        holds: Whether pictures still have the answer.
+        fractions: The shares of pixels to erase, rising.
+        fill: What erased pixels become: 0 of normalised pixels is the mean colour. (The code released with Chefer et
+            al. erases before it normalises, to black: -1 where pixels go from -1 to 1.)
+
+    Raises:
+        InputError: if the map does not fit the picture, a score or an answer is not finite, or fractions do not rise
+            within 0 to 1.
+    """
+    pictures = [erased(scores, pixels, fractions, most_first=first, fill=fill) for first in (True, False)]
+    found = holds(torch.cat(pictures))
+    if found.shape != (2 * len(fractions),) or not found.isfinite().all():
+        raise InputError(f"an answer must be one finite number for each of {2 * len(fractions)} pictures")
+    positive, negative = found.detach().double().cpu().chunk(2)
+    return ImagePerturbation(torch.tensor(fractions, dtype=torch.float64), positive, negative)
+
+
+def erased(
+    scores: Float[Tensor, "H W"],
+    pixels: Float[Tensor, "3 h w"],
+    fractions: Sequence[float],
+    *,
+    most_first: bool,
+    fill: float = 0.0,
+) -> Float[Tensor, "steps 3 h w"]:
+    """Return the picture with each share of its pixels, rounded down, erased in the map's order.
+
+    Of equal scores the pixel further up and left goes first in both orders. Arguments and errors as
+    `image_perturbation`; `most_first` says where to begin.
+    """
+    if scores.shape != pixels.shape[1:]:
+        raise InputError(f"a map of {tuple(scores.shape)} pixels does not fit a picture of {tuple(pixels.shape[1:])}")
+    if not scores.isfinite().all():
+        raise InputError("a pixel's score is NaN or infinite, so that pixels have no order")
+    steps = torch.tensor(fractions, dtype=torch.float64)
+    if len(steps) < 2 or not (steps.diff() > 0).all() or steps[0] < 0 or steps[-1] > 1:
+        raise InputError(f"fractions must be two or more, rising within 0 to 1, found {list(fractions)}")
+    flat = scores.flatten()
+    order = flat.argsort(descending=most_first, stable=True)
+    turn = torch.empty_like(order)
+    turn[order] = torch.arange(len(order), device=order.device)
+    counts = (steps * len(order) + 1e-9).floor().long()  # 0.3 of 10 pixels are 3, whatever 0.3 is in binary
+    gone = (turn < counts.to(turn.device)[:, None]).view(len(steps), 1, *scores.shape).to(pixels.device)
+    return torch.where(gone, fill, pixels)
