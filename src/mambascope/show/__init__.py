@@ -4,7 +4,7 @@ from mambascope.show.figure import figure, save_figure, save_picture_figure
 from mambascope.show.notebook import notebook_frame
 from mambascope.show.page import html_page
 from mambascope.show.picture_figure import picture_figure
-from mambascope.show.text import print_attribution
+from mambascope.show.terminal import print_attribution
 
 __all__ = [
     "figure",

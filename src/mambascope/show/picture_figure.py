@@ -13,6 +13,7 @@ from mambascope.methods.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
 from mambascope.show.overlay import ground_of, laid_over, pale, upsampled
 from mambascope.show.palette import colormap
+from mambascope.show.picture_words import target_place, what_is_explained
 from mambascope.show.scale import score_norm
 from mambascope.show.typeface import drawable, families
 
@@ -95,13 +96,6 @@ def outline_target(axes: Axes, attribution: Attribution, position: int | None, s
         axes.add_patch(frame)
 
 
-def target_place(attribution: Attribution, position: int | None = None) -> tuple[int, int] | None:
-    """Return row and column of the patch that is explained; None for the class token or the mean of the patches."""
-    if attribution.grid is None or (position is None and attribution.target.pooled > 1):
-        return None
-    return attribution.grid.place(attribution.target.position if position is None else position)
-
-
 def add_scale(sheet: FigureBase, axes: Axes, attribution: Attribution, largest: float) -> None:
     """Draw the scale of the scores beside their overlay."""
     mapped = ScalarMappable(score_norm(largest, attribution.signed), colormap(attribution.signed))
@@ -126,16 +120,6 @@ def scores_say(attribution: Attribution, position: int | None = None, layer: int
     if layer is None and len(layers) == 1:
         which = "whole model" if layers[0] == WHOLE_MODEL else f"layer {layers[0]}"
     return f"{attribution.method}, {which}\n{_short(drawable(what_is_explained(attribution, position)), 48, end=False)}"
-
-
-def what_is_explained(attribution: Attribution, position: int | None = None) -> str:
-    """Return what the scores are about: a class, and the token that it is read from."""
-    target, place = attribution.target, target_place(attribution, position)
-    where = f"patch {place[0]},{place[1]}" if place is not None else "the class token"
-    if place is None and position is None and target.pooled > 1:
-        where = f"the mean of {target.pooled} tokens"
-    asked = target.asked.replace("logit of class ", "").replace("minus that of", "against")
-    return f"explains {asked}, read from {where}" if asked else f"explains {where}"
 
 
 def _mark_negative(

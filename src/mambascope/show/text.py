@@ -57,43 +57,28 @@ class Screen:
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
-def print_attribution(attribution: Attribution, console: Console | None = None) -> None:
-    """Print one screen about the focused target: shaded text, top sources, layers and evidence.
+def text_blocks(attribution: Attribution, screen: Screen) -> tuple[Text, ...]:
+    """Return one screen about the focused target of a text, part by part: shaded text, top sources, layers, evidence.
 
     On a terminal tokens are shaded: blue for scores that add, orange for those that take away. Where there is no colour
-    (a pipe, a file, `NO_COLOR`) the top sources stand in [brackets] instead, and no escape codes are written.
-
-    Args:
-        attribution: The result to print.
-        console: Where to print; by default standard output.
+    (a pipe, a file, `NO_COLOR`) the top sources stand in [brackets] instead.
 
     Raises:
         InputError: if a score is NaN or infinite, or the focused position is not in the result.
     """
     require_finite(attribution)
-    console = console or Console()
-    screen = Screen.of(console)
     top = attribution.top(TOP_SOURCES)
-    for block in (
+    return (
         headline(attribution, screen),
         shaded_text(attribution, top, screen),
         source_table(attribution, top, screen),
         footer(attribution, screen),
-    ):
-        console.print(block, width=screen.width, highlight=False, overflow="fold")
+    )
 
 
 def headline(attribution: Attribution, screen: Screen) -> Text:
     """Return what was explained: method, model, layers, target, and what the model predicts there."""
-    model, target = attribution.model, attribution.target
-    layers = attribution.axes["layer"]
-    some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
-    explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
-    facts = f" · {model.family} · {explained} layer{'s' if model.layers != 1 else ''}"
-    name = _keep_end(visible(model.name), screen.width - cell_len(attribution.method + facts) - 3)
-    line = Text()
-    line.append(screen.fit(attribution.method), style="bold")
-    line.append(screen.fit(f" · {name}{facts}\n"))
+    target, line = attribution.target, first_line(attribution, screen)
     line.append(screen.fit(f"position {target.position} {_quoted(target.token, 24)}"))
     if target.next_tokens:
         (best, probability), *others = target.next_tokens[: RUNNERS_UP + 1]
@@ -106,6 +91,19 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
         value = "" if target.value is None else f" = {number(target.value)}"
         line.append(screen.fit("explains "))
         line.append(screen.fit(f"{visible(target.asked)}{value}\n"), style="bold")
+    return line
+
+
+def first_line(attribution: Attribution, screen: Screen) -> Text:
+    """Return the method, the model, its family and layers."""
+    model, layers = attribution.model, attribution.axes["layer"]
+    some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
+    explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
+    facts = f" · {model.family} · {explained} layer{'s' if model.layers != 1 else ''}"
+    name = _keep_end(visible(model.name), screen.width - cell_len(attribution.method + facts) - 3)
+    line = Text()
+    line.append(screen.fit(attribution.method), style="bold")
+    line.append(screen.fit(f" · {name}{facts}\n"))
     return line
 
 
