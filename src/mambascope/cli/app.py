@@ -31,7 +31,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 @app.command()
 def explain(
-    text: Annotated[str, typer.Argument(help="What the model reads; `-` reads it from standard input.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+        ),
+    ],
     model: ModelOption = "tiny-mamba",
     method: Annotated[
         str | None, typer.Option(help="How to score; `mambascope methods` lists them and names the default.")
@@ -47,6 +52,15 @@ def explain(
     position: Annotated[
         int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
     ] = None,
+    patch: Annotated[
+        str | None, typer.Option(help="Of a picture, the patch to explain, from 0.", metavar="ROW,COLUMN")
+    ] = None,
+    image: Annotated[bool, typer.Option("--image", help="Read the argument as a picture's file, whatever it is.")] = (
+        False
+    ),
+    keep_size: Annotated[
+        bool, typer.Option("--keep-size", help="Let the model read a picture at its own size.")
+    ] = False,
     targets: Annotated[
         Literal["auto", "position", "all"],
         typer.Option(help="Score that token alone or every token; auto: every token where the file shows them."),
@@ -63,9 +77,28 @@ def explain(
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Show which tokens of TEXT one position drew from, and what the model predicts after it."""
-    from mambascope.cli import explaining, loading
+    """Show which tokens of a text, or patches of a picture, a prediction drew from, and what is predicted."""
+    from mambascope.cli import explaining, loading, pictures_asked
 
+    if pictures_asked.is_asked(text, image, patch=patch, keep_size=keep_size):
+        from mambascope.cli import explaining_pictures
+
+        pictures_asked.check_alone(continuation=continuation, position=position, tokenizer=tokenizer)
+        explaining_pictures.explain_picture(
+            text,
+            lambda: loading.load(model, None, dtype, device, trust_remote_code),
+            method=method,
+            target=target,
+            foil=foil,
+            patch=patch,
+            layer=layer,
+            targets=targets,
+            compat=compat,
+            keep_size=keep_size,
+            as_json=json,
+            out=out,
+        )
+        return
     explaining.explain(
         text,
         lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),

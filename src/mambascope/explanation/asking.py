@@ -21,6 +21,7 @@ from mambascope.methods.readout import (
 )
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import differentiate
+from mambascope.trace.patches import patch_grid
 from mambascope.trace.tokens import decode_token, single_token
 
 #: How many next tokens a result names.
@@ -80,7 +81,9 @@ def resolve(
     if question.features:
         if question.target is not None or question.foil is not None or question.continuation is not None:
             raise InputError("features are explained as they are; ask for them without target, foil and continuation")
-        return Asked(place, (place,), feature_readout(place))
+        grid = patch_grid(model, inputs)
+        name = f"token {grid.name(place)}" if grid is not None and grid.tokens == trace.shape[1] else ""
+        return Asked(place, (place,), feature_readout(place, name=name))
     logits = trace.logits
     if logits is None:
         if question.target is not None or question.foil is not None or question.continuation is not None:
@@ -103,11 +106,16 @@ def resolve(
 def next_tokens(
     model: Any, tokenizer: PreTrainedTokenizerBase | None, trace: Trace, place: int
 ) -> tuple[tuple[str, float], ...]:
-    """Return what the model predicts after a position, or of a whole text its classes, best first."""
+    """Return what the model predicts after a position, or of a whole text or picture its classes, best first.
+
+    Where several classes may be there at once (`multi_label_classification`), each has its own probability.
+    """
     logits = trace.logits
     if logits is None or (logits.ndim == 3 and tokenizer is None):
         return ()
-    probabilities = (logits[0] if logits.ndim == 2 else logits[0, place]).float().softmax(dim=-1)
+    chosen = (logits[0] if logits.ndim == 2 else logits[0, place]).float()
+    several = getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+    probabilities = chosen.sigmoid() if several and logits.ndim == 2 else chosen.softmax(dim=-1)
     best = probabilities.topk(min(NEXT_TOKENS, probabilities.shape[-1]))
     return tuple(
         (class_name(model, index) if logits.ndim == 2 else _name(tokenizer, index), share)

@@ -1,0 +1,36 @@
+"""Options as people type them, read; refusals say what was typed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mambascope.errors import InputError
+
+
+def layers_asked(layer: str) -> int | slice | Literal["all"]:
+    """Return the layers that `--layer` names: one, a range, or all."""
+    if layer == "all":
+        return "all"
+    first, colon, last = layer.partition(":")
+    try:
+        return slice(int(first or 0), int(last) if last else None) if colon else int(layer)
+    except ValueError:
+        raise InputError(f"--layer {layer!r} is neither a number, a range such as 15: or 3:7, nor all") from None
+
+
+def patch_asked(patch: str | None) -> tuple[int, int] | None:
+    """Return the row and the column that `--patch` names."""
+    if patch is None:
+        return None
+    row, comma, column = patch.partition(",")
+    try:
+        if not comma:
+            raise ValueError
+        return int(row), int(column)
+    except ValueError:
+        raise InputError(f"--patch {patch!r} is not a row and a column from 0, such as 3,7") from None
+
+
+def short(text: str, letters: int = 60) -> str:
+    """Return what was typed, quoted, cut to a length that suits a message."""
+    return repr(text if len(text) <= letters else text[: letters - 1] + "…")

@@ -1,0 +1,101 @@
+"""`mambascope explain PICTURE`: the same verb where the argument names a picture's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from mambascope.cli.asked import layers_asked, patch_asked
+from mambascope.cli.delivering import check_out, deliver
+from mambascope.cli.progress import LateProgress
+from mambascope.errors import InputError
+from mambascope.explanation import DEFAULT_METHOD, default_method, explain_picture_methods
+from mambascope.explanation.explaining import Progress, check_asked, check_heard
+from mambascope.explanation.pictures import WHEREVER_IT_IS_READ
+from mambascope.methods.attribution import Attribution
+from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.patches import patch_grid
+from mambascope.trace.pictures import read_picture
+
+#: Most tokens of which a page shows every one's sources unless told otherwise: 14 x 14 patches and their kin.
+EVERY_TARGET = 260
+
+#: What a page can switch to beside the chosen method: one of a kind, none of them slow.
+SWITCHES = (
+    "latim",
+    "hidden-attention",
+    "raw-attention",
+    "rollout",
+    "mamba-attribution",
+    "transformer-attribution",
+    "mamba-lrp",
+    "alti-logit",
+)
+
+
+def explain_picture(
+    file: str,
+    load: Callable[[], tuple[Any, Any]],
+    *,
+    method: str | None,
+    target: str | None,
+    foil: str | None,
+    patch: str | None,
+    layer: str,
+    targets: Literal["auto", "position", "all"],
+    compat: Literal["published", "released"],
+    keep_size: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Explain one picture and print or write the result; refuses what cannot work before the model is loaded."""
+    number, place = layers_asked(layer), patch_asked(patch)
+    check_out(out)
+    if not Path(file).is_file():
+        raise InputError(f"there is no picture {file}")
+    if method is not None:
+        check_asked([find_method(method)], number, "position" if targets == "auto" else targets, compat)
+        check_heard([find_method(method)], target, foil)
+    model, _ = load()
+    picture = read_picture(file, model, keep_size=keep_size)
+    default = DEFAULT_METHOD if place else default_method(model, target, foil, layer=number)
+    chosen = find_method(method or (DEFAULT_METHOD if targets == "all" else default))
+    page = out is not None and out.suffix.lower() == ".html"
+    grid = patch_grid(model, {"pixel_values": picture.pixel_values})
+    roomy = page and targets == "auto" and compat == "published" and grid is not None and grid.tokens <= EVERY_TARGET
+
+    def scored(one: Method, progress: Progress = None) -> Attribution:
+        """Return one method's result; methods that hear of no class are not told of one unless they were chosen."""
+        every = targets == "all" if one is chosen else one.name == DEFAULT_METHOD
+        told = one.asks or one is chosen
+        return explain_picture_methods(
+            model,
+            picture,
+            methods=[one.name],
+            target=target if told else None,
+            foil=foil if told else None,
+            patch=place,
+            layer=number,
+            targets="all" if every or (roomy and one is chosen and one.scope == "layer") else "position",
+            compat=compat,
+            progress=progress,
+        )[0]
+
+    with LateProgress("explaining") as progress:
+        results = [scored(chosen, progress)]
+    if page and compat == "published":
+        results += [scored(other) for other in _others(model, chosen, number, place, roomy)]
+    deliver(results, as_json, out)
+
+
+def _others(
+    model: Any, chosen: Method, layer: int | slice | str, patch: tuple[int, int] | None, roomy: bool
+) -> list[Method]:
+    """Return the methods that a page can switch to: those of `SWITCHES` that can read the model and what is asked."""
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    able = [METHODS[name] for name in SWITCHES if kinds <= METHODS[name].kinds and name != chosen.name]
+    able = [one for one in able if roomy or one.name != DEFAULT_METHOD]
+    able = [one for one in able if layer == "all" or one.scope == "layer"]
+    return [one for one in able if patch is None or one.name not in WHEREVER_IT_IS_READ]

@@ -1,0 +1,144 @@
+"""`explain` on pictures, end to end: known by the file, every format, refusals in one sentence with exit code 2."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import mambascope
+from mambascope.cli import main
+from picture_checkpoints import PROCESSOR, astronaut, cat, saved, vim, vit
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"vit": saved(vit(), folder / "vit"), "vim": saved(vim(), folder / "vim", processor=None)}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    Image.fromarray(astronaut()).save(folder / "astronaut.png")
+    Image.fromarray(cat()).save(folder / "cat.jpg")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command with these arguments; returns exit code, standard output and standard error."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["vit", "vim"])
+def test_json_is_what_the_library_says(run, models, photographs, name):
+    code, out, err = run("explain", photographs / "cat.jpg", "--model", models[name], "--target", "rocket", "--json")
+    assert (code, err) == (0, "")
+    printed = json.loads(out)
+    model, _ = mambascope.load(models[name])
+    result = mambascope.explain_picture(model, photographs / "cat.jpg", target="rocket")
+    assert printed["method"] == result.method == {"vit": "alti-logit", "vim": "mamba-lrp"}[name]
+    assert printed["scores"] == pytest.approx(result.row().tolist(), rel=1e-4, abs=1e-6)
+    for row, expected in zip(printed["picture"], result.picture().tolist(), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert printed["target"]["asked"] == "logit of class 'rocket'"
+    assert printed["diagnostics"]["picture"] == "cat.jpg"
+    assert "resized" in printed["diagnostics"]["preparation"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "json", "safetensors"])
+def test_every_format_is_written_whole(run, models, photographs, tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    code, out, err = run("explain", photographs / "astronaut.png", "--model", models["vim"], "--out", path)
+    assert code == 0, err
+    assert str(path) in out.replace("\n", "")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{"}
+    assert path.read_bytes().startswith(starts.get(suffix, b""))
+    if suffix == "safetensors":
+        loaded = mambascope.Attribution.load(path)
+        assert torch.equal(loaded.image, torch.from_numpy(astronaut()))
+
+
+def test_the_screen_is_plain_in_a_pipe(run, models, photographs):
+    code, out, _ = run("explain", photographs / "cat.jpg", "--model", models["vim"], "--patch", "2,1")
+    assert code == 0
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    for words in ("latim", "explains patch 2,1", "[] what is explained", "rebuilt", "the middle 67 % of it"):
+        assert words in " ".join(out.split())
+
+
+def test_a_picture_is_known_by_its_content_and_a_text_stays_a_text(run, models, photographs, tmp_path, monkeypatch):
+    plain = tmp_path / "picture"
+    plain.write_bytes((photographs / "cat.jpg").read_bytes())
+    assert run("explain", plain, "--model", models["vit"])[0] == 0
+    (tmp_path / "notes.txt").write_text("some words")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("explain", "notes.txt", "--json")
+    assert code == 0, "a file that is no picture is a text like any other"
+    assert "".join(json.loads(out)["tokens"]) == "notes.txt"
+    code, out, _ = run("explain", "cat.jpg", "--json")
+    assert code == 0, "there is no such file here"
+    assert "".join(json.loads(out)["tokens"]) == "cat.jpg"
+
+
+def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, tmp_path):
+    (tmp_path / "words.png").write_text("these are words")
+    half = (photographs / "cat.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(half[: len(half) // 2])
+    wide = saved(vit(hidden_size=24), tmp_path / "wide")
+    config = json.loads((models["vit"] / "config.json").read_text())
+    (wide / "config.json").write_text(json.dumps(config))
+    odd = saved(vit(), tmp_path / "odd", PROCESSOR | {"image_mean": [0.5]})
+    picture, use = photographs / "cat.jpg", ("--model", models["vit"])
+    cases = {
+        (tmp_path / "words.png", *use): "words.png is no picture that can be read",
+        (tmp_path / "half.jpg", *use): "half.jpg is no picture that can be read",
+        (tmp_path / "absent.png", *use): "reads pictures, and there is no file",
+        (tmp_path / "absent.png", *use, "--image"): "there is no picture",
+        (picture,): "MambaForCausalLM reads text, not pictures",
+        (picture, "--model", wide): "do not fit",
+        (picture, "--model", odd): "preprocessor_config.json cannot be used",
+        (picture, *use, "--target", "dog"): "the target 'dog' is no class of this model, which knows tabby cat",
+        (picture, *use, "--target", "rocket", "--foil", "rocket"): "the foil is the target itself",
+        (picture, *use, "--patch", "4,0"): "no patch in row 4 and column 0: the picture has 4 rows and 4 columns",
+        (picture, *use, "--patch", "4"): "--patch '4' is not a row and a column",
+        (picture, *use, "--patch", "1,1", "--method", "alti-logit"): "says nothing of one patch",
+        (picture, *use, "--position", "3"): "--position is for texts",
+        (picture, *use, "--continuation", "x"): "--continuation is for texts",
+        (picture, *use, "--method", "mamba-lrp"): "mamba-lrp reads selective scans",
+        (picture, *use, "--layer", "9", "--method", "latim"): "layer 9 does not exist",
+        (picture, *use, "--out", tmp_path / "x.gif"): "choose one of",
+        ("some words", *use, "--patch", "1,1"): "--patch is for pictures, and there is no picture 'some words'",
+        ("some words", "--keep-size"): "--keep-size is for pictures",
+        ("some words", *use): "reads pictures, and there is no file 'some words'",
+    }
+    for arguments, words in cases.items():
+        code, out, err = run("explain", *arguments)
+        assert code == 2, (arguments, err)
+        assert words in err, arguments
+        assert err.startswith("mambascope: ")
+        assert err.count("\n") == 1, err
+        assert not out
+
+
+def test_classes_that_may_be_there_together_have_each_their_own_probability(run, photographs, tmp_path):
+    model = vim(problem_type="multi_label_classification")
+    saved(model, tmp_path / "several")
+    _, out, _ = run("explain", photographs / "cat.jpg", "--model", tmp_path / "several", "--json")
+    pixels = mambascope.read_picture(photographs / "cat.jpg", model).pixel_values
+    with torch.no_grad():
+        expected = model(pixels).logits[0].sigmoid().sort(descending=True).values.tolist()
+    assert [share for _, share in json.loads(out)["target"]["next_tokens"]] == pytest.approx(expected, rel=1e-4)
