@@ -75,7 +75,7 @@ def test_a_patch_is_asked_about_by_its_features():
     expected, value = dense_relevance(model, picture[0], "patch", RULES, 0.25, False)
     assert distance(result.row().double(), expected) < KEPT
     assert result.target.value == pytest.approx(value.item())
-    assert result.target.asked == "size of the features of position 2"
+    assert result.target.asked == "size of the features of token 0,2"
     assert result.target.position == rollout.target.position == 2
     for wrong in ({"target": 1}, {"foil": 1}):
         with pytest.raises(InputError, match="features are explained as they are"):
