@@ -66,12 +66,18 @@ ROWS = ("roc_auc", "average_precision", "recall_at_k")
 #: Metrics of the model itself, the same for every method.
 SELF = ("accuracy", "correct", "guessed")
 AER = ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")
+SPAN = ("span_mass", "span_rank")
+FLIPPED = ("flipping_gap", "flipping_area_most_first", "flipping_area_least_first")
 PLAN: tuple[Planned, ...] = (
     Planned("induction", FAST, ROWS, "average_precision"),
     Planned("copying", FAST, ROWS, "average_precision", dev=("copying-dev", "average_precision"), swept=("letters",)),
     Planned("alignment", f"{SOURCES},mamba-lrp,random", AER, AER[0], dev=("alignment-dev", "aer:predicts-target")),
-    Planned("retrieval", FAST, ("span_mass", "span_rank"), "span_mass", 27, swept=("tokens", "needles")),
-    Planned("sentiment", PERTURBED, ("flipping_gap", "insertion_gap"), "flipping_gap", 200),
+    Planned("alignment-de-en", f"{SOURCES},mamba-lrp,random", AER, AER[0]),
+    Planned("retrieval", FAST, SPAN, "span_mass", 36, swept=("tokens", "needles")),
+    Planned("passkey", FAST, SPAN, "span_mass", 18, swept=("tokens",)),
+    Planned("frequent-words", FAST, SPAN, "span_mass", 24, swept=("tokens", "words")),
+    Planned("sentiment", PERTURBED, FLIPPED, "flipping_gap", 200),
+    Planned("sentiment-long", FAST, FLIPPED, "flipping_gap", 12),
 )
 
 PAGE = """# Evaluation

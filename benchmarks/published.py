@@ -38,9 +38,9 @@ PUBLISHED: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
 
 #: What is to be known of a task's published figures.
 REMARKS = {
-    "copying": """MambaLRP's published AUC is below chance. If the gold source is taken one position further than where the
-copied symbol stood, ours falls to .39 and .41 (`python -m benchmarks.copying_gold`): reading what a prediction draws from
-with such an offset would explain that line.""",
+    "copying": """MambaLRP's published AUC is below chance. If the gold source is taken one position further than where
+the copied symbol stood, ours falls to .39 and .41 (`python -m benchmarks.copying_gold`): reading what a prediction
+draws from with such an offset would explain that line.""",
 }
 
 
