@@ -58,6 +58,23 @@ def test_sentences_are_hidden_at_their_places_in_order_of_these(loaded):
     assert tokenizer.decode(ids[begins[2] - 1]) == "."
 
 
+def test_sentences_stand_apart_if_there_is_text_enough(loaded):
+    _, tokenizer = loaded
+    sentences = [[number] for number in range(7, 12)]
+    ids, begins = hidden(tokenizer, HAY, 60, sentences, [0.5, 0.51, 0.52, 0.53, 0.54])
+    assert begins == sorted(begins)
+    for before, after in itertools.pairwise(begins):
+        assert tokenizer.decode(ids[before + 1 : after]).strip() in ("It was late.", "He went home and slept.")
+    endless = tokenizer("No end of it " * 20, add_special_tokens=False)["input_ids"]
+    ids, begins = hidden(tokenizer, "No end of it " * 20, 60, sentences, [0.5, 0.1, 0.2, 0.3, 0.4])
+    assert [token for token in ids if token not in range(7, 12)] == endless[:60]
+    assert begins[1] < begins[2] < begins[3] < begins[4] < begins[0]
+    assert 5 < begins[1] < 9
+    ids, begins = hidden(tokenizer, "", 60, sentences, [0.5, 0.1, 0.2, 0.3, 0.4])
+    assert ids == [8, 9, 10, 11, 7]
+    assert begins == [4, 0, 1, 2, 3]
+
+
 def test_the_span_holds_the_digits_that_are_asked_for(loaded):
     _, tokenizer = loaded
     ids, span, asked = Retrieval().text(tokenizer, needle_sample())

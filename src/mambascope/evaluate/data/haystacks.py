@@ -48,6 +48,9 @@ def hidden(
 ) -> tuple[list[int], list[int]]:
     """Return a text's first `room` tokens with sentences put between its own, and where each of them begins.
 
+    Sentences keep the order of their places and stand apart, each in a gap of its own: between the text's sentences,
+    or, if these are too few, anywhere between its tokens.
+
     Args:
         tokenizer: The model's.
         text: The haystack.
@@ -58,11 +61,22 @@ def hidden(
     stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
     hay = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: max(room, 0)]
     gaps = [0, *(place + 1 for place, token in enumerate(hay) if token == stop)]
+    if len(gaps) < len(sentences):
+        gaps = list(range(len(hay) + 1))
     ids: list[int] = []
     begins, done = [0] * len(sentences), 0
-    for number in sorted(range(len(sentences)), key=lambda k: places[k]):
-        gap = gaps[int(places[number] * len(gaps))]
-        ids += hay[done:gap]
-        begins[number], done = len(ids), gap
+    order = sorted(range(len(sentences)), key=lambda k: places[k])
+    for number, gap in zip(order, _apart([int(place * len(gaps)) for place in places], len(gaps)), strict=True):
+        ids += hay[done : gaps[gap]]
+        begins[number], done = len(ids), gaps[gap]
         ids += sentences[number]
     return ids + hay[done:], begins
+
+
+def _apart(wanted: Sequence[int], gaps: int) -> list[int]:
+    """Return the gaps that are taken, in order: each one wanted, or the free one nearest to it."""
+    taken: list[int] = []
+    for gap in wanted:
+        free = [k for k in range(gaps) if k not in taken]
+        taken.append(min(free, key=lambda k: abs(k - gap)) if free else gap)
+    return sorted(taken)
