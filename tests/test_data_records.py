@@ -46,6 +46,9 @@ def test_a_record_of_a_table_may_go_over_lines(tmp_path):
     assert records(str(path)) == [{"text": "two\r\nlines", "label": "1"}, {"text": "bad", "label": "7"}]
     with pytest.raises(InputError, match=r"texts\.csv line 5 must have the label 0 or 1, found '7'"):
         labelled_texts(str(path))
+    path.write_bytes(b'text,label\nfine,1\n"two\nlines",8\n')
+    with pytest.raises(InputError, match=r"texts\.csv line 3 must have the label 0 or 1, found '8'"):
+        labelled_texts(str(path))
 
 
 def test_lines_of_mr_are_latin_1_and_not_parted_at_other_line_ends(tmp_path):
