@@ -17,7 +17,8 @@ def test_page_and_json_agree(tmp_path, monkeypatch, capsys):
     checkpoint, page = make_checkpoint(tmp_path / "checkpoint"), tmp_path / "page.html"
     printed = {}
     for extra in (["--json"], ["--out", str(page)]):
-        monkeypatch.setattr(sys, "argv", ["mambascope", "explain", TEXT, "--model", str(checkpoint), *extra])
+        given = ["--model", str(checkpoint), "--method", "latim", *extra]
+        monkeypatch.setattr(sys, "argv", ["mambascope", "explain", TEXT, *given])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main()
