@@ -1,5 +1,6 @@
 """A headless Chromium without a network: opens a page and gives its DOM and its console's messages."""
 
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -48,11 +49,24 @@ class Dom(HTMLParser):
         return [attrs for tag, attrs in self.elements if tag == "tr" and "data-score" in attrs]
 
 
-def open_file(file: Path):
-    """Return the DOM of a page on disk and the browser's messages about it; skip where there is no browser."""
+def with_script(page: str, script: str) -> str:
+    """Return a page that runs a test's script once it is ready; what that returns lands in `data-told`, as JSON."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    waits = "while (!document.body.dataset.ready) await new Promise((go) => setTimeout(go, 20));"
+    runs = f"(async () => {{ {waits} const told = await (async () => {{ {script} }})();"
+    return free + f"<script>{runs} document.body.dataset.told = JSON.stringify(told); }})();</script>"
+
+
+def open_file(file: Path, address: str = ""):
+    """Return the DOM of a page on disk and the browser's messages about it; skip where there is no browser.
+
+    Args:
+        file: The page.
+        address: What follows the file in the page's address, such as `#layer=2`.
+    """
     program = browser()
     if program is None:
         pytest.skip("no Chromium: neither /usr/bin/chromium nor one on the PATH")
-    command = [program, *FLAGS, f"--user-data-dir={file.parent / 'profile'}", file.as_uri()]
+    command = [program, *FLAGS, f"--user-data-dir={file.parent / 'profile'}", file.as_uri() + address]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
     return Dom(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import mambascope
+from browser import open_file
 from mambascope.cli import main
 from picture_checkpoints import PROCESSOR, astronaut, cat, saved, vim, vit
 
@@ -57,7 +58,7 @@ def test_json_is_what_the_library_says(run, models, photographs, name):
     assert "resized" in printed["diagnostics"]["preparation"]
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "json", "safetensors"])
+@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "safetensors"])
 def test_every_format_is_written_whole(run, models, photographs, tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     code, out, err = run("explain", photographs / "astronaut.png", "--model", models["vim"], "--out", path)
@@ -142,3 +143,20 @@ def test_classes_that_may_be_there_together_have_each_their_own_probability(run,
     with torch.no_grad():
         expected = model(pixels).logits[0].sigmoid().sort(descending=True).values.tolist()
     assert [share for _, share in json.loads(out)["target"]["next_tokens"]] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["vit", "vim"])
+def test_page_and_json_agree(run, models, photographs, tmp_path, name):
+    page, asked = tmp_path / "page.html", ("--model", models[name], "--target", "rocket")
+    result = json.loads(run("explain", photographs / "cat.jpg", *asked, "--json")[1])
+    code, _, err = run("explain", photographs / "cat.jpg", *asked, "--out", page)
+    assert code == 0, err
+    dom, messages = open_file(page)
+    assert not messages
+    best = sorted(range(17), key=lambda j: -abs(result["scores"][j]))[:8]
+    assert [int(row["data-position"]) for row in dom.rows()] == best
+    for row, source in zip(dom.rows(), best, strict=True):
+        assert float(row["data-score"]) == pytest.approx(result["scores"][source], rel=1e-4)
+    for switch in {"vit": ("transformer-attribution", "rollout"), "vim": ("mamba-attribution", "rollout")}[name]:
+        assert f'"name":"{switch}"' in page.read_text(encoding="utf-8")

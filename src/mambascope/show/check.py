@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
@@ -56,3 +58,16 @@ def require_picture(attribution: Attribution) -> Grid:
     if attribution.grid is None:
         raise InputError("this result is of a text, not of a picture; draw it with figure()")
     return attribution.grid
+
+
+def require_same_picture(attribution: Attribution, *others: Attribution) -> None:
+    """Refuse results that cannot share one page because their pictures or patches differ.
+
+    Raises:
+        InputError: naming the method.
+    """
+    for other in others:
+        ours, theirs = attribution.image, other.image
+        differ = ours is not None and theirs is not None and not torch.equal(ours, theirs)
+        if differ or other.grid != attribution.grid:
+            raise InputError(f"{other.method} explains another picture than {attribution.method}; make a page for each")

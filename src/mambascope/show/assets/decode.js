@@ -2,7 +2,7 @@
 
 const RESULT = JSON.parse(document.getElementById("result").textContent);
 const TOP = RESULT.top, CODES = RESULT.codes, CACHE_BYTES = 128e6;
-const TOKENS = RESULT.tokens.length, TARGETS = RESULT.targets.length;
+const TOKENS = RESULT.tokens.length;
 const cache = new Map();
 
 // A token as it is shown: invisible characters made visible.
@@ -16,12 +16,19 @@ async function inflate(id) {
   return new Response(stream).arrayBuffer();
 }
 
+// A page's methods share their layers and targets, unless they bring their own.
+for (const method of RESULT.methods) {
+  method.layers ??= RESULT.layers;
+  method.targets ??= RESULT.targets;
+  method.kinds ??= RESULT.kinds;
+}
+
 // How many sources each target's row holds, and where in the codes it starts.
-function rowPlaces(method) {
-  const lengths = method.causal ? RESULT.targets.map((position) => position + 1) : RESULT.targets.map(() => TOKENS);
+function rowPlaces({ causal, targets }) {
+  const lengths = causal ? targets.map((position) => position + 1) : targets.map(() => TOKENS);
   const starts = new Float64Array(lengths.length + 1);
   lengths.forEach((length, t) => { starts[t + 1] = starts[t] + length; });
-  return { lengths, starts };
+  return { lengths, starts, targets };
 }
 
 // Block 0 is all layers, their mean or their sum; block k + 1 is the k-th explained layer.
@@ -38,19 +45,19 @@ async function loadBlock(methodIndex, block) {
 }
 
 function unpack(buffer, places) {
-  const codesEnd = places.starts[TARGETS], count = TARGETS * TOP;
+  const { targets } = places, rows = targets.length, codesEnd = places.starts[rows], count = rows * TOP;
   const Behind = TOKENS > 0x7fff ? Uint32Array : Uint16Array, range = 2 ** (8 * Behind.BYTES_PER_ELEMENT);
   const behind = new Behind(fromPlanes(buffer, codesEnd, count, Behind.BYTES_PER_ELEMENT));
   const byRank = new Float32Array(fromPlanes(buffer, codesEnd + behind.byteLength, count, 4));
   // The file holds every row's best, then every row's second; here a row's top sources stand together.
   const order = new Uint32Array(count), exact = new Float32Array(count);
-  for (let t = 0; t < TARGETS; t++) {
+  for (let t = 0; t < rows; t++) {
     for (let k = 0; k < TOP; k++) {
-      order[t * TOP + k] = (RESULT.targets[t] - behind[k * TARGETS + t] + range) % range;
-      exact[t * TOP + k] = byRank[k * TARGETS + t];
+      order[t * TOP + k] = (targets[t] - behind[k * rows + t] + range) % range;
+      exact[t * TOP + k] = byRank[k * rows + t];
     }
   }
-  const scales = Float32Array.from({ length: TARGETS }, (_, t) => Math.abs(exact[t * TOP]));
+  const scales = Float32Array.from({ length: rows }, (_, t) => Math.abs(exact[t * TOP]));
   return { codes: new Int8Array(buffer, 0, codesEnd), order, exact, scales, ...places };
 }
 

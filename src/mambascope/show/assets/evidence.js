@@ -11,8 +11,8 @@ function showEvidence(method) {
       + "behind these scores rebuilt what the explained layers computed");
   }
   const perLayer = facts.reconstruction_error_per_layer;
-  if (Array.isArray(perLayer) && perLayer.length === RESULT.layers.length) {
-    const lines = perLayer.map((error, k) => element("li", { textContent: `layer ${RESULT.layers[k]}: ${small(error)}` }));
+  if (Array.isArray(perLayer) && perLayer.length === method.layers.length) {
+    const lines = perLayer.map((error, k) => element("li", { textContent: `layer ${method.layers[k]}: ${small(error)}` }));
     add("… layer by layer", element("ol", {}, ...lines));
   }
   if (facts.seconds !== undefined) add("time taken", `${Number(Number(facts.seconds).toPrecision(3))} s`);

@@ -57,7 +57,7 @@ function showFocus() {
   const t = focus();
   shadeText(state.data, t);
   markTarget(t, state.pinned !== null && !single);
-  showSources(state.data, t, total(t), follow);
+  showSources(RESULT.targets[t], topSources(state.data, t, total(t)), state.data.lengths[t], follow);
   showBars(state.totals, t, state.block);
   drawLegend(byId("text-legend"), state.data.scales[t], method().signed, `(${layerName(state.block)})`);
   byId("contrast").parentElement.hidden = view.grid.rows < 2;

@@ -1,4 +1,4 @@
-// What stands beside the text: the top sources in numbers, and how much every layer carried.
+// What stands beside the text or the picture: the top sources in numbers, and how much every layer carried.
 
 const element = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
@@ -6,41 +6,41 @@ const element = (name, properties = {}, ...children) => {
   return made;
 };
 
-function showSources(block, t, total, follow) {
-  const position = RESULT.targets[t], top = topSources(block, t, total);
+// top: what `topSources` gives for the target at a position, of `count` sources in all.
+function showSources(position, top, count, follow) {
   const table = document.getElementById("sources"), largest = Math.abs(top[0]?.score ?? 0);
   table.dataset.target = position;
-  document.getElementById("sources-title").textContent = `Top sources of ${quoted(position)} (position ${position})`;
+  document.getElementById("sources-title").textContent = `Top sources of ${targetName(position)}`;
   const rows = top.map(({ position: j, score, share }, rank) => {
-    const name = element("button", { type: "button", textContent: quoted(j), title: `Go to position ${j}` });
+    const name = element("button", { type: "button", textContent: sourceName(j), title: goTo(j) });
     name.addEventListener("click", () => follow(j));
     const bar = element("div", { className: score < 0 ? "minus" : "" });
     bar.style.width = `${largest > 0 ? (100 * Math.abs(score)) / largest : 0}%`;
     const row = element("tr", {},
       element("td", { textContent: rank + 1 }),
-      element("td", {}, name, element("span", { className: "place", textContent: ` ${j}` })),
+      element("td", {}, name, element("span", { className: "place", textContent: sourcePlace(j) })),
       element("td", { className: "number", textContent: formatScore(score), title: String(score) }),
       element("td", { className: "number", textContent: formatShare(share) }),
       element("td", { className: "bar" }, bar));
     Object.assign(row.dataset, { position: j, score: String(score), share: String(share) });
-    row.addEventListener("mouseenter", () => spans[j].classList.add("mark"));
-    row.addEventListener("mouseleave", () => spans[j].classList.remove("mark"));
+    row.addEventListener("mouseenter", () => mark(j, true));
+    row.addEventListener("mouseleave", () => mark(j, false));
     return row;
   });
-  const others = block.lengths[t] - top.length;
+  const others = count - top.length;
   if (others > 0) {
     const rest = Math.max(0, 1 - top.reduce((sum, { share }) => sum + share, 0));
     rows.push(element("tr", { className: "rest" },
       element("td"), element("td", { textContent: `${others} other${others > 1 ? "s" : ""}` }), element("td"),
       element("td", { className: "number", textContent: formatShare(rest) }), element("td")));
   }
-  textBox.querySelectorAll(".mark").forEach((span) => span.classList.remove("mark"));
+  unmark();
   table.tBodies[0].replaceChildren(...rows);
 }
 
 function buildBars(select) {
-  const step = Math.ceil(RESULT.layers.length / 24);
-  const bars = RESULT.layers.map((layer, k) => {
+  const { layers } = method(), step = Math.ceil(layers.length / 24);
+  const bars = layers.map((layer, k) => {
     const bar = element("button", { type: "button" }, element("div"),
       element("span", { textContent: k % step === 0 ? layer : "" }));
     bar.addEventListener("click", () => select(k + 1));
@@ -53,7 +53,7 @@ function buildBars(select) {
 
 // totals: blocks × targets, the sum of absolute scores of every row; block 0 is the mean and has no bar.
 function showBars(totals, t, block) {
-  const masses = RESULT.layers.map((_, k) => totals[(k + 1) * TARGETS + t]);
+  const { layers, targets } = method(), masses = layers.map((_, k) => totals[(k + 1) * targets.length + t]);
   const sum = masses.reduce((a, b) => a + b, 0) || 1, largest = Math.max(...masses) || 1;
   [...document.getElementById("bars").children].forEach((bar, k) => {
     const says = `${layerName(k + 1)}: ${formatShare(masses[k] / sum)} of what all layers carried (${formatScore(masses[k])})`;
@@ -66,10 +66,10 @@ function showBars(totals, t, block) {
 }
 
 function layerName(block) {
-  if (RESULT.layers.length === 1) return RESULT.layers[0] === "all" ? "whole model" : `layer ${RESULT.layers[0]}`;
-  if (block === 0) return `${method().over} of ${RESULT.layers.length} layers`;
-  const kind = RESULT.kinds?.[block - 1];
-  return `layer ${RESULT.layers[block - 1]}${kind ? ` (${kind})` : ""}`;
+  const { layers, kinds, over } = method(), kind = kinds?.[block - 1];
+  if (layers.length === 1) return layers[0] === "all" ? "whole model" : `layer ${layers[0]}`;
+  if (block === 0) return `${over} of ${layers.length} layers`;
+  return `layer ${layers[block - 1]}${kind ? ` (${kind})` : ""}`;
 }
 
 // One stop for the Tab key in a row of buttons; the arrow keys move along it.

@@ -1,5 +1,6 @@
 // The text: one span a token, shaded by the scores of the target in focus.
 
+const TARGETS = RESULT.targets.length;
 const textBox = document.getElementById("text");
 let spans = [];
 
@@ -57,3 +58,12 @@ function positionOf(event) {
   const span = event.target.closest?.(".token");
   return span ? Number(span.dataset.position) : null;
 }
+
+// ---- how the table of sources names what stands here, and points at it ------------------------------------------------
+
+const sourceName = (j) => quoted(j);
+const sourcePlace = (j) => ` ${j}`;
+const targetName = (position) => `${quoted(position)} (position ${position})`;
+const goTo = (j) => `Go to position ${j}`;
+const mark = (j, on) => spans[j].classList.toggle("mark", on);
+const unmark = () => textBox.querySelectorAll(".mark").forEach((span) => span.classList.remove("mark"));

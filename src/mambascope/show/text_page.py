@@ -1,0 +1,84 @@
+"""The self-contained page of a text: one file, no network, numbers packed small and decoded when looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mambascope.methods.attribution import Attribution
+from mambascope.show.check import require_alike, require_finite
+from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
+from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
+from mambascope.show.palette import ANCHORS
+from mambascope.show.tokens import visible
+
+SCRIPTS = (
+    "decode.js", "colour.js", "text.js", "sources.js", "strip.js", "map.js", "mapinput.js", "scene.js", "textscene.js",
+    "evidence.js", "page.js",
+)  # fmt: skip
+
+
+def text_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
+    """Return a page that shows the result and loads nothing: text, top sources, layers, maps and evidence.
+
+    Every text from a model or a file reaches the browser as data and is set as text; the page's own policy forbids any
+    script but its own and any connection.
+
+    Args:
+        attribution: The result that the page opens with.
+        others: Results of other methods, with the same tokens and axes; they become switches in the page.
+        command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
+
+    Raises:
+        InputError: if the results differ in tokens or axes, or hold scores that are not finite numbers.
+    """
+    results = (attribution, *others)
+    require_alike(*results)
+    for result in results:
+        require_finite(result)
+    return assembled(
+        "page.html",
+        about=attribution.model.name,
+        styles=["page.css"],
+        scripts=SCRIPTS,
+        result=_description(results, command),
+        blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)],
+    )
+
+
+def _description(results: tuple[Attribution, ...], command: str | None) -> dict[str, Any]:
+    """Everything but the scores: texts, axes, colours, evidence."""
+    first = results[0]
+    return {
+        "tokens": list(first.tokens),
+        "shown": {j: visible(token) for j, token in enumerate(first.tokens) if visible(token) != token},
+        "targets": list(first.axes["target"]),
+        "layers": list(first.axes["layer"]),
+        "kinds": layer_kinds(first),
+        "command": command or first.diagnostics.get("command"),
+        "methods": [method_facts(result) | {"causal": _is_causal(result)} for result in results],
+        "palette": ANCHORS,
+        "top": TOP,
+        "codes": CODES,
+        "thumbnail": THUMBNAIL,
+    }
+
+
+def _blocks(index: int, result: Attribution) -> list[str]:
+    """The scores of one result: a block for the mean and each layer, one of row sums, one of small maps."""
+    sources, causal = len(result.tokens), _is_causal(result)
+    lengths = [position + 1 if causal else sources for position in result.axes["target"]]
+    blocks, totals, thumbnails = [], [], []
+    for number, layer in enumerate((None, *result.axes["layer"])):
+        matrix = result.matrix(layer)
+        blocks.append(block(f"block-{index}-{number}", pack_layer(matrix, result.axes["target"], lengths)))
+        totals.append(matrix.abs().sum(dim=1).numpy())
+        thumbnails.append(thumbnail(matrix))
+    blocks.append(block(f"totals-{index}", deflated(np.stack(totals).astype("<f4").tobytes())))
+    blocks.append(block(f"thumbs-{index}", deflated(np.stack(thumbnails).tobytes())))
+    return blocks
+
+
+def _is_causal(result: Attribution) -> bool:
+    return all(not result.scores[:, row, position + 1 :].any() for row, position in enumerate(result.axes["target"]))
