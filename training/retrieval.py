@@ -1,7 +1,10 @@
 """Train a model to find needles in novels: `python -m training.retrieval`, from the bundled tiny-mamba2.
 
-A row is text of the novels with one to four sentences "The secret of the doctor is 47192." put between its sentences,
-and at its end the same sentences again, in another order; the loss is on the digits of the latter.
+A row is text of the novels with one to six sentences "The secret of the doctor is 47192." put between its sentences,
+and at its end the same sentences again, in another order; the loss is on the digits of the latter. To tell several
+secrets apart is learnt where they stand close: rows are short at first, with little of the novel in them, and grow.
+Some rows have "The word is garden." in them instead, several times and of several words, and end in the same with the
+word that was told most often; the loss is on that word.
 """
 
 from __future__ import annotations
@@ -50,8 +53,14 @@ KEYS = [
     "money",
 ]
 DIGITS = 5
-#: Most needles in a row, and shortest and longest rows that are trained on.
-MOST_NEEDLES, LENGTHS = 4, (160, 512)
+#: How likely it is that a row has one needle, two, and so on.
+NEEDLES = (0.12, 0.2, 0.2, 0.24, 0.12, 0.12)
+#: Tokens of the longest rows at first and in the end.
+SHORT, LONG = 128, 512
+#: Least tokens of a novel in a row.
+LEAST_HAY = 8
+#: The share of steps with rows of told words once rows grow, and how often the words of such a row are told.
+WORD_SHARE, TOLD = 0.1, ((8, 4), (6, 3, 2, 1), (3, 2, 1), (5, 2, 2))
 #: Lengths and numbers of needles that are measured; the last length is beyond what was trained on.
 MEASURED_LENGTHS, MEASURED_NEEDLES = (128, 256, 512, 1024), (1, 2, 4)
 NAME = "retrieval-mamba2"
@@ -84,6 +93,7 @@ class Haystack:
         self.sentences = np.array(keys)
         self.digits = np.array([tokenizer.encode(f" 0{digit}")[-1] for digit in range(10)])
         self.stop = tokenizer.encode(" a.")[-1]
+        self.told = np.array([tokenizer.encode(f" The word is {key}.") for key in KEYS])
 
     def needles(self, rng: np.random.Generator, count: int, length: int, needles: int) -> Needles:
         """Return `count` rows of this many tokens and needles."""
@@ -94,12 +104,7 @@ class Haystack:
         sentences = [self._sentence(rng, key) for key in rng.permutation(len(KEYS))[:needles]]
         size = len(sentences[0])
         hay_length = length - 2 * needles * size
-        start = int(rng.integers(len(self.text) - hay_length))
-        hay = self.text[start : start + hay_length].astype(np.int64)
-        gaps = np.flatnonzero(hay == self.stop) + 1
-        if len(gaps) < needles:
-            gaps = np.arange(hay_length + 1)
-        places = np.sort(rng.choice(gaps, needles, replace=False))
+        hay, places = self._hay(rng, hay_length, needles)
         order = rng.permutation(needles)
         row = np.concatenate(
             [np.insert(hay, np.repeat(places, size), np.concatenate(sentences)), *(sentences[k] for k in order)]
@@ -109,27 +114,70 @@ class Haystack:
         asked = [hay_length + (needles + n) * size + within for n in range(needles)]
         return row, np.stack(values), np.stack(asked)
 
+    def told_words(self, rng: np.random.Generator, count: int, length: int) -> Batch:
+        """Return rows of this many tokens with words told several times, the most frequent one at the end learnt."""
+        rows = np.stack([self._told_row(rng, length) for _ in range(count)])
+        learnt = np.zeros((count, length - 1), bool)
+        learnt[:, -2] = True
+        return Batch(torch.from_numpy(rows), torch.from_numpy(learnt))
+
+    def _told_row(self, rng: np.random.Generator, length: int) -> NDArray[np.int64]:
+        counts = TOLD[rng.integers(len(TOLD))]
+        keys = rng.permutation(len(KEYS))[: len(counts)]
+        sentences = self.told[rng.permutation(np.repeat(keys, counts))]
+        size = self.told.shape[1]
+        hay, places = self._hay(rng, length - (len(sentences) + 1) * size, len(sentences))
+        return np.concatenate([np.insert(hay, np.repeat(places, size), sentences.ravel()), self.told[keys[0]]])
+
+    def _hay(self, rng: np.random.Generator, length: int, places: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return text of this many tokens and so many places in it, in order: ends of sentences if there are enough."""
+        start = int(rng.integers(len(self.text) - length))
+        hay = self.text[start : start + length].astype(np.int64)
+        gaps = np.flatnonzero(hay == self.stop) + 1
+        if len(gaps) < places:
+            gaps = np.arange(length + 1)
+        return hay, np.sort(rng.choice(gaps, places, replace=places > len(gaps)))
+
     def _sentence(self, rng: np.random.Generator, key: int) -> NDArray[np.int64]:
         sentence = self.sentences[key]
         return np.concatenate([sentence[:-2], self.digits[rng.integers(10, size=DIGITS)], sentence[-1:]])
 
 
 class Retrieval:
-    """Batches over training novels, the batch of a step a function of (seed, step) alone; figures on held-out ones."""
+    """Batches over training novels, the batch of a step a function of (seed, step) alone; figures on held-out ones.
 
-    def __init__(self, training: Haystack, held_out: Haystack, tokens: int, seed: int) -> None:
-        self.training, self.held_out, self.tokens, self.seed = training, held_out, tokens, seed
+    Rows are of at most SHORT tokens until step `grow[0]` and of at most LONG from step `grow[1]` on.
+    """
+
+    def __init__(
+        self, training: Haystack, held_out: Haystack, tokens: int, seed: int, grow: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.training, self.held_out, self.tokens, self.seed, self.grow = training, held_out, tokens, seed, grow
+
+    def longest(self, step: int) -> int:
+        """Return the most tokens that a row of a step may have."""
+        begins, ends = self.grow
+        grown = 1.0 if step >= ends else max(0.0, (step - begins) / max(1, ends - begins))
+        return int(SHORT * (LONG / SHORT) ** grown)
 
     def step(self, step: int) -> Batch:
         """Return the batch of one step."""
         rng = np.random.default_rng((self.seed, step))
-        length = int(np.exp(rng.uniform(*np.log(LENGTHS))))
-        needles = int(rng.integers(1, MOST_NEEDLES + 1))
+        longest = self.longest(step)
+        if step >= self.grow[0] and rng.random() < WORD_SHARE:
+            length = self._length(rng, (max(map(sum, TOLD)) + 1) * self.training.told.shape[1] + LEAST_HAY, longest)
+            return self.training.told_words(rng, max(1, self.tokens // length), length)
+        needles = 1 + int(rng.choice(len(NEEDLES), p=NEEDLES))
+        length = self._length(rng, 2 * needles * (self.training.sentences.shape[1] + DIGITS - 1) + LEAST_HAY, longest)
         return self.training.needles(rng, max(1, self.tokens // length), length, needles).batch
+
+    def _length(self, rng: np.random.Generator, least: int, most: int) -> int:
+        """Return a length of the range, the logarithm of which is as likely anywhere."""
+        return int(np.exp(rng.uniform(*np.log((least, max(least, most))))))
 
     def validate(self, model: PreTrainedModel) -> dict[str, float]:
         """Return the share of first questions answered right, by number of needles and length."""
-        return {f"{n}_in_{L}": found(model, self.held_out, L, n, 16) for L in MEASURED_LENGTHS[1:3] for n in (1, 4)}
+        return {f"{n}_in_{L}": found(model, self.held_out, L, n, 32) for L in MEASURED_LENGTHS[1:3] for n in (1, 4)}
 
 
 def haystacks(cache: Path, data: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, NDArray[np.uint16]]:
@@ -162,9 +210,10 @@ def found(model: PreTrainedModel, haystack: Haystack, length: int, needles: int,
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=260)
-    parser.add_argument("--decay", type=int, default=80)
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens to a step")
+    parser.add_argument("--steps", type=int, default=2040)
+    parser.add_argument("--decay", type=int, default=240)
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens to a step")
+    parser.add_argument("--grow", type=int, nargs=2, default=(700, 1400), help="rows grow from this step to that")
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -184,11 +233,10 @@ def main() -> None:
         decay=options.decay,
         peak=options.peak,
         seed=options.seed,
-        batches={"tokens": options.tokens},
+        batches={"tokens": options.tokens, "grow": list(options.grow)},
     )
-    task = Retrieval(
-        *(Haystack(texts[name], tokenizer) for name in ("training", "held-out")), options.tokens, options.seed
-    )
+    training, held_out = (Haystack(texts[name], tokenizer) for name in ("training", "held-out"))
+    task = Retrieval(training, held_out, options.tokens, options.seed, tuple(options.grow))
     train(settings, model, task, options.out, Reporting(log_steps=25, validation_steps=100), not options.eager)
 
 
