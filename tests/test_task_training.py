@@ -236,6 +236,31 @@ def test_needles_hold_the_digits_that_are_asked() -> None:
             np.testing.assert_array_equal(*(row[begin : begin + size] for begin in begins))
 
 
+def test_rows_of_needles_grow_and_some_tell_words_instead() -> None:
+    tokenizer = bundled("tiny-mamba2")[1]
+    text = np.array(tokenizer.encode("He went out. " * 300), np.uint16)
+    haystack = retrieval.Haystack(text, tokenizer)
+    task = retrieval.Retrieval(haystack, haystack, tokens=700, seed=0, grow=(40, 80))
+    early, late = ([task.step(first + k) for k in range(40)] for first in (0, 80))
+    six = 6 * 2 * (haystack.sentences.shape[1] + retrieval.DIGITS - 1) + retrieval.LEAST_HAY
+    assert max(batch.rows.shape[1] for batch in early) <= max(retrieval.SHORT, six)
+    assert 300 < max(batch.rows.shape[1] for batch in late) <= retrieval.LONG
+    assert retrieval.SHORT < task.longest(60) < retrieval.LONG
+    for batch in early:
+        assert (batch.learnt.sum(1) % retrieval.DIGITS == 0).all(), "every needle is asked for"
+    told = [batch for batch in late if batch.learnt.sum() == len(batch.rows)]
+    assert 1 <= len(told) <= 12
+    for row, learnt in zip(told[0].rows, told[0].learnt, strict=True):
+        word = tokenizer.decode(row[1:][learnt])
+        parts = tokenizer.decode(row).split("The word is ")[1:]
+        counts = {part.split(".")[0]: 0 for part in parts}
+        for part in parts[:-1]:
+            counts[part.split(".")[0]] += 1
+        assert max(counts, key=lambda key: counts[key]) == word.strip()
+        assert parts[-1] == f"{word.strip()}."
+    assert torch.equal(task.step(90).rows, task.step(90).rows)
+
+
 def test_reviews_end_in_a_cue_and_one_token_of_judgement() -> None:
     tokenizer = bundled("tiny-mamba")[1]
     rows = sentiment.encoded([sentiment.Review("a dull film .", False), sentiment.Review("fine .", True)], tokenizer)
@@ -244,6 +269,9 @@ def test_reviews_end_in_a_cue_and_one_token_of_judgement() -> None:
     assert [tokenizer.decode([t]) for t in batch.rows[:, 1:][batch.learnt]] == [" bad", " good"]
     pieces = sentiment.encoded([sentiment.Review("a dull film . " * 20, False)], tokenizer, piece=16)
     assert pieces.lengths.max() == 16 + 2 + 1
+    end = sentiment.encoded([sentiment.Review("dull " * 30 + "but very , very funny .", True)], tokenizer, last=4)
+    assert tokenizer.decode(end.row(0)).endswith(" funny . It was good")
+    assert len(end.row(0)) == 4 + 2 + 1
     parts = sentiment.split([sentiment.Review(str(k), True) for k in range(300)])
     assert sorted(len(part) for part in parts.values())[0] > 3
     assert sum(len(part) for part in parts.values()) == 300

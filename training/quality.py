@@ -72,7 +72,7 @@ def retrieval_quality(
 
 
 def sentiment_quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: Path) -> dict[str, float]:
-    """Return the shares of held-out sentences and of whole held-out reviews judged right."""
+    """Return the shares of held-out sentences, and of held-out reviews' pieces, ends and wholes, judged right."""
     labels = [tokenizer.encode(label)[0] for label in sentiment.LABELS]
     sentences = sentiment.split(sentiment.read_sentences(data))["test"]
     reviews = sentiment.split(sentiment.read_reviews(data))["test"]
@@ -80,6 +80,9 @@ def sentiment_quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     figures["sentence_accuracy"] = sentiment.accuracy(model, sentiment.encoded(sentences, tokenizer), labels)
     pieces = sentiment.encoded(reviews, tokenizer, sentiment.PIECE)
     figures["piece_accuracy"] = sentiment.accuracy(model, pieces, labels)
+    for last in sentiment.MEASURED_ENDS:
+        ends = sentiment.encoded(reviews, tokenizer, last=last)
+        figures[f"last_{last}_accuracy"] = sentiment.accuracy(model, ends, labels)
     figures["whole_review_accuracy"] = sentiment.accuracy(model, sentiment.encoded(reviews, tokenizer), labels)
     return figures
 

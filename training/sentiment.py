@@ -31,6 +31,8 @@ VALIDATION_SHARE, TEST_SHARE = 0.05, 0.10
 SENTENCE_TIMES = 3
 #: Tokens of the pieces of a long review, each of which gets the whole review's label.
 PIECE = 112
+#: Tokens of the ends of reviews that are measured.
+MEASURED_ENDS = (112, 224, 448)
 LENGTHS = (16, 24, 32, 40, 48, 64, 80, 116)
 #: Weight of a sentence's own token in the loss, beside 1 for the label.
 TEXT_WEIGHT = 0.03
@@ -71,13 +73,23 @@ def split(reviews: list[Review]) -> dict[str, list[Review]]:
     return parts
 
 
-def encoded(reviews: list[Review], tokenizer: PreTrainedTokenizerFast, piece: int | None = None) -> EncodedPairs:
-    """Return the rows of reviews, cut into pieces of so many tokens if given; the target is the label's token."""
+def encoded(
+    reviews: list[Review], tokenizer: PreTrainedTokenizerFast, piece: int | None = None, last: int | None = None
+) -> EncodedPairs:
+    """Return the rows of reviews; the target is the label's token.
+
+    Args:
+        reviews: The reviews.
+        tokenizer: The model's.
+        piece: Cut reviews into pieces of so many tokens, each with its review's label; None does not cut.
+        last: Keep so many of a review's last tokens; None keeps all.
+    """
     cue = tokenizer.encode(CUE)
     labels = [tokenizer.encode(label)[0] for label in LABELS]
     rows = []
     for review in reviews:
         tokens = tokenizer.encode(" " + review.text)
+        tokens = tokens[-last:] if last else tokens
         starts = range(0, len(tokens), piece) if piece else (0,)
         rows += [[*tokens[s : s + piece if piece else None], *cue, labels[review.good]] for s in starts]
     starts = np.cumsum([0, *map(len, rows)])
