@@ -8,8 +8,8 @@ out and the text closes up, so insertion goes by the texts of flipping backwards
 rounding and ties. Only scores of the whole model are judged. Scores keep their sign where they have one.
 
 `sentiment-long` asks about whole reviews, of which the model reads the last 448 tokens: reviews tend to end in a
-verdict. The project's own model has learnt from pieces of 112 tokens and judges the ends of reviews better the longer
-they are, up to there (zoo/sentiment-mamba).
+verdict. The project's own model has learnt from pieces of 112 tokens; it judges the last 448 as well as the whole, and
+those of 112 worse (zoo/sentiment-mamba).
 """
 
 from __future__ import annotations
