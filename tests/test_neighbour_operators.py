@@ -13,58 +13,11 @@ from mambascope.operators.grid_convolution import GridConvolution
 from mambascope.operators.neighbours import NeighbourMixer
 from mambascope.operators.orders import DirectedScan, Order, OrderedScan
 from mambascope.operators.selective_scan import SelectiveScan
+from neighbour_reference import convolved, vectors
 
 #: float64: sums of a few hundred terms of either sign.
 BOUND = 1e-11
 D, N, E = 6, 3, 5
-
-
-def convolved(u, kernel):
-    """Return the depthwise convolution of u (rows, columns, D), token by token and tap by tap."""
-    rows, columns, _ = u.shape
-    _, p, q = kernel.shape
-    a = torch.zeros_like(u)
-    for row in range(rows):
-        for column in range(columns):
-            for down in range(p):
-                for right in range(q):
-                    y, x = row + down - (p - 1) // 2, column + right - (q - 1) // 2
-                    if 0 <= y < rows and 0 <= x < columns:
-                        a[row, column] += kernel[:, down, right] * u[y, x]
-    return a
-
-
-def vectors(alpha, skip, u, kernel, grid, a, gate, W_o, rule, centred):
-    """Return T (L, L, E) of one picture: every source alone through the convolution, the rule, the scan and W_o."""
-    length = len(u)
-    T = torch.zeros(length, length, len(W_o), dtype=u.dtype)
-    reach = [
-        (k, j, down, right)
-        for k in range(length)
-        for down in range(kernel.shape[1])
-        for right in range(kernel.shape[2])
-        for j in [neighbour(k, down - (kernel.shape[1] - 1) // 2, right - (kernel.shape[2] - 1) // 2, grid)]
-        if j is not None
-    ]
-    for i in range(length):
-        reached = torch.zeros(length, u.shape[1], dtype=u.dtype)
-        for k, j, down, right in reach:
-            part = kernel[:, down, right] * u[j]
-            if rule == "secant":
-                part = part * torch.sigmoid(a[k])
-            elif rule == "silu":
-                part = part * torch.sigmoid(part)
-            reached[j] += (alpha[:, i, k] + (skip if i == k else 0)) * part
-        for j in range(length):
-            o = reached[j] - reached[j].mean() if centred else reached[j]
-            T[i, j] = W_o @ (gate[i] * o)
-    return T
-
-
-def neighbour(token, down, right, grid):
-    row, column = divmod(token, grid[1])
-    row, column = row + down, column + right
-    return row * grid[1] + column if 0 <= row < grid[0] and 0 <= column < grid[1] else None
 
 
 def case(grid, kernel, orders, batch, centred, biases, seed=0, rule="secant"):

@@ -171,16 +171,14 @@ def differentiable(model: nn.Module, rules: Rules = GRADIENT) -> Iterator[None]:
     refuse_quantised(model)
     found = find_mixers(model)
     mixers = [(name, mixer, family) for name, mixer, family in found if isinstance(family, Family)]
-    families = [family for _, _, family in mixers]
-    seams = [family.scan_seam for family in families]
-    seams += [family.conv_seam for family in families if family.conv_seam.exists()]
+    seams = {seam: reader for _, _, family in mixers for seam, reader in family.seams.items()}
     with ExitStack() as stack:
         stack.enter_context(running(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_constant_weights(model))
         if len(mixers) < len(found):
             stack.enter_context(eager_attention(model))
-        stack.enter_context(listening(Ruler(rules, {family.scan_seam: family for family in families}), seams))
+        stack.enter_context(listening(Ruler(rules, seams), seams))
         for module, hook in hooks(model, mixers, rules):
             handle = module.register_forward_hook(hook)
             stack.callback(handle.remove)

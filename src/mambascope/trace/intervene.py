@@ -131,7 +131,7 @@ class _Editor:
                 f"sources of shape {tuple(sources.shape)} do not match the text's (batch, tokens) "
                 f"{tuple(call.s.shape[:2])}"
             )
-        order = reading.order(sources.shape[1]).to(sources.device)
+        order = reading.tokens(call.coefficients)
         sources = sources[:, order]
         if edit.targets is None:
             kept = replace(call, s=call.s.masked_fill(sources[..., None], 0))

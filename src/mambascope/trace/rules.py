@@ -22,6 +22,7 @@ from mambascope.operators.frozen import (
     sparse_rows,
 )
 from mambascope.trace.families import Family
+from mambascope.trace.families.family import StandIn
 from mambascope.trace.scanning import read_call, relative_error
 from mambascope.trace.seam import Seam
 
@@ -55,16 +56,25 @@ GRADIENT = Rules()
 
 @dataclass(frozen=True)
 class Ruler:
-    """Answers scans and convolutions by their differentiable forms under the rules."""
+    """Answers scans, convolutions and gates by their differentiable forms under the rules.
+
+    Attributes:
+        rules: What is frozen.
+        families: The family that reads each seam.
+    """
 
     rules: Rules
     families: dict[Seam, Family]
 
     def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the answer of a seam."""
-        if seam in self.families:
-            return self._scan(self.families[seam], args, kwargs)
-        return self._convolve(original, *args, **kwargs)
+        family = self.families[seam]
+        if seam == family.scan_seam:
+            return self._scan(family, args, kwargs)
+        if seam == family.gate_seam:
+            o, z = args
+            return gated(o, z, self.rules)
+        return self._convolve(family, original, *args, **kwargs)
 
     def _scan(self, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         call = read_call(family, args, kwargs)
@@ -83,6 +93,7 @@ class Ruler:
 
     def _convolve(
         self,
+        family: Family,
         original: Callable[..., Any],
         hidden_states: Tensor,
         weight: Tensor,
@@ -90,10 +101,10 @@ class Ruler:
         activation: str | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Return the causal convolution of (b, channels, L) with its activation."""
+        """Return the convolution of (b, channels, tokens) with its activation."""
         if activation not in (None, "silu", "swish"):
             return original(hidden_states, weight, bias, activation, **kwargs)
-        a = _linear(partial(_causal_conv, length=hidden_states.shape[-1]), hidden_states, weight, bias, self.rules)
+        a = _linear(family.convolve, hidden_states, weight, bias, self.rules)
         if activation is None:
             return a
         return secant_silu(a) if self.rules.silu else F.silu(a)
@@ -103,11 +114,6 @@ def gated(o: Tensor, z: Tensor, rules: Rules) -> Tensor:
     """Return o ⊙ SiLU(z) under the rules."""
     product = o * (secant_silu(z) if rules.silu else F.silu(z))
     return half(product) if rules.gate else product
-
-
-def _causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, length: int) -> Tensor:
-    padded = F.pad(x.to(weight.dtype), (weight.shape[-1] - 1, 0))
-    return F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])[..., :length].to(x.dtype)
 
 
 def _linear(
@@ -125,6 +131,9 @@ def hooks(
     model: nn.Module, mixers: list[tuple[str, nn.Module, Family]], rules: Rules
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     """Yield the modules that answer differently under the rules, with the hook that gives their answer."""
+    for _, mixer, family in mixers:
+        if family.stand_in is not None:
+            yield mixer, partial(_stood_in, family.stand_in)
     gates: dict[nn.Module, Family] = {mixer.get_submodule("norm"): f for _, mixer, f in mixers if f.norm_factor}
     for module, family in gates.items():
         yield module, partial(_gated_norm, family, rules)
@@ -143,6 +152,11 @@ def hooks(
         for part in model.modules():
             if isinstance(part, nn.Conv2d):
                 yield part, partial(_gamma_convolution, rules)
+
+
+def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Answer for a mixer of a foreign class, whose convolution cannot be answered where it stands."""
+    return _checked(mixer, stand_in.mix(mixer, args[0]), output)
 
 
 def _gated_norm(family: Family, rules: Rules, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -186,12 +200,12 @@ def _gamma_convolution(rules: Rules, layer: nn.Conv2d, args: tuple[Any, ...], ou
     return _linear(layer._conv_forward, args[0], layer.weight, layer.bias, rules)
 
 
-def _checked(norm: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return our answer for a norm if it is the model's own, up to rounding."""
+def _checked(part: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return our answer for a part of the model if it is the model's own, up to rounding."""
     error = relative_error(ours.detach(), theirs.detach())
     if not error <= NORM_TOLERANCE.get(theirs.dtype, 2e-2):
         raise ReconstructionError(
-            f"{type(norm).__name__} is not the norm that its name says: frozen, it differs from itself by {error:.1e} "
+            f"{type(part).__name__} is not what its name and parts say: frozen, it differs from itself by {error:.1e} "
             f"(transformers {transformers.__version__}, torch {torch.__version__})"
         )
     return ours.to(theirs.dtype)

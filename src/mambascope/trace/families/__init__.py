@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, vim, vit
+from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, mambavision, vim, vit
 from mambascope.trace.families.attention import AttentionFamily
 from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
 
 #: Families of selective-scan mixers, by model type.
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY)
+    family.model_type: family
+    for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY, mambavision.FAMILY)
 }
 
 #: Families of softmax attention layers, by model type.
@@ -42,7 +43,7 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
     known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
     mixers = []
     for name, module in model.named_modules():
-        family = next((family for family in known if family.describes(module)), None)
+        family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)
         if family is not None:
             mixers.append((name, module, family))
         elif isinstance(getattr(module, "A_log", None), nn.Parameter):

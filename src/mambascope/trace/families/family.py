@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
+from mambascope.trace.convolutions import causal_convolution
 from mambascope.trace.seam import Seam
 
 
@@ -26,6 +27,7 @@ class Captured:
             tokens second, in the order of the call); of an attention layer its probabilities `p`, heads second.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         residual: The residual stream that enters the mixer's block, before its norm; None where there is no such block.
+        grid: Rows and columns of the tokens, where the mixer was handed them as they lie in a picture.
     """
 
     x: Float[Tensor, "b L E"]
@@ -33,12 +35,17 @@ class Captured:
     scans: tuple[dict[str, Tensor], ...]
     mask: Bool[Tensor, "b L"] | None
     residual: Float[Tensor, "b L F"] | None = None
+    grid: tuple[int, int] | None = None
 
     @property
     def scan(self) -> dict[str, Tensor]:
         """The tensors of the only call."""
         (consumed,) = self.scans
         return consumed
+
+    def laid_out(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b *places E"]:
+        """Return tokens as the mixer takes them: in their grid where it has one."""
+        return tokens if self.grid is None else tokens.unflatten(1, self.grid)
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,17 @@ class Reading:
 
     Attributes:
         name: What it is for, such as `backwards`.
-        order: Given L, returns the number of the token that stands at each place of the call.
+        order: Given L, returns the number of the token that stands at each place of the call; None where L does not
+            tell it and the call brings it, as the coefficient `order`.
     """
 
     name: str
-    order: Callable[[int], Tensor]
+    order: Callable[[int], Tensor] | None
+
+    def tokens(self, coefficients: dict[str, Tensor]) -> Int[Tensor, " L"]:
+        """Return the number of the token that stands at each place of a call with these coefficients."""
+        step = coefficients["dt"]
+        return (coefficients["order"] if self.order is None else self.order(step.shape[1])).to(step.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +74,7 @@ class ScanCall:
     Attributes:
         s: What the scan consumes.
         coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the
-            gate; tokens second.
+            gate; tokens second. Also `order`, where the call says in which it reads them.
         give: Brings a result (b, L, D) into the layout that the caller expects.
         take: Brings a result of the original function into (b, L, D).
     """
@@ -96,6 +109,19 @@ class MixerFamily(Protocol):
 
 
 @dataclass(frozen=True)
+class StandIn:
+    """What answers under propagation rules in place of a mixer whose convolution and gate have no seam.
+
+    Attributes:
+        family: The family whose seams it calls.
+        mix: Given the mixer and its input, returns the mixer's output.
+    """
+
+    family: Family
+    mix: Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of selective-scan mixers.
 
@@ -112,6 +138,9 @@ class Family:
         norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None
             for families whose scan applies the gate and that have no such norm.
         readings: The calls that a mixer makes of its scan, in that order.
+        convolve: The convolution without its activation, given its input, weight and bias.
+        gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
+        stand_in: For mixers of foreign classes.
     """
 
     model_type: str
@@ -125,6 +154,9 @@ class Family:
     norm_factor: Callable[[Tensor, Any], Tensor] | None = None
     conv_function: str = "causal_conv1d_fn"
     readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution
+    gate_function: str | None = None
+    stand_in: StandIn | None = None
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
@@ -142,6 +174,18 @@ class Family:
     def conv_seam(self) -> Seam:
         """Where its convolution is called."""
         return Seam(self.module, self.conv_function)
+
+    @property
+    def gate_seam(self) -> Seam | None:
+        """Where its gate is called, if not by the scan or a norm."""
+        return None if self.gate_function is None else Seam(self.module, self.gate_function)
+
+    @property
+    def seams(self) -> dict[Seam, Family]:
+        """All that propagation rules answer, with the family that reads each; those of its stand-in with them."""
+        seams = {self.scan_seam: self}
+        seams |= {seam: self for seam in (self.conv_seam, self.gate_seam) if seam is not None and seam.exists()}
+        return seams if self.stand_in is None else seams | self.stand_in.family.seams
 
 
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:

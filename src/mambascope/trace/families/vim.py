@@ -21,7 +21,7 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> DirectedMixer:
     share = 0.5 if mixer.divide_output else 1.0
     directions = []
     for reading, consumed, conv in zip(READINGS, captured.scans, (mixer.conv1d, mixer.conv1d_b), strict=True):
-        order = Order(reading.order(x.shape[1]).to(x.device))
+        order = Order(reading.tokens(consumed))
         scan = mamba.selective_scan(consumed, dtype)
         branch = slice(scan.maps)
         own = AffineMixer(

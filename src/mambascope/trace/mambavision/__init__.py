@@ -1,0 +1,5 @@
+"""MambaVision (Hatamizadeh & Kautz, arXiv 2407.08083): our own module, since transformers has none."""
+
+from mambascope.trace.mambavision.mixer import MambaVisionMixer
+
+__all__ = ["MambaVisionMixer"]
