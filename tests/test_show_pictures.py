@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 from mambascope.show import figure, picture_figure, save_figure, save_picture_figure
-from mambascope.show.overlay import BRIGHTNESS, laid_over, pale, upsampled
+from mambascope.show.overlay import BRIGHTNESS, ends, laid_over, overlay, pale, upsampled
 from mambascope.show.palette import ANCHORS, colormap
 from show_results import HOSTILE, picture_result, result
 
@@ -138,3 +138,29 @@ def test_a_result_without_its_picture_is_drawn_on_white():
 def test_text_has_no_figure_of_a_picture(tmp_path):
     with pytest.raises(InputError, match="of a text, not of a picture"):
         save_picture_figure(result(), tmp_path / "x.png")
+
+
+def test_the_scale_begins_at_the_smallest_score_where_there_is_no_true_zero():
+    far, near = torch.tensor([[0.9, 1.0]]), torch.tensor([[0.1, 1.0]])
+    assert ends(far, signed=False) == (pytest.approx(0.9), 1.0)
+    assert ends(near, signed=False) == (0.0, 1.0)
+    assert ends(near, signed=False, stretched=True) == (pytest.approx(0.1), 1.0)
+    assert ends(far, signed=True) == (0.0, 1.0)
+    assert ends(torch.ones(1, 2), signed=False) == (0.0, 1.0), "all alike: all fully coloured"
+    assert ends(torch.zeros(1, 2), signed=False) == (0.0, 0.0)
+    white = np.ones((1, 3, 3))
+    shown = laid_over(white, np.array([[0.5, 0.625, 1.0]]), 1.0, signed=False, smallest=0.5)[0]
+    assert np.allclose(shown, [colormap(False)(share)[:3] for share in (0.0, 0.5, 1.0)])
+    attribution = picture_result(Grid(1, 2, None, 4, 4), layers=1, single=True)
+    attribution.scores[0, 0] = torch.tensor([0.9, 1.0])
+    (scale,) = picture_figure(attribution).get_axes()[1].child_axes
+    assert scale.get_ylim() == (pytest.approx(0.9), 1.0)
+
+
+def test_a_stretched_overlay_counts_signed_scores_without_a_negative_as_unsigned():
+    attribution = picture_result(Grid(1, 2, None, 4, 4), layers=1, single=True, signed=True)
+    attribution.scores[0, 0] = torch.tensor([0.5, 1.0])
+    assert not np.allclose(overlay(attribution), overlay(attribution, stretched=True))
+    assert np.allclose(overlay(attribution, stretched=True)[0, 0], pale(attribution.image)[0, 0], atol=1 / 255)
+    attribution.scores[0, 0] = torch.tensor([-0.5, 1.0])
+    assert np.allclose(overlay(attribution), overlay(attribution, stretched=True))

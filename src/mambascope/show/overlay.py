@@ -13,12 +13,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mambascope.grid import Grid
+from mambascope.methods.attribution import Attribution
+from mambascope.show.check import require_picture
 from mambascope.show.palette import colormap
 
 #: The shorter side, in pixels, to which small pictures are enlarged before scores are laid over them.
 SMALLEST_SIDE = 320
 #: How bright black becomes beneath the scores, from 0 to 1.
 PALEST = 0.6
+#: Unsigned scores whose smallest is above this share of the largest are coloured from the smallest on, not from zero.
+FLOOR = 0.25
 #: What a colour weighs in the brightness of a pixel (Rec. 601).
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])
 
@@ -51,8 +55,28 @@ def pale(image: UInt8[Tensor, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
     return np.repeat((PALEST + (1 - PALEST) * grey)[..., None], 3, axis=2)
 
 
+def ends(scores: Float[Tensor, "rows columns"], signed: bool, stretched: bool = False) -> tuple[float, float]:
+    """Return the scores that have no colour and the full colour.
+
+    No colour has zero. But where even the smallest of unsigned scores is large, as in raw attention, which has no true
+    zero, everything would be equally deep: there the scale begins at the smallest.
+
+    Args:
+        scores: Of the patches.
+        signed: Whether scores may be negative.
+        stretched: Begin unsigned scales at the smallest score wherever it lies, as papers draw their maps.
+    """
+    largest = float(scores.abs().max())
+    smallest = 0.0 if signed else float(scores.min())
+    return (smallest if stretched or smallest > FLOOR * largest else 0.0) if smallest < largest else 0.0, largest
+
+
 def laid_over(
-    ground: Float[np.ndarray, "h w 3"], scores: Float[np.ndarray, "h w"], largest: float, signed: bool
+    ground: Float[np.ndarray, "h w 3"],
+    scores: Float[np.ndarray, "h w"],
+    largest: float,
+    signed: bool,
+    smallest: float = 0.0,
 ) -> Float[np.ndarray, "h w 3"]:
     """Return a picture times the colours of the scores over it: white for no score, deeper for larger ones.
 
@@ -63,8 +87,9 @@ def laid_over(
         scores: At every pixel.
         largest: The size of score that has the full colour.
         signed: Whether scores may be negative.
+        smallest: The score that has no colour.
     """
-    share = np.clip(scores / (largest or 1.0), -1, 1)
+    share = np.clip((scores - smallest) / ((largest - smallest) or 1.0), -1 if signed else 0, 1)
     shade = np.sign(share) * np.sqrt(np.abs(share))
     return ground * colormap(signed)(0.5 + 0.5 * shade if signed else shade)[..., :3]
 
@@ -80,3 +105,24 @@ def ground_of(image: UInt8[Tensor, "h w 3"] | None, grid: Grid) -> UInt8[Tensor,
     if image is not None:
         return enlarged(image)
     return enlarged(torch.full((*grid.size, 3), 255, dtype=torch.uint8))
+
+
+def overlay(
+    attribution: Attribution,
+    position: int | None = None,
+    layer: int | str | None = None,
+    stretched: bool = False,
+) -> Float[np.ndarray, "h w 3"]:
+    """Return a result's picture in pale grey with the scores of one target over it, from 0 to 1.
+
+    Args:
+        attribution: A result of a picture.
+        position: The target; by default what is in focus.
+        layer: One layer; by default all together.
+        stretched: As in `ends`; scores of which none is negative count as unsigned then.
+    """
+    grid = require_picture(attribution)
+    image, scores = ground_of(attribution.image, grid), attribution.picture(position, layer)
+    signed = bool((scores < 0).any()) if stretched else attribution.signed
+    smallest, largest = ends(scores, signed, stretched)
+    return laid_over(pale(image), upsampled(scores, grid, *image.shape[:2]), largest, signed, smallest)

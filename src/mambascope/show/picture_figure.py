@@ -11,15 +11,15 @@ from matplotlib.patches import Rectangle
 
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
-from mambascope.show.overlay import ground_of, laid_over, pale, upsampled
+from mambascope.show.overlay import ends, ground_of, overlay
 from mambascope.show.palette import colormap
-from mambascope.show.picture_words import target_place, what_is_explained
+from mambascope.show.picture_words import sees, target_place, what_is_explained
 from mambascope.show.scale import score_norm
 from mambascope.show.typeface import drawable, families
 
 LETTERS = 8  # points
 SIDE = 3.1  # inches of one picture's longer side
-STRIP_COLUMNS = 8
+STRIP_COLUMNS, FEWEST_COLUMNS = 8, 6
 CLEARLY = 0.1  # of the largest score
 
 
@@ -50,7 +50,7 @@ def picture_figure(
     count = len(attribution.axes["layer"])
     count = count if layer is None and layers != "mean" and count in SMALL_MULTIPLES else 0
     rows = -(-count // STRIP_COLUMNS)
-    columns = -(-count // max(rows, 1)) or 1
+    columns = max(-(-count // max(rows, 1)), FEWEST_COLUMNS)
     room = 2 * wide + 1.1
     strip = rows * (room / columns * height / width + 0.2) + 0.3 if rows else 0.0
     sheet = Figure(figsize=(room, tall + 0.75 + strip), layout="constrained")
@@ -65,22 +65,25 @@ def picture_figure(
         outline_target(axes, attribution, position, (height, width))
     left.set_title(picture_says(attribution), **_text(LETTERS + 1))
     right.set_title(scores_say(attribution, position, layer), **_text(LETTERS + 1))
-    largest = float(attribution.picture(position, layer).abs().max())
-    add_scale(parts[0], right, attribution, largest)
+    smallest, largest = ends(attribution.picture(position, layer), attribution.signed)
+    mapped = ScalarMappable(score_norm(largest, attribution.signed, smallest), colormap(attribution.signed))
+    bar = parts[0].colorbar(mapped, cax=right.inset_axes((1.03, 0.0, 0.05, 1.0)))
+    bar.set_label(f"{attribution.method} score", fontsize=LETTERS)
+    bar.ax.tick_params(labelsize=LETTERS - 1)
     if rows:
         _strip(parts[1], attribution, position, rows, columns)
     return sheet
 
 
 def draw_overlay(
-    axes: Axes, attribution: Attribution, position: int | None = None, layer: int | str | None = None
+    axes: Axes,
+    attribution: Attribution,
+    position: int | None = None,
+    layer: int | str | None = None,
+    stretched: bool = False,
 ) -> None:
-    """Draw the picture in pale grey with the scores of one target over it, on their own scale."""
-    grid = require_picture(attribution)
-    image = ground_of(attribution.image, grid)
-    scores = attribution.picture(position, layer)
-    spread = upsampled(scores, grid, *image.shape[:2])
-    axes.imshow(laid_over(pale(image), spread, float(scores.abs().max()), attribution.signed))
+    """Draw the picture in pale grey with the scores of one target over it, on their own scale, see `ends`."""
+    axes.imshow(overlay(attribution, position, layer, stretched))
 
 
 def outline_target(axes: Axes, attribution: Attribution, position: int | None, size: tuple[int, int]) -> None:
@@ -96,21 +99,10 @@ def outline_target(axes: Axes, attribution: Attribution, position: int | None, s
         axes.add_patch(frame)
 
 
-def add_scale(sheet: FigureBase, axes: Axes, attribution: Attribution, largest: float) -> None:
-    """Draw the scale of the scores beside their overlay."""
-    mapped = ScalarMappable(score_norm(largest, attribution.signed), colormap(attribution.signed))
-    bar = sheet.colorbar(mapped, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
-    bar.set_label(f"{attribution.method} score", fontsize=LETTERS)
-    bar.ax.tick_params(labelsize=LETTERS - 1)
-
-
 def picture_says(attribution: Attribution) -> str:
     """Return what the model sees in the picture: its classes with their probabilities, for a title."""
-    best = attribution.target.next_tokens[:2]
-    if not best:
-        return drawable(_short(attribution.model.name))
-    classes = ", then ".join(f"{drawable(name)} {share:.0%}" for name, share in best)
-    return f"{drawable(_short(attribution.model.name))}\nsees {_short(classes, 48, end=False)}"
+    classes, name = drawable(sees(attribution, 2)), drawable(_short(attribution.model.name))
+    return f"{name}\nsees {_short(classes, 48, end=False)}" if attribution.target.next_tokens else name
 
 
 def scores_say(attribution: Attribution, position: int | None = None, layer: int | None = None) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite, require_picture, require_same_picture
-from mambascope.show.overlay import PALEST, ground_of
+from mambascope.show.overlay import FLOOR, PALEST, ground_of
 from mambascope.show.pack import CODES, TOP, deflated, pack_layer, quantise
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
 from mambascope.show.palette import ANCHORS
@@ -73,6 +73,7 @@ def picture_page(attribution: Attribution, *others: Attribution, command: str | 
         "top": TOP,
         "codes": CODES,
         "palest": PALEST,
+        "floor": FLOOR,
     }
     blocks = [one for index, result in enumerate(results) for one in _blocks(index, result, grid)]
     return assembled(

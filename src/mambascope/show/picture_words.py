@@ -27,3 +27,8 @@ def what_is_explained(attribution: Attribution, position: int | None = None) -> 
 def source_name(token: str) -> str:
     """Return what to call a token of a picture, given as `Grid.name` does."""
     return "class token" if token == "class" else f"patch {token}"
+
+
+def sees(attribution: Attribution, count: int = 1) -> str:
+    """Return the likeliest classes with their probabilities; empty for a model that names none."""
+    return ", then ".join(f"{name} {share:.0%}" for name, share in attribution.target.next_tokens[:count])

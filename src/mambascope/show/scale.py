@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 
 
-def score_norm(largest: float, signed: bool) -> Normalize:
-    """Return the norm for scores up to a largest size, of both signs or of one."""
+def score_norm(largest: float, signed: bool, smallest: float = 0.0) -> Normalize:
+    """Return the norm for scores up to a largest size, of both signs or of one; these from a smallest on."""
     largest = largest or 1.0
-    return SignedRoot(largest) if signed else PowerNorm(0.5, 0.0, largest)
+    return SignedRoot(largest) if signed else PowerNorm(0.5, smallest, largest)
 
 
 class SignedRoot(Normalize):

@@ -49,9 +49,9 @@ function scaleCanvas(signed) {
   return canvas;
 }
 
-function drawLegend(box, largest, signed, note) {
+function drawLegend(box, largest, signed, note, smallest = 0) {
   const canvas = scaleCanvas(signed);
   canvas.setAttribute("aria-hidden", "true");
-  box.replaceChildren(signed ? formatScore(-largest) : "0", canvas, formatScore(largest) + (note ? ` ${note}` : ""));
+  box.replaceChildren(formatScore(signed ? -largest : smallest), canvas, formatScore(largest) + (note ? ` ${note}` : ""));
   box.title = "The colour follows the square root of the score: half the colour is a quarter of the largest score.";
 }

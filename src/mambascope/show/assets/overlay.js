@@ -36,8 +36,14 @@ function cellsBetween(pixels, cells, patches, smooth) {
   });
 }
 
+// The code of a score's colour: zero for no colour.
+function codeOf(score, largest, smallest) {
+  const share = largest > smallest ? (smallest > 0 ? Math.max(score - smallest, 0) : score) / (largest - smallest) : 0;
+  return Math.round(Math.sign(share) * Math.min(Math.sqrt(Math.abs(share)), 1) * CODES);
+}
+
 // The colours of scores at every pixel of a canvas.
-function ink({ values, rows, columns, largest }, width, height, smooth) {
+function ink({ values, rows, columns, largest, smallest }, width, height, smooth) {
   const canvas = document.createElement("canvas"), patches = rows === GRID.rows && columns === GRID.columns;
   canvas.width = width;
   canvas.height = height;
@@ -47,8 +53,8 @@ function ink({ values, rows, columns, largest }, width, height, smooth) {
     across.forEach(({ low, high, share: x }, column) => {
       const above = values[top * columns + low] * (1 - x) + values[top * columns + high] * x;
       const below = values[bottom * columns + low] * (1 - x) + values[bottom * columns + high] * x;
-      const score = above * (1 - y) + below * y, root = largest > 0 ? Math.sqrt(Math.abs(score) / largest) : 0;
-      words[row * width + column] = pixels[Math.round(Math.sign(score) * Math.min(root, 1) * CODES) + CODES];
+      const score = above * (1 - y) + below * y;
+      words[row * width + column] = pixels[codeOf(score, largest, smallest) + CODES];
     });
   });
   canvas.getContext("2d").putImageData(image, 0, 0);

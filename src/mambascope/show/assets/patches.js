@@ -44,11 +44,18 @@ function patchScores(data, t) {
   POSITIONS.forEach((j, k) => { const code = data.codes[start + j]; values[k] = Math.sign(code) * (code / CODES) ** 2 * scale; });
   const places = new Map(POSITIONS.map((j, k) => [j, k]));
   for (let k = t * TOP; k < (t + 1) * TOP; k++) if (data.exact[k] !== 0) values[places.get(data.order[k])] = data.exact[k];
-  return { values, rows: GRID.rows, columns: GRID.columns, largest: values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) };
+  return { values, rows: GRID.rows, columns: GRID.columns, ...ends(values) };
+}
+
+// The scores that have no colour and the full colour, as overlay.py's `ends` says.
+function ends(values) {
+  const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const least = method().signed ? 0 : values.reduce((least, value) => Math.min(least, value), Infinity);
+  return { largest, smallest: least > RESULT.floor * largest && least < largest ? least : 0 };
 }
 
 // The scores of every pixel that the model read.
 async function pixelScores(index) {
   const { rows, columns, largest } = RESULT.methods[index].pixels, codes = new Int8Array(await inflate(`pixels-${index}`));
-  return { values: Float32Array.from(codes, (code) => Math.sign(code) * (code / CODES) ** 2 * largest), rows, columns, largest };
+  return { values: Float32Array.from(codes, (code) => Math.sign(code) * (code / CODES) ** 2 * largest), rows, columns, largest, smallest: 0 };
 }

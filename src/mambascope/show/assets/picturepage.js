@@ -68,9 +68,10 @@ function showFocus() {
   showBars(one.totals, t, state.block);
   showClassToken(t);
   [...byId("strip").children].forEach((button, k) => button.setAttribute("aria-pressed", String(k + 1 === state.block)));
-  drawLegend(byId("legend"), scoresNow().largest, one.signed, grain() === "pixels" ? "(pixels)" : `(${layerName(state.block)})`);
+  const { largest, smallest } = scoresNow();
+  drawLegend(byId("legend"), largest, one.signed, grain() === "pixels" ? "(pixels)" : `(${layerName(state.block)})`, smallest);
   canvas.dataset.target = state.position;
-  canvas.dataset.largest = scoresNow().largest;
+  Object.assign(canvas.dataset, { largest, smallest });
   drawStrip(t);
   drawSoon();
   say();
@@ -107,8 +108,8 @@ function showClassToken(t) {
   const position = CLASS ?? (method().targets.includes(MEAN) ? MEAN : null);
   button.hidden = position === null;
   if (position === null) return;
-  const largest = scoresNow().largest, score = CLASS === null ? 0 : state.data.ofClass[t];
-  const code = largest > 0 ? Math.round(Math.sign(score) * Math.min(1, Math.sqrt(Math.abs(score) / largest)) * CODES) : 0;
+  const { largest, smallest } = scoresNow(), score = CLASS === null ? 0 : state.data.ofClass[t];
+  const code = codeOf(score, largest, smallest);
   const { css, ink: letters } = colours();
   button.textContent = CLASS === null ? capital(targetName(MEAN)) : `Class token ${formatScore(score)}`;
   button.style.backgroundColor = CLASS === null ? "" : css[code + CODES];
@@ -123,7 +124,7 @@ function say() {
   const t = target(), j = state.cursor ? patchAt(state.cursor) : null;
   const [best] = topOf(state.data, t, total());
   const { score, exact } = j === null ? { score: best.score, exact: true } : scoreOf(state.data, t, j);
-  const share = total() > 0 ? Math.abs(score) / total() : 0, from = sourceName(j ?? best.position);
+  const share = total() > 0 ? Math.abs(score) / total() : 0, source = j ?? best.position, from = source === state.position ? "itself" : sourceName(source);
   byId("readout").textContent = `${capital(targetName(state.position))} drew from ${from}: ${exact ? "" : "≈ "}${formatScore(score)}, `
     + `${formatShare(share)} of its total${j === null ? ", most of all" : ""}`;
 }
@@ -214,7 +215,7 @@ function savedScene() {
   drawView(context, width, height, false);
   const scene = { width, height, ground: variable("--ground"), items: [{ kind: "image", canvas: drawn, clip: box, ...box }] };
   const title = `${method().model.name}: ${method().name}, ${grain() === "pixels" ? "pixels" : layerName(state.block)}, ${targetName(state.position)}`;
-  return withCaption(scene, title, scoresNow().largest, method().signed);
+  return withCaption(scene, title, scoresNow().largest, method().signed, scoresNow().smallest);
 }
 
 function listen() {

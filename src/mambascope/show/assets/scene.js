@@ -106,13 +106,13 @@ function download(blob, name) {
 }
 
 // The picture with two lines below it: what it shows, and its scale (largest is null where every row has its own).
-function withCaption(scene, title, largest, signed) {
+function withCaption(scene, title, largest, signed, smallest = 0) {
   const ink = variable("--ink"), y = scene.height, line = { kind: "text", size: 12, fill: ink };
   const items = [...scene.items, { ...line, x: 10, y: y + 14, string: title }];
   if (largest === null) items.push({ ...line, x: 10, y: y + 34, string: "each row on its own scale" });
   else {
     const bar = { x: 84, y: y + 24, width: 140, height: 11 };
-    items.push({ ...line, x: 78, y: y + 34, anchor: "end", string: signed ? formatScore(-largest) : "0" },
+    items.push({ ...line, x: 78, y: y + 34, anchor: "end", string: formatScore(signed ? -largest : smallest) },
       { kind: "image", canvas: scaleCanvas(signed), clip: bar, ...bar }, { kind: "rect", ...bar, stroke: variable("--line") },
       { ...line, x: 230, y: y + 34, string: formatScore(largest) });
   }
