@@ -160,3 +160,69 @@ def test_page_and_json_agree(run, models, photographs, tmp_path, name):
         assert float(row["data-score"]) == pytest.approx(result["scores"][source], rel=1e-4)
     for switch in {"vit": ("transformer-attribution", "rollout"), "vim": ("mamba-attribution", "rollout")}[name]:
         assert f'"name":"{switch}"' in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json"])
+def test_models_are_compared_in_every_format(run, models, photographs, tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    both = f"{models['vim']},{models['vit']}"
+    code, out, err = run("compare", photographs / "cat.jpg", "--models", both, "--out", path)
+    assert code == 0, err
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"["}
+    assert path.read_bytes().startswith(starts[suffix])
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    for method in (
+        "raw-attention",
+        "rollout",
+        "mamba-attribution",
+        "transformer-attribution",
+        "mamba-lrp",
+        "alti-logit",
+    ):
+        assert f"  {method} " in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+
+
+def test_a_comparison_says_what_explain_says(run, models, photographs):
+    both = f"{models['vim']},{models['vit']}"
+    asked = ("--methods", "latim,mamba-lrp", "--json")
+    code, out, err = run("compare", photographs / "cat.jpg", "--models", both, *asked)
+    assert (code, err) == (0, "")
+    vim_row, vit_row = json.loads(out)["models"]
+    for method, found in zip(("latim", "mamba-lrp"), vim_row["results"], strict=True):
+        one = run("explain", photographs / "cat.jpg", "--model", models["vim"], "--method", method, "--json")[1]
+        assert found["scores"] == pytest.approx(json.loads(one)["scores"], rel=1e-4, abs=1e-6)
+    assert vit_row["results"][1] is None
+    assert vit_row["reasons"] == ["", "mamba-lrp does not read attention layers"]
+
+
+def test_a_patch_is_compared_where_methods_can(run, models, photographs):
+    both = f"{models['vim']},{models['vit']}"
+    code, out, err = run("compare", photographs / "cat.jpg", "--models", both, "--patch", "2,1", "--json")
+    assert code == 0, err
+    vim_row, vit_row = json.loads(out)["models"]
+    assert vim_row["results"][3]["target"]["asked"].startswith("size of the features")
+    assert vit_row["results"][3] is None
+    assert "says nothing of one patch" in vit_row["reasons"][3]
+    code, out, err = run("compare", photographs / "cat.jpg", "--models", both, "--patch", "2,1", "--target", "rocket")
+    assert code == 0, err
+
+
+def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, tmp_path):
+    picture, use = photographs / "cat.jpg", ("--models", models["vit"])
+    cases = {
+        (picture, "--models", ","): "--models names nothing",
+        (picture, *use, "--methods", "magic"): "unknown method 'magic'",
+        (picture, *use, "--methods", "mamba-lrp"): "none of the methods mamba-lrp can read one of the models",
+        (picture, *use, "--methods", "latim", "--target", "rocket"): "whatever is predicted there",
+        (picture, *use, "--target", "dog"): "'dog' is no class",
+        (picture, *use, "--out", tmp_path / "x.safetensors"): "choose one of",
+        (tmp_path / "absent.png", *use): "there is no picture",
+        (picture, "--models", "tiny-mamba"): "reads text, not pictures",
+    }
+    for arguments, words in cases.items():
+        code, out, err = run("compare", *arguments)
+        assert code == 2, (arguments, err)
+        assert words in err, arguments
+        assert err.count("\n") == 1, err
+        assert not out

@@ -113,6 +113,47 @@ def explain(
 
 
 @app.command()
+def compare(
+    picture: Annotated[str, typer.Argument(help="A picture's file.", metavar="PICTURE")],
+    models: Annotated[str, typer.Option(help="Bundled names, folders or hub ids, with commas; a row each.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="The columns, with commas; default: raw attention, rollout, attribution, relevance."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The class to explain; default: each model's likeliest.", metavar="CLASS")
+    ] = None,
+    foil: Annotated[str | None, typer.Option(help="A class to contrast it with.", metavar="CLASS")] = None,
+    patch: Annotated[str | None, typer.Option(help="The patch to explain, from 0.", metavar="ROW,COLUMN")] = None,
+    keep_size: Annotated[
+        bool, typer.Option("--keep-size", help="Let the models read the picture at its own size.")
+    ] = False,
+    json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write .html, .png, .pdf, .svg or .json.", metavar="FILE")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Show what several models drew from in one picture: a row a model, a column a method."""
+    from mambascope.cli import comparing, loading
+
+    comparing.compare(
+        picture,
+        lambda name: loading.load(name, None, dtype, device, trust_remote_code),
+        models=models,
+        methods=methods,
+        target=target,
+        foil=foil,
+        patch=patch,
+        keep_size=keep_size,
+        as_json=json,
+        out=out,
+    )
+
+
+@app.command()
 def models() -> None:
     """List the models that come with mambascope."""
     from mambascope.cli import listing

@@ -104,7 +104,7 @@ def explain_picture_methods(
     check_asked(chosen, layer, targets, compat)
     check_heard(chosen, target, foil)
     named = target is not None or foil is not None
-    check_patch(chosen, patch, features=not named and _has_features(model))
+    check_patch(chosen, patch, features=not named and has_features(model))
     prepared = picture if isinstance(picture, Picture) else read_picture(picture, model, keep_size=keep_size)
     inputs = _inputs(model, prepared)
     position = None
@@ -118,7 +118,7 @@ def explain_picture_methods(
         inputs,
         None,
         chosen,
-        Question(target, foil, position, features=patch is not None and not named and _has_features(model)),
+        Question(target, foil, position, features=patch is not None and not named and has_features(model)),
         layer=layer,
         targets=targets,
         compat=compat,
@@ -143,7 +143,7 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
         )
 
 
-def _has_features(model: PreTrainedModel) -> bool:
+def has_features(model: PreTrainedModel) -> bool:
     """Return whether a model returns the features of its patches beside the classes."""
     return isinstance(model, VisionMamba)
 

@@ -1,0 +1,150 @@
+"""`mambascope compare`: several models before one picture, by one method a column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from mambascope.cli.asked import patch_asked
+from mambascope.cli.delivering import FIGURES, check_out, command_line
+from mambascope.errors import InputError
+from mambascope.explanation import explain_picture_methods
+from mambascope.explanation.explaining import check_heard
+from mambascope.explanation.pictures import WHEREVER_IT_IS_READ, has_features
+from mambascope.files import whole_file
+from mambascope.methods.attribution import Attribution
+from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.show.comparison import Compared, require_comparable
+from mambascope.show.comparison_figure import save_comparison
+from mambascope.show.comparison_page import comparison_page
+from mambascope.show.picture_words import source_name
+from mambascope.show.text import Screen, number, percent
+from mambascope.show.tokens import visible
+from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.pictures import read_picture
+
+FORMATS = (".html", *FIGURES, ".json")
+
+#: The columns of the figure in the Hidden Attention paper and MambaLRP, each with the methods that stand in it: the
+#: first that can read the model.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "raw attention": ("raw-attention",),
+    "rollout": ("rollout",),
+    "attribution": ("mamba-attribution", "transformer-attribution", "alti-rollout"),
+    "relevance": ("mamba-lrp", "alti-logit", "gradient-x-input"),
+}
+
+
+def compare(
+    file: str,
+    load: Callable[[str], tuple[Any, Any]],
+    *,
+    models: str,
+    methods: str | None,
+    target: str | None,
+    foil: str | None,
+    patch: str | None,
+    keep_size: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Explain one picture by every method with every model, print the numbers, and write the grid."""
+    columns: dict[str, tuple[str, ...]] = COLUMNS
+    if methods is not None:
+        columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
+        check_heard([METHODS[names[0]] for names in columns.values()], target, foil)
+    check_out(out, FORMATS)
+    if not Path(file).is_file():
+        raise InputError(f"there is no picture {file}")
+    question = {"target": target, "foil": foil, "patch": patch_asked(patch)}
+    rows = []
+    for name in _names(models, "--models"):
+        model, _ = load(name)
+        picture = read_picture(file, model, keep_size=keep_size)
+        with Console(stderr=True).status(f"explaining with {escape(name)}"):
+            rows.append(_row(model, picture, columns, question))
+    require_comparable(rows, list(columns))
+    if as_json:
+        print(json.dumps({"picture": file, "columns": list(columns), "models": [_plain(row) for row in rows]}))
+    else:
+        _print(rows, list(columns))
+    if out is not None:
+        _write(rows, list(columns), out)
+        if not as_json:
+            print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
+
+
+def _names(given: str, option: str) -> list[str]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not names:
+        raise InputError(f"{option} names nothing; give one name or several with commas")
+    return list(dict.fromkeys(names))
+
+
+def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
+    """Return one model's results, column by column; those that hear of no class are not told of one."""
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    named = question["target"] is not None or question["foil"] is not None
+    deaf = question["patch"] is not None and (named or not has_features(model))
+    results: list[Attribution | None] = []
+    reasons = []
+    for names in columns.values():
+        able = [METHODS[name] for name in names if kinds <= METHODS[name].kinds]
+        reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
+        if deaf and able and able[0].name in WHEREVER_IT_IS_READ:
+            able, reason = [], f"{able[0].name} explains a class, and says nothing of one patch"
+        results.append(_result(model, picture, able[0], question) if able else None)
+        reasons.append(reason)
+    return Compared(tuple(results), tuple(reasons))
+
+
+def _result(model: Any, picture: Any, method: Method, question: dict[str, Any]) -> Attribution:
+    heard = {key: value for key, value in question.items() if method.asks or key == "patch"}
+    return explain_picture_methods(model, picture, methods=[method.name], **heard)[0]
+
+
+def _plain(row: Compared) -> dict[str, Any]:
+    first = row.first
+    return {
+        "model": first.model.name,
+        "classes": [list(one) for one in first.target.next_tokens],
+        "results": [None if one is None else one.to_dict() for one in row.results],
+        "reasons": list(row.reasons),
+    }
+
+
+def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
+    """Print what each model sees and, method by method, where most came from."""
+    console = Console()
+    screen = Screen.of(console)
+    for row in rows:
+        first = row.first
+        seen = ", ".join(f"{visible(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
+        error = first.diagnostics["reconstruction_error"]
+        head = f"{visible(first.model.name)} · {first.model.family} · rebuilt to within {error:.1e}"
+        lines = [f"  sees {seen}"] if seen else []
+        for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
+            if result is None:
+                lines.append(f"  {column:<24}{reason}")
+                continue
+            (top,) = result.top(1)
+            where = f"{source_name(top.token)} {number(top.score)} ({percent(top.share)})"
+            lines.append(f"  {result.method:<24}most from {where}")
+        console.print(screen.fit(head), style="bold", markup=False, highlight=False, width=screen.width)
+        for line in lines:
+            console.print(screen.fit(line), markup=False, highlight=False, width=screen.width)
+
+
+def _write(rows: Sequence[Compared], columns: Sequence[str], out: Path) -> None:
+    suffix = out.suffix.lower()
+    if suffix in FIGURES:
+        save_comparison(rows, columns, out)
+        return
+    content = comparison_page(rows, columns, command_line()) if suffix == ".html" else json.dumps([*map(_plain, rows)])
+    with whole_file(out) as partial:
+        partial.write_text(content, encoding="utf-8")

@@ -1,0 +1,86 @@
+"""The comparison as a page: one file, no network and no script, with every number of its evidence."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from string import Template
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from mambascope.methods.attribution import Attribution
+from mambascope.show.comparison import Compared, require_comparable, same_name
+from mambascope.show.overlay import ground_of, overlay
+from mambascope.show.page_parts import asset, fingerprint
+from mambascope.show.picture_words import sees, source_name, what_is_explained
+from mambascope.show.text import evidence, number, percent
+from mambascope.show.tokens import visible
+
+JPEG_QUALITY = 90
+
+
+def comparison_page(rows: Sequence[Compared], columns: Sequence[str], command: str | None = None) -> str:
+    """Return a page that shows the comparison and loads nothing: a table of pictures, numbers beneath each.
+
+    Args:
+        rows: One per model.
+        columns: What each column is called.
+        command: The command line that makes the page again.
+
+    Raises:
+        InputError: as `require_comparable` does.
+    """
+    require_comparable(rows, columns)
+    style = asset("page.css") + "\n" + asset("comparison.css")
+    first = rows[0].first
+    name = str(first.diagnostics.get("picture", "a picture"))
+    made = f"<pre>{_text(command)}</pre>" if command else "a call from Python; no command was recorded"
+    return Template(asset("comparison.html")).substitute(
+        title=_text(f"What models looked at in {name}"),
+        style=style,
+        style_hash=fingerprint(style),
+        columns="".join(f'<th scope="col">{_text(column)}</th>' for column in columns),
+        rows="\n".join(_row(row, columns) for row in rows),
+        command=made,
+    )
+
+
+def _row(row: Compared, columns: Sequence[str]) -> str:
+    first = row.first
+    assert first.grid is not None
+    picture = ground_of(first.image, first.grid).numpy() / 255
+    seen = "".join(f"<br>{_text(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
+    says = f"{_text(first.model.name)}, {_text(first.model.family)}, {first.model.layers} layers"
+    cells = [f'<th scope="row">{_picture(picture, "the picture that the model read")}<p><b>{says}</b>{seen}</p></th>']
+    for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
+        cells.append(f'<td class="none"><p>{_text(reason)}</p></td>' if result is None else _cell(result, column))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(result: Attribution, column: str) -> str:
+    drawn = overlay(result, stretched=True)
+    top = result.top(3)
+    told = ", ".join(f"{source_name(source.token)} {number(source.score)} ({percent(source.share)})" for source in top)
+    about = f"{result.method}, {sees(result) or result.model.name}: most from {told}"
+    asked = "" if result.target.value is None else f" = {number(result.target.value)}"
+    named = "" if same_name(result.method, column) else f"<b>{_text(result.method)}</b><br>"
+    return (
+        f"<td>{_picture(drawn, about)}<p>{named}{_text(what_is_explained(result))}{asked}<br>most from {_text(told)}"
+        f'<br><span class="quiet">{_text(evidence(result.diagnostics))}</span></p></td>'
+    )
+
+
+def _picture(pixels: Float[np.ndarray, "h w 3"], about: str) -> str:
+    """Return an image element that holds the picture itself."""
+    file = io.BytesIO()
+    Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(file, "jpeg", quality=JPEG_QUALITY, subsampling=0)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    return f'<img alt="{_text(about)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _text(words: str) -> str:
+    return html.escape(visible(words), quote=True)

@@ -1,0 +1,108 @@
+"""The comparison of models: a row each, what could not be read said in its place, as a figure and as a page."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from browser import open_file
+from mambascope.errors import InputError
+from mambascope.grid import Grid
+from mambascope.show.comparison import Compared
+from mambascope.show.comparison_figure import comparison_figure, save_comparison
+from mambascope.show.comparison_page import comparison_page
+from show_results import HOSTILE, picture_result, result
+
+COLUMNS = ("raw attention", "attribution", "relevance")
+REASON = "mamba-lrp does not read attention layers"
+
+
+def asked(attribution):
+    target = dataclasses.replace(attribution.target, asked="logit of class 'rocket'", value=1.5)
+    return dataclasses.replace(attribution, target=target)
+
+
+def rows(names=("tabby cat", "rocket")):
+    tall = Grid(6, 3, 0, 8, 8)
+    first = Compared(
+        (
+            picture_result(method="raw-attention", names=names),
+            asked(picture_result(method="mamba-attribution", names=names)),
+            asked(picture_result(method="mamba-lrp", signed=True, names=names)),
+        ),
+        ("", "", ""),
+    )
+    second = Compared(
+        (
+            picture_result(tall, method="raw-attention", names=names),
+            picture_result(tall, method="transformer-attribution", focus=5, names=names),
+            None,
+        ),
+        ("", "", REASON),
+    )
+    return [first, second]
+
+
+def test_the_figure_has_a_row_per_model_and_a_column_per_method():
+    sheet = comparison_figure(rows(), COLUMNS)
+    cells = sheet.get_axes()[:8]
+    assert [axes.texts[0].get_text() for axes in cells[:4]] == ["picture", *COLUMNS]
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in cells]
+    assert titles[0] == "made-up/vision-tiny: tabby cat 61%"
+    assert titles[1:4] == ["", "mamba-attribution: 'rocket'", "mamba-lrp: 'rocket'"]
+    assert titles[5:7] == ["", "transformer-attribution"]
+    assert len(cells[6].patches) == 2, "the patch that is explained is outlined"
+    assert " ".join(cells[7].texts[0].get_text().split()) == REASON
+    assert not cells[7].get_images()
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_every_format_is_written(suffix, start, tmp_path):
+    path = save_comparison(rows(HOSTILE[-9:-7]), ("$x$", *HOSTILE[:2]), tmp_path / f"x{suffix}")
+    assert path.read_bytes().startswith(start)
+
+
+def test_the_page_loads_nothing_and_names_stay_text():
+    page = comparison_page(rows(HOSTILE[:2]), HOSTILE[:3], command=HOSTILE[1])
+    assert not re.search(r"https?://", page)
+    assert "<script" not in page
+    assert page.count("<img") == 2 + 5
+    assert all(source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="([^"]*)', page))
+    assert "&lt;/script&gt;" in page
+
+
+def test_the_page_says_the_numbers():
+    page = comparison_page(rows(), COLUMNS, command="mambascope compare cat.png")
+    for attribution in (one for row in rows() for one in row.results if one is not None):
+        top = attribution.top(1)[0]
+        name = "class token" if top.token == "class" else f"patch {top.token}"
+        assert f"most from {name} {top.score:.4g}".replace("-", "\u2212") in page
+    assert REASON in page
+    assert "tabby cat 61.2 %" in page
+    assert "explains &#x27;rocket&#x27;, read from the class token = 1.5" in page
+    assert "mambascope compare cat.png" in page
+
+
+@pytest.mark.browser
+def test_the_page_opens_without_a_complaint(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(comparison_page(rows(), COLUMNS), "utf-8")
+    dom, messages = open_file(page)
+    assert not messages
+    assert len([tag for tag, _ in dom.elements if tag == "img"]) == 7
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(InputError, match="nothing to compare"):
+        comparison_figure([], COLUMNS)
+    with pytest.raises(InputError, match="a row of 3 results does not fit 2 columns"):
+        comparison_figure(rows(), COLUMNS[:2])
+    with pytest.raises(InputError, match="none of the methods relevance can read one of the models: it cannot"):
+        comparison_page([Compared((None,), ("it cannot",))], ("relevance",))
+    with pytest.raises(InputError, match="of a text"):
+        comparison_page([Compared((result(),), ("",))], ("latim",))
+    broken = picture_result()
+    broken.scores[0, 0, 0] = torch.inf
+    with pytest.raises(InputError, match="not finite"):
+        comparison_page([Compared((broken,), ("",))], ("latim",))
