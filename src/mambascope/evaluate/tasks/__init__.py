@@ -11,8 +11,16 @@ from mambascope.evaluate.tasks.alignment import Alignment
 from mambascope.evaluate.tasks.copying import Copying
 from mambascope.evaluate.tasks.frequent_words import FrequentWords
 from mambascope.evaluate.tasks.induction import Induction
+from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.retrieval import Retrieval
+from mambascope.evaluate.tasks.segmentation import Segmentation
 from mambascope.evaluate.tasks.sentiment import Sentiment
+
+
+def models_of(pictures: str) -> tuple[str, ...]:
+    """Return where `python -m training.vision` puts its models of pictures whose licence lets none ship."""
+    return tuple(f"runs/vision-{pictures}-{model}/model" for model in ("vim", "vit"))
+
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -28,6 +36,10 @@ TASKS: dict[str, Task] = {
         FrequentWords(),
         Sentiment(),
         Sentiment(name="sentiment-long", texts="reviews", reach=448),
+        Perturbation(),
+        Perturbation(name="perturbation-cifar10", pictures="cifar10", default_models=models_of("cifar10")),
+        Segmentation(),
+        Segmentation(name="segmentation-camvid", pictures="camvid", default_models=models_of("camvid"), most=100),
     )
 }
 

@@ -1,0 +1,77 @@
+"""What the tasks on pictures share: their samples, and whether a model can be judged on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.errors import InputError
+from mambascope.evaluate.data.picture_sets import JudgedPicture, PictureSet, picture_set
+from mambascope.evaluate.data.pictures import normalised
+from mambascope.evaluate.patch_maps import class_grid
+from mambascope.evaluate.supported import check_supported
+from mambascope.evaluate.task import Sample
+from mambascope.trace.preparation import own_size, reads_pictures
+
+
+def picture_samples(name: str, limit: int | None, most: int) -> list[Sample]:
+    """Return the first pictures of a set as samples: their numbers, as they are made or read again when judged.
+
+    Args:
+        name: The set.
+        limit: How many at most; None for `most`.
+        most: How many the task judges.
+    """
+    count = min(len(picture_set(name)), most)
+    return [Sample(str(number), {"picture": number}) for number in range(count)[:limit]]
+
+
+def pictures_hash(name: str, most: int) -> str:
+    """Return a hash of the pictures that a task judges, and of what is known of them."""
+    digest = hashlib.sha256()
+    pictures = picture_set(name)
+    for number in range(min(len(pictures), most)):
+        one = pictures.picture(number)
+        digest.update(one.pixels.tobytes() + repr(one.classes).encode())
+        if one.masks is not None:
+            digest.update(one.masks.tobytes())
+    return digest.hexdigest()
+
+
+def judged_picture(name: str, sample: Sample) -> JudgedPicture:
+    """Return the picture of a sample."""
+    return picture_set(name).picture(int(sample.data["picture"]))
+
+
+def model_inputs(model: nn.Module, picture: JudgedPicture) -> dict[str, Any]:
+    """Return a picture as its model takes it."""
+    return {"pixel_values": pixels_of(picture)[None].to(next(model.parameters()).device)}
+
+
+def pixels_of(picture: JudgedPicture) -> Float[Tensor, "3 H W"]:
+    """Return a picture's normalised pixels."""
+    return normalised(picture.pixels)
+
+
+def check_picture_model(model: Any, name: str, methods: Sequence[str]) -> None:
+    """Raise unless a model reads pictures of this size and has these classes, and every method can read it.
+
+    Raises:
+        InputError: if it does not fit the pictures.
+        UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it.
+    """
+    if not reads_pictures(model):
+        raise InputError(f"{name} pictures need a vision model, and {type(model).__name__} reads none")
+    pictures: PictureSet = picture_set(name)
+    if own_size(model) != pictures.size:
+        found, wanted = (f"{size[0]} x {size[1]}" for size in (own_size(model), pictures.size))
+        raise InputError(f"this model was made for pictures of {found} pixels, and those of {name} have {wanted}")
+    count = model.config.num_labels
+    if count != len(pictures.classes):
+        raise InputError(f"this model has {count} classes, and the pictures of {name} {len(pictures.classes)}")
+    check_supported(model, methods)
+    class_grid(model, model_inputs(model, pictures.picture(0)))
