@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import mambascope
 from browser import open_file
@@ -143,6 +144,21 @@ def test_classes_that_may_be_there_together_have_each_their_own_probability(run,
     with torch.no_grad():
         expected = model(pixels).logits[0].sigmoid().sort(descending=True).values.tolist()
     assert [share for _, share in json.loads(out)["target"]["next_tokens"]] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "maps"), [("vit", 3), ("vim", 12)])
+def test_info_and_maps_know_pictures(run, models, photographs, tmp_path, name, maps):
+    code, out, err = run("info", models[name], "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["picture"], facts["patches"], facts["classes"], facts["probe_tokens"]) == ("32 x 32", "4 x 4", 5, 17)
+    assert facts["probe_reconstruction_error"] < 1e-5
+    file = tmp_path / "m.safetensors"
+    code, _, err = run("maps", photographs / "cat.jpg", "--model", models[name], "--layer", "1", "--out", file)
+    assert code == 0, err
+    assert load_file(file)["maps"].shape == (maps, 17, 17)
+    code, _, err = run("maps", "some words", "--model", models[name], "--layer", "1", "--out", file)
+    assert (code, "reads pictures, and there is no picture 'some words'" in err) == (2, True)
 
 
 @pytest.mark.browser

@@ -16,6 +16,8 @@ from mambascope.operators.affine import Rule
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import Trace, capture
 from mambascope.trace.bundled import bundled_models
+from mambascope.trace.patches import patch_grid
+from mambascope.trace.preparation import own_size, reads_pictures
 from mambascope.trace.tokens import encode
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
@@ -57,12 +59,8 @@ def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """Return family, sizes and self-check of a model as plain values."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if tokenizer is None:
-        ids = torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary
-    else:
-        ids, _ = encode(tokenizer, PROBE, vocab_size=vocabulary)
-    trace = capture(model, input_ids=ids.to(model.device))
+    inputs = _probe(model, tokenizer)
+    trace = capture(model, **inputs)
     return {
         "model": name,
         "family": trace.layers[0].family.model_type,
@@ -70,7 +68,7 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "layers": len(trace.layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "vocabulary": vocabulary,
+        **_reads(model, inputs),
         **_sizes(trace.operator(0)),
         "probe_tokens": trace.shape[1],
         "probe_reconstruction_error": max(trace.reconstruction_error),
@@ -78,6 +76,29 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "probe_seconds": round(trace.seconds, 3),
         **{f"residual_{rule}": _residual(trace, rule) for rule in get_args(Rule)},
     }
+
+
+def _probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Return what to try a model on: a text, or a picture of random pixels."""
+    if reads_pictures(model):
+        channels = getattr(model.config, "num_channels", 3)
+        pixels = torch.randn(1, channels, *own_size(model), generator=torch.Generator().manual_seed(0))
+        return {"pixel_values": pixels.to(model.device, model.dtype)}
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if tokenizer is None:
+        return {"input_ids": (torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary).to(model.device)}
+    return {"input_ids": encode(tokenizer, PROBE, vocab_size=vocabulary)[0].to(model.device)}
+
+
+def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the size of what a model reads: its vocabulary, or its pictures and their patches."""
+    if "pixel_values" not in inputs:
+        return {"vocabulary": model.get_input_embeddings().num_embeddings}
+    grid, (height, width) = patch_grid(model, inputs), own_size(model)
+    cut = (
+        {} if grid is None else {"patches": f"{grid.rows} x {grid.columns}", "patch": grid.patch, "stride": grid.stride}
+    )
+    return {"picture": f"{height} x {width}", **cut, "classes": getattr(model.config, "num_labels", 0)}
 
 
 def _residual(trace: Trace, rule: Rule) -> float:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.cli.asked import short
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
 from mambascope.trace import capture
+from mambascope.trace.patches import patch_grid
+from mambascope.trace.pictures import is_picture, read_picture
+from mambascope.trace.preparation import reads_pictures
 from mambascope.trace.tokens import encode
 
 
@@ -35,8 +39,8 @@ def write_maps(
     check_place(out)
     text = sys.stdin.read() if text == "-" else text
     model, tokenizer = load()
-    ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
-    trace = capture(model, input_ids=ids.to(model.device))
+    inputs, pieces = _read(text, model, tokenizer)
+    trace = capture(model, **inputs)
     compute = hidden_attention if method == "hidden-attention" else implicit_attention
     result = compute(trace, layer, chosen)[0]
     header = {
@@ -49,6 +53,18 @@ def write_maps(
     with whole_file(out) as partial:
         save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
+
+
+def _read(text: str, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str]]:
+    """Return what the model is called with, and the names of its tokens."""
+    if not reads_pictures(model):
+        ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
+        return {"input_ids": ids.to(model.device)}, pieces
+    if not is_picture(text):
+        raise InputError(f"{type(model).__name__} reads pictures, and there is no picture {short(text)}")
+    inputs = {"pixel_values": read_picture(text, model).pixel_values.to(model.device, model.dtype)}
+    grid = patch_grid(model, inputs)
+    return inputs, [] if grid is None else [grid.name(position) for position in range(grid.tokens)]
 
 
 def _channels(channels: str) -> Literal["mean"] | list[int] | None:
