@@ -1,5 +1,7 @@
 """Scores over pictures: where they fall, what they colour, and what the figure says of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from matplotlib.colors import to_rgb
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 from mambascope.show import figure, picture_figure, save_figure, save_picture_figure
-from mambascope.show.overlay import BRIGHTNESS, ends, laid_over, overlay, pale, upsampled
+from mambascope.show.overlay import BRIGHTNESS, ends, laid_over, overlay, pale, pixel_overlay, upsampled
 from mambascope.show.palette import ANCHORS, colormap
 from show_results import HOSTILE, picture_result, result
 
@@ -110,6 +112,23 @@ def test_clearly_negative_patches_carry_a_minus():
     assert (mark.get_text(), mark.get_position()) == ("\u2212", (0.75 * width - 0.5, 0.5 * height - 0.5))
 
 
+def test_scores_of_pixels_stand_beside_those_of_patches():
+    grid = Grid(2, 2, None, 4, 4)
+    pixels = torch.randn(11, 8, generator=torch.Generator().manual_seed(0))  # three rows make no patch
+    attribution = dataclasses.replace(picture_result(grid, layers=1, signed=True), pixels=pixels)
+    left, right, beside, *_ = picture_figure(attribution).get_axes()
+    assert "of every pixel" in beside.get_title(loc="left")
+    shown = np.asarray(beside.get_images()[0].get_array())
+    size = shown.shape[0] // 8
+    middles = shown[size // 2 :: size, size // 2 :: size]
+    ground = pale(attribution.image)
+    expected = laid_over(ground, pixels[:8].double().numpy(), float(pixels[:8].abs().max()), signed=True)
+    assert np.allclose(middles, expected, atol=0.08), "to half a pixel's shift between middles"
+    assert len(picture_figure(attribution, position=1).get_axes()[0].figure.get_axes()) == 2
+    with pytest.raises(InputError, match="latim scores patches, and no pixels"):
+        pixel_overlay(picture_result())
+
+
 CASES = {
     "unsigned": picture_result(),
     "signed": picture_result(signed=True, single=True),
@@ -118,6 +137,7 @@ CASES = {
     "one patch": picture_result(Grid(1, 1, None, 8, 8), layers=1),
     "60 layers": picture_result(Grid(2, 2, 0, 4, 4), layers=60),
     "hostile names": picture_result(names=HOSTILE[-9:]),
+    "pixels": dataclasses.replace(picture_result(signed=True, single=True), pixels=torch.randn(32, 48)),
     "no picture kept": picture_result(image=torch.zeros(32, 48, 3, dtype=torch.uint8)),
 }
 

@@ -68,8 +68,8 @@ def cell_says(result: Attribution, column: str) -> str:
 
 def _head(axes: Axes, name: str) -> None:
     """Write a column's name above its first cell and that cell's own title."""
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
-    looks = {"fontsize": LETTERS + 1, "fontweight": "bold", "family": families()}
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
+    looks: dict[str, Any] = {"fontsize": LETTERS + 1, "fontweight": "bold", "family": families()}
     axes.annotate(drawable(name), (0.5, 1), (0, 20), parse_math=False, annotation_clip=False, **place, **looks)
 
 

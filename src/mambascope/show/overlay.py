@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mambascope.errors import InputError
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_picture
@@ -126,3 +127,20 @@ def overlay(
     signed = bool((scores < 0).any()) if stretched else attribution.signed
     smallest, largest = ends(scores, signed, stretched)
     return laid_over(pale(image), upsampled(scores, grid, *image.shape[:2]), largest, signed, smallest)
+
+
+def read_pixels(attribution: Attribution) -> Float[Tensor, "rows columns"]:
+    """Return the scores of the pixels that patches cover; raises InputError if the method stopped at the patches."""
+    grid = require_picture(attribution)
+    if attribution.pixels is None:
+        raise InputError(f"{attribution.method} scores patches, and no pixels")
+    return attribution.pixels[: grid.size[0], : grid.size[1]]
+
+
+def pixel_overlay(attribution: Attribution) -> Float[np.ndarray, "h w 3"]:
+    """Return a result's picture in pale grey with the scores of its pixels over it, from 0 to 1."""
+    scores = read_pixels(attribution)
+    image = ground_of(attribution.image, require_picture(attribution))
+    rows, columns = scores.shape
+    spread = upsampled(scores, Grid(rows, columns, None, patch=1, stride=1), *image.shape[:2])
+    return laid_over(pale(image), spread, float(scores.abs().max()), attribution.signed)

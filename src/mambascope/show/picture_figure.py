@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
-from mambascope.show.overlay import ends, ground_of, overlay
+from mambascope.show.overlay import ends, ground_of, overlay, pixel_overlay, read_pixels
 from mambascope.show.palette import colormap
 from mambascope.show.picture_words import sees, target_place, what_is_explained
 from mambascope.show.scale import score_norm
@@ -30,6 +31,8 @@ def picture_figure(
     layers: Literal["auto", "mean", "each"] = "auto",
 ) -> Figure:
     """Return a matplotlib figure: the picture, the scores over it, and each layer's scores below.
+
+    Where a method goes down to the pixels, their scores stand beside those of the patches.
 
     Args:
         attribution: A result of a picture.
@@ -51,28 +54,49 @@ def picture_figure(
     count = count if layer is None and layers != "mean" and count in SMALL_MULTIPLES else 0
     rows = -(-count // STRIP_COLUMNS)
     columns = max(-(-count // max(rows, 1)), FEWEST_COLUMNS)
-    room = 2 * wide + 1.1
+    to_pixels = attribution.pixels is not None and position is None
+    room = 2 * wide + 1.1 + (wide + 0.9 if to_pixels else 0)
     strip = rows * (room / columns * height / width + 0.2) + 0.3 if rows else 0.0
     sheet = Figure(figsize=(room, tall + 0.75 + strip), layout="constrained")
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall + 0.75, strip)) if rows else [sheet]
-    left, right = parts[0].subplots(1, 2)
+    left, right, *pixels = parts[0].subplots(1, 3 if to_pixels else 2)
     left.imshow(image.numpy())
-    draw_overlay(right, attribution, position, layer)
-    if attribution.signed:
-        _mark_negative(right, attribution, position, layer, (height, width))
-    for axes in (left, right):
+    left.set_title(picture_says(attribution), **_text(LETTERS + 1))
+    _panel_of_patches(parts[0], right, attribution, position, layer)
+    for axes in pixels:
+        _panel_of_pixels(parts[0], axes, attribution)
+    for axes in (left, right, *pixels):
         axes.set(xticks=[], yticks=[])
         outline_target(axes, attribution, position, (height, width))
-    left.set_title(picture_says(attribution), **_text(LETTERS + 1))
-    right.set_title(scores_say(attribution, position, layer), **_text(LETTERS + 1))
-    smallest, largest = ends(attribution.picture(position, layer), attribution.signed)
-    mapped = ScalarMappable(score_norm(largest, attribution.signed, smallest), colormap(attribution.signed))
-    bar = parts[0].colorbar(mapped, cax=right.inset_axes((1.03, 0.0, 0.05, 1.0)))
-    bar.set_label(f"{attribution.method} score", fontsize=LETTERS)
-    bar.ax.tick_params(labelsize=LETTERS - 1)
     if rows:
         _strip(parts[1], attribution, position, rows, columns)
     return sheet
+
+
+def _panel_of_patches(
+    sheet: FigureBase, axes: Axes, attribution: Attribution, position: int | None, layer: int | None
+) -> None:
+    draw_overlay(axes, attribution, position, layer)
+    if attribution.signed:
+        _mark_negative(axes, attribution, position, layer)
+    axes.set_title(scores_say(attribution, position, layer), **_text(LETTERS + 1))
+    smallest, largest = ends(attribution.picture(position, layer), attribution.signed)
+    _scale(sheet, axes, score_norm(largest, attribution.signed, smallest), attribution, "score")
+
+
+def _panel_of_pixels(sheet: FigureBase, axes: Axes, attribution: Attribution) -> None:
+    axes.imshow(pixel_overlay(attribution))
+    axes.set_title(f"{attribution.method}\nof every pixel, on a scale of its own", **_text(LETTERS + 1))
+    largest = float(read_pixels(attribution).abs().max())
+    _scale(sheet, axes, score_norm(largest, attribution.signed), attribution, "score of a pixel")
+
+
+def _scale(sheet: FigureBase, axes: Axes, norm: Normalize, attribution: Attribution, says: str) -> None:
+    """Draw the scale of the scores beside their overlay."""
+    mapped = ScalarMappable(norm, colormap(attribution.signed))
+    bar = sheet.colorbar(mapped, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)))
+    bar.set_label(f"{attribution.method} {says}", fontsize=LETTERS)
+    bar.ax.tick_params(labelsize=LETTERS - 1)
 
 
 def draw_overlay(
@@ -114,11 +138,10 @@ def scores_say(attribution: Attribution, position: int | None = None, layer: int
     return f"{attribution.method}, {which}\n{_short(drawable(what_is_explained(attribution, position)), 48, end=False)}"
 
 
-def _mark_negative(
-    axes: Axes, attribution: Attribution, position: int | None, layer: int | None, size: tuple[int, int]
-) -> None:
+def _mark_negative(axes: Axes, attribution: Attribution, position: int | None, layer: int | None) -> None:
     """Write a minus on clearly negative patches, so that the sign survives printing in grey."""
     grid, scores = require_picture(attribution), attribution.picture(position, layer)
+    size = ground_of(attribution.image, grid).shape[:2]
     largest = float(scores.abs().max())
     down, right = size[0] / grid.size[0], size[1] / grid.size[1]
     for row, column in (scores < -CLEARLY * largest).nonzero().tolist():
@@ -141,7 +164,7 @@ def _strip(part: FigureBase, attribution: Attribution, position: int | None, row
     part.suptitle("each layer, on its own scale", fontsize=LETTERS)
 
 
-def _text(size: int) -> dict[str, object]:
+def _text(size: int) -> dict[str, Any]:
     """Keywords for text that is never mathematics: a class may be called $x$."""
     return {"fontsize": size, "loc": "left", "parse_math": False, "family": families()}
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite, require_picture, require_same_picture
-from mambascope.show.overlay import FLOOR, PALEST, ground_of
+from mambascope.show.overlay import FLOOR, PALEST, ground_of, read_pixels
 from mambascope.show.pack import CODES, TOP, deflated, pack_layer, quantise
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
 from mambascope.show.palette import ANCHORS
@@ -108,7 +108,7 @@ def _facts(result: Attribution, grid: Grid) -> dict[str, Any]:
         "pixels": None,
     }
     if result.pixels is not None:
-        read = _read_pixels(result.pixels, grid)
+        read = read_pixels(result)
         facts["pixels"] = {"rows": read.shape[0], "columns": read.shape[1], "largest": float(read.abs().max())}
     return facts
 
@@ -143,11 +143,6 @@ def _blocks(index: int, result: Attribution, grid: Grid) -> list[str]:
     if of_class:
         blocks.append(block(f"class-{index}", deflated(np.stack(of_class).astype("<f4").tobytes())))
     if result.pixels is not None:
-        codes = quantise(_read_pixels(result.pixels, grid).reshape(1, -1))
+        codes = quantise(read_pixels(result).reshape(1, -1))
         blocks.append(block(f"pixels-{index}", deflated(codes.tobytes())))
     return blocks
-
-
-def _read_pixels(pixels: Float[Tensor, "H W"], grid: Grid) -> Float[Tensor, "h w"]:
-    """The scores of the pixels that patches cover."""
-    return pixels[: grid.size[0], : grid.size[1]]
