@@ -1,4 +1,4 @@
-"""One training loop for the task models: any stock model, any source of batches, checkpoints and curves as for text.
+"""One training loop for the task models: any model, any source of batches, checkpoints and curves as for text.
 
 The same command goes on from the last checkpoint. A batch is a function of the step alone.
 """
@@ -6,9 +6,10 @@ The same command goes on from the last checkpoint. A batch is a function of the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from training.progress import append, trim
 from training.scans import fast_scans
 from training.schedule import learning_rate
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class Batch(NamedTuple):
     """Rows of (b, L + 1) tokens, and which of their tokens 1, 2, … are learnt to be predicted (or how much), (b, L)."""
@@ -29,14 +32,27 @@ class Batch(NamedTuple):
     rows: Tensor
     learnt: Tensor
 
+    @property
+    def seen(self) -> int:
+        """How many tokens there are to predict."""
+        return self.learnt.numel()
+
+
+class Learnt(Protocol):
+    """What a step is taken on, whatever it holds."""
+
+    @property
+    def seen(self) -> int:
+        """How much of the data it shows, in the task's own unit: tokens, pictures."""
+
 
 class Task(Protocol):
     """What a model is trained on."""
 
-    def step(self, step: int) -> Batch:
-        """Return the batch of one step."""
+    def step(self, step: int) -> Any:
+        """Return the batch of one step, a `Learnt` that the loss knows."""
 
-    def validate(self, model: PreTrainedModel) -> dict[str, float]:
+    def validate(self, model: Any) -> dict[str, float]:
         """Return figures on held-out examples, the same names every time."""
 
 
@@ -64,6 +80,8 @@ class Reporting:
     log_steps: int = 50
     validation_steps: int = 250
     checkpoint_seconds: float = 120.0
+    #: What the batches' `seen` counts.
+    unit: str = "tokens"
 
 
 def masked_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -77,16 +95,18 @@ def masked_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def train(
     settings: Settings,
-    model: PreTrainedModel,
+    model: Model,
     task: Task,
     out: Path,
     reporting: Reporting | None = None,
     compiled: bool = False,
     stop_after: int | None = None,
-) -> PreTrainedModel:
+    loss_of: Callable[[Any, Any], Tensor] = masked_loss,
+) -> Model:
     """Train a freshly initialised model, or go on from `out`, and return it; `stop_after` breaks off as a crash would.
 
-    `out` receives `checkpoint.pt`, `curve.csv` (training loss) and `validation.csv` (the task's figures).
+    `out` receives `checkpoint.pt`, `curve.csv` (training loss) and `validation.csv` (the task's figures). The loss is
+    that of language models unless another is given.
     """
     reporting = reporting or Reporting()
     out.mkdir(parents=True, exist_ok=True)
@@ -97,9 +117,9 @@ def train(
         progress, tokens = state["progress"], state["tokens"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    trim(out / "curve.csv", progress.step, ("step", "tokens", "seconds", "loss", "rate", "norm"))
+    trim(out / "curve.csv", progress.step, ("step", reporting.unit, "seconds", "loss", "rate", "norm"))
     if compiled:
-        model.backbone.compile(dynamic=True)
+        getattr(model, "backbone", model).compile(dynamic=True)
     last = settings.steps if stop_after is None else min(stop_after, settings.steps)
     last_save, losses, norms = time.monotonic(), [], []
     while progress.step < last:
@@ -109,14 +129,14 @@ def train(
             group["lr"] = rate
         batch = task.step(progress.step)
         with fast_scans(), mixed_precision():
-            loss = masked_loss(model, batch)
+            loss = loss_of(model, batch)
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip)))
         optimizer.step()
         optimizer.zero_grad()
         progress.step += 1
         progress.seconds += time.perf_counter() - began
-        tokens += batch.learnt.numel()
+        tokens += batch.seen
         losses.append(float(loss.detach()))
         at_end = progress.step == last
         if progress.step % reporting.log_steps == 0 or at_end:
@@ -128,7 +148,7 @@ def train(
             speed = tokens / progress.seconds
             print(
                 f"{settings.task} step {progress.step}/{settings.steps} loss {loss_mean:.3f} norm {norm:.2f} "
-                f"{seconds} s {speed:,.0f} tokens/s",
+                f"{seconds} s {speed:,.0f} {reporting.unit}/s",
                 flush=True,
             )
             losses, norms = [], []

@@ -1,10 +1,10 @@
-"""The stock models with mixers that can be trained on a CPU.
+"""The stock models, and our Vision Mamba, with mixers that can be trained on a CPU.
 
 transformers calls one module-level function per architecture for the selective scan; its CPU fallback keeps a graph
 node per token. While `fast_scans` is in force those scans are the recurrences of `mambascope.operators.recurrence` (or
 their compiled twins, `training.fused`), the short convolution is a sum of shifted products (the CPU library's grouped
-convolution is slow backwards), and Mamba-1's mixer keeps channels innermost throughout instead of transposing before
-and after every step. Parameters, results and gradients are the stock classes'.
+convolution is slow backwards), and Mamba-1's and Vim's mixers keep channels innermost throughout instead of transposing
+before and after every step. Parameters, results and gradients are the stock classes'.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from torch import Tensor, nn
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from mambascope.operators.recurrence import channel_recurrence, head_recurrence
+from mambascope.trace.vim.mixer import VimMixer
 from training.fused import fused_channel_recurrence, fused_head_recurrence
 
 
 @contextmanager
 def fast_scans() -> Iterator[None]:
-    """Swap Mamba-1's mixer and Mamba-2's scan and short convolution in transformers until the end of the block."""
+    """Swap Mamba-1's and Vim's mixers and Mamba-2's scan and short convolution until the end of the block."""
     mamba2 = "transformers.models.mamba2.modeling_mamba2"
     with ExitStack() as stack:
         stack.enter_context(patch.object(MambaMixer, "forward", mamba_mixer))
+        stack.enter_context(patch.object(VimMixer, "forward", vim_mixer))
         stack.enter_context(patch(f"{mamba2}.mamba2_chunk_scan", chunk_scan))
         stack.enter_context(patch(f"{mamba2}.causal_conv1d_fn", transposed_convolution))
         yield
@@ -38,13 +40,39 @@ def fast_scans() -> Iterator[None]:
 def mamba_mixer(mixer: MambaMixer, hidden_states: Tensor, **_: Any) -> Tensor:
     """Return what Mamba-1's mixer returns for unpadded (b, L, hidden) inputs without a cache, the scan in float32."""
     x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)
-    u = causal_convolution(x, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias)
-    rank, N = mixer.time_step_rank, mixer.ssm_state_size
-    dt, B, C = mixer.x_proj(u).split([rank, N, N], dim=-1)
-    step = F.softplus(F.linear(dt, mixer.dt_proj.weight).float() + mixer.dt_proj.bias)
+    sizes = mixer.time_step_rank, mixer.ssm_state_size
+    out = selective_scan(x, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, sizes)
+    return mixer.out_proj(out * F.silu(z))
+
+
+def vim_mixer(mixer: Any, hidden_states: Tensor) -> Tensor:
+    """Return what Vim's mixer returns for (b, L, hidden) inputs, the scans in float32."""
+    x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)
+    sizes = mixer.time_step_rank, mixer.state_size
+    forwards = selective_scan(x, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D, sizes)
+    backwards = selective_scan(
+        x.flip(1), mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b, sizes
+    ).flip(1)
+    total = (forwards + backwards) * F.silu(z)
+    return mixer.out_proj(total / 2 if mixer.divide_output else total)
+
+
+def selective_scan(
+    x: Tensor,
+    convolution: Any,
+    x_proj: Any,
+    dt_proj: Any,
+    A_log: Tensor,
+    D: Tensor,
+    sizes: tuple[int, int],
+) -> Tensor:
+    """Return Mamba-1's convolution and scan, with the skip, of (b, L, D) inputs; `sizes` are Δ's rank and N."""
+    u = causal_convolution(x, convolution.weight.squeeze(1), convolution.bias)
+    rank, N = sizes
+    dt, B, C = x_proj(u).split([rank, N, N], dim=-1)
+    step = F.softplus(F.linear(dt, dt_proj.weight).float() + dt_proj.bias)
     recurrence = fused_channel_recurrence or channel_recurrence
-    out = recurrence(step * u, step, -torch.exp(mixer.A_log), B.float(), C.float())
-    return mixer.out_proj((out + u * mixer.D) * F.silu(z))
+    return recurrence(step * u, step, -torch.exp(A_log), B.float(), C.float()) + u * D
 
 
 def chunk_scan(
