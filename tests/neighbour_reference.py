@@ -99,6 +99,86 @@ def line_mixer(mixer, x, frozen=frozenset(), gamma=0.0):
     )
 
 
+def grid_mixer(mixer, x, grid, frozen=frozenset(), gamma=0.0):
+    """Return VMamba's mixer on patches (L, E) that lie in a grid: four scans, each over its own list of patches."""
+    W, b = mixer.in_proj.weight, _zeros_for(mixer.in_proj.bias, mixer.in_proj.weight)
+    projected = _linear(x, W, b, gamma)
+    kernel = mixer.conv2d.weight[:, 0]
+    conv_bias, D = _zeros_for(mixer.conv2d.bias, kernel), len(kernel)
+    a = _convolution(projected[:, :D], kernel, conv_bias, grid, gamma)
+    s = _silu(a, frozen)
+    alpha, skip = 0, 0
+    for number, order in enumerate(orders_of(grid)):
+        part = slice(number * D, (number + 1) * D)
+        alpha = alpha + _one_scan(mixer, number, part, s, order)
+        skip = skip + mixer.Ds[part]
+    alpha = alpha.detach() if "scan" in frozen else alpha
+    o = torch.einsum("dij,jd->id", alpha, s) + skip * s
+    z = projected[:, D:]
+    factor = _silu(z, frozen) if z.shape[1] else torch.ones_like(o)
+    product = layer_norm(mixer.out_norm, o, frozen) * factor
+    product = 0.5 * product + 0.5 * product.detach() if "gate" in frozen and z.shape[1] else product
+    W_o, b_o = mixer.out_proj.weight, _zeros_for(mixer.out_proj.bias, mixer.out_proj.weight)
+    scale = _inverse_deviation(mixer.out_norm, o - o.mean(dim=1, keepdim=True), frozen)
+    return Dense(
+        u=x @ W[:D].t(),
+        b_x=b[:D],
+        kernel=kernel,
+        conv_bias=conv_bias,
+        grid=grid,
+        a=a,
+        alpha=alpha,
+        skip=skip,
+        gate=factor * scale * mixer.out_norm.weight,
+        offset=factor * mixer.out_norm.bias,
+        centred=True,
+        W_o=W_o,
+        b_o=b_o,
+        y=_linear(product, W_o, b_o, gamma),
+    )
+
+
+def orders_of(grid):
+    """Return the patches in the order in which each scan reads them: by rows, by columns, both backwards."""
+    rows, columns = grid
+    by_rows = [row * columns + column for row in range(rows) for column in range(columns)]
+    by_columns = [row * columns + column for column in range(columns) for row in range(rows)]
+    return by_rows, by_columns, by_rows[::-1], by_columns[::-1]
+
+
+def _one_scan(mixer, number, part, s, order):
+    """Return one order's alpha (D, L, L), patches as they stand."""
+    N, rank = mixer.A_logs.shape[1], mixer.dt_projs_weight.shape[2]
+    dt, B, C = (s[order] @ mixer.x_proj_weight[number].t()).split([rank, N, N], dim=1)
+    step = F.softplus(dt @ mixer.dt_projs_weight[number].t() + mixer.dt_projs_bias[number])
+    B, C = (value[:, None].expand(-1, s.shape[1], -1) for value in (B, C))
+    own = hidden_attention(step, -torch.exp(mixer.A_logs[part]), B, C)
+    steps = [order.index(patch) for patch in range(len(order))]
+    return own[:, steps][:, :, steps]
+
+
+def run(model, stream, frozen=frozenset(), gamma=0.0):
+    """Return the stream before every layer with its dense mixer, and the logits, of one picture's tokens (L, E)."""
+    layers = []
+    for block in model.layers:
+        x = layer_norm(block.norm, stream, frozen)
+        if model.grid is None:
+            mixed = line_mixer(block.mixer, x, frozen, gamma)
+        else:
+            mixed = grid_mixer(block.mixer, x, model.grid, frozen, gamma)
+        layers.append((stream, mixed))
+        stream = stream + mixed.y
+    return layers, model.head.weight @ layer_norm(model.norm, stream, frozen).mean(dim=0) + model.head.bias
+
+
+def relevance(model, picture, frozen, gamma=0.0):
+    """Return the relevance of the tokens (L, E) of one picture for the last logit."""
+    leaf = picture.clone().requires_grad_()
+    _, logits = run(model, leaf, frozen, gamma)
+    (gradient,) = torch.autograd.grad(logits[3], leaf)
+    return (leaf * gradient).sum(dim=-1).detach()
+
+
 def layer_norm(norm, x, frozen=frozenset()):
     """Return a LayerNorm of (L, E): the mean a linear map, the deviation a constant where it is frozen."""
     centred = x - x.mean(dim=1, keepdim=True)

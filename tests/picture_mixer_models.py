@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from mambascope.trace.mambavision import MambaVisionMixer
+from mambascope.trace.vmamba import SS2D
 
 CLASSES = 4
 
@@ -51,8 +52,29 @@ def line_model(dtype=torch.float64, layers=2, kind=MambaVisionMixer, **options):
     return drawn(Model(6, [kind(6, **sizes) for _ in range(layers)]), dtype)
 
 
+def grid_model(dtype=torch.float64, layers=2, grid=(3, 4), **options):
+    """Return a model of VMamba mixers of width 6 with 8 channels, over patches in a grid."""
+    sizes = {"intermediate_size": 8, "state_size": 2, "gated": True, "use_bias": True, "conv_bias": True} | options
+    return drawn(Model(6, [SS2D(6, **sizes) for _ in range(layers)], grid), dtype)
+
+
 def tokens(model, batch=2, length=7, seed=0):
-    """Return random tokens in the model's precision."""
+    """Return random tokens in the model's precision, as many as its grid has if it has one."""
     weight = model.head.weight
+    length = length if model.grid is None else model.grid[0] * model.grid[1]
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(batch, length, weight.shape[1], dtype=weight.dtype, generator=draw)
+
+
+def last_logit(outputs):
+    """Return the last logit of every picture."""
+    return outputs[:, -1]
+
+
+def without_biases(model):
+    """Return the model with every bias zero that relevance could flow into; Δ's own is part of a coefficient."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") and "dt_proj" not in name:
+                parameter.zero_()
+    return model

@@ -226,7 +226,7 @@ def test_inputs_that_cannot_be_used_are_refused(inputs, words):
 
 def test_models_without_a_known_mixer_are_refused_by_name():
     t5 = transformers.T5EncoderModel(transformers.T5Config(num_layers=1, d_model=8, num_heads=2, d_ff=8, vocab_size=20))
-    with pytest.raises(UnsupportedModelError, match=r"T5EncoderModel .*VimMixer, MambaVisionMixer, GPT"):
+    with pytest.raises(UnsupportedModelError, match=r"T5EncoderModel .*VimMixer, MambaVisionMixer, SS2D, GPT"):
         capture(t5, input_ids=IDS)
     config = transformers.JambaConfig(
         vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1,

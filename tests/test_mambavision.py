@@ -19,26 +19,13 @@ from mambascope.trace import capture
 from mambascope.trace.families import find_mixers
 from mambascope.trace.mambavision import MambaVisionMixer
 from mambascope.trace.rules import Rules
-from neighbour_reference import biases, contributions, layer_norm, line_mixer
+from neighbour_reference import biases, contributions, layer_norm, line_mixer, relevance, run
 from neighbour_reference import implicit_attention as dense_implicit
-from picture_mixer_models import line_model, tokens
+from picture_mixer_models import last_logit, line_model, tokens, without_biases
 
 #: float64: a few hundred products chained over two layers, and a backward pass.
 BOUND = 1e-10
 COMBINATIONS = [frozenset(rules) for count in range(5) for rules in itertools.combinations(sorted(RULES), count)]
-
-
-def run(model, stream, frozen=frozenset(), gamma=0.0):
-    """Return the stream before every layer with its dense mixer, and the logits, of one picture's tokens (L, E)."""
-    layers = []
-    for block in model.layers:
-        layers.append((stream, line_mixer(block.mixer, layer_norm(block.norm, stream, frozen), frozen, gamma)))
-        stream = stream + layers[-1][1].y
-    return layers, model.head.weight @ layer_norm(model.norm, stream, frozen).mean(dim=0) + model.head.bias
-
-
-def third(outputs):
-    return outputs[:, 3]
 
 
 @torch.no_grad()
@@ -144,46 +131,31 @@ def test_rollout():
         assert distance(implicit_attention.implicit_rollout_row(trace, 3)[row], (second @ first)[3]) < BOUND
 
 
-def dense_relevance(model, picture, frozen, gamma):
-    leaf = picture.clone().requires_grad_()
-    _, logits = run(model, leaf, frozen, gamma)
-    (gradient,) = torch.autograd.grad(logits[3], leaf)
-    return (leaf * gradient).sum(dim=-1).detach()
-
-
 @pytest.mark.parametrize("frozen", COMBINATIONS, ids=lambda names: "+".join(sorted(names)) or "none")
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(model, third, rules=Rules(**dict.fromkeys(frozen, True)), tokens=batch)
+    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(frozen, True)), tokens=batch)
     for row in range(2):
-        assert distance(found.scores[row], dense_relevance(model, batch[row], frozen, 0.0)) < BOUND
+        assert distance(found.scores[row], relevance(model, batch[row], frozen)) < BOUND
     if "silu" in frozen:
-        fewer = dense_relevance(model, batch[0], frozen - {"silu"}, 0.0)
+        fewer = relevance(model, batch[0], frozen - {"silu"})
         assert distance(found.scores[0], fewer) > 1e-3
 
 
 def test_the_gamma_rule():
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(model, third, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25), tokens=batch)
+    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25), tokens=batch)
     for row in range(2):
-        assert distance(found.scores[row], dense_relevance(model, batch[row], RULES, 0.25)) < BOUND
-
-
-def without_biases(model):
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") and "dt_proj" not in name:
-                parameter.zero_()
-    return model
+        assert distance(found.scores[row], relevance(model, batch[row], RULES, 0.25)) < BOUND
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25])
 def test_relevance_is_conserved(gamma):
     model = without_biases(line_model())
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
-    assert mamba_lrp(model, third, rules=rules, tokens=tokens(model)).conservation_error.max() < 1e-12
+    assert mamba_lrp(model, last_logit, rules=rules, tokens=tokens(model)).conservation_error.max() < 1e-12
 
 
 def cut(mixer, x, target, source):
@@ -203,7 +175,7 @@ def test_interventions_cut_the_scan():
     stream, dense = run(model, batch[0])[0][1]
     x = layer_norm(model.layers[1].norm, stream)
     found = value_zeroing(model, 1, batch=3, tokens=batch)
-    effect = knockout(model, third, 2, layers=(1, 1), batch=3, tokens=batch)
+    effect = knockout(model, last_logit, 2, layers=(1, 1), batch=3, tokens=batch)
     after = stream + dense.y
     for target, source in ((0, 0), (4, 1), (6, 5)):
         without = stream[target] + cut(model.layers[1].mixer, x, target, source)
@@ -273,10 +245,10 @@ def test_a_foreign_class_with_the_same_parts_is_read(foreign):
     assert distance(latim.latim(trace), latim.latim(expected)) < BOUND
     for frozen in COMBINATIONS:
         rules = Rules(**dict.fromkeys(frozen, True), gamma=0.25 if frozen == RULES else 0.0)
-        found = mamba_lrp(theirs, third, rules=rules, tokens=batch)
-        assert distance(found.scores, mamba_lrp(ours, third, rules=rules, tokens=batch).scores) < BOUND
-    lost = knockout(theirs, third, 2, tokens=batch[:1]).scores
-    assert distance(lost, knockout(ours, third, 2, tokens=batch[:1]).scores) < BOUND
+        found = mamba_lrp(theirs, last_logit, rules=rules, tokens=batch)
+        assert distance(found.scores, mamba_lrp(ours, last_logit, rules=rules, tokens=batch).scores) < BOUND
+    lost = knockout(theirs, last_logit, 2, tokens=batch[:1]).scores
+    assert distance(lost, knockout(ours, last_logit, 2, tokens=batch[:1]).scores) < BOUND
 
 
 def test_a_foreign_class_without_a_scan_to_answer_is_refused(foreign):
@@ -289,7 +261,7 @@ def test_a_foreign_class_that_computes_something_else_is_refused(foreign):
     with pytest.raises(ReconstructionError, match=r"layers.0.mixer, MixerOfTheirs\) cannot be rebuilt"):
         capture(model, tokens=tokens(model))
     with pytest.raises(ReconstructionError, match="MixerOfTheirs is not what its name and parts say"):
-        mamba_lrp(model, third, tokens=tokens(model))
+        mamba_lrp(model, last_logit, tokens=tokens(model))
 
 
 def test_parts_alone_make_no_mixer():

@@ -133,10 +133,11 @@ def value_zeroing(
 
 def _mixed(record: LayerRecord, count: int) -> Tensor:
     """Return the mixer's output for copies of what it consumed in the capture."""
-    x, mask = record.captured.x, record.captured.mask
+    captured, mask = record.captured, record.captured.mask
     options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
-    output = record.mixer(x.expand(count, -1, -1), **options)
-    return output[0] if isinstance(output, tuple) else output
+    output = record.mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
+    y = output[0] if isinstance(output, tuple) else output
+    return y if captured.grid is None else y.flatten(1, 2)
 
 
 def _stream(record: LayerRecord, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:

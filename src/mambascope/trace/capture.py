@@ -163,7 +163,12 @@ class _Recorder:
         self._calls.clear()
         y = output[0] if isinstance(output, tuple) else output
         mask = kwargs.get("attention_mask")
-        return Captured(x, y, scans, None if mask is None else mask.bool(), self._taken(y)), scan_error
+        residual = self._taken(y)
+        grid = None
+        if x.ndim == 4:  # tokens as they lie in a picture
+            grid = (x.shape[1], x.shape[2])
+            x, y, residual = x.flatten(1, 2), y.flatten(1, 2), None if residual is None else residual.flatten(1, 2)
+        return Captured(x, y, scans, None if mask is None else mask.bool(), residual, grid), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
         """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""

@@ -155,7 +155,7 @@ def _differentiate(
         value=value.detach(),
         embeddings=tokens,
         at_embeddings=at_tokens,
-        mixers=dict(zip(kept, pairs, strict=False)),
+        mixers=dict(zip(kept, map(_in_line, pairs), strict=False)),
         attention=dict(zip(probabilities, pairs[len(kept) :], strict=True)),
         pixels=pixels[0] if pixels else None,
     )
@@ -260,6 +260,12 @@ def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: n
     kept[name] = output[0] if isinstance(output, tuple) else output
     if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].ndim == 4:
         attention[name] = output[1]
+
+
+def _in_line(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return an output and its gradient with the tokens in line, if they lie in a grid."""
+    output, flow = pair
+    return pair if output.ndim == 3 else (output.flatten(1, 2), flow.flatten(1, 2))
 
 
 def _detached(outputs: Any) -> Any:

@@ -5,20 +5,35 @@ from __future__ import annotations
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.trace.families import bert, falcon_mamba, gpt2, gpt_neox, llama, mamba, mamba2, mambavision, vim, vit
+from mambascope.trace.families import (
+    bert,
+    falcon_mamba,
+    gpt2,
+    gpt_neox,
+    llama,
+    mamba,
+    mamba2,
+    mambavision,
+    vim,
+    vit,
+    vmamba,
+)
 from mambascope.trace.families.attention import AttentionFamily
 from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
 
 #: Families of selective-scan mixers, by model type.
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY, mambavision.FAMILY)
+    for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY, mambavision.FAMILY, vmamba.FAMILY)
 }
 
 #: Families of softmax attention layers, by model type.
 ATTENTION_FAMILIES: dict[str, AttentionFamily] = {
     family.model_type: family for family in (gpt2.FAMILY, gpt_neox.FAMILY, bert.FAMILY, vit.FAMILY, *llama.FAMILIES)
 }
+
+#: Names of decay rates, by which a state-space mixer is known.
+RATES = ("A_log", "A_logs")
 
 __all__ = [
     "ATTENTION_FAMILIES",
@@ -46,7 +61,7 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
         family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)
         if family is not None:
             mixers.append((name, module, family))
-        elif isinstance(getattr(module, "A_log", None), nn.Parameter):
+        elif any(isinstance(getattr(module, name, None), nn.Parameter) for name in RATES):
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "
                 f"yet; supported are {supported()}"

@@ -1,0 +1,5 @@
+"""VMamba (Liu et al., arXiv 2401.10166): our own module, since transformers has none."""
+
+from mambascope.trace.vmamba.mixer import SS2D
+
+__all__ = ["SS2D"]
