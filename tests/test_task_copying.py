@@ -7,15 +7,19 @@ from transformers import PreTrainedTokenizerFast
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
+from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.tasks import copying as copying_module
 from mambascope.evaluate.tasks import find_task
 from mambascope.evaluate.tasks import induction as induction_module
 from mambascope.evaluate.tasks.copying import SEPARATOR, SYMBOLS, Copying
 from mambascope.evaluate.tasks.induction import Induction
 from mambascope.methods.latim import latim
+from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.readout import token_readout
+from mambascope.methods.released import first_released_layer
+from mambascope.methods.rollout import rollout_row
 from mambascope.trace import capture
-from models import stock_model
+from models import stock_model, stock_transformer
 
 METHODS = ["latim", "rollout", "alti-logit", "mamba-lrp"]
 
@@ -132,3 +136,29 @@ def test_rows_of_a_method_are_those_of_its_maps_and_of_explain(loaded):
     alone = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, [6], readouts[1:])}
     for key, rows in alone.items():
         assert torch.allclose(rows[0], found[key][1], rtol=1e-4, atol=1e-6), key
+
+
+def test_the_released_form_of_a_method_is_judged_beside_the_published_one(loaded):
+    """Its rows are those of `explain(compat="released")`, from the layer on where the released code begins."""
+    model = loaded[0]
+    inputs = {"input_ids": torch.arange(1, 9)[None]}
+    trace, names = capture(model, **inputs), ["raw-attention:released", "rollout:released", "rollout"]
+    readouts = [token_readout(4, 3), token_readout(6, 2)]
+    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, names, [4, 6], readouts, trace)}
+    first = first_released_layer(len(trace.layers))
+    assert [layer for name, layer in found if name == "raw-attention:released"] == [*range(first, 2), -1]
+    for k, target in enumerate((4, 6)):
+        expected = raw_attention_row(trace, first, target, "released")[0]
+        assert torch.equal(found["raw-attention:released", first][k], expected)
+        assert torch.equal(found["rollout:released", -1][k], rollout_row(trace, target, compat="released")[0])
+        assert not torch.allclose(found["rollout:released", -1][k], found["rollout", -1][k])
+
+
+def test_a_form_that_is_not_there_is_refused(loaded):
+    with pytest.raises(InputError, match="latim has one form; ':released' is for raw-attention"):
+        check_supported(loaded[0], ["latim:released"])
+    with pytest.raises(InputError, match="unknown compat 'paper'"):
+        check_supported(loaded[0], ["rollout:paper"])
+    check_supported(loaded[0], ["rollout:released", "rollout:published"])
+    with pytest.raises(UnsupportedModelError, match="rollout:released cannot read"):
+        check_supported(stock_transformer("gpt2"), ["rollout:released"])

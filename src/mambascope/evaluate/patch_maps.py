@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
+from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
 from mambascope.evaluate.task import NO_LAYER
 from mambascope.grid import Grid
 from mambascope.methods.case import Case
 from mambascope.methods.readout import class_readout
-from mambascope.methods.registry import Method, find_method
+from mambascope.methods.registry import Method
 from mambascope.trace import Trace, capture
 from mambascope.trace.patches import patch_grid
 
@@ -56,10 +57,11 @@ def patch_maps(
     readouts = [class_readout(number, positions=(place,)) for number in classes]
     trace = capture(model, **inputs) if trace is None else trace
     for name in methods:
-        if find_method(name).score_many is None:
+        method, _ = find_form(name)
+        if method.score_many is None:
             found: Iterable[ScoredRows] = score_rows(model, inputs, [name], [place] * len(readouts), readouts, trace)
         else:
-            found = _one_by_one(find_method(name), [Case(model, inputs, trace, (place,), one) for one in readouts])
+            found = _one_by_one(method, [Case(model, inputs, trace, (place,), one) for one in readouts])
         for scored in found:
             yield PatchMaps(scored.method, scored.layer, grid.over_patches(scored.rows.float().cpu()))
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.registry import METHODS, find_method
+from mambascope.evaluate.forms import find_form
+from mambascope.methods.registry import METHODS
 from mambascope.trace.families import AttentionFamily, find_mixers
 
 
@@ -22,16 +23,16 @@ def supported_methods(model: nn.Module) -> list[str]:
 
 
 def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
-    """Raise unless every method exists and can read every layer of a model.
+    """Raise unless every method exists and can read every layer of a model; released forms read scans alone.
 
     Raises:
-        InputError: if there is no method of a name.
+        InputError: if there is no method of a name, or it has no such form.
         UnsupportedModelError: if the model has layers that one of them cannot read; the message lists those that can.
     """
-    for name in methods:
-        find_method(name)
+    forms = {name: find_form(name) for name in methods}
     able = supported_methods(model)
-    unable = [name for name in methods if name not in able]
+    attends = any(isinstance(family, AttentionFamily) for _, _, family in find_mixers(model))
+    unable = [n for n, (method, form) in forms.items() if method.name not in able or (form == "released" and attends)]
     if unable:
         name = getattr(model, "name_or_path", "") or type(model).__name__
         raise UnsupportedModelError(f"{', '.join(unable)} cannot read {name}; these can: {', '.join(able)}")

@@ -25,6 +25,7 @@ from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import LinkedPair, read_hansards
 from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.pharaoh_gold import read_bicici, read_linked_pairs
+from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import extract_links
 from mambascope.evaluate.metrics.word_scores import word_scores
@@ -32,7 +33,6 @@ from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import Metric, Row, Sample
 from mambascope.methods.readout import token_readout
-from mambascope.methods.registry import find_method
 from mambascope.trace import capture
 
 READINGS = ("predicts", "stands")
@@ -110,7 +110,7 @@ class Alignment:
         for reading in READINGS:
             places = [first + k - (reading == "predicts") for k in range(len(target))]
             readouts = [token_readout(place, token) for place, token in zip(places, target, strict=True)]
-            able = [name for name in methods if reading == "predicts" or not find_method(name).asks]
+            able = [name for name in methods if reading == "predicts" or not find_form(name)[0].asks]
             for scored in score_rows(model, inputs, able, places, readouts, trace):
                 sizes = scored.rows.abs().cpu()[:, : len(source)].double()
                 words = word_scores(sizes, target_words, source_words)
