@@ -10,10 +10,12 @@ trained yet) are left out, and the page says so. Needs the data folder (MAMBASCO
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import transformers
 from benchmarks.published import published_table
 
 import mambascope
-from mambascope.errors import MambascopeError
+from mambascope.errors import MambascopeError, UnsupportedModelError
 from mambascope.evaluate.by_layer import layers_tables
 from mambascope.evaluate.layer_choice import at_layers, best_layers
 from mambascope.evaluate.metrics.registry import declared_by_tasks, find_metric
@@ -32,11 +34,17 @@ from mambascope.evaluate.report import markdown_table, write_report
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
 from mambascope.evaluate.summary import ALL_LAYERS, long_table, summarise
+from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.tasks import TASKS, find_task
 
 SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,raw-attention,rollout,implicit-attention"
 FAST = f"{SOURCES},mamba-lrp,gradient-x-input,random"
 PERTURBED = f"{FAST},mamba-attribution,integrated-gradients,smoothgrad,occlusion"
+PICTURES = (
+    "raw-attention,raw-attention:released,rollout,rollout:released,rollout-normalised,mamba-attribution,"
+    "mamba-attribution:released,transformer-attribution,hidden-attention,implicit-attention,norm-based,latim,latim-alti,"
+    "alti-rollout,alti-logit,mamba-lrp,gradient-x-input,integrated-gradients,smoothgrad,occlusion,random"
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,11 @@ class Planned:
 ROWS = ("roc_auc", "average_precision", "recall_at_k")
 #: Metrics of the model itself, the same for every method.
 SELF = ("accuracy", "correct", "guessed")
+SIGNS = ("positive", "negative")
 AER = ("aer:predicts-target", "aer:predicts-intersection", "aer:stands-target")
 SPAN = ("span_mass", "span_rank")
+MARKED = ("pixel_accuracy", "average_precision", "mean_iou", "mask_auc:others", "pointing_game")
+ERASED = tuple(f"perturbation_{sign}_area:{answer}" for answer in ("predicted", "target") for sign in SIGNS)
 FLIPPED = ("flipping_gap", "flipping_area_most_first", "flipping_area_least_first")
 PLAN: tuple[Planned, ...] = (
     Planned("induction", FAST, ROWS, "average_precision"),
@@ -78,6 +89,8 @@ PLAN: tuple[Planned, ...] = (
     Planned("frequent-words", FAST, SPAN, "span_mass", 24, swept=("tokens", "words")),
     Planned("sentiment", PERTURBED, FLIPPED, "flipping_gap", 200),
     Planned("sentiment-long", FAST, FLIPPED, "flipping_gap", 12),
+    Planned("perturbation", PICTURES, ERASED, ERASED[0], 100),
+    Planned("segmentation", PICTURES, MARKED, "mask_auc:others", 100),
 )
 
 PAGE = """# Evaluation
@@ -101,7 +114,7 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
         result = run(
             find_task(task),
             [model],
-            methods.split(","),
+            readable(model, methods.split(",")),
             folder,
             limit=samples,
             resume=folder.exists() and not overwrite,
@@ -111,6 +124,16 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
         return f"{task}, {model}: {' '.join(str(error).split())}"
     del result
     return f"{task}, {model}: {time.perf_counter() - started:.0f} s"
+
+
+def readable(model: str, methods: Sequence[str]) -> list[str]:
+    """Return those of the methods that can read a model."""
+    loaded, able = mambascope.load(model)[0], []
+    for name in methods:
+        with contextlib.suppress(UnsupportedModelError):
+            check_supported(loaded, [name])
+            able.append(name)
+    return able
 
 
 def present(task: str) -> list[str]:
