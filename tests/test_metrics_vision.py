@@ -197,8 +197,9 @@ def test_patches_of_a_linear_model_are_inserted_and_deleted():
     found = perturbation_curves(worth, readout, "insertion", fractions=fractions).most_first
     expected = torch.cat([torch.zeros(1).double(), worth.sort(descending=True).values.cumsum(0)])
     torch.testing.assert_close(found, expected)
-    deleted = perturbation_curves(worth, readout, "flipping", fractions=fractions).most_first
-    torch.testing.assert_close(deleted, worth.sum() - expected)
+    deleted = perturbation_curves(worth, readout, "flipping", fractions=fractions)
+    torch.testing.assert_close(deleted.most_first, worth.sum() - expected)
+    torch.testing.assert_close(deleted.least_first.flip(0), found)  # insertion is the other deletion read backwards
 
 
 def test_what_does_not_fit_is_refused():

@@ -197,7 +197,7 @@ def test_erasing_what_the_model_looks_at_makes_the_answer_fall(monkeypatch):
         > values(rows, "perturbation_positive_area:predicted")[0] + 0.3
     )
     assert values(rows, "flipping_gap")[0] > 0
-    assert values(rows, "insertion_gap")[0] > 0
+    assert values(rows, "flipping_area_most_first")[0] < values(rows, "flipping_area_least_first")[0]
     monkeypatch.setattr(perturbation, "patch_maps", oracle(picture, sign=-1.0))
     rows = task.evaluate((seeing(vim(), (0,)), None), task.samples(1)[0], ["latim"], 0)
     assert values(rows, "flipping_gap")[0] < 0

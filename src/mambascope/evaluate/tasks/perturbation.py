@@ -2,9 +2,11 @@
 
 Image perturbation as in Chefer et al. 2021 (arXiv 2012.09838, section 4.1) and Ali, Zimerman & Wolf (arXiv 2403.01590):
 a tenth to nine tenths of the pixels are erased, and the area under the curve of accuracy is reported, for the map of
-the class that the model predicts and for that of the class that the picture is of. Beside it, patches are deleted and
-inserted one tenth after another, and the predicted class's logit is followed: ΔA_F and ΔA_I of Jafari et al. (arXiv
-2406.07592). Only scores of the whole model are judged.
+the class that the model predicts and for that of the class that the picture is of. Beside it, patches are erased one
+tenth after another, and the predicted class's logit is followed (ΔA_F of Jafari et al., arXiv 2406.07592). Patches that
+are inserted into an empty picture, most relevant first, give the curve of erasing the least relevant first read
+backwards: the area of insertion is `flipping_area_least_first`, that of deletion `flipping_area_most_first`, and ΔA_I is
+ΔA_F. Only scores of the whole model are judged.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from mambascope.evaluate.data.picture_sets import JudgedPicture, picture_set
 from mambascope.evaluate.metrics.image_perturbation import image_perturbation
 from mambascope.evaluate.metrics.kept_patches import kept_patches
-from mambascope.evaluate.metrics.perturbation_curve import MODES, perturbation_curves
+from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
 from mambascope.evaluate.metrics.pixel_map import pixel_map
 from mambascope.evaluate.patch_maps import class_grid, patch_maps
 from mambascope.evaluate.picture_task import (
@@ -59,7 +61,8 @@ class Perturbation:
             for sign, better in (("positive", False), ("negative", True))
         ),
         Metric("flipping_gap", title="ΔA_F: area of the logit as patches go, least relevant first less most"),
-        Metric("insertion_gap", title="ΔA_I: the same as patches come, most relevant first less least"),
+        Metric("flipping_area_most_first", higher_is_better=False, title="area of the logit as patches are deleted"),
+        Metric("flipping_area_least_first", title="area of the logit as patches are inserted"),
         Metric("accuracy", title="share of pictures (of exclusive classes) or of classes judged right"),
     )
     pictures: str = "digits"
@@ -100,10 +103,9 @@ class Perturbation:
                 curves = image_perturbation(pixel_map(scores, picture.pixels.shape[:2]), pixels, holds)
                 rows += [Row(found.method, name, value) for name, value in curves.rows(answer).items()]
             flat = found.maps[asked.index(predicted)].flatten()
-            for mode in MODES:
-                readout = logit_of_kept(model, pixels, (grid.rows, grid.columns), predicted)
-                gap = perturbation_curves(flat, readout, mode, batch=32).gap
-                rows.append(Row(found.method, f"{mode}_gap", gap))
+            readout = logit_of_kept(model, pixels, (grid.rows, grid.columns), predicted)
+            flipped = perturbation_curves(flat, readout, "flipping", batch=32)
+            rows += [Row(found.method, name, value) for name, value in flipped.rows().items()]
         return rows
 
 
