@@ -5,8 +5,8 @@ a tenth to nine tenths of the pixels are erased, and the area under the curve of
 the class that the model predicts and for that of the class that the picture is of. Beside it, patches are erased one
 tenth after another, and the predicted class's logit is followed (ΔA_F of Jafari et al., arXiv 2406.07592). Patches that
 are inserted into an empty picture, most relevant first, give the curve of erasing the least relevant first read
-backwards: the area of insertion is `flipping_area_least_first`, that of deletion `flipping_area_most_first`, and ΔA_I is
-ΔA_F. Only scores of the whole model are judged.
+backwards: the area of insertion is `flipping_area_least_first`, that of deletion `flipping_area_most_first`, and ΔA_I
+is ΔA_F. Only scores of the whole model are judged.
 """
 
 from __future__ import annotations
