@@ -10,11 +10,13 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import loop, pictures, vision
+from training import loop, pictures, vision, vision_export, zoo
 from training.patch_teaching import PatchTaught
 from training.pictures import Camvid, PictureBatch, epochs, moved, patch_classes, picture_loss, presence_figures
 from training.scans import fast_scans
 
+import mambascope
+from mambascope.trace.preparation import preparation
 from mambascope.trace.vim import VisionMamba, VisionMambaConfig
 from vision_models import vision_mamba
 
@@ -39,10 +41,16 @@ class Stripes:
             return presence_figures(model(pixel_values=batch.pixels).logits, batch.shown)
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2}
+SETTINGS = {
+    "vim": vision.architecture("vim", Stripes()) | SMALL,
+    "vit": vision.architecture("vit", Stripes()) | SMALL | {"num_attention_heads": 2},
+}
+
+
 def build(model):
     torch.manual_seed(0)
-    settings = vision.architecture(model, Stripes()) | {"hidden_size": 16, "num_hidden_layers": 2}
-    return vision.build(model, settings | ({"num_attention_heads": 2} if model == "vit" else {}))
+    return vision.build(model, SETTINGS[model])
 
 
 @pytest.mark.parametrize("options", [{}, {"class_token": "first", "divide_output": False, "use_bias": False}])
@@ -190,9 +198,42 @@ def test_road_scenes_move_with_their_labels(data):
     assert bright[0] > bright[1] + 0.2, "patches that are called sky are brighter than the others"
 
 
+@pytest.mark.parametrize("model", vision.MODELS)
+def test_an_exported_model_is_the_one_that_was_trained(model, tmp_path):
+    learner = PatchTaught(build(model))
+    settings = loop.Settings("stripes", SETTINGS[model], steps=1, warmup=1, decay=0)
+    loop.train(settings, learner, Stripes(), tmp_path, loop.Reporting(), loss_of=picture_loss)
+    found = vision_export.load_run(model, tmp_path / "checkpoint.pt")
+    batch = Stripes().step(5)
+    expected = learner.eval()(pixel_values=batch.pixels).logits
+    torch.testing.assert_close(found(pixel_values=batch.pixels).logits, expected, rtol=1e-5, atol=1e-6)
+    size = vision_export.export(found, tmp_path / "folder", (8, 8))
+    assert size == (tmp_path / "folder" / "model.safetensors").stat().st_size
+    loaded, _ = mambascope.load(tmp_path / "folder")
+    torch.testing.assert_close(loaded(pixel_values=batch.pixels).logits, expected, rtol=1e-2, atol=1e-2)  # float16
+
+
 def test_a_vision_mamba_is_built_as_its_settings_say():
     config = build("vim").config
     assert isinstance(config, VisionMambaConfig)
     assert isinstance(build("vim"), VisionMamba)
     assert config.id2label == dict(enumerate(CLASSES))
     assert config.class_token == "middle"
+
+
+ZOO = Path(__file__).parents[1] / "zoo"
+EXPORTED = sorted(folder.name for folder in ZOO.glob("vision-*") if (folder / "model.safetensors").exists())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_vision_model_of_the_zoo_loads_and_knows_its_pictures(name, data):
+    folder = ZOO / name
+    assert (folder / "model.safetensors").stat().st_size <= zoo.MOST_BYTES
+    assert (folder / "README.md").exists()
+    model, tokenizer = mambascope.load(folder)
+    assert tokenizer is None
+    told = preparation(model)
+    assert (told.mean, told.std, told.scale) == ((0.5,) * 3, (0.5,) * 3, (64, 64))
+    figures = pictures.Digits(data, 1, 0, held_out=60).validate(model)
+    assert figures["classes_right"] > 0.93  # saying no to all gets 0.8
