@@ -12,6 +12,7 @@ import mambascope
 from browser import open_file
 from mambascope.cli import main
 from picture_checkpoints import PROCESSOR, astronaut, cat, saved, vim, vit
+from test_show_page import data_of
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +175,11 @@ def test_page_and_json_agree(run, models, photographs, tmp_path, name):
     assert [int(row["data-position"]) for row in dom.rows()] == best
     for row, source in zip(dom.rows(), best, strict=True):
         assert float(row["data-score"]) == pytest.approx(result["scores"][source], rel=1e-4)
-    for switch in {"vit": ("transformer-attribution", "rollout"), "vim": ("mamba-attribution", "rollout")}[name]:
-        assert f'"name":"{switch}"' in page.read_text(encoding="utf-8")
+    targets = {one["name"]: len(one["targets"]) for one in data_of(page.read_text(encoding="utf-8"))["methods"]}
+    chosen, attribution = {"vit": ("alti-logit", "transformer"), "vim": ("mamba-lrp", "mamba")}[name]
+    assert next(iter(targets)) == chosen
+    assert targets["latim"] == 17, "any patch can be explained at a click"
+    assert targets["rollout"] == targets[f"{attribution}-attribution"] == targets["hidden-attention"] == 1
 
 
 @pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json"])

@@ -11,7 +11,7 @@ from mambascope.cli.delivering import check_out, deliver
 from mambascope.cli.progress import LateProgress
 from mambascope.errors import InputError
 from mambascope.explanation import DEFAULT_METHOD, default_method, explain_picture_methods
-from mambascope.explanation.explaining import Progress, check_asked, check_heard
+from mambascope.explanation.explaining import check_asked, check_heard
 from mambascope.explanation.pictures import WHEREVER_IT_IS_READ
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
@@ -22,9 +22,9 @@ from mambascope.trace.pictures import read_picture
 #: Most tokens of which a page shows every one's sources unless told otherwise: 14 x 14 patches and their kin.
 EVERY_TARGET = 260
 
-#: What a page can switch to beside the chosen method: one of a kind, none of them slow.
+#: What a page can switch to beside the chosen method and `latim`, which shows the sources of every patch: one of a
+#: kind, none of them slow.
 SWITCHES = (
-    "latim",
     "hidden-attention",
     "raw-attention",
     "rollout",
@@ -66,36 +66,36 @@ def explain_picture(
     grid = patch_grid(model, {"pixel_values": picture.pixel_values})
     roomy = page and targets == "auto" and compat == "published" and grid is not None and grid.tokens <= EVERY_TARGET
 
-    def scored(one: Method, progress: Progress = None) -> Attribution:
-        """Return one method's result; methods that hear of no class are not told of one unless they were chosen."""
-        every = targets == "all" if one is chosen else one.name == DEFAULT_METHOD
-        told = one.asks or one is chosen
-        return explain_picture_methods(
-            model,
-            picture,
-            methods=[one.name],
-            target=target if told else None,
-            foil=foil if told else None,
-            patch=place,
-            layer=number,
-            targets="all" if every or (roomy and one is chosen and one.scope == "layer") else "position",
-            compat=compat,
-            progress=progress,
-        )[0]
+    def scored(group: list[Method], every: bool, label: str) -> list[Attribution]:
+        """Return results from one capture; methods that hear of no class are not told of one unless it was chosen."""
+        told = group[0].asks or group[0] is chosen
+        with LateProgress(label) as progress:
+            return explain_picture_methods(
+                model,
+                picture,
+                methods=[one.name for one in group],
+                target=target if told else None,
+                foil=foil if told else None,
+                patch=place,
+                layer=number,
+                targets="all" if every else "position",
+                compat=compat,
+                progress=progress,
+            )
 
-    with LateProgress("explaining") as progress:
-        results = [scored(chosen, progress)]
+    results = scored([chosen], targets == "all" or (roomy and chosen.scope == "layer"), "explaining")
     if page and compat == "published":
-        results += [scored(other) for other in _others(model, chosen, number, place, roomy)]
+        others = _others(model, chosen, number, place)
+        for group in ([one for one in others if one.asks], [one for one in others if not one.asks]):
+            results += scored(group, False, "other methods") if group else []
+        if roomy and chosen.name != DEFAULT_METHOD:
+            results += scored([METHODS[DEFAULT_METHOD]], True, "every patch")
     deliver(results, as_json, out)
 
 
-def _others(
-    model: Any, chosen: Method, layer: int | slice | str, patch: tuple[int, int] | None, roomy: bool
-) -> list[Method]:
+def _others(model: Any, chosen: Method, layer: int | slice | str, patch: tuple[int, int] | None) -> list[Method]:
     """Return the methods that a page can switch to: those of `SWITCHES` that can read the model and what is asked."""
     kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
     able = [METHODS[name] for name in SWITCHES if kinds <= METHODS[name].kinds and name != chosen.name]
-    able = [one for one in able if roomy or one.name != DEFAULT_METHOD]
     able = [one for one in able if layer == "all" or one.scope == "layer"]
     return [one for one in able if patch is None or one.name not in WHEREVER_IT_IS_READ]
