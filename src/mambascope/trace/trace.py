@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +80,26 @@ class Trace:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Batch size and number of tokens."""
-        b, length, _ = self.layers[0].captured.x.shape
-        return b, length
+        """Batch size and number of tokens.
+
+        Raises:
+            InputError: if the model has stages, whose layers read different numbers of tokens.
+        """
+        found = {tuple(record.captured.x.shape[:2]) for record in self.layers}
+        if len(found) > 1:
+            numbers = ", ".join(str(stage.shape[1]) for stage in self.stages)
+            raise InputError(
+                f"the layers of this model read different numbers of tokens ({numbers}); ask about one of its stages "
+                f"(trace.stages)"
+            )
+        ((batch, length),) = found
+        return batch, length
+
+    @property
+    def stages(self) -> tuple[Trace, ...]:
+        """The trace of each run of layers that read the same tokens: one, or the stages of a picture model."""
+        runs = itertools.groupby(self.layers, key=lambda record: tuple(record.captured.x.shape[:2]))
+        return tuple(dataclasses.replace(self, layers=tuple(records)) for _, records in runs)
 
     def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMap:
         """Return one layer's exact affine map.
