@@ -224,7 +224,7 @@ def test_config_with_a_wrong_type(folder):
 def test_unsupported_family(folder):
     edit_config(folder, model_type="t5")
     message = refused(UnsupportedModelError, "is a model of type t5", folder)
-    assert "falcon_mamba, mamba2, vision-mamba, gpt2, gpt_neox, bert, vit, llama" in message
+    assert "falcon_mamba, mamba2, vision-mamba, mambavision, vmamba, gpt2, gpt_neox, bert, vit, llama" in message
     assert "mamba_ssm" in message
 
 

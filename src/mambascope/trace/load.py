@@ -18,7 +18,15 @@ from mambascope.trace import hub, mamba_ssm, pretrained
 from mambascope.trace.bundled import bundled_models, bundled_names
 from mambascope.trace.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
 from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES
-from mambascope.trace.vim import VisionMamba, VisionMambaConfig, released
+from mambascope.trace.mambavision import MambaVision
+from mambascope.trace.mambavision import released as mambavision_released
+from mambascope.trace.released_files import released_names
+from mambascope.trace.vim import VisionMamba, released
+from mambascope.trace.vmamba import VMamba
+from mambascope.trace.vmamba import released as vmamba_released
+
+#: Classes of this project, by model type.
+OWN_MODELS: dict[str, Any] = {model.config_class.model_type: model for model in (VisionMamba, VMamba, MambaVision)}
 
 #: A folder with one of these has a tokenizer of its own.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -50,7 +58,8 @@ def load(
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`); a folder with config.json and weights, as transformers or
             as the original `mamba_ssm` package wrote it; or a hub id, `organisation/name`, of either kind. The class
-            is the one that config.json names in `architectures`, such as BertForSequenceClassification.
+            is the one that config.json names in `architectures`, such as BertForSequenceClassification. Also a file of
+            Vim, VMamba or MambaVision as its authors released it.
         dtype: precision of the model. float32 if not given, whatever the file holds: on a CPU halves are slow, and
             scores computed in them are inexact.
         device: where to put the model. The CPU if not given.
@@ -69,8 +78,13 @@ def load(
     """
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     with quiet():
-        if released.is_released(Path(name).expanduser()):
-            return released.load_released(Path(name).expanduser(), dtype=dtype).to(device), None
+        path = Path(name).expanduser()
+        if released.is_released(path):
+            return released.load_released(path, dtype=dtype).to(device), None
+        names = released_names(path)
+        for reader in (vmamba_released, mambavision_released):
+            if reader.recognises(names):
+                return reader.load_released(path, dtype=dtype).to(device), None
         source = _find(name, trust_remote_code=trust_remote_code)
         settings = read_config(source.folder)
         if mamba_ssm.is_mamba_ssm(settings):
@@ -112,15 +126,22 @@ def _transformers_class(
 ) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """Return the class and configuration of a checkpoint in the transformers layout."""
     model_type = settings.get("model_type")
-    if model_type == VisionMambaConfig.model_type:
+    if model_type in OWN_MODELS and settings.get("auto_map"):
+        raise UnsupportedModelError(
+            f"{source.name} brings its authors' own {model_type} code, which is not needed: pass the path of the file "
+            f"that holds its weights, or save it with mambascope's class"
+        )
+    if model_type in OWN_MODELS:
+        model_class = OWN_MODELS[model_type]
         try:
-            return VisionMamba, VisionMambaConfig.from_dict(settings)
+            return model_class, model_class.config_class.from_dict(settings)
         except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     if model_type not in FAMILIES and model_type not in ATTENTION_FAMILIES:
         raise UnsupportedModelError(
             f"{source.name} is a model of type {model_type or 'that its config.json does not name'}; supported are "
-            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2) and Vim"
+            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2), Vim, "
+            f"VMamba and MambaVision"
         )
     if settings.get("quantization_config"):
         raise UnsupportedModelError(f"{source.name} holds quantized weights; pass the checkpoint it was made from")

@@ -32,6 +32,9 @@ ATTENTION_FAMILIES: dict[str, AttentionFamily] = {
     family.model_type: family for family in (gpt2.FAMILY, gpt_neox.FAMILY, bert.FAMILY, vit.FAMILY, *llama.FAMILIES)
 }
 
+#: Families of the attention layers of this project's own models.
+OWN_ATTENTION: tuple[AttentionFamily, ...] = (mambavision.ATTENTION_FAMILY,)
+
 #: Names of decay rates, by which a state-space mixer is known.
 RATES = ("A_log", "A_logs")
 
@@ -55,7 +58,7 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
     Raises:
         UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
     """
-    known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
+    known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values(), *OWN_ATTENTION]
     mixers = []
     for name, module in model.named_modules():
         family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)

@@ -20,6 +20,7 @@ from mambascope.operators.neighbours import NeighbourMixer
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.trace.convolutions import neighbour_convolution
 from mambascope.trace.families import mamba
+from mambascope.trace.families.attention import AttentionFamily, Projections
 from mambascope.trace.families.family import Captured, Family, StandIn, weights
 from mambascope.trace.mambavision.mixer import mixed
 
@@ -97,4 +98,19 @@ FAMILY = Family(
     affine=affine,
     conv_function="neighbour_conv_fn",
     convolve=neighbour_convolution,
+)
+
+
+def projections(layer: Any, heads: int) -> Projections:
+    """Return an attention layer's weights: values are the last third of its joint projection."""
+    width = layer.proj.in_features
+    values = slice(2 * width, None)
+    return Projections(layer.qkv.weight[values], layer.qkv.bias[values], layer.proj.weight, layer.proj.bias)
+
+
+ATTENTION_FAMILY = AttentionFamily(
+    model_type="mambavision",
+    mixer_class="MambaVisionAttention",
+    module="mambascope.trace.mambavision.attention",
+    projections=projections,
 )
