@@ -1,14 +1,16 @@
 """The figures of the Hidden Attention paper (arXiv 2403.01590) for vision, of models that this project trains.
 
-    python -m benchmarks.vision_figures influence  --models A,B --out docs/vision_influence.png [--pictures 50]
+    python -m benchmarks.vision_figures influence  --models A,B --out docs/vision_influence.png [--count 50]
     python -m benchmarks.vision_figures matrices   --models A,B --out docs/vision_matrices.png [--picture 0]
-    python -m benchmarks.vision_figures similarity --models A,B --out docs/vision_similarity.png [--pictures 50]
+    python -m benchmarks.vision_figures similarity --models A,B --out docs/vision_similarity.png [--count 50]
+    python -m benchmarks.vision_figures picture    --out docs/digits.png [--picture 0]
 
 `influence` (the paper's figure 3): how much each patch's place gives to the class token, raw attention averaged over
 layers and test pictures: what a class token's own place does to what it sees. `matrices` (figure 4): the layers at a
 quarter, a half and three quarters of the depth, for one picture. `similarity` (figure 6): the cosine between the
 features of pairs of patches, layer by layer, which tends to 1 where patches lose what sets them apart. The grid of
-pictures and methods (figure 5) is `mambascope compare`. Pictures are digits on textures (MAMBASCOPE_DATA).
+pictures and methods (figure 5) is `mambascope compare`; `picture` writes one of the pictures to a file for it.
+Pictures are digits on textures (MAMBASCOPE_DATA).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import matplotlib.pyplot as plt
 import torch
 import transformers
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 import mambascope
@@ -134,7 +137,7 @@ FIGURES: dict[str, Callable[[dict[str, Any], str, Sequence[int]], Figure]] = {
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=FIGURES)
+    parser.add_argument("figure", choices=(*FIGURES, "picture"))
     parser.add_argument("--models", default="zoo/vision-digits-vim,zoo/vision-digits-vit", help="names, with commas")
     parser.add_argument("--set", default="digits", dest="pictures", help="digits, cifar10 or camvid")
     parser.add_argument("--picture", type=int, default=0, help="the first picture's number")
@@ -142,6 +145,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    if options.figure == "picture":
+        Image.fromarray(picture_set(options.pictures).picture(options.picture).pixels).save(options.out)
+        return
     models = {name: mambascope.load(name)[0] for name in options.models.split(",")}
     numbers = range(options.picture, options.picture + options.count)
     drawn = FIGURES[options.figure](models, options.pictures, numbers)
