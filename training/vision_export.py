@@ -23,6 +23,8 @@ from training.zoo import MOST_BYTES
 
 #: The data sets of which weights may ship.
 FREE = ("digits",)
+#: The data sets whose pictures show several classes at once, each with a probability of its own.
+SEVERAL = ("digits", "camvid")
 
 
 def load_run(model: str, checkpoint: Path) -> PreTrainedModel:
@@ -77,6 +79,8 @@ def main() -> None:
     free = options.dataset in FREE
     folder = options.out or (Path("zoo") / name if free else run / "model")
     model = load_run(options.model, run / "checkpoint.pt")
+    if options.dataset in SEVERAL:
+        model.config.problem_type = "multi_label_classification"
     size = export(model, folder, tuple(model.config.image_size))
     if free:
         for table, suffix in (("curve", ""), ("validation", "-validation")):
