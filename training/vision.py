@@ -23,9 +23,13 @@ from training.pictures import DATASETS, PictureTask, picture_loss
 MODELS = ("vim", "vit")
 #: Pictures to a step.
 BATCH = {"digits": 32, "cifar10": 64, "camvid": 16}
-#: How long the models were trained, and for how many of these steps the rate fell.
-STEPS = {"digits": 1700, "cifar10": 2400, "camvid": 700}
-DECAY = {"digits": 500, "cifar10": 800, "camvid": 300}
+#: How long the models of digits were trained, the others are to be, and for how many of these steps the rate falls.
+STEPS = {
+    "digits": {"vim": 1700, "vit": 6000},
+    "cifar10": {"vim": 2400, "vit": 2400},
+    "camvid": {"vim": 700, "vit": 700},
+}
+DECAY = {"digits": {"vim": 500, "vit": 1500}, "cifar10": {"vim": 800, "vit": 800}, "camvid": {"vim": 300, "vit": 300}}
 WIDTH = 128
 #: What makes the two about equally large.
 VIM: dict[str, Any] = {"num_hidden_layers": 6, "state_size": 8}
@@ -80,8 +84,8 @@ def main() -> None:
     settings = Settings(
         task=f"vision-{options.dataset}-{options.model}",
         architecture=architecture(options.model, task),
-        steps=options.steps or STEPS[options.dataset],
-        decay=options.decay or DECAY[options.dataset],
+        steps=options.steps or STEPS[options.dataset][options.model],
+        decay=options.decay or DECAY[options.dataset][options.model],
         peak=options.peak,
         seed=options.seed,
         batches={"pictures": batch},
