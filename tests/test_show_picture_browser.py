@@ -98,9 +98,9 @@ def test_clicks_and_keys_explain_patches(opened):
       const box = view.getBoundingClientRect();
       const click = (row, column) => view.dispatchEvent(new MouseEvent("click", {
         clientX: box.left + box.width * (column + 0.5) / 6, clientY: box.top + box.height * (row + 0.5) / 4 }));
-      click(1, 2); seen();
+      click(3, 2); seen();
       key("ArrowRight"); key("ArrowRight"); seen(); key("Enter"); seen();
-      key("ArrowDown"); key(" "); seen();
+      key("ArrowUp"); key(" "); seen();
       key("Escape"); seen();
       document.querySelector("#sources button").click(); seen();
       document.getElementById("class-token").click(); seen();
@@ -109,7 +109,7 @@ def test_clicks_and_keys_explain_patches(opened):
     at = attribution.grid.position
     first = attribution.top(1)[0].position
     found = told(opened(html_page(attribution), script=script)[0])
-    assert found["targets"] == [at(1, 2), at(1, 2), at(1, 3), at(2, 3), 12, first, 12]
+    assert found["targets"] == [at(3, 2), at(3, 2), at(3, 3), at(2, 3), 12, first, 12]
 
 
 def test_a_result_of_one_target_reads_scores_by_key_and_explains_nothing_else(opened):
@@ -152,10 +152,13 @@ def test_the_slider_and_the_methods_switch(opened):
 
 
 @pytest.mark.parametrize("grid", [Grid(4, 6, 12, 8, 8), Grid(7, 7, 0, 16, 8)], ids=["side by side", "overlapping"])
-@pytest.mark.parametrize("signed", [False, True])
-def test_the_colours_are_those_of_the_figure(opened, grid, signed):
+@pytest.mark.parametrize("kind", ["unsigned", "signed", "a class token of another size"])
+def test_the_colours_are_those_of_the_figure(opened, grid, kind):
     """To what scores rounded to 1 % and colours interpolated in steps allow, and a picture kept as JPEG or resized."""
+    signed = kind == "signed"
     attribution = picture_result(grid, signed=signed, image=torch.full((*grid.size, 3), 200, dtype=torch.uint8))
+    if kind == "a class token of another size":
+        attribution.scores[..., grid.class_position] = 1000
     script = """
       const view = document.getElementById("view"), { width, height } = view;
       const { data } = view.getContext("2d").getImageData(0, 0, width, height);
