@@ -89,7 +89,7 @@ PLAN: tuple[Planned, ...] = (
     Planned("frequent-words", FAST, SPAN, "span_mass", 24, swept=("tokens", "words")),
     Planned("sentiment", PERTURBED, FLIPPED, "flipping_gap", 200),
     Planned("sentiment-long", FAST, FLIPPED, "flipping_gap", 12),
-    Planned("perturbation", PICTURES, ERASED, ERASED[0], 100),
+    Planned("perturbation", PICTURES, ERASED, ERASED[0], 60),
     Planned("segmentation", PICTURES, MARKED, "mask_auc:others", 100),
 )
 
