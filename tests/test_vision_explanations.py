@@ -7,6 +7,8 @@ from dense_reference import distance
 from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.attribution import Attribution
+from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
+from mambascope.methods.many import mamba_lrp_rows
 from mambascope.methods.readout import FeatureReadout, class_readout, feature_readout
 from mambascope.methods.registry import METHODS, Method, find_method
 from mambascope.trace import capture
@@ -93,3 +95,14 @@ def test_features_in_a_direction_are_a_product():
     with pytest.raises(InputError, match="no features"):
         feature_readout(0)(torch.zeros(1))
     assert class_readout(1)(outputs).tolist() == outputs.logits[:, 1].tolist()
+
+
+def test_several_classes_at_once_are_explained_by_the_rules_for_pictures():
+    model = vision_mamba(class_token="first", image_size=(8, 12))
+    inputs = {"pixel_values": pictures(model)[:1]}
+    readouts = [class_readout(number, positions=(0,)) for number in (1, 3)]
+    rows = mamba_lrp_rows(model, inputs, capture(model, **inputs), readouts)[0]
+    for row, readout in zip(rows, readouts, strict=True):
+        alone = mamba_lrp(model, readout, rules=LRP_VISION, **inputs).scores[0]
+        assert distance(row, alone) < 1e-5
+        assert distance(row, mamba_lrp(model, readout, rules=LRP, **inputs).scores[0]) > 1e-3

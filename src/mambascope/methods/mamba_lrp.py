@@ -8,7 +8,7 @@ f, less what flows into biases. Time and memory are linear in L: the scan's back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ LRP = Rules(silu=True, scan=True, gate=True, norm=True)
 
 #: The published rules for vision: γ = 0.25 in linear and convolution layers.
 LRP_VISION = Rules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
+
+
+def published_rules(inputs: Mapping[str, Any]) -> Rules:
+    """Return the rules that the paper has for what a model is called with: those for vision if it is a picture."""
+    return LRP_VISION if inputs.get("pixel_values") is not None else LRP
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,5 +46,12 @@ def _side_by_side(
     return torch.cat(parts)[None]
 
 
-mamba_lrp_rows: ManyRows = partial(_side_by_side, mamba_lrp.mamba_lrp)
+def mamba_lrp_rows(
+    model: nn.Module, inputs: Mapping[str, Any], trace: Trace, readouts: Sequence[Readout]
+) -> Float[Tensor, "1 T L"]:
+    """Return MambaLRP's rows, by the published rules for language or for vision."""
+    rules = mamba_lrp.published_rules(inputs)
+    return _side_by_side(partial(mamba_lrp.mamba_lrp, rules=rules), model, inputs, trace, readouts)
+
+
 gradient_x_input_rows: ManyRows = partial(_side_by_side, gradients.gradient_x_input)

@@ -17,8 +17,8 @@ from mambascope.methods.case import Case, Scored
 from mambascope.methods.control import random_scores
 from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.mamba_attribution import mamba_attribution as attribution_scores
-from mambascope.methods.mamba_lrp import LRP, LRP_VISION
 from mambascope.methods.mamba_lrp import mamba_lrp as relevance
+from mambascope.methods.mamba_lrp import published_rules
 from mambascope.methods.rollout import rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution as chefer_scores
 from mambascope.trace.rules import GRADIENT
@@ -61,7 +61,7 @@ def alti_logit(case: Case) -> Scored:
 def mamba_lrp(case: Case) -> Scored:
     """Relevance propagated from the readout to the tokens, by the published rules for language or for vision."""
     seen = case.inputs.get("pixel_values") is not None
-    found = relevance(case.model, case.readout, rules=LRP_VISION if seen else LRP, pixels=seen, **case.inputs)
+    found = relevance(case.model, case.readout, rules=published_rules(case.inputs), pixels=seen, **case.inputs)
     evidence = {"value": float(found.value[0]), "relevance_sum": float(found.scores.sum())}
     evidence |= {"conservation_error": float(found.conservation_error[0])}
     if found.pixels is None:
