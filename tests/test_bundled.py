@@ -1,10 +1,15 @@
 """The bundled models are what their cards say: small, rebuilt exactly, and worth looking at."""
 
+from pathlib import Path
+
 import pytest
 
 import mambascope
+from mambascope.errors import InputError
 
 TEXT = "Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B"
+#: A white 6, a yellow 1 and a blue 0 before grass.
+DIGITS = Path(__file__).parent.parent / "docs" / "digits.png"
 NAMES = ("tiny-mamba", "tiny-mamba2")
 
 
@@ -26,7 +31,14 @@ def test_a_clone_has_its_zoo(name):
     assert (folder / "model.safetensors").stat().st_size <= 8_000_000
     assert (folder / "README.md").is_file(), "a model has a card"
     model, tokenizer = mambascope.load(name)
-    result = mambascope.explain(model, tokenizer, "abc" if "copying" in name else "It was a good day .")
+    if "vision" in name:
+        result = mambascope.explain_picture(model, DIGITS, target="6")
+        seen = {label for label, share in result.target.next_tokens if share > 0.5}
+        assert seen == {"0", "1", "6"}
+        with pytest.raises(InputError, match="reads pictures, and this is a text; use explain_picture"):
+            mambascope.explain(model, None, "9")
+    else:
+        result = mambascope.explain(model, tokenizer, "abc" if "copying" in name else "It was a good day .")
     assert result.diagnostics["reconstruction_error"] < 1e-5
 
 

@@ -21,6 +21,7 @@ from mambascope.methods.released import Compat, check_compat, first_released_lay
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import AttentionFamily, find_mixers
 from mambascope.trace.patches import patch_grid
+from mambascope.trace.preparation import reads_pictures
 from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
@@ -111,6 +112,8 @@ def explain_methods(
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from a single capture; arguments as in `explain`."""
+    if reads_pictures(model):
+        raise InputError(f"{type(model).__name__} reads pictures, and this is a text; use explain_picture")
     chosen = [find_method(name) for name in methods]
     check_asked(chosen, layer, targets, compat)
     vocabulary = model.get_input_embeddings().num_embeddings
