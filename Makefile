@@ -4,7 +4,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench methods agreement evaluate figures clean
+.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures figures vision-figures clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -36,9 +36,20 @@ evaluate: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.evaluation --page docs/evaluation.md
 	.venv-test/bin/python -m benchmarks.activation_rules --page docs/activation_rules.md
 
+evaluate-pictures: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.evaluation --of pictures --page docs/evaluation_pictures.md
+
 figures: .venv/ready .venv-test/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
+
+PAIR = zoo/vision-digits-vim,zoo/vision-digits-vit
+vision-figures: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.vision_figures picture --picture 10 --out docs/digits.png
+	for one in influence matrices similarity; do \
+	  .venv-test/bin/python -m benchmarks.vision_figures $$one --models $(PAIR) --picture 10 --out docs/vision_$$one.png || exit 1; \
+	done
+	.venv-test/bin/mambascope compare docs/digits.png --models $(PAIR) --target 6 --out docs/vision_compare.png
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,6 @@
 """The whole evaluation of the project's models: every task, every fast method, in one command.
 
-    python -m benchmarks.evaluation [--out runs/evaluation] [--page docs/evaluation.md] [--limit N] [--workers 2]
+    python -m benchmarks.evaluation [--of texts|pictures] [--out runs/evaluation] [--page FILE] [--limit N]
 
 Runs are stored in the folder `--out`, one for each task and model, and go on where they were stopped. Tasks with a
 development part choose each method's best layer there. Models that are not there (a task model that has not been
@@ -89,11 +89,15 @@ PLAN: tuple[Planned, ...] = (
     Planned("frequent-words", FAST, SPAN, "span_mass", 24, swept=("tokens", "words")),
     Planned("sentiment", PERTURBED, FLIPPED, "flipping_gap", 200),
     Planned("sentiment-long", FAST, FLIPPED, "flipping_gap", 12),
+)
+PICTURE_PLAN: tuple[Planned, ...] = (
     Planned("perturbation", PICTURES, ERASED, ERASED[0], 60),
     Planned("segmentation", PICTURES, MARKED, "mask_auc:others", 100),
 )
 
-PAGE = """# Evaluation
+PLANS = {"texts": PLAN, "pictures": PICTURE_PLAN}
+
+PAGE = """# Evaluation: {of}
 
 Made by `{command}`; do not edit. Intervals are 95 % bootstrap intervals over samples; a star marks what
 differs from the best of its column (paired bootstrap, p < 0.05 after Holm's correction). "Best layer" is chosen on
@@ -209,11 +213,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="most samples of a task")
     parser.add_argument("--overwrite", action="store_true", help="start anew where runs are stored")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[one.task for one in PLAN], help="these tasks")
+    parser.add_argument("--of", choices=PLANS, default="texts", help="the tasks on texts, or those on pictures")
+    parser.add_argument("--only", nargs="+", help="these tasks of them")
     parser.add_argument("--redraw", action="store_true", help="run nothing, make the page of what is complete")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = [one for one in PLAN if one.task in options.only]
+    plan = [one for one in PLANS[options.of] if options.only is None or one.task in options.only]
     work = [
         (task, model, one.methods, one.most)
         for one in plan
@@ -225,7 +230,9 @@ def main() -> None:
         for line in pool.imap_unordered(functools.partial(judge, options.out, options.limit, options.overwrite), work):
             print(line, flush=True)
     parts = [part_of_page(options.out, one) for one in plan]
-    page = PAGE.format(command="python -m benchmarks.evaluation", parts="\n\n".join(parts))
+    page = PAGE.format(
+        command=f"python -m benchmarks.evaluation --of {options.of}", of=options.of, parts="\n\n".join(parts)
+    )
     if options.page:
         options.page.write_text(page, encoding="utf-8")
     else:
