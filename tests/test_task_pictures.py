@@ -14,8 +14,10 @@ from mambascope.evaluate.patch_maps import PatchMaps, class_grid, patch_maps
 from mambascope.evaluate.tasks import find_task, perturbation, segmentation
 from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.segmentation import Segmentation
+from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.mamba_lrp import LRP_VISION, mamba_lrp
 from mambascope.methods.readout import class_readout
+from mambascope.methods.registry import find_method
 from mambascope.methods.rollout import rollout
 from mambascope.trace import capture
 from models import stock_model
@@ -164,6 +166,19 @@ def test_maps_are_the_methods_own_rows_laid_over_the_picture():
         expected = scores[list(grid.patch_positions)]
         torch.testing.assert_close(found["mamba-lrp", -1][k].flatten(), expected, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(found["mamba-lrp", -1][0], found["mamba-lrp", -1][1])
+
+
+@pytest.mark.parametrize("build", [vim, vit])
+@pytest.mark.parametrize("name", ["gradient-x-input", "alti-logit"])
+def test_classes_asked_together_get_the_maps_that_each_gets_alone(build, name):
+    model = build()
+    inputs = {"pixel_values": torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))}
+    grid = class_grid(model, inputs)
+    found = {one.layer: one.maps for one in patch_maps(model, inputs, [name], [3, 1])}
+    for k, number in enumerate((3, 1)):
+        (alone,) = explain_inputs(model, inputs, None, [find_method(name)], Question(number))
+        expected = grid.over_patches(alone.row())
+        torch.testing.assert_close(found[-1][k], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("pictures", ["squares", "one-class"])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.evaluate.forms import find_form
-from mambascope.evaluate.score_rows import ScoredRows, score_rows
-from mambascope.evaluate.task import NO_LAYER
+from mambascope.evaluate.score_rows import score_rows
 from mambascope.grid import Grid
-from mambascope.methods.case import Case
 from mambascope.methods.readout import class_readout
-from mambascope.methods.registry import Method
 from mambascope.trace import Trace, capture
 from mambascope.trace.patches import patch_grid
 
@@ -56,28 +51,8 @@ def patch_maps(
     assert place is not None
     readouts = [class_readout(number, positions=(place,)) for number in classes]
     trace = capture(model, **inputs) if trace is None else trace
-    for name in methods:
-        method, _ = find_form(name)
-        if method.score_many is None:
-            found: Iterable[ScoredRows] = score_rows(model, inputs, [name], [place] * len(readouts), readouts, trace)
-        else:
-            found = _one_by_one(method, [Case(model, inputs, trace, (place,), one) for one in readouts])
-        for scored in found:
-            yield PatchMaps(scored.method, scored.layer, grid.over_patches(scored.rows.float().cpu()))
-
-
-def _one_by_one(method: Method, cases: Sequence[Case]) -> Iterator[ScoredRows]:
-    """Yield the rows of a method that explains a logit, with the rules that it has for pictures.
-
-    What runs many readouts of a text side by side has the rules for texts.
-    """
-    assert method.score is not None
-    scored = [method.score(case) for case in cases]
-    layers = torch.stack([one.scores for one in scored], dim=1)
-    if len(layers) > 1:
-        yield from (ScoredRows(method.name, number, rows) for number, rows in enumerate(layers))
-    whole = layers.sum(dim=0) if scored[0].over_layers == "sum" else layers.mean(dim=0)
-    yield ScoredRows(method.name, NO_LAYER, whole)
+    for scored in score_rows(model, inputs, methods, [place] * len(readouts), readouts, trace):
+        yield PatchMaps(scored.method, scored.layer, grid.over_patches(scored.rows.float().cpu()))
 
 
 def class_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -77,3 +78,8 @@ class Scored:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     over_layers: Literal["mean", "sum"] = "sum"
     pixels: Float[Tensor, "H W"] | None = None
+
+
+def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows L"]:
+    """Return scores of embedded tokens as scores of positions: a class token put before them has no embedding."""
+    return F.pad(scores, (trace.shape[1] - scores.shape[1], 0))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mambascope.methods import gradients, mamba_lrp
 from mambascope.methods.alti import alti
 from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.case import at_positions
 from mambascope.methods.copies import batches, copies
 from mambascope.methods.readout import OneEach, Readout
 from mambascope.trace import Trace
@@ -43,7 +44,7 @@ def _side_by_side(
     for start, stop in batches(len(readouts), trace.shape[1], None):
         asked = OneEach(tuple(readouts[start:stop]))
         parts.append(method(model, asked, **copies(dict(inputs), stop - start)).scores)
-    return torch.cat(parts)[None]
+    return at_positions(trace, torch.cat(parts))[None]
 
 
 def mamba_lrp_rows(

@@ -6,14 +6,11 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
 from mambascope.methods import gradients, interventions, occlusion
 from mambascope.methods.alti import alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit as logit_updates
-from mambascope.methods.case import Case, Scored
+from mambascope.methods.case import Case, Scored, at_positions
 from mambascope.methods.control import random_scores
 from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.mamba_attribution import mamba_attribution as attribution_scores
@@ -125,13 +122,8 @@ def drawn(case: Case) -> Scored:
 
 
 def _effect(case: Case, effect: interventions.Effect) -> Scored:
-    return Scored(_aligned(case, effect.scores[None]), {"value": effect.value})
+    return Scored(at_positions(case.trace, effect.scores[None]), {"value": effect.value})
 
 
 def _gradients(case: Case, found: gradients.GradientScores) -> Scored:
-    return Scored(_aligned(case, found.scores), {"value": float(found.value[0])} | found.evidence)
-
-
-def _aligned(case: Case, scores: Float[Tensor, "1 tokens"]) -> Float[Tensor, "1 L"]:
-    """Return scores of embedded tokens as scores of positions: a class token put before them has no embedding."""
-    return F.pad(scores, (case.trace.shape[1] - scores.shape[1], 0))
+    return Scored(at_positions(case.trace, found.scores), {"value": float(found.value[0])} | found.evidence)
