@@ -107,15 +107,15 @@ other samples.
 """
 
 
-def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, str, int | None]) -> str:
-    """Run one task on one model, and return what became of it."""
+def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, str, int | None]) -> tuple[bool, str]:
+    """Run one task on one model, and return whether it is done, and what became of it."""
     task, model, methods, most = work
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     started, folder = time.perf_counter(), out / f"{task}-{model.replace('/', '-')}"
     samples = min((n for n in (limit, most) if n is not None), default=None)
     try:
-        result = run(
+        run(
             find_task(task),
             [model],
             readable(model, methods.split(",")),
@@ -125,9 +125,8 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
             overwrite=overwrite,
         )
     except MambascopeError as error:
-        return f"{task}, {model}: {' '.join(str(error).split())}"
-    del result
-    return f"{task}, {model}: {time.perf_counter() - started:.0f} s"
+        return False, f"{task}, {model}: {' '.join(str(error).split())}"
+    return True, f"{task}, {model}: {time.perf_counter() - started:.0f} s"
 
 
 def readable(model: str, methods: Sequence[str]) -> list[str]:
@@ -227,8 +226,13 @@ def main() -> None:
     ]
     with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=1) as pool:
         work = [] if options.redraw else work
-        for line in pool.imap_unordered(functools.partial(judge, options.out, options.limit, options.overwrite), work):
+        failed = 0
+        judged = functools.partial(judge, options.out, options.limit, options.overwrite)
+        for done, line in pool.imap_unordered(judged, work):
             print(line, flush=True)
+            failed += not done
+    if failed:
+        raise SystemExit(f"{failed} of {len(work)} runs failed, so no page is written; what was stored is kept")
     parts = [part_of_page(options.out, one) for one in plan]
     page = PAGE.format(
         command=f"python -m benchmarks.evaluation --of {options.of}", of=options.of, parts="\n\n".join(parts)
