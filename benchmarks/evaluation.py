@@ -82,7 +82,7 @@ FLIPPED = ("flipping_gap", "flipping_area_most_first", "flipping_area_least_firs
 PLAN: tuple[Planned, ...] = (
     Planned("induction", FAST, ROWS, "average_precision"),
     Planned("copying", FAST, ROWS, "average_precision", dev=("copying-dev", "average_precision"), swept=("letters",)),
-    Planned("alignment", f"{SOURCES},mamba-lrp", AER, AER[0], dev=("alignment-dev", "aer:predicts-target")),
+    Planned("alignment", f"{SOURCES},mamba-lrp,random", AER, AER[0], dev=("alignment-dev", "aer:predicts-target")),
     Planned("alignment-de-en", f"{SOURCES},mamba-lrp,random", AER, AER[0]),
     Planned("retrieval", FAST, SPAN, "span_mass", 36, swept=("tokens", "needles")),
     Planned("passkey", FAST, SPAN, "span_mass", 18, swept=("tokens",)),
