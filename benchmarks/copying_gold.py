@@ -36,7 +36,7 @@ def judged(name: str, strings: int) -> dict[tuple[str, int], tuple[float, float]
         readouts = [token_readout(target, ids[target + 1]) for target in targets]
         inputs = {"input_ids": torch.tensor([ids])}
         valid = (torch.arange(len(ids)) < n).expand(len(targets), -1)
-        for scored in score_rows(model, inputs, METHODS, targets, readouts):
+        for scored in score_rows(model, inputs, METHODS, readouts):
             if scored.layer != NO_LAYER:
                 continue
             for shift in SHIFTS:

@@ -34,7 +34,6 @@ from mambascope.evaluate.report import markdown_table, write_report
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
 from mambascope.evaluate.summary import ALL_LAYERS, long_table, summarise
-from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.tasks import TASKS, find_task
 
 SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,raw-attention,rollout,implicit-attention"
@@ -118,7 +117,7 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
         run(
             find_task(task),
             [model],
-            readable(model, methods.split(",")),
+            readable(task, model, methods.split(",")),
             folder,
             limit=samples,
             resume=folder.exists() and not overwrite,
@@ -129,12 +128,12 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
     return True, f"{task}, {model}: {time.perf_counter() - started:.0f} s"
 
 
-def readable(model: str, methods: Sequence[str]) -> list[str]:
-    """Return those of the methods that can read a model."""
-    loaded, able = mambascope.load(model)[0], []
+def readable(task: str, model: str, methods: Sequence[str]) -> list[str]:
+    """Return those of the methods that can be judged on a model."""
+    loaded, able = mambascope.load(model), []
     for name in methods:
         with contextlib.suppress(UnsupportedModelError):
-            check_supported(loaded, [name])
+            find_task(task).check(loaded, [name])
             able.append(name)
     return able
 

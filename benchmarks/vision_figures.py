@@ -31,7 +31,7 @@ import mambascope
 from mambascope.evaluate.data.picture_sets import picture_set
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.picture_task import model_inputs
-from mambascope.methods.raw_attention import raw_attention, raw_attention_row
+from mambascope.methods.raw_attention import raw_attention
 from mambascope.show.palette import colormap
 from mambascope.trace import Trace
 
@@ -48,17 +48,19 @@ def traces(model: Any, name: str, numbers: Sequence[int]) -> list[Trace]:
 def title(name: str, model: Any) -> str:
     """Return what a model is called in a figure."""
     place = getattr(model.config, "class_token", "first")
-    return f"{Path(name).name}\nclass token {place}"
+    return f"{Path(name).name}\n" + ("mean of all patches" if place == "none" else f"class token {place}")
 
 
 def influence(models: dict[str, Any], pictures: str, numbers: Sequence[int]) -> Figure:
-    """Return, for every model, the mean raw attention of the class token to each patch's place."""
+    """Return, for every model, the mean raw attention to each patch's place, from where classes are read."""
     figure, axes = plt.subplots(1, len(models), figsize=(3 * len(models), 3.4), squeeze=False)
     for axis, (name, model) in zip(axes[0], models.items(), strict=True):
         found = traces(model, pictures, numbers)
-        grid = class_grid(model, model_inputs(model, picture_set(pictures).picture(numbers[0])))
+        grid, positions = class_grid(model, model_inputs(model, picture_set(pictures).picture(numbers[0])))
         rows = [
-            raw_attention_row(one, layer, grid.class_position)[0] for one in found for layer in range(len(one.layers))
+            raw_attention(one, layer)[0, list(positions)].mean(dim=0)
+            for one in found
+            for layer in range(len(one.layers))
         ]
         image = axis.imshow(grid.over_patches(torch.stack(rows).mean(dim=0)).numpy(), cmap=INK, vmin=0)
         axis.set_title(title(name, model), fontsize=9)
@@ -106,7 +108,7 @@ def similarity(models: dict[str, Any], pictures: str, numbers: Sequence[int]) ->
 
 def cosines(trace: Trace, model: Any, picture: Any) -> Tensor:
     """Return the cosines of all pairs of patches in the residual stream before each layer, (layers, P, P)."""
-    places = list(class_grid(model, model_inputs(model, picture)).patch_positions)
+    places = list(class_grid(model, model_inputs(model, picture))[0].patch_positions)
     streams = [record.captured.residual for record in trace.layers]
     found = torch.stack([stream[0, places].float() for stream in streams if stream is not None])
     unit = torch.nn.functional.normalize(found, dim=-1)

@@ -12,7 +12,7 @@ from models import stock_model
 def drawn(seed):
     model, inputs = stock_model("mamba"), {"input_ids": torch.arange(300)[None] % 50}
     torch.manual_seed(seed)
-    (rows,) = score_rows(model, inputs, ["random"], [199, 299], [token_readout(199, 3)] * 2)
+    (rows,) = score_rows(model, inputs, ["random"], [token_readout(199, 3), token_readout(299, 3)])
     assert rows.method == "random"
     return rows.rows
 

@@ -128,12 +128,12 @@ def test_rows_of_a_method_are_those_of_its_maps_and_of_explain(loaded):
     inputs = {"input_ids": torch.arange(1, 9)[None]}
     trace = capture(model, **inputs)
     readouts = [token_readout(4, 3), token_readout(6, 2)]
-    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, [4, 6], readouts, trace)}
+    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, readouts, trace)}
     maps = latim(trace)[0]
     assert torch.equal(found["latim", 1], maps[1, [4, 6]])
     assert torch.allclose(found["latim", -1], maps.mean(dim=0)[[4, 6]])
     assert torch.allclose(found["alti-logit", -1], found["alti-logit", 0] + found["alti-logit", 1], atol=1e-5)
-    alone = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, [6], readouts[1:])}
+    alone = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, readouts[1:])}
     for key, rows in alone.items():
         assert torch.allclose(rows[0], found[key][1], rtol=1e-4, atol=1e-6), key
 
@@ -144,7 +144,7 @@ def test_the_released_form_of_a_method_is_judged_beside_the_published_one(loaded
     inputs = {"input_ids": torch.arange(1, 9)[None]}
     trace, names = capture(model, **inputs), ["raw-attention:released", "rollout:released", "rollout"]
     readouts = [token_readout(4, 3), token_readout(6, 2)]
-    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, names, [4, 6], readouts, trace)}
+    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, names, readouts, trace)}
     first = first_released_layer(len(trace.layers))
     assert [layer for name, layer in found if name == "raw-attention:released"] == [*range(first, 2), -1]
     for k, target in enumerate((4, 6)):

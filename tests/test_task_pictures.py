@@ -1,5 +1,6 @@
 """Tasks on pictures: a right map is perfect, one that is about no class is chance, and misfits are refused."""
 
+import itertools
 import json
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_every_method_and_layer_is_judged_on_every_metric(build):
 def test_maps_are_the_methods_own_rows_laid_over_the_picture():
     model = vim()
     inputs = {"pixel_values": torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))}
-    trace, grid = capture(model, **inputs), class_grid(model, inputs)
+    trace, (grid, _) = capture(model, **inputs), class_grid(model, inputs)
     found = {(one.method, one.layer): one.maps for one in patch_maps(model, inputs, ["rollout", "mamba-lrp"], [3, 1])}
     row = rollout(trace)[0, grid.class_position]
     for maps in found["rollout", -1]:
@@ -168,22 +169,33 @@ def test_maps_are_the_methods_own_rows_laid_over_the_picture():
     assert not torch.allclose(found["mamba-lrp", -1][0], found["mamba-lrp", -1][1])
 
 
-@pytest.mark.parametrize("build", [vim, vit])
-@pytest.mark.parametrize("name", ["gradient-x-input", "alti-logit"])
+def mean_pooled():
+    return vim(class_token="none")
+
+
+COMMON = ["gradient-x-input", "alti-logit", "latim", "rollout", "raw-attention"]
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [*itertools.product([vim, vit, mean_pooled], COMMON), (vim, "mamba-lrp"), (mean_pooled, "mamba-lrp")],
+)
 def test_classes_asked_together_get_the_maps_that_each_gets_alone(build, name):
     model = build()
     inputs = {"pixel_values": torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))}
-    grid = class_grid(model, inputs)
+    grid, _ = class_grid(model, inputs)
     found = {one.layer: one.maps for one in patch_maps(model, inputs, [name], [3, 1])}
     for k, number in enumerate((3, 1)):
-        (alone,) = explain_inputs(model, inputs, None, [find_method(name)], Question(number))
+        asks = find_method(name).asks
+        (alone,) = explain_inputs(model, inputs, None, [find_method(name)], Question(number if asks else None))
         expected = grid.over_patches(alone.row())
         torch.testing.assert_close(found[-1][k], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("pictures", ["squares", "one-class"])
-def test_perturbation_judges_every_method_for_both_answers(pictures):
-    task, model = Perturbation(pictures=pictures), vim()
+@pytest.mark.parametrize("build", [vim, mean_pooled])
+def test_perturbation_judges_every_method_for_both_answers(build, pictures):
+    task, model = Perturbation(pictures=pictures), build()
     task.check((model, None), METHODS)
     rows = task.evaluate((model, None), task.samples(None)[2], METHODS, 0)
     assert {row.metric for row in rows} == {metric.name for metric in task.metrics}
@@ -252,8 +264,8 @@ def test_models_that_do_not_fit_are_refused():
         task.check((vision_mamba(num_channels=3, image_size=8, patch_size=4), None), ["latim"])
     with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares 5"):
         task.check((vim(num_labels=4), None), ["latim"])
-    with pytest.raises(UnsupportedModelError, match="from the mean of its patches"):
-        task.check((vim(class_token="none"), None), ["latim"])
+    with pytest.raises(UnsupportedModelError, match="rollout:released: the released code reads the class token's row"):
+        task.check((vim(class_token="none"), None), ["latim", "rollout:released"])
     with pytest.raises(UnsupportedModelError, match="norm-based cannot read"):
         task.check((vim(), None), ["norm-based"])
     with pytest.raises(InputError, match="unknown pictures 'cats'; choose one of digits"):

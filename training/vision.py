@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from mambascope.trace.vim import VisionMamba, VisionMambaConfig
+from mambascope.trace.vim.grid import ClassToken
 from training.allocator import keep_pages
 from training.corpus import data_folder
 from training.loop import Reporting, Settings, train
@@ -42,7 +43,12 @@ VIT: dict[str, Any] = {
 }
 
 
-def architecture(model: str, task: PictureTask) -> dict[str, Any]:
+def run_name(dataset: str, model: str, class_token: str) -> str:
+    """Return the name of a model and of its run; that the class token stands in the middle is not said."""
+    return f"vision-{dataset}-{model}" + ("" if class_token == "middle" else f"-{class_token}")
+
+
+def architecture(model: str, task: PictureTask, class_token: str = "middle") -> dict[str, Any]:
     """Return the settings of a model's configuration."""
     shared = {
         "hidden_size": WIDTH,
@@ -51,7 +57,9 @@ def architecture(model: str, task: PictureTask) -> dict[str, Any]:
         "id2label": dict(enumerate(task.classes)),
         "label2id": {name: k for k, name in enumerate(task.classes)},
     }
-    return shared | (VIM if model == "vim" else VIT)
+    if model == "vit":
+        return shared | VIT
+    return shared | VIM | ({} if class_token == "middle" else {"class_token": class_token})
 
 
 def build(model: str, settings: dict[str, Any]) -> PreTrainedModel:
@@ -67,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset", choices=tuple(DATASETS))
     parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--class-token", choices=get_args(ClassToken), default="middle", help="where a vim has it")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--decay", type=int)
     parser.add_argument("--batch", type=int, help="pictures to a step")
@@ -77,13 +86,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/vision-DATASET-MODEL)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     options = parser.parse_args()
+    if options.model == "vit" and options.class_token != "middle":
+        parser.error("a vit's class token stands first; --class-token is for a vim")
     keep_pages("training.vision")
     torch.set_num_threads(options.threads)
     batch = options.batch or BATCH[options.dataset]
     task: PictureTask = DATASETS[options.dataset](data_folder(options.data), batch, options.seed)
     settings = Settings(
-        task=f"vision-{options.dataset}-{options.model}",
-        architecture=architecture(options.model, task),
+        task=run_name(options.dataset, options.model, options.class_token),
+        architecture=architecture(options.model, task, options.class_token),
         steps=options.steps or STEPS[options.dataset][options.model],
         decay=options.decay or DECAY[options.dataset][options.model],
         peak=options.peak,

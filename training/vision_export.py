@@ -10,15 +10,16 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import PreTrainedModel
 
 from mambascope.evaluate.data.pictures import MEAN, STD
+from mambascope.trace.vim.grid import ClassToken
 from training.patch_teaching import PatchTaught
 from training.pictures import DATASETS
-from training.vision import MODELS, build
+from training.vision import MODELS, build, run_name
 from training.zoo import MOST_BYTES
 
 #: The data sets of which weights may ship.
@@ -71,10 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset", choices=tuple(DATASETS))
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument("--run", type=Path, help="default: runs/vision-DATASET-MODEL")
-    parser.add_argument("--out", type=Path, help="default: zoo/vision-DATASET-MODEL, or the run's folder `model`")
+    parser.add_argument("--class-token", choices=get_args(ClassToken), default="middle", help="where a vim has it")
+    parser.add_argument("--run", type=Path, help="default: as training.vision names it")
+    parser.add_argument("--out", type=Path, help="default: zoo/NAME, or the run's folder `model`")
     options = parser.parse_args()
-    name = f"vision-{options.dataset}-{options.model}"
+    name = run_name(options.dataset, options.model, options.class_token)
     run = options.run or Path("runs") / name
     free = options.dataset in FREE
     folder = options.out or (Path("zoo") / name if free else run / "model")

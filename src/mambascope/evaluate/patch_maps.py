@@ -13,7 +13,7 @@ from mambascope.evaluate.score_rows import score_rows
 from mambascope.grid import Grid
 from mambascope.methods.readout import class_readout
 from mambascope.trace import Trace, capture
-from mambascope.trace.patches import patch_grid
+from mambascope.trace.patches import class_positions, patch_grid
 
 
 class PatchMaps(NamedTuple):
@@ -33,8 +33,8 @@ def patch_maps(
 ) -> Iterator[PatchMaps]:
     """Yield every method's maps of one picture, of each layer where it has layers and of the whole model.
 
-    The scores are those of the class token's row; its own score is left out. Methods that look at no class give the
-    same map for each.
+    The scores are the row of where classes are read: the class token's, its own score left out, or the mean of all
+    rows. Methods that look at no class give the same map for each.
 
     Args:
         model: A vision model.
@@ -46,27 +46,22 @@ def patch_maps(
     Raises:
         UnsupportedModelError: see `class_grid`.
     """
-    grid = class_grid(model, inputs)
-    place = grid.class_position
-    assert place is not None
-    readouts = [class_readout(number, positions=(place,)) for number in classes]
+    grid, positions = class_grid(model, inputs)
+    readouts = [class_readout(number, positions=positions) for number in classes]
     trace = capture(model, **inputs) if trace is None else trace
-    for scored in score_rows(model, inputs, methods, [place] * len(readouts), readouts, trace):
+    for scored in score_rows(model, inputs, methods, readouts, trace):
         yield PatchMaps(scored.method, scored.layer, grid.over_patches(scored.rows.float().cpu()))
 
 
-def class_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid:
-    """Return how a model that reads its classes from a class token cuts a picture.
+def class_grid(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Grid, tuple[int, ...]]:
+    """Return how a model cuts a picture, and the positions that it reads classes from.
 
     Raises:
-        UnsupportedModelError: if it does not say how it cuts pictures, or has no class token.
+        UnsupportedModelError: if it says neither.
     """
-    grid = patch_grid(model, inputs)
-    if grid is None:
-        raise UnsupportedModelError(f"{type(model).__name__} does not say how it cuts a picture into patches")
-    if grid.class_position is None:
+    grid, positions = patch_grid(model, inputs), class_positions(model, inputs)
+    if grid is None or positions is None:
         raise UnsupportedModelError(
-            f"this {type(model).__name__} reads classes from the mean of its patches; maps are judged of models with a "
-            "class token"
+            f"{type(model).__name__} does not say how it cuts a picture into patches, or where it reads classes"
         )
-    return grid
+    return grid, positions

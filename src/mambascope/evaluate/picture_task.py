@@ -9,9 +9,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.data.picture_sets import JudgedPicture, PictureSet, picture_set
 from mambascope.evaluate.data.pictures import normalised
+from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import Sample
@@ -62,7 +63,8 @@ def check_picture_model(model: Any, name: str, methods: Sequence[str]) -> None:
 
     Raises:
         InputError: if it does not fit the pictures.
-        UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it.
+        UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; released forms read
+            a class token.
     """
     if not reads_pictures(model):
         raise InputError(f"{name} pictures need a vision model, and {type(model).__name__} reads none")
@@ -74,4 +76,9 @@ def check_picture_model(model: Any, name: str, methods: Sequence[str]) -> None:
     if count != len(pictures.classes):
         raise InputError(f"this model has {count} classes, and the pictures of {name} {len(pictures.classes)}")
     check_supported(model, methods)
-    class_grid(model, model_inputs(model, pictures.picture(0)))
+    _, positions = class_grid(model, model_inputs(model, pictures.picture(0)))
+    released = [one for one in methods if find_form(one)[1] == "released"]
+    if released and len(positions) != 1:
+        raise UnsupportedModelError(
+            f"{', '.join(released)}: the released code reads the class token's row, and this model has no class token"
+        )

@@ -1,4 +1,4 @@
-"""What methods say of several targets of one text: the rows of each layer and of the model, from one capture."""
+"""What methods say of several readouts of one text: the rows of each layer and of the model, from one capture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mambascope.trace import Trace, capture
 
 
 class ScoredRows(NamedTuple):
-    """One method's scores in one layer (`NO_LAYER`: the whole model), a row per target."""
+    """One method's scores in one layer (`NO_LAYER`: the whole model), a row per readout."""
 
     method: str
     layer: int
@@ -30,12 +30,12 @@ def score_rows(
     model: nn.Module,
     inputs: Mapping[str, Any],
     methods: Sequence[str],
-    targets: Sequence[int],
     readouts: Sequence[Readout],
     trace: Trace | None = None,
 ) -> Iterator[ScoredRows]:
-    """Yield every method's rows for the targets, of each layer where it has layers and of the whole model.
+    """Yield every method's rows for the readouts, of each layer where it has layers and of the whole model.
 
+    A readout that is read from several positions, as a class is from the mean of all, has the mean of their rows.
     Methods that score layers have their mean over layers as the whole model's rows, as `explain` does. Signed scores
     come with their sign.
 
@@ -43,8 +43,7 @@ def score_rows(
         model: A stock model.
         inputs: One text.
         methods: Names of methods, with their form if it is not the published one (`rollout:released`).
-        targets: Positions.
-        readouts: What is explained at each of them.
+        readouts: What is explained, with the positions where it is read.
         trace: A capture of these inputs, if there is one.
     """
     trace = capture(model, **inputs) if trace is None else trace
@@ -52,27 +51,38 @@ def score_rows(
         (method, compat), first = find_form(name), 0
         if method.row is not None and compat == "released":
             first, over = first_released_layer(len(trace.layers)), "mean"
-            layers = [_released_rows(method, trace, layer, targets) for layer in range(first, len(trace.layers))]
+            layers = [_released_rows(method, trace, layer, readouts) for layer in range(first, len(trace.layers))]
         elif method.row is not None:
-            layers, over = _layer_rows(method, trace, targets), "mean"
+            layers, over = _layer_rows(method, trace, readouts), "mean"
         elif method.whole_map is not None and compat == "published":
-            layers, over = [method.whole_map(trace)[0, list(targets)]], "sum"
+            layers, over = [_at(method.whole_map(trace)[0], readouts)], "sum"
         else:
-            layers, over = _model_rows(method, model, inputs, trace, targets, readouts, compat)
+            layers, over = _model_rows(method, model, inputs, trace, readouts, compat)
         if method.row is not None or len(layers) > 1:
             yield from (ScoredRows(name, number, rows) for number, rows in enumerate(layers, start=first))
         stacked = torch.stack(layers)
         yield ScoredRows(name, NO_LAYER, stacked.sum(dim=0) if over == "sum" else stacked.mean(dim=0))
 
 
-def _layer_rows(method: Method, trace: Trace, targets: Sequence[int]) -> list[Tensor]:
+def _layer_rows(method: Method, trace: Trace, readouts: Sequence[Readout]) -> list[Tensor]:
     assert method.map is not None
-    return [method.map(trace, layer)[0, list(targets)] for layer in range(len(trace.layers))]
+    return [_at(method.map(trace, layer)[0], readouts) for layer in range(len(trace.layers))]
 
 
-def _released_rows(method: Method, trace: Trace, layer: int, targets: Sequence[int]) -> Tensor:
+def _released_rows(method: Method, trace: Trace, layer: int, readouts: Sequence[Readout]) -> Tensor:
     assert method.row is not None
-    return torch.stack([method.row(trace, layer, target, compat="released")[0] for target in targets])
+    row = method.row
+    return torch.stack(
+        [
+            torch.stack([row(trace, layer, position, compat="released")[0] for position in readout.positions]).mean(0)
+            for readout in readouts
+        ]
+    )
+
+
+def _at(scores: Float[Tensor, "L L"], readouts: Sequence[Readout]) -> Float[Tensor, "T L"]:
+    """Return each readout's row of a map."""
+    return torch.stack([scores[list(readout.positions)].mean(dim=0) for readout in readouts])
 
 
 def _model_rows(
@@ -80,7 +90,6 @@ def _model_rows(
     model: nn.Module,
     inputs: Mapping[str, Any],
     trace: Trace,
-    targets: Sequence[int],
     readouts: Sequence[Readout],
     compat: Compat,
 ) -> tuple[list[Tensor], str]:
@@ -88,8 +97,5 @@ def _model_rows(
     if method.score_many is not None:
         return list(method.score_many(model, inputs, trace, readouts)), "sum"
     assert method.score is not None
-    scored = [
-        method.score(Case(model, inputs, trace, (target,), readout, compat))
-        for target, readout in zip(targets, readouts, strict=True)
-    ]
+    scored = [method.score(Case(model, inputs, trace, readout.positions, readout, compat)) for readout in readouts]
     return list(torch.stack([one.scores for one in scored], dim=1)), scored[0].over_layers

@@ -21,7 +21,7 @@ from mambascope.methods.readout import (
 )
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.patches import patch_grid
+from mambascope.trace.patches import class_positions, patch_grid
 from mambascope.trace.tokens import decode_token, single_token
 
 #: How many next tokens a result names.
@@ -167,7 +167,10 @@ def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, qu
     foil = _class_index(model, question.foil, count, "foil")
     names = (class_name(model, chosen), "" if foil is None else class_name(model, foil))
     readout = class_readout(chosen, foil, names)
-    positions = (place,) if question.position is not None else _pooled(model, readout, inputs) or (place,)
+    if question.position is not None:
+        positions: tuple[int, ...] = (place,)
+    else:
+        positions = class_positions(model, inputs) or _pooled(model, readout, inputs) or (place,)
     readout = dataclasses.replace(readout, positions=positions)
     return Asked(positions[0] if len(positions) == 1 else place, positions, readout)
 

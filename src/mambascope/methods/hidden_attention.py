@@ -46,10 +46,13 @@ def hidden_attention(
     chosen = chosen_maps(channels, scan.maps)
     shape = (batch, len(chosen), length, length)
     require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
-    maps = scan.skip.new_zeros(shape)
+    maps, workspace = scan.skip.new_zeros(shape), Workspace()
+    # a map to a channel, all of them: far blocks are matrix products, where `tile` takes an exponential for every pair
+    mixed = channels is None and scan.maps == len(scan.skip)
     for coarse in scan.blocks():
         for block in split(coarse, TILE, TILE):
-            maps[:, :, block.rows, block.columns] = scan.tile(block.rows, block.columns, chosen)
+            tile = scan.mix(block, None, None, workspace) if mixed else scan.tile(block.rows, block.columns, chosen)
+            maps[:, :, block.rows, block.columns] = tile
     return maps
 
 

@@ -183,9 +183,11 @@ class DirectedScan:
     ) -> Float[Tensor, "b D t c"]:
         """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
         alpha = self._rows(block.rows, workspace, lambda part, inner, own: part.scan.mix(own, None, None, inner))
-        reach, c = (0 if taps is None else taps.shape[1] - 1), block.shape[1]
-        mixed = alpha = F.pad(alpha, (0, reach))[..., block.columns.start : block.columns.stop + reach]
-        if taps is not None:
+        if taps is None:
+            mixed = alpha[..., block.columns]
+        else:
+            reach, c = taps.shape[1] - 1, block.shape[1]
+            alpha = F.pad(alpha, (0, reach))[..., block.columns.start : block.columns.stop + reach]
             mixed = alpha[..., :c] * taps[:, 0, :, None]
             for shift in range(1, reach + 1):
                 mixed += alpha[..., shift : shift + c] * taps[:, shift, :, None]

@@ -1,4 +1,4 @@
-"""Where a model's tokens lie in its picture: the one place that knows how each vision model cuts it."""
+"""Where a model's tokens lie in its picture: the one place that knows how each vision model cuts and reads it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from transformers import DeiTForImageClassification, ViTForImageClassification
 
 from mambascope.grid import Grid
 from mambascope.trace.vim import VisionMamba
@@ -24,3 +25,16 @@ def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
         return None
     # the Transformers that `find_mixers` knows put a class token before patches that do not overlap
     return Grid(height // size, width // size, 0, size, size)
+
+
+def class_positions(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the positions that a model reads a picture's classes from: the class token's, or all where it has none.
+
+    None if it is a model of which this is not known.
+    """
+    if not isinstance(model, VisionMamba | ViTForImageClassification | DeiTForImageClassification):
+        return None
+    grid = patch_grid(model, inputs)
+    if grid is None:
+        return None
+    return grid.patch_positions if grid.class_position is None else (grid.class_position,)

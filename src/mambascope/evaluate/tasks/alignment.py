@@ -111,7 +111,7 @@ class Alignment:
             places = [first + k - (reading == "predicts") for k in range(len(target))]
             readouts = [token_readout(place, token) for place, token in zip(places, target, strict=True)]
             able = [name for name in methods if reading == "predicts" or not find_form(name)[0].asks]
-            for scored in score_rows(model, inputs, able, places, readouts, trace):
+            for scored in score_rows(model, inputs, able, readouts, trace):
                 sizes = scored.rows.abs().cpu()[:, : len(source)].double()
                 words = word_scores(sizes, target_words, source_words)
                 for rule in RULES:

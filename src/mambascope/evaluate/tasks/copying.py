@@ -83,7 +83,7 @@ class Copying:
         right = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[n + 1 :])
         correct = float(right.float().mean())
         rows = [Row(name, "correct", correct) for name in methods]
-        for scored in score_rows(model, inputs, methods, targets, readouts, trace):
+        for scored in score_rows(model, inputs, methods, readouts, trace):
             rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
         return rows
 

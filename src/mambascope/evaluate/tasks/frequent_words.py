@@ -117,7 +117,7 @@ class FrequentWords:
         before = torch.arange(len(ids)) <= last - len(tokenizer(CUE, add_special_tokens=False)["input_ids"])
         about = {"length": sample.data["length"], "words": len(words), "answer": answer}
         rows = [Row(name, "accuracy", right, extra=about) for name in methods]
-        for scored in score_rows(model, inputs, methods, [last], [readout], trace):
+        for scored in score_rows(model, inputs, methods, [readout], trace):
             sizes = scored.rows.abs().cpu()
             for name, metric in (("span_mass", span_mass), ("span_rank", span_rank)):
                 rows.append(Row(scored.method, name, float(metric(sizes, gold, before)), scored.layer, about))

@@ -74,6 +74,6 @@ class Induction:
         valid = (torch.arange(len(ids)) < self.span).expand(len(targets), -1)
         guessed = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[self.span + 1 :])
         rows = [Row(name, "guessed", float(guessed.float().mean())) for name in methods]
-        for scored in score_rows(model, inputs, methods, targets, readouts, trace):
+        for scored in score_rows(model, inputs, methods, readouts, trace):
             rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
         return rows

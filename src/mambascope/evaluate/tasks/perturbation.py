@@ -90,7 +90,7 @@ class Perturbation:
         logits = logits_of(trace.outputs)[0].float().cpu()
         predicted, target = int(logits.argmax()), target_class(picture, logits)
         rows = [Row(name, "accuracy", accuracy(picture, logits, exclusive)) for name in methods]
-        grid = class_grid(model, inputs)
+        grid, _ = class_grid(model, inputs)
         pixels = pixels_of(picture)
         asked = list(dict.fromkeys((predicted, target)))
         for found in patch_maps(model, inputs, methods, asked, trace):

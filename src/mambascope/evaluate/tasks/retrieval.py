@@ -121,7 +121,7 @@ class Retrieval:
             "distance": question - span[-1] - 1,
         }
         rows = [Row(name, "accuracy", right, extra=about) for name in methods]
-        for scored in score_rows(model, inputs, methods, targets, readouts, trace):
+        for scored in score_rows(model, inputs, methods, readouts, trace):
             sizes = scored.rows.abs().cpu()
             for name, metric in (("span_mass", span_mass), ("span_rank", span_rank)):
                 value = float(metric(sizes, gold, before).nanmean())

@@ -102,7 +102,7 @@ class Sentiment:
         texts = ShortenedTexts(model, ids, labels[answer], labels[1 - answer])
         candidates = torch.arange(len(ids)) < len(text)
         rows = [Row(name, "accuracy", float(bool(answer) == sample.data["good"])) for name in methods]
-        for scored in score_rows(model, inputs, methods, [last], [readout], trace):
+        for scored in score_rows(model, inputs, methods, [readout], trace):
             if scored.layer != NO_LAYER:
                 continue
             scores = scored.rows[0].float().cpu()
