@@ -176,7 +176,8 @@ def test_rows_that_follow_the_gold_give_an_error_rate_of_zero(tmp_path, monkeypa
     """Pieces of a word point at the pieces of its gold word; the places asked about are those of either reading."""
     seen = []
 
-    def oracle(model, inputs, methods, places, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        places = [readout.positions[0] for readout in readouts]
         ids = inputs["input_ids"][0].tolist()
         separator = ids.index(49)
         seen.append(places[0] - separator)

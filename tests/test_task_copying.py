@@ -57,7 +57,8 @@ def test_every_method_and_layer_is_judged_on_every_metric(loaded):
 def test_a_score_that_points_at_the_symbol_to_come_is_perfect(loaded, monkeypatch, shift, best):
     """Target n + k reads the copy's k-th symbol as its next: its source is position k, not k ± 1."""
 
-    def oracle(model, inputs, methods, targets, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        targets = [readout.positions[0] for readout in readouts]
         n, ids = len(targets), inputs["input_ids"][0]
         rows = torch.full((n, len(ids)), 0.1)
         for k, (target, readout) in enumerate(zip(targets, readouts, strict=True)):
@@ -107,7 +108,8 @@ def test_models_that_cannot_be_judged_are_refused():
 def test_induction_points_at_what_followed_last_time(monkeypatch):
     task, model = Induction(span=6, count=2, first=10), stock_model("mamba2")
 
-    def oracle(model, inputs, methods, targets, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        targets = [readout.positions[0] for readout in readouts]
         ids = inputs["input_ids"][0].tolist()
         assert len(set(ids[:6])) == 6
         assert ids[:6] == ids[6:]

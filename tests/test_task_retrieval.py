@@ -93,7 +93,8 @@ def test_a_score_that_lies_on_the_span_has_all_the_mass(loaded, monkeypatch):
     ids, span, asked = Retrieval().text(loaded[1], sample)
     question = asked[0] - len(loaded[1](" The secret of the table is ", add_special_tokens=False)["input_ids"])
 
-    def oracle(model, inputs, methods, targets, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        targets = [readout.positions[0] for readout in readouts]
         assert targets == [place - 1 for place in asked], "each digit is predicted by the position before it"
         assert [readout.terms[0].entry for readout in readouts] == [ids[place] for place in asked]
         rows = torch.zeros(DIGITS, len(ids))
@@ -164,7 +165,8 @@ def test_the_span_is_every_telling_of_the_models_own_answer(loaded, monkeypatch,
 
     answer = likes or "child"  # the likeliest of the told words, though another token is likelier yet
 
-    def oracle(model, inputs, methods, targets, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        targets = [readout.positions[0] for readout in readouts]
         assert targets == [len(ids) - 1]
         assert tokenizer.decode([readouts[0].terms[0].entry]).strip() == answer
         rows = torch.zeros(1, len(ids))

@@ -47,7 +47,8 @@ def test_flipping_asks_the_model_about_texts_without_the_tokens(loaded, labels, 
     sign = 1 if whole > 0 else -1
     scores = torch.linspace(1, 0, len(text) + len(cue))  # first tokens first
 
-    def oracle(model, inputs, methods, targets, readouts, trace):
+    def oracle(model, inputs, methods, readouts, trace):
+        targets = [readout.positions[0] for readout in readouts]
         assert inputs["input_ids"].tolist() == [text + cue]
         assert targets == [len(text) + len(cue) - 1]
         yield ScoredRows("latim", 0, -scores[None])  # layers are not judged
