@@ -15,7 +15,7 @@ from PIL import Image
 from mambascope.methods.attribution import Attribution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.overlay import ground_of, overlay
-from mambascope.show.page_parts import asset, fingerprint
+from mambascope.show.page_parts import asset, document
 from mambascope.show.picture_words import sees, source_name, what_is_explained
 from mambascope.show.text import evidence, number, percent
 from mambascope.show.tokens import visible
@@ -35,18 +35,17 @@ def comparison_page(rows: Sequence[Compared], columns: Sequence[str], command: s
         InputError: as `require_comparable` does.
     """
     require_comparable(rows, columns)
-    style = asset("page.css") + "\n" + asset("comparison.css")
     first = rows[0].first
     name = str(first.diagnostics.get("picture", "a picture"))
     made = f"<pre>{_text(command)}</pre>" if command else "a call from Python; no command was recorded"
-    return Template(asset("comparison.html")).substitute(
-        title=_text(f"What models looked at in {name}"),
-        style=style,
-        style_hash=fingerprint(style),
+    title = _text(f"What models looked at in {name}")
+    body = Template(asset("comparison.html")).substitute(
+        title=title,
         columns="".join(f'<th scope="col">{_text(column)}</th>' for column in columns),
         rows="\n".join(_row(row, columns) for row in rows),
         command=made,
     )
+    return document(title, body, ["page.css", "comparison.css"], "img-src data:")
 
 
 def _row(row: Compared, columns: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every page is put together from: a template, one style, one script, and data that can only be data."""
+"""What every page is put together from: one frame, a style, a script, and data that can only be data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mambascope.show.tokens import visible
 
 
 def assembled(
-    template: str,
+    sections: str,
     *,
     about: str,
     styles: Sequence[str],
@@ -26,29 +26,36 @@ def assembled(
     result: Mapping[str, Any],
     blocks: Sequence[str],
 ) -> str:
-    """Return a page that loads nothing.
-
-    Every text from a model or a file reaches the browser as data and is set as text; the page's own policy forbids any
-    script but its own and any connection.
+    """Return a page that draws with a script of its own and loads nothing.
 
     Args:
-        template: The asset that holds the page's elements.
+        sections: The asset that holds what the page shows.
         about: What the page is about, for its title.
         styles: Assets that make its style.
         scripts: Assets that make its script, in this order.
         result: What the script reads: texts, axes, evidence.
         blocks: Elements that hold packed numbers, see `block`.
     """
-    style, script = "\n".join(map(asset, styles)), "\n".join(['"use strict";', *map(asset, scripts)])
-    return Template(asset(template)).substitute(
-        title=html.escape(f"What {visible(about)} looked at"),
-        style=style,
-        style_hash=fingerprint(style),
-        script=script,
-        script_hash=fingerprint(script),
-        result=script_json(result),
-        blocks="\n".join(blocks),
+    script = "\n".join(['"use strict";', *map(asset, scripts)])
+    body = Template(asset("scripted.html")).substitute(
+        sections=asset(sections), result=script_json(result), blocks="\n".join(blocks), script=script
     )
+    title = html.escape(f"What {visible(about)} looked at")
+    return document(title, body, styles, f"script-src '{fingerprint(script)}'; img-src data: blob:")
+
+
+def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
+    """Return a page; its own policy forbids any script and any connection but what is allowed.
+
+    Args:
+        title: Its title, as HTML.
+        body: Its elements: every text from a model or a file in them is data, or escaped.
+        styles: Assets that make its style.
+        allowed: What the policy allows beside the style.
+    """
+    style = "\n".join(map(asset, styles))
+    policy = f"style-src '{fingerprint(style)}'; {allowed}"
+    return Template(asset("document.html")).substitute(title=title, style=style, policy=policy, body=body)
 
 
 def method_facts(result: Attribution) -> dict[str, Any]:
