@@ -241,9 +241,9 @@ def test_the_picture_of_one_class_keeps_its_own_class_whatever_map_is_used(monke
     rows = task.evaluate((model, None), sample, ["rollout"], 0)
     assert asked == [(4, True), (4, True)]
     with torch.no_grad():
-        from mambascope.evaluate.picture_task import judged_picture, model_inputs
+        from mambascope.evaluate.picture_task import model_inputs
 
-        guessed = int(model(**model_inputs(model, judged_picture("one-class", sample))).logits[0].argmax())
+        guessed = int(model(**model_inputs(model, task.picture(sample))).logits[0].argmax())
     assert values(rows, "accuracy", "rollout") == [float(guessed == 4)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -19,33 +20,73 @@ from mambascope.evaluate.task import Sample
 from mambascope.trace.preparation import own_size, reads_pictures
 
 
-def picture_samples(name: str, limit: int | None, most: int) -> list[Sample]:
-    """Return the first pictures of a set as samples: their numbers, as they are made or read again when judged.
+@dataclass(frozen=True)
+class OnPictures:
+    """What every task on pictures is; it adds what it measures.
 
-    Args:
-        name: The set.
-        limit: How many at most; None for `most`.
-        most: How many the task judges.
+    Attributes:
+        name: What people type.
+        default_models: The models judged when none are named.
+        pictures: The set of pictures.
+        most: How many of them are judged.
     """
-    count = min(len(picture_set(name)), most)
-    return [Sample(str(number), {"picture": number}) for number in range(count)[:limit]]
 
+    name: str
+    default_models: Sequence[str] = ("zoo/vision-digits-vim", "zoo/vision-digits-vit")
+    pictures: str = "digits"
+    most: int = 300
 
-def pictures_hash(name: str, most: int) -> str:
-    """Return a hash of the pictures that a task judges, and of what is known of them."""
-    digest = hashlib.sha256()
-    pictures = picture_set(name)
-    for number in range(min(len(pictures), most)):
-        one = pictures.picture(number)
-        digest.update(one.pixels.tobytes() + repr(one.classes).encode())
-        if one.masks is not None:
-            digest.update(one.masks.tobytes())
-    return digest.hexdigest()
+    def samples(self, limit: int | None) -> Sequence[Sample]:
+        """Return the first pictures of the set as samples: their numbers, as they are made or read when judged."""
+        return [Sample(str(number), {"picture": number}) for number in range(self._count())[:limit]]
 
+    def data_hash(self) -> str:
+        """Return a hash of the pictures and of what is known of them."""
+        digest = hashlib.sha256()
+        pictures = picture_set(self.pictures)
+        for number in range(self._count()):
+            one = pictures.picture(number)
+            digest.update(one.pixels.tobytes() + repr(one.classes).encode())
+            if one.masks is not None:
+                digest.update(one.masks.tobytes())
+        return digest.hexdigest()
 
-def judged_picture(name: str, sample: Sample) -> JudgedPicture:
-    """Return the picture of a sample."""
-    return picture_set(name).picture(int(sample.data["picture"]))
+    def check(self, loaded: Any, methods: Sequence[str]) -> None:
+        """Raise unless the model reads pictures of this size and has these classes, and every method can read it.
+
+        Raises:
+            InputError: if it does not fit the pictures.
+            UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; released forms
+                read a class token.
+        """
+        model, _ = loaded
+        if not reads_pictures(model):
+            raise InputError(f"{self.pictures} pictures need a vision model, and {type(model).__name__} reads none")
+        pictures: PictureSet = picture_set(self.pictures)
+        if own_size(model) != pictures.size:
+            found, wanted = (f"{size[0]} x {size[1]}" for size in (own_size(model), pictures.size))
+            raise InputError(
+                f"this model was made for pictures of {found} pixels, and those of {self.pictures} have {wanted}"
+            )
+        count = model.config.num_labels
+        if count != len(pictures.classes):
+            raise InputError(
+                f"this model has {count} classes, and the pictures of {self.pictures} {len(pictures.classes)}"
+            )
+        check_supported(model, methods)
+        _, positions = class_grid(model, model_inputs(model, pictures.picture(0)))
+        released = [one for one in methods if find_form(one)[1] == "released"]
+        if released and len(positions) != 1:
+            raise UnsupportedModelError(
+                f"{', '.join(released)}: the released code reads the class token's row, and this model has none"
+            )
+
+    def picture(self, sample: Sample) -> JudgedPicture:
+        """Return the picture of a sample."""
+        return picture_set(self.pictures).picture(int(sample.data["picture"]))
+
+    def _count(self) -> int:
+        return min(len(picture_set(self.pictures)), self.most)
 
 
 def model_inputs(model: nn.Module, picture: JudgedPicture) -> dict[str, Any]:
@@ -56,29 +97,3 @@ def model_inputs(model: nn.Module, picture: JudgedPicture) -> dict[str, Any]:
 def pixels_of(picture: JudgedPicture) -> Float[Tensor, "3 H W"]:
     """Return a picture's normalised pixels."""
     return normalised(picture.pixels)
-
-
-def check_picture_model(model: Any, name: str, methods: Sequence[str]) -> None:
-    """Raise unless a model reads pictures of this size and has these classes, and every method can read it.
-
-    Raises:
-        InputError: if it does not fit the pictures.
-        UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; released forms read
-            a class token.
-    """
-    if not reads_pictures(model):
-        raise InputError(f"{name} pictures need a vision model, and {type(model).__name__} reads none")
-    pictures: PictureSet = picture_set(name)
-    if own_size(model) != pictures.size:
-        found, wanted = (f"{size[0]} x {size[1]}" for size in (own_size(model), pictures.size))
-        raise InputError(f"this model was made for pictures of {found} pixels, and those of {name} have {wanted}")
-    count = model.config.num_labels
-    if count != len(pictures.classes):
-        raise InputError(f"this model has {count} classes, and the pictures of {name} {len(pictures.classes)}")
-    check_supported(model, methods)
-    _, positions = class_grid(model, model_inputs(model, pictures.picture(0)))
-    released = [one for one in methods if find_form(one)[1] == "released"]
-    if released and len(positions) != 1:
-        raise UnsupportedModelError(
-            f"{', '.join(released)}: the released code reads the class token's row, and this model has no class token"
-        )

@@ -25,14 +25,7 @@ from mambascope.evaluate.metrics.kept_patches import kept_patches
 from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
 from mambascope.evaluate.metrics.pixel_map import pixel_map
 from mambascope.evaluate.patch_maps import class_grid, patch_maps
-from mambascope.evaluate.picture_task import (
-    check_picture_model,
-    judged_picture,
-    model_inputs,
-    picture_samples,
-    pictures_hash,
-    pixels_of,
-)
+from mambascope.evaluate.picture_task import OnPictures, model_inputs, pixels_of
 from mambascope.evaluate.task import NO_LAYER, Metric, Row, Sample
 from mambascope.methods.readout import logits_of
 from mambascope.trace import capture
@@ -44,16 +37,10 @@ ANSWERS = ("predicted", "target")
 
 
 @dataclass(frozen=True)
-class Perturbation:
-    """The task.
-
-    Attributes:
-        pictures: The set of pictures.
-        most: How many of them are judged.
-    """
+class Perturbation(OnPictures):
+    """The task."""
 
     name: str = "perturbation"
-    default_models: Sequence[str] = ("zoo/vision-digits-vim", "zoo/vision-digits-vit")
     metrics: Sequence[Metric] = (
         *(
             Metric(f"perturbation_{sign}_area:{answer}", better)
@@ -65,26 +52,12 @@ class Perturbation:
         Metric("flipping_area_least_first", title="area of the logit as patches are inserted"),
         Metric("accuracy", title="share of pictures (of exclusive classes) or of classes judged right"),
     )
-    pictures: str = "digits"
-    most: int = 300
-
-    def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the pictures."""
-        return picture_samples(self.pictures, limit, self.most)
-
-    def data_hash(self) -> str:
-        """Return a hash of the pictures and their classes."""
-        return pictures_hash(self.pictures, self.most)
-
-    def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise if the model does not fit the pictures, or a method cannot read it."""
-        check_picture_model(loaded[0], self.pictures, methods)
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
         """Return the areas of both answers' maps, and the gaps of the predicted one's, for every method."""
         model, _ = loaded
         exclusive = picture_set(self.pictures).exclusive
-        picture = judged_picture(self.pictures, sample)
+        picture = self.picture(sample)
         inputs = model_inputs(model, picture)
         trace = capture(model, **inputs)
         logits = logits_of(trace.outputs)[0].float().cpu()

@@ -27,29 +27,17 @@ from mambascope.evaluate.metrics.segmentation import (
     segmentation_counts,
 )
 from mambascope.evaluate.patch_maps import patch_maps
-from mambascope.evaluate.picture_task import (
-    check_picture_model,
-    judged_picture,
-    model_inputs,
-    picture_samples,
-    pictures_hash,
-)
+from mambascope.evaluate.picture_task import OnPictures, model_inputs
 from mambascope.evaluate.task import Metric, Row, Sample
 from mambascope.methods.readout import logits_of
 from mambascope.trace import capture
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """The task.
-
-    Attributes:
-        pictures: The set of pictures, `digits` or `camvid`.
-        most: How many of them are judged.
-    """
+class Segmentation(OnPictures):
+    """The task."""
 
     name: str = "segmentation"
-    default_models: Sequence[str] = ("zoo/vision-digits-vim", "zoo/vision-digits-vit")
     metrics: Sequence[Metric] = (
         Metric("mask_auc:others", title="AUC of the object's pixels against the other objects'"),
         Metric("mask_auc", title="AUC of the object's pixels against all others"),
@@ -60,25 +48,11 @@ class Segmentation:
         Metric("mean_iou"),
         Metric("accuracy", title="share of (picture, class) pairs that the model judges right"),
     )
-    pictures: str = "digits"
-    most: int = 300
-
-    def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the pictures."""
-        return picture_samples(self.pictures, limit, self.most)
-
-    def data_hash(self) -> str:
-        """Return a hash of the pictures and masks."""
-        return pictures_hash(self.pictures, self.most)
-
-    def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise if the model does not fit the pictures, or a method cannot read it."""
-        check_picture_model(loaded[0], self.pictures, methods)
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
         """Return the metrics of every method in every layer, averaged (and counts summed) over the classes seen."""
         model, _ = loaded
-        picture = judged_picture(self.pictures, sample)
+        picture = self.picture(sample)
         inputs = model_inputs(model, picture)
         trace = capture(model, **inputs)
         seen = (logits_of(trace.outputs)[0] > 0).cpu().numpy()
