@@ -91,21 +91,23 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
     kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
     named = question["target"] is not None or question["foil"] is not None
     deaf = question["patch"] is not None and (named or not has_features(model))
-    results: list[Attribution | None] = []
+    chosen: list[Method | None] = []
     reasons = []
     for names in columns.values():
         able = [METHODS[name] for name in names if kinds <= METHODS[name].kinds]
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
         if deaf and able and able[0].name in WHEREVER_IT_IS_READ:
             able, reason = [], f"{able[0].name} explains a class, and says nothing of one patch"
-        results.append(_result(model, picture, able[0], question) if able else None)
+        chosen.append(able[0] if able else None)
         reasons.append(reason)
-    return Compared(tuple(results), tuple(reasons))
-
-
-def _result(model: Any, picture: Any, method: Method, question: dict[str, Any]) -> Attribution:
-    heard = {key: value for key, value in question.items() if method.asks or key == "patch"}
-    return explain_picture_methods(model, picture, methods=[method.name], **heard)[0]
+    methods = [one for one in chosen if one is not None]
+    results: dict[str, Attribution] = {}
+    for asks in (True, False):
+        asked = [one.name for one in methods if one.asks is asks]
+        heard = question if asks else {"patch": question["patch"]}
+        if asked:
+            results |= zip(asked, explain_picture_methods(model, picture, methods=asked, **heard), strict=True)
+    return Compared(tuple(None if one is None else results[one.name] for one in chosen), tuple(reasons))
 
 
 def _plain(row: Compared) -> dict[str, Any]:
