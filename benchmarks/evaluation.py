@@ -92,6 +92,8 @@ PLAN: tuple[Planned, ...] = (
 PICTURE_PLAN: tuple[Planned, ...] = (
     Planned("perturbation", PICTURES, ERASED, ERASED[0], 60),
     Planned("segmentation", PICTURES, MARKED, "mask_auc:others", 100),
+    Planned("perturbation-cifar10", PICTURES, ERASED, ERASED[0], 60),
+    Planned("segmentation-camvid", PICTURES, MARKED, "mask_auc:others", 40),
 )
 
 PLANS = {"texts": PLAN, "pictures": PICTURE_PLAN}
@@ -139,8 +141,9 @@ def readable(task: str, model: str, methods: Sequence[str]) -> list[str]:
 
 
 def present(task: str) -> list[str]:
-    """Return the models of a task that are there."""
-    return [name for name in find_task(task).default_models if name in mambascope.bundled_models()]
+    """Return the models of a task that are there: shipped, or trained here."""
+    shipped = mambascope.bundled_models()
+    return [name for name in find_task(task).default_models if name in shipped or Path(name).is_dir()]
 
 
 def table_of(out: Path, task: str) -> tuple[Any, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 LATIM = "LaTIM (arXiv 2502.15612)"
 MAMBA_LRP = "MambaLRP (arXiv 2406.07592)"
+HIDDEN_ATTENTION = "The Hidden Attention of Mamba Models (arXiv 2403.01590)"
 
 #: Task → heads of the columns and lines: method, model, figures, source.
 PUBLISHED: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
@@ -32,6 +33,26 @@ PUBLISHED: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
             ("MambaLRP", "Mamba-130M", "1.157", MAMBA_LRP),
             ("LRP with frozen norms alone", "Mamba-130M", "0.820", MAMBA_LRP),
             ("Mamba-Attribution", "Mamba-130M", "0.341", MAMBA_LRP),
+        ),
+    ),
+    "perturbation": (
+        "ImageNet, % AUC: positive ↓ / negative ↑",
+        (
+            ("raw attention", "Vim", "17.3 / 34.0", HIDDEN_ATTENTION),
+            ("rollout", "Vim", "18.8 / 41.9", HIDDEN_ATTENTION),
+            ("Mamba-Attribution", "Vim", "16.6 / 39.6", HIDDEN_ATTENTION),
+            ("raw attention", "ViT", "20.7 / 40.8", HIDDEN_ATTENTION),
+            ("rollout", "ViT", "20.6 / 43.5", HIDDEN_ATTENTION),
+            ("Transformer-Attribution", "ViT", "15.4 / 48.1", HIDDEN_ATTENTION),
+        ),
+    ),
+    "segmentation": (
+        "ImageNet-Seg, %: pixel accuracy / mAP / mIoU",
+        (
+            ("raw attention", "Vim", "67.6 / 74.9 / 45.1", HIDDEN_ATTENTION),
+            ("rollout", "Vim", "71.0 / 80.8 / 51.5", HIDDEN_ATTENTION),
+            ("Mamba-Attribution", "Vim", "74.7 / 81.7 / 54.2", HIDDEN_ATTENTION),
+            ("Transformer-Attribution", "ViT", "79.3 / 84.9 / 60.6", HIDDEN_ATTENTION),
         ),
     ),
 }
