@@ -221,6 +221,20 @@ def test_a_vision_mamba_is_built_as_its_settings_say():
     assert config.class_token == "middle"
 
 
+@pytest.mark.parametrize(("place", "at"), [("first", 0), ("middle", 32), ("last", 64), ("none", None)])
+def test_the_patches_are_taught_wherever_the_class_token_stands(place, at):
+    learner = PatchTaught(vision.build("vim", vision.architecture("vim", pictures.Digits, place))).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    features = learner.model(pixel_values=pixels).last_hidden_state
+    patches = features[:, [k for k in range(features.shape[1]) if k != at]]
+    torch.testing.assert_close(learner(pixel_values=pixels).patches, learner.patch_head(patches))
+
+
+def test_runs_are_named_after_the_place_of_the_class_token():
+    assert vision.run_name("digits", "vim", "middle") == "vision-digits-vim"
+    assert vision.run_name("digits", "vim", "first") == "vision-digits-vim-first"
+
+
 ZOO = Path(__file__).parents[1] / "zoo"
 EXPORTED = sorted(folder.name for folder in ZOO.glob("vision-*") if (folder / "model.safetensors").exists())
 
