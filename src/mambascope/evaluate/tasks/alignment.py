@@ -105,21 +105,26 @@ class Alignment:
         trace = capture(model, **inputs)
         shape = len(sample.data["target"]), len(sample.data["source"])
         sure, possible = (link_matrix(map(tuple, sample.data[kind]), *shape) for kind in ("sure", "possible"))
-        rows = []
-        first = len(source) + 1
-        for reading in READINGS:
-            places = [first + k - (reading == "predicts") for k in range(len(target))]
-            readouts = [token_readout(place, token) for place, token in zip(places, target, strict=True)]
-            able = [name for name in methods if reading == "predicts" or not find_form(name)[0].asks]
-            for scored in score_rows(model, inputs, able, readouts, trace):
+        rows: list[Row] = []
+        asking = [name for name in methods if find_form(name)[0].asks]
+        others = [name for name in methods if name not in asking]
+        # what asks about a token is read where that is predicted; the others' maps are made once for both readings
+        for names, readings in ((others, READINGS), (asking, ("predicts",))):
+            readouts = [
+                token_readout(len(source) + 1 + k - (reading == "predicts"), token)
+                for reading in readings
+                for k, token in enumerate(target)
+            ]
+            for scored in score_rows(model, inputs, names, readouts, trace):
                 sizes = scored.rows.abs().cpu()[:, : len(source)].double()
-                words = word_scores(sizes, target_words, source_words)
-                for rule in RULES:
-                    counts = alignment_counts(extract_links(words, rule), sure, possible)
-                    rows += [
-                        Row(scored.method, metric, float(value), scored.layer)
-                        for metric, value in counts.rows(f"{reading}-{rule}").items()
-                    ]
+                for reading, read in zip(readings, sizes.split(len(target)), strict=True):
+                    words = word_scores(read, target_words, source_words)
+                    for rule in RULES:
+                        counts = alignment_counts(extract_links(words, rule), sure, possible)
+                        rows += [
+                            Row(scored.method, metric, float(value), scored.layer)
+                            for metric, value in counts.rows(f"{reading}-{rule}").items()
+                        ]
         return rows
 
     def _pairs(self) -> list[LinkedPair]:
