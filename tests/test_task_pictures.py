@@ -173,7 +173,7 @@ def mean_pooled():
     return vim(class_token="none")
 
 
-COMMON = ["gradient-x-input", "alti-logit", "latim", "rollout", "raw-attention"]
+COMMON = ["gradient-x-input", "alti-logit", "occlusion", "latim", "rollout", "raw-attention"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mambascope.methods.alti import alti
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.case import at_positions
 from mambascope.methods.copies import batches, copies
+from mambascope.methods.occlusion import occlusion
 from mambascope.methods.readout import OneEach, Readout
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import directions
@@ -53,6 +54,22 @@ def mamba_lrp_rows(
     """Return MambaLRP's rows, by the published rules for language or for vision."""
     rules = mamba_lrp.published_rules(inputs)
     return _side_by_side(partial(mamba_lrp.mamba_lrp, rules=rules), model, inputs, trace, readouts)
+
+
+def occlusion_rows(
+    model: nn.Module, inputs: Mapping[str, Any], trace: Trace, readouts: Sequence[Readout]
+) -> Float[Tensor, "1 T L"]:
+    """Return occlusion's rows: every readout is read from the same passes, the intact one and then those without."""
+    noted: list[Float[Tensor, "T b"]] = []
+
+    def noting(outputs: Any) -> Float[Tensor, " b"]:
+        values = torch.stack([readout(outputs) for readout in readouts])
+        noted.append(values.to(torch.promote_types(values.dtype, torch.float32)))
+        return values[0]
+
+    occlusion(model, noting, **inputs)
+    intact, *without = noted
+    return at_positions(trace, intact - torch.cat(without, dim=1))[None]
 
 
 gradient_x_input_rows: ManyRows = partial(_side_by_side, gradients.gradient_x_input)

@@ -318,6 +318,7 @@ METHODS: dict[str, Method] = {
             needs="interventions",
             cost="quadratic",
             score=whole_model.occluded,
+            score_many=many.occlusion_rows,
             asks=True,
         ),
         Method(
