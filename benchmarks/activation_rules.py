@@ -10,19 +10,20 @@ sources, for the mean over layers and for each rule's best layer (chosen on the 
 from __future__ import annotations
 
 import argparse
+import functools
+import multiprocessing
 from pathlib import Path
 
 import pandas
 import torch
 import transformers
+from benchmarks.evaluation import judge, present
 
 import mambascope
 from mambascope.evaluate.layer_choice import at_layers, best_layers
 from mambascope.evaluate.report import markdown_table
 from mambascope.evaluate.results import read_run
-from mambascope.evaluate.run import run
 from mambascope.evaluate.summary import long_table, summarise
-from mambascope.evaluate.tasks import find_task
 
 RULES = {"latim": "secant", "latim-silu": "silu", "latim-identity": "identity"}
 TASKS = (
@@ -55,24 +56,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rules"))
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--overwrite", action="store_true", help="start anew where runs are stored")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--page", type=Path, help="write the page of the documentation here")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     options.out.mkdir(parents=True, exist_ok=True)
-    parts = [part(options.out, task, metric, options.limit) for task, metric in TASKS]
+    work = [(task, name, ",".join(RULES), None) for task, _ in TASKS for name in present(task)]
+    with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=1) as pool:
+        done = pool.map(functools.partial(judge, options.out, options.limit, options.overwrite), work, chunksize=1)
+    print(*(line for _, line in done), sep="\n", flush=True)
+    if not all(well for well, _ in done):
+        raise SystemExit("some runs failed, so no page is written; what was stored is kept")
+    parts = [part(options.out, task, metric) for task, metric in TASKS]
     page = PAGE.format(about=(__doc__ or "").strip().split("\n\n")[2], parts="\n\n".join(parts))
     print(page)
     if options.page:
         options.page.write_text(page, encoding="utf-8")
 
 
-def part(out: Path, task: str, metric: str, limit: int | None) -> str:
-    """Run one task on its models, and return what came of it."""
+def part(out: Path, task: str, metric: str) -> str:
+    """Return what came of one task on its models."""
     tables, told = [], []
-    for name in (name for name in find_task(task).default_models if name in mambascope.bundled_models()):
-        folder = out / f"{task}-{name.replace('/', '-')}"
-        run(find_task(task), [name], list(RULES), folder, limit=limit, resume=folder.exists())
-        tables.append(long_table(read_run(folder).table))
+    for name in present(task):
+        tables.append(long_table(read_run(out / f"{task}-{name.replace('/', '-')}").table))
         told.append(f"{name}: " + ", ".join(f"{method} {value:.2g}" for method, value in residuals(name).items()))
     table = pandas.concat(tables, ignore_index=True)
     both = pandas.concat([table, at_layers(table, best_layers(table, metric))], ignore_index=True)

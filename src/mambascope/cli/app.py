@@ -55,6 +55,9 @@ def explain(
     patch: Annotated[
         str | None, typer.Option(help="Of a picture, the patch to explain, from 0.", metavar="ROW,COLUMN")
     ] = None,
+    stage: Annotated[
+        int | None, typer.Option(help="Of VMamba and MambaVision, the stage to explain, from 0; default: the last.")
+    ] = None,
     image: Annotated[bool, typer.Option("--image", help="Read the argument as a picture's file, whatever it is.")] = (
         False
     ),
@@ -80,7 +83,7 @@ def explain(
     """Show which tokens of a text, or patches of a picture, a prediction drew from, and what is predicted."""
     from mambascope.cli import explaining, loading, pictures_asked
 
-    if pictures_asked.is_asked(text, image, patch=patch, keep_size=keep_size):
+    if pictures_asked.is_asked(text, image, patch=patch, stage=stage, keep_size=keep_size):
         from mambascope.cli import explaining_pictures
 
         pictures_asked.check_alone(continuation=continuation, position=position, tokenizer=tokenizer)
@@ -91,6 +94,7 @@ def explain(
             target=target,
             foil=foil,
             patch=patch,
+            stage=stage,
             layer=layer,
             targets=targets,
             compat=compat,

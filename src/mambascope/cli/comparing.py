@@ -16,6 +16,7 @@ from mambascope.errors import InputError
 from mambascope.explanation import explain_picture_methods
 from mambascope.explanation.explaining import check_heard
 from mambascope.explanation.pictures import WHEREVER_IT_IS_READ, has_features
+from mambascope.explanation.stages import explains_stage
 from mambascope.files import whole_file
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
@@ -26,6 +27,7 @@ from mambascope.show.picture_words import source_name
 from mambascope.show.text import Screen, number, percent
 from mambascope.show.tokens import visible
 from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import read_picture
 
 FORMATS = (".html", *FIGURES, ".json")
@@ -96,6 +98,8 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
     for names in columns.values():
         able = [METHODS[name] for name in names if kinds <= METHODS[name].kinds]
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
+        if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
+            able, reason = [], f"{able[0].name} cannot explain the last stage by itself"
         if deaf and able and able[0].name in WHEREVER_IT_IS_READ:
             able, reason = [], f"{able[0].name} explains a class, and says nothing of one patch"
         chosen.append(able[0] if able else None)

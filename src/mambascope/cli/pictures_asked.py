@@ -7,12 +7,13 @@ from mambascope.errors import InputError
 from mambascope.trace.pictures import is_picture
 
 
-def is_asked(argument: str, forced: bool, *, patch: str | None, keep_size: bool) -> bool:
+def is_asked(argument: str, forced: bool, *, patch: str | None, stage: int | None, keep_size: bool) -> bool:
     """Return whether the argument is a picture; raises InputError if options for pictures come with a text."""
     if forced or is_picture(argument):
         return True
-    if patch is not None or keep_size:
-        option = "--patch" if patch is not None else "--keep-size"
+    given = {"--patch": patch is not None, "--stage": stage is not None, "--keep-size": keep_size}
+    if any(given.values()):
+        option = next(name for name, there in given.items() if there)
         raise InputError(f"{option} is for pictures, and there is no picture {short(argument)}")
     return False
 

@@ -22,6 +22,7 @@ from mambascope.methods.readout import (
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.patches import class_positions, patch_grid
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.tokens import decode_token, single_token
 
 #: How many next tokens a result names.
@@ -95,7 +96,7 @@ def resolve(
     if question.continuation is not None:
         return _continuation(question)
     if logits.ndim == 2:
-        return _class(model, logits, inputs, place, question)
+        return _class(model, logits, inputs, place, question, trace.shape[1])
     token = _token(tokenizer, question.target, logits.shape[-1], "target")
     token = int(logits[0, place].argmax()) if token is None else token
     foil = _token(tokenizer, question.foil, logits.shape[-1], "foil")
@@ -160,7 +161,7 @@ def _continuation(question: Question) -> Asked:
     return Asked(readout.positions[-1], readout.positions, readout)
 
 
-def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, question: Question) -> Asked:
+def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, question: Question, length: int) -> Asked:
     count = logits.shape[-1]
     chosen = _class_index(model, question.target, count, "target")
     chosen = int(logits[0].argmax()) if chosen is None else chosen
@@ -169,6 +170,8 @@ def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, qu
     readout = class_readout(chosen, foil, names)
     if question.position is not None:
         positions: tuple[int, ...] = (place,)
+    elif isinstance(model, StagedModel):
+        positions = tuple(range(length))
     else:
         positions = class_positions(model, inputs) or _pooled(model, readout, inputs) or (place,)
     readout = dataclasses.replace(readout, positions=positions)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
 from mambascope.explanation.asking import Question, next_tokens, resolve
+from mambascope.explanation.stages import one_stage, stage_number
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Target
 from mambascope.methods.case import Case
 from mambascope.methods.memory import require_room
@@ -20,7 +21,8 @@ from mambascope.methods.registry import METHODS, Method, find_method, layer_kind
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import AttentionFamily, find_mixers
-from mambascope.trace.patches import patch_grid
+from mambascope.trace.patches import patch_grid, stage_grid
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import reads_pictures
 from mambascope.trace.tokens import encode
 
@@ -33,6 +35,12 @@ DEFAULT_METHOD = "latim"
 #: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
 #: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
 DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
+
+#: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
+MANY = 8
+
+#: The method that explains a class of a model with stages.
+STAGED_ANSWER = "gradient-x-input"
 
 
 def explain(
@@ -149,6 +157,7 @@ def explain_inputs(
     layer: int | slice | Literal["all"] = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
+    stage: int | None = None,
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method for inputs as the model takes them: token ids, embeddings, pixels.
@@ -162,14 +171,21 @@ def explain_inputs(
         question: Which number is asked about, where.
         tokenizer: The model's tokenizer, if it has one.
         layer, targets, compat, progress: As in `explain`.
+        stage: Of a model with stages, the number of the one that is explained, among those that mix tokens; unless
+            named the last, or for methods that go back to the embedded tokens the first. Its layers are counted from 0.
     """
     check_asked(methods, layer, targets, compat)
+    number = stage_number(model, methods, stage)
     layers = _layers(layer, len(find_mixers(model)), compat)
     per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
-    trace = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs)
+    trace, cut = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs), patch_grid(model, inputs)
+    of_stage = {}
+    if isinstance(model, StagedModel) and number is not None:
+        trace, cut = one_stage(model, trace, number), stage_grid(model, number, inputs)
+        layers = _layers(layer, len(trace.layers), compat)
+        of_stage = {"stage": number, "stages": len(model.cells())}
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
-    cut = patch_grid(model, inputs)
     grid = cut if cut is not None and cut.tokens == trace.shape[1] else None
     numbered = map(str if grid is None else grid.name, range(trace.shape[1]))
     pieces = tuple(numbered) if pieces is None else tuple(pieces)
@@ -209,6 +225,7 @@ def explain_inputs(
                 diagnostics={
                     "reconstruction_error": max(errors),
                     "reconstruction_error_per_layer": errors,
+                    **of_stage,
                     **evidence,
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
@@ -258,6 +275,8 @@ def default_method(
 ) -> str:
     """Return the method that explains when none is named; arguments as in `explain`."""
     named = target is not None or foil is not None or continuation is not None
+    if isinstance(model, StagedModel):
+        return STAGED_ANSWER if named else DEFAULT_METHOD
     if not named and (layer != "all" or targets == "all" or not has_head(model)):
         return DEFAULT_METHOD
     kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
@@ -295,6 +314,8 @@ def _scores(
         if targets == "all":
             assert method.map is not None
             rows.append(method.map(trace, number)[0])
+        elif method.map is not None and case.compat == "published" and len(case.positions) > length // MANY:
+            rows.append(method.map(trace, number)[0, list(case.positions)].mean(dim=0)[None])
         else:
             assert method.row is not None
             options = {"compat": case.compat} if case.compat != "published" else {}

@@ -21,11 +21,13 @@ from mambascope.explanation.explaining import (
     default_method,
     explain_inputs,
 )
+from mambascope.explanation.stages import stage_number
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
 from mambascope.methods.released import Compat
-from mambascope.trace.patches import patch_grid
+from mambascope.trace.patches import patch_grid, stage_grid
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import Picture, read_picture
 from mambascope.trace.preparation import own_size
 from mambascope.trace.vim import VisionMamba
@@ -47,6 +49,7 @@ def explain_picture(
     layer: int | slice | Literal["all"] = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
+    stage: int | None = None,
     keep_size: bool = False,
     progress: Progress = None,
 ) -> Attribution:
@@ -61,6 +64,8 @@ def explain_picture(
         patch: Explain what stands at this row and column of the patches, from 0, in place of where classes are read;
             where no class is named, methods that explain a number explain the size of the patch's features.
         layer, targets, compat, progress: As in `explain`.
+        stage: Of VMamba and MambaVision, whose stages read fewer and fewer patches, the one that is explained, from its
+            own patches: the number among those that mix tokens; see `explain_inputs`.
         keep_size: Leave the picture at its own size, with the model's positions interpolated.
 
     Raises:
@@ -80,6 +85,7 @@ def explain_picture(
         layer=layer,
         targets=targets,
         compat=compat,
+        stage=stage,
         keep_size=keep_size,
         progress=progress,
     )[0]
@@ -96,6 +102,7 @@ def explain_picture_methods(
     layer: int | slice | Literal["all"] = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
+    stage: int | None = None,
     keep_size: bool = False,
     progress: Progress = None,
 ) -> list[Attribution]:
@@ -109,7 +116,7 @@ def explain_picture_methods(
     inputs = _inputs(model, prepared)
     position = None
     if patch is not None:
-        grid = patch_grid(model, inputs)
+        grid = picture_grid(model, inputs, stage_number(model, chosen, stage))
         if grid is None:
             raise UnsupportedModelError(f"{type(model).__name__} does not say how it cuts pictures into patches")
         position = grid.position(*patch)
@@ -122,9 +129,17 @@ def explain_picture_methods(
         layer=layer,
         targets=targets,
         compat=compat,
+        stage=stage,
         progress=progress,
     )
     return [_with_picture(result, prepared, inputs) for result in results]
+
+
+def picture_grid(model: PreTrainedModel, inputs: dict[str, Any], stage: int | None) -> Grid | None:
+    """Return how the tokens that are explained lie in the picture; None if the model does not say."""
+    if isinstance(model, StagedModel):
+        return stage_grid(model, stage or 0, inputs)
+    return patch_grid(model, inputs)
 
 
 def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
@@ -161,8 +176,8 @@ def _with_picture(result: Attribution, picture: Picture, inputs: dict[str, Any])
     """Return the result with the picture that it is of, and what was done to it, among the evidence."""
     if result.grid is None:
         raise UnsupportedModelError(
-            f"the {len(result.tokens)} tokens of {result.model.class_name} are not the patches of its picture with one "
-            "class token, so scores cannot be laid over it; explain_inputs scores them by number"
+            f"the {len(result.tokens)} tokens of {result.model.class_name} are not whole patches of its picture with "
+            "one class token or none, so scores cannot be laid over it; explain_inputs scores them by number"
         )
     height, width = inputs["pixel_values"].shape[-2:]
     notes = [*picture.notes, *_unread(result.grid, height, width)]

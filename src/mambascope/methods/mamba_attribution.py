@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.hidden_attention import mean_tiles
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.released import (
@@ -45,7 +45,8 @@ def mamba_attribution(
 
     Raises:
         InputError: if the gradients belong to another model, or compat does not exist.
-        UnsupportedModelError: if released behaviour is asked of softmax attention.
+        UnsupportedModelError: if released behaviour is asked of softmax attention, or the gradients' means over the
+            width are zero but for rounding, as they are where nothing but LayerNorms follows, which take means out.
     """
     check_compat(compat)
     flows = _flows(trace, gradients.mixers)
@@ -54,6 +55,7 @@ def mamba_attribution(
             raise InputError("the released Mamba-Attribution knows one target")
         layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
         return released_rollout([_released(trace, k, flows[k], targets[0]) for k in layers], targets[0])
+    _require_means(flows)
     rho = one_hot(trace, targets)
     for layer in reversed(range(len(trace.layers))):
         scan = trace.operator(layer).scan
@@ -64,6 +66,19 @@ def mamba_attribution(
             below[:, block.columns] += torch.einsum("bt,btc->bc", rho[:, block.rows], weighted)
         rho = below
     return rho
+
+
+def _require_means(flows: Sequence[Float[Tensor, "b L E"]]) -> None:
+    """Raise UnsupportedModelError if every layer's gradient has no mean over its width beyond rounding."""
+    for flow in flows:
+        rounding = 16 * torch.finfo(flow.dtype).eps / flow.shape[-1] ** 0.5
+        largest = flow.abs().amax()
+        if largest == 0 or flow.double().mean(dim=-1).abs().amax() > rounding * largest:
+            return
+    raise UnsupportedModelError(
+        "Mamba-Attribution takes the mean of gradients over a layer's width, and here it is zero but for rounding, as "
+        "LayerNorms follow, which take means out; choose another method, or of a model with stages an earlier one"
+    )
 
 
 def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import DeiTForImageClassification, ViTForImageClassification
 
 from mambascope.grid import Grid
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.vim import VisionMamba
 
 
@@ -25,6 +26,14 @@ def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
         return None
     # the Transformers that `find_mixers` knows put a class token before patches that do not overlap
     return Grid(height // size, width // size, 0, size, size)
+
+
+def stage_grid(model: StagedModel, stage: int, inputs: Mapping[str, Any]) -> Grid | None:
+    """Return how the tokens of one stage lie in the picture; None if there is none or a cell of it is cut off."""
+    pixels, cell = inputs.get("pixel_values"), model.cells()[stage]
+    if pixels is None or pixels.shape[-2] % cell or pixels.shape[-1] % cell:
+        return None
+    return Grid(pixels.shape[-2] // cell, pixels.shape[-1] // cell, None, cell, cell)
 
 
 def class_positions(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, ...] | None:

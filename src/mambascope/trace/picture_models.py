@@ -31,12 +31,17 @@ class PictureOutput(ModelOutput):
 class StagedModel(PreTrainedModel):
     """A model whose stages read fewer and fewer tokens; its tokens are those of the first stage.
 
-    A class of it has `tokens`, a `TokenSequence`, and says what its patches and its stages are.
+    A class of it has `tokens`, a `TokenSequence`, and says what its patches and its stages are. It has no embedding of
+    positions, so that pictures of any size are read as they are.
     """
 
     main_input_name = "pixel_values"
     base_model_prefix = ""
     tokens: TokenSequence
+    #: Pixels along the side of an embedded token.
+    embedded_cell = 4
+    #: Whether nothing but LayerNorms reads the last stage's stream: its gradient then has no mean over the width.
+    centred_end = False
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the part whose output is the tokens of the first stage."""
@@ -44,6 +49,10 @@ class StagedModel(PreTrainedModel):
 
     def get_output_embeddings(self) -> None:
         """Return None: the head gives classes."""
+
+    def cells(self) -> tuple[int, ...]:
+        """Return the pixels along the side of a token, of each stage that mixes tokens."""
+        raise NotImplementedError
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
         """Return the patches of pictures in their grid."""

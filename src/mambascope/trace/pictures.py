@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.trace.checkpoint import one_line
+from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import SETTINGS, Preparation, own_size, preparation, reads_pictures
 
 #: How a file of pictures begins.
@@ -214,7 +215,7 @@ def _about_size(picture: Any, read: Any, box: tuple[float, ...], model: nn.Modul
         part = f"the middle {100 * share:.0f} % of it, " if share < 0.995 else ""
         notes.append(f"{part}resized from {_pixels(width, height)} to {_pixels(*read.size)} pixels")
     own = own_size(model)
-    if (read.size[1], read.size[0]) != own:
+    if not isinstance(model, StagedModel) and (read.size[1], read.size[0]) != own:
         notes.append(
             f"the model's positions, made for {_pixels(own[1], own[0])} pixels, interpolated for {_pixels(*read.size)}"
         )

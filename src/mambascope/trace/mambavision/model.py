@@ -31,6 +31,8 @@ class MambaVisionConfig(PreTrainedConfig):
     """The sizes of a MambaVision; the defaults are those of the released tiny model.
 
     Attributes:
+        image_size: Height and width of the pictures that it was made for, one number for a square; unless given, of
+            those that the last stage reads in one window.
         num_channels: Colours of a pixel.
         depths: Layers of every stage.
         hidden_size: Width of the first stage; each of the others has twice the width of the last.
@@ -46,6 +48,7 @@ class MambaVisionConfig(PreTrainedConfig):
 
     def __init__(
         self,
+        image_size: int | Sequence[int] | None = None,
         num_channels: int = 3,
         depths: Sequence[int] = (1, 3, 8, 4),
         hidden_size: int = 80,
@@ -57,6 +60,8 @@ class MambaVisionConfig(PreTrainedConfig):
         mlp_ratio: float = 4.0,
         **kwargs: Any,
     ) -> None:
+        size = StagedModel.embedded_cell * 2 ** (len(depths) - 1) * windows[-1] if image_size is None else image_size
+        self.image_size = size if isinstance(size, int) else list(size)
         self.num_channels = num_channels
         self.depths = list(depths)
         self.hidden_size = hidden_size
@@ -177,6 +182,10 @@ class MambaVision(StagedModel):
         self.norm = FixedBatchNorm(last)
         self.head = nn.Linear(last, config.num_labels)
         self.post_init()
+
+    def cells(self) -> tuple[int, ...]:
+        """Return the pixels along the side of a token, of each stage that mixes tokens."""
+        return tuple(self.embedded_cell * 2**stage for stage in range(CONVOLUTIONAL, len(self.config.depths)))
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
         """Return the patches of pictures in their grid."""

@@ -23,6 +23,7 @@ class VMambaConfig(PreTrainedConfig):
     """The sizes of a VMamba; the defaults are those of the released tiny model.
 
     Attributes:
+        image_size: Height and width of the pictures that it was made for, one number for a square.
         num_channels: Colours of a pixel.
         depths: Layers of every stage.
         hidden_sizes: E of every stage.
@@ -39,6 +40,7 @@ class VMambaConfig(PreTrainedConfig):
 
     def __init__(
         self,
+        image_size: int | Sequence[int] = 224,
         num_channels: int = 3,
         depths: Sequence[int] = (2, 2, 8, 2),
         hidden_sizes: Sequence[int] = (96, 192, 384, 768),
@@ -51,6 +53,7 @@ class VMambaConfig(PreTrainedConfig):
         norm_epsilon: float = 1e-5,
         **kwargs: Any,
     ) -> None:
+        self.image_size = image_size if isinstance(image_size, int) else list(image_size)
         self.num_channels = num_channels
         self.depths = list(depths)
         self.hidden_sizes = list(hidden_sizes)
@@ -106,6 +109,7 @@ class VMamba(StagedModel):
 
     config_class = VMambaConfig
     _no_split_modules = ("VMambaBlock",)
+    centred_end = True
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__(config)
@@ -131,6 +135,10 @@ class VMamba(StagedModel):
             )
         self.classifier = VMambaHead(config)
         self.post_init()
+
+    def cells(self) -> tuple[int, ...]:
+        """Return the pixels along the side of a token, stage by stage."""
+        return tuple(self.embedded_cell * 2**stage for stage in range(len(self.config.depths)))
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
         """Return the patches of pictures in their grid."""

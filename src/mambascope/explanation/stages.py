@@ -1,0 +1,72 @@
+"""Models whose stages read fewer and fewer tokens: one stage is explained at a time, from its own tokens.
+
+What a class draws from is then asked of all of the stage's tokens alike; the last stage's mean is what it is read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.methods.registry import METHODS, Method
+from mambascope.trace import Trace
+from mambascope.trace.picture_models import StagedModel
+
+#: Methods that follow a number back to the tokens as they are embedded, through whatever lies between.
+BACK_TO_THE_FIRST = ("gradient-x-input", "integrated-gradients", "smoothgrad", "occlusion")
+
+#: Methods that add up layers, or change them, where a stage is no whole.
+WHOLE_MODELS = ("alti-logit", "mamba-lrp", "value-zeroing", "knockout")
+
+
+def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> int | None:
+    """Return the number of the stage that is explained, from 0; None for models without stages.
+
+    Unless named it is the last, or for methods that go back to the embedded tokens the first.
+
+    Raises:
+        InputError: if there is no such stage.
+        UnsupportedModelError: if a method cannot explain it.
+    """
+    if not isinstance(model, StagedModel):
+        if stage is not None:
+            raise InputError(f"{type(model).__name__} has no stages: all its layers read the same tokens")
+        return None
+    count = len(model.cells())
+    if stage is not None and not -count <= stage < count:
+        raise InputError(f"stage {stage} does not exist: the model has {count} that mix tokens, 0 to {count - 1}")
+    back = any(method.name in BACK_TO_THE_FIRST for method in methods)
+    number = (0 if back else count - 1) if stage is None else stage % count
+    unable = [method.name for method in methods if not explains_stage(model, method, number)]
+    if unable:
+        able = ", ".join(one.name for one in METHODS.values() if explains_stage(model, one, number))
+        raise UnsupportedModelError(
+            f"{unable[0]} cannot explain stage {number} of a {type(model).__name__} by itself; these can: {able}"
+        )
+    return number
+
+
+def explains_stage(model: StagedModel, method: Method, number: int) -> bool:
+    """Return whether a method has something to say of one stage."""
+    if method.name in BACK_TO_THE_FIRST:
+        return number == 0 and model.cells()[0] == model.embedded_cell
+    if method.name == "mamba-attribution" and model.centred_end:
+        return number != len(model.cells()) - 1
+    return method.name not in WHOLE_MODELS
+
+
+def one_stage(model: StagedModel, trace: Trace, number: int) -> Trace:
+    """Return the part of a trace that is one stage.
+
+    Raises:
+        UnsupportedModelError: if the stage reads its picture in several windows, each by itself.
+    """
+    found = trace.stages[number]
+    pictures = found.shape[0] if trace.logits is None else len(trace.logits)
+    if found.shape[0] != pictures:
+        raise UnsupportedModelError(
+            f"stage {number} of this {type(model).__name__} reads the picture in {found.shape[0] // pictures} windows, "
+            "each by itself; a stage is explained where there is one window, as at the size that the model was made for"
+        )
+    return found
