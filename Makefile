@@ -44,9 +44,11 @@ figures: .venv/ready .venv-test/ready
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 
 PAIR = zoo/vision-digits-vim,zoo/vision-digits-vit
+PLACES = zoo/vision-digits-vim-first,zoo/vision-digits-vim,zoo/vision-digits-vim-last,zoo/vision-digits-vit
 vision-figures: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.vision_figures picture --picture 10 --out docs/digits.png
-	for one in influence matrices similarity; do \
+	.venv-test/bin/python -m benchmarks.vision_figures influence --models $(PLACES) --out docs/vision_influence.png
+	for one in matrices similarity; do \
 	  .venv-test/bin/python -m benchmarks.vision_figures $$one --models $(PAIR) --picture 10 --out docs/vision_$$one.png || exit 1; \
 	done
 	.venv-test/bin/mambascope compare docs/digits.png --models $(PAIR) --target 6 --out docs/vision_compare.png

@@ -158,5 +158,5 @@ def test_models_that_read_no_pictures_or_cut_them_otherwise_are_refused(model, m
     with pytest.raises(InputError, match="MambaForCausalLM reads text, not pictures"):
         explain_picture(stock_model("mamba"), astronaut(), method="latim")
     monkeypatch.setattr(model.config, "patch_size", 16)
-    with pytest.raises(UnsupportedModelError, match="the 17 tokens of ViTForImageClassification are not the patches"):
+    with pytest.raises(UnsupportedModelError, match="the 17 tokens of ViTForImageClassification are not whole patches"):
         explain_picture(model, astronaut(), method="latim")

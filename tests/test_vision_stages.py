@@ -17,6 +17,7 @@ from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.readout import class_readout
 from mambascope.methods.registry import METHODS
+from mambascope.show.picture_words import what_is_explained
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.mambavision import MambaVision, MambaVisionConfig
@@ -156,6 +157,14 @@ def test_what_is_no_question_about_a_stage_is_refused():
         explain_picture(model, pixels(), method="latim", layer=2)
     with pytest.raises(InputError, match="VisionMamba has no stages"):
         explain_picture(vision_mamba(num_channels=3, image_size=16, patch_size=4), pixels(), stage=0)
+
+
+def test_words_say_which_stage_is_explained():
+    model = vmamba()
+    said = what_is_explained(explain_picture(model, pixels(), target=2))
+    assert said == "explains 'LABEL_2', in the 64 patches of stage 0 (0 to 1)"
+    assert what_is_explained(explain_picture(model, pixels())) == "explains the 16 patches of stage 1 (0 to 1) together"
+    assert what_is_explained(explain_picture(model, pixels(), patch=(0, 1))) == "explains patch 0,1"
 
 
 def test_methods_share_one_capture():

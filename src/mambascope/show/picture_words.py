@@ -21,6 +21,10 @@ def what_is_explained(attribution: Attribution, position: int | None = None) -> 
     if target.asked.startswith("size of the features"):
         return f"explains the size of the features of {where}"
     asked = target.asked.replace("logit of class ", "").replace("minus that of", "against")
+    stage, last = attribution.diagnostics.get("stage"), attribution.diagnostics.get("stages", 1) - 1
+    if stage is not None and place is None:
+        patches = f"the {target.pooled} patches of stage {stage} (0 to {last})"
+        return f"explains {asked}, in {patches}" if asked else f"explains {patches} together"
     return f"explains {asked}, read from {where}" if asked else f"explains {where}"
 
 
