@@ -5,12 +5,13 @@
     python -m benchmarks.vision_figures similarity --models A,B --out docs/vision_similarity.png [--count 50]
     python -m benchmarks.vision_figures picture    --out docs/digits.png [--picture 0]
 
-`influence` (the paper's figure 3): how much each patch's place gives to the class token, raw attention averaged over
-layers and test pictures: what a class token's own place does to what it sees. `matrices` (figure 4): the layers at a
-quarter, a half and three quarters of the depth, for one picture. `similarity` (figure 6): the cosine between the
-features of pairs of patches, layer by layer, which tends to 1 where patches lose what sets them apart. The grid of
-pictures and methods (figure 5) is `mambascope compare`; `picture` writes one of the pictures to a file for it.
-Pictures are digits on textures (MAMBASCOPE_DATA).
+`influence` (the paper's figure 3): how much each patch's place gives to the class token, the size of the hidden
+attention averaged over layers and test pictures: what a class token's own place does to what it sees. (Raw attention is
+brought to [0, 1] with its signs, so that what gives nothing stands at 0.6 or so, and hides the rest.) `matrices`
+(figure 4): the layers at a quarter, a half and three quarters of the depth, for one picture. `similarity` (figure 6):
+the cosine between the features of pairs of patches, layer by layer, which tends to 1 where patches lose what sets them
+apart. The grid of pictures and methods (figure 5) is `mambascope compare`; `picture` writes one of the pictures to a
+file for it. Pictures are digits on textures (MAMBASCOPE_DATA).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import mambascope
 from mambascope.evaluate.data.picture_sets import picture_set
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.picture_task import model_inputs
+from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.raw_attention import raw_attention
 from mambascope.show.palette import colormap
 from mambascope.trace import Trace
@@ -52,19 +54,19 @@ def title(name: str, model: Any) -> str:
 
 
 def influence(models: dict[str, Any], pictures: str, numbers: Sequence[int]) -> Figure:
-    """Return, for every model, the mean raw attention to each patch's place, from where classes are read."""
+    """Return, for every model, how large the attention to each patch's place is, from where classes are read."""
     figure, axes = plt.subplots(1, len(models), figsize=(3 * len(models), 3.4), squeeze=False)
     for axis, (name, model) in zip(axes[0], models.items(), strict=True):
         found = traces(model, pictures, numbers)
         grid, positions = class_grid(model, model_inputs(model, picture_set(pictures).picture(numbers[0])))
         rows = [
-            raw_attention(one, layer)[0, list(positions)].mean(dim=0)
+            hidden_attention(one, layer, "mean")[0, list(positions)].abs().mean(dim=0)
             for one in found
             for layer in range(len(one.layers))
         ]
         image = axis.imshow(grid.over_patches(torch.stack(rows).mean(dim=0)).numpy(), cmap=INK, vmin=0)
         axis.set_title(title(name, model), fontsize=9)
-        figure.colorbar(image, ax=axis, fraction=0.046, label="mean raw attention")
+        figure.colorbar(image, ax=axis, fraction=0.046, label="mean |hidden attention|")
     return plain(figure, axes)
 
 
