@@ -24,13 +24,13 @@ from training.pictures import DATASETS, PictureTask, picture_loss
 MODELS = ("vim", "vit")
 #: Pictures to a step.
 BATCH = {"digits": 32, "cifar10": 64, "camvid": 16}
-#: How long the models of digits were trained, the others are to be, and for how many of these steps the rate falls.
+#: How long the models were trained, and for how many of these steps the rate fell.
 STEPS = {
     "digits": {"vim": 1700, "vit": 6000},
-    "cifar10": {"vim": 2400, "vit": 2400},
-    "camvid": {"vim": 700, "vit": 700},
+    "cifar10": {"vim": 4500, "vit": 4500},
+    "camvid": {"vim": 1500, "vit": 1500},
 }
-DECAY = {"digits": {"vim": 500, "vit": 1500}, "cifar10": {"vim": 800, "vit": 800}, "camvid": {"vim": 300, "vit": 300}}
+DECAY = {"digits": {"vim": 500, "vit": 1500}, "cifar10": {"vim": 1400, "vit": 1400}, "camvid": {"vim": 500, "vit": 500}}
 WIDTH = 128
 #: What makes the two about equally large.
 VIM: dict[str, Any] = {"num_hidden_layers": 6, "state_size": 8}

@@ -1,7 +1,7 @@
 """Turn a vision model's run into a folder that `load` reads: `python -m training.vision_export digits vim`.
 
-Models of digits go to zoo/NAME, with their curves in training/curves/; those of pictures whose licence lets no weights
-ship stay in runs/NAME/model.
+Models of digits go to zoo/NAME; those of pictures whose licence lets no weights ship stay in runs/NAME/model. The curves
+of both go to training/curves/.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def main() -> None:
     if options.dataset in SEVERAL:
         model.config.problem_type = "multi_label_classification"
     size = export(model, folder, tuple(model.config.image_size))
-    if free:
-        for table, suffix in (("curve", ""), ("validation", "-validation")):
-            shutil.copyfile(run / f"{table}.csv", Path("training/curves") / f"{name}{suffix}.csv")
+    for table, suffix in (("curve", ""), ("validation", "-validation")):
+        shutil.copyfile(run / f"{table}.csv", Path("training/curves") / f"{name}{suffix}.csv")
     print(f"{folder}: {size:,} bytes of weights, {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
