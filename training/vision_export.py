@@ -1,7 +1,7 @@
 """Turn a vision model's run into a folder that `load` reads: `python -m training.vision_export digits vim`.
 
-Models of digits go to zoo/NAME; those of pictures whose licence lets no weights ship stay in runs/NAME/model. The curves
-of both go to training/curves/.
+Models of digits go to zoo/NAME; those of pictures whose licence lets no weights ship stay in runs/NAME/model. The
+curves of both go to training/curves/.
 """
 
 from __future__ import annotations
