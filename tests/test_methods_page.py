@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mambascope.cli.listing_methods import page
-from mambascope.explanation.explaining import DEFAULT_ANSWERS, DEFAULT_METHOD
+from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
 from mambascope.methods.registry import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"

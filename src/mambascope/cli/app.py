@@ -56,7 +56,10 @@ def explain(
         str | None, typer.Option(help="Of a picture, the patch to explain, from 0.", metavar="ROW,COLUMN")
     ] = None,
     stage: Annotated[
-        int | None, typer.Option(help="Of VMamba and MambaVision, the stage to explain, from 0; default: the last.")
+        int | None,
+        typer.Option(
+            help="Of VMamba and MambaVision, the stage to explain, from 0; default: the last, for gradients the first."
+        ),
     ] = None,
     image: Annotated[bool, typer.Option("--image", help="Read the argument as a picture's file, whatever it is.")] = (
         False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.explanation.explaining import DEFAULT_ANSWERS, DEFAULT_METHOD
+from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
 from mambascope.methods.registry import METHODS, Method
 
 NEEDS = {

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
 from mambascope.explanation.asking import Question, next_tokens, resolve
+from mambascope.explanation.defaults import default_method
 from mambascope.explanation.stages import one_stage, stage_number
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Target
 from mambascope.methods.case import Case
@@ -20,7 +21,7 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.trace import Trace, capture
-from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.families import find_mixers
 from mambascope.trace.patches import patch_grid, stage_grid
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import reads_pictures
@@ -28,19 +29,8 @@ from mambascope.trace.tokens import encode
 
 Progress = Callable[[int, int], None] | None
 
-#: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
-#: agrees best with interventions in the size of its scores (docs/agreement.md).
-DEFAULT_METHOD = "latim"
-
-#: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
-#: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
-DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
-
 #: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
 MANY = 8
-
-#: The method that explains a class of a model with stages.
-STAGED_ANSWER = "gradient-x-input"
 
 
 def explain(
@@ -262,34 +252,6 @@ def check_heard(methods: Sequence[Method], target: str | int | None, foil: str |
             f"{deaf[0].name} scores a position, whatever is predicted there; to explain a target or foil choose one of "
             f"{able}"
         )
-
-
-def default_method(
-    model: nn.Module,
-    target: str | int | None = None,
-    foil: str | int | None = None,
-    continuation: str | None = None,
-    *,
-    layer: int | slice | Literal["all"] = "all",
-    targets: Literal["position", "all"] = "position",
-) -> str:
-    """Return the method that explains when none is named; arguments as in `explain`."""
-    named = target is not None or foil is not None or continuation is not None
-    if isinstance(model, StagedModel):
-        return STAGED_ANSWER if named else DEFAULT_METHOD
-    if not named and (layer != "all" or targets == "all" or not has_head(model)):
-        return DEFAULT_METHOD
-    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
-    return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
-
-
-def has_head(model: nn.Module) -> bool:
-    """Return whether a model predicts something, so that there is a number to explain."""
-    if isinstance(getattr(model, "head", None), nn.Module):
-        return True
-    return isinstance(model, PreTrainedModel) and (
-        model.base_model is not model or model.get_output_embeddings() is not None
-    )
 
 
 def _scores(

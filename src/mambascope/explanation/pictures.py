@@ -13,15 +13,9 @@ from transformers import PreTrainedModel
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation.asking import Question
-from mambascope.explanation.explaining import (
-    DEFAULT_METHOD,
-    Progress,
-    check_asked,
-    check_heard,
-    default_method,
-    explain_inputs,
-)
-from mambascope.explanation.stages import stage_number
+from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
+from mambascope.explanation.explaining import Progress, check_asked, check_heard, explain_inputs
+from mambascope.explanation.stages import BACK_TO_THE_FIRST, stage_number
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
@@ -33,9 +27,7 @@ from mambascope.trace.preparation import own_size
 from mambascope.trace.vim import VisionMamba
 
 #: Methods that follow a number back to the tokens from wherever it is read: of a patch they explain the features alone.
-WHEREVER_IT_IS_READ = (
-    "alti-logit", "mamba-lrp", "gradient-x-input", "integrated-gradients", "smoothgrad", "occlusion",
-)  # fmt: skip
+WHEREVER_IT_IS_READ = ("alti-logit", "mamba-lrp", *BACK_TO_THE_FIRST)
 
 
 def explain_picture(

@@ -1,0 +1,51 @@
+"""Which method explains when none is named."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from mambascope.methods.registry import METHODS
+from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.picture_models import StagedModel
+
+#: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
+#: agrees best with interventions in the size of its scores (docs/agreement.md).
+DEFAULT_METHOD = "latim"
+
+#: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
+#: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
+DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
+
+#: The method that explains a class of a model with stages.
+STAGED_ANSWER = "gradient-x-input"
+
+
+def default_method(
+    model: nn.Module,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    continuation: str | None = None,
+    *,
+    layer: int | slice | Literal["all"] = "all",
+    targets: Literal["position", "all"] = "position",
+) -> str:
+    """Return the method that explains when none is named; arguments as in `explain`."""
+    named = target is not None or foil is not None or continuation is not None
+    if isinstance(model, StagedModel):
+        return STAGED_ANSWER if named else DEFAULT_METHOD
+    if not named and (layer != "all" or targets == "all" or not has_head(model)):
+        return DEFAULT_METHOD
+    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
+
+
+def has_head(model: nn.Module) -> bool:
+    """Return whether a model predicts something, so that there is a number to explain."""
+    if isinstance(getattr(model, "head", None), nn.Module):
+        return True
+    return isinstance(model, PreTrainedModel) and (
+        model.base_model is not model or model.get_output_embeddings() is not None
+    )
