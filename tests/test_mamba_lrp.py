@@ -98,7 +98,7 @@ def package_relevance(layer, x, weight, bias, relevance, gamma):
     """Gradient times input through the package's stand-in, for relevance given at the output."""
     leaf = x.clone().requires_grad_()
     value = layer(leaf, weight, bias)
-    through = frozen_ratio(value, gamma_stand_in(layer, leaf, weight, bias, gamma))
+    through = frozen_ratio(value, gamma_stand_in(layer, leaf, weight, bias, gamma)[0])
     assert distance(through, value) < 1e-14, "the forward pass is unchanged"
     (gradient,) = torch.autograd.grad((through * (relevance / value.detach())).sum(), leaf)
     return x * gradient
@@ -159,14 +159,20 @@ def test_the_gamma_rule_of_a_whole_model_is_the_explicit_one(family):
 @pytest.mark.parametrize("dtype", CONSERVED, ids=["f32", "f64"])
 @pytest.mark.parametrize(("length", "batch"), [(20, 1), (20, 2), (300, 2)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_biases_relevance_is_conserved(family, length, batch, dtype, used):
+def test_relevance_of_tokens_and_biases_is_the_logit(family, length, batch, dtype, used):
     """The predicted token's logit; also for texts of different lengths padded on the left, and over 300 tokens."""
-    model = without_biases(stock_model(family, dtype))
+    model = stock_model(family, dtype)
     ids, mask = padded_batch(length, batch, "left")
+    given = {"rules": used, "input_ids": ids, "attention_mask": mask}
     with without_downcasts(family) if dtype == torch.float64 else contextlib.nullcontext():
-        result = mamba_lrp(model, predicted, rules=used, input_ids=ids, attention_mask=mask)
+        result = mamba_lrp(model, predicted, **given)
+        bare = mamba_lrp(without_biases(model), predicted, **given)
     assert float(result.conservation_error.max()) < CONSERVED[dtype]
+    assert (result.biases.abs().amax(dim=0) > 1e-3).all(), "every layer has biases that hold something"
     assert not result.scores[mask == 0].any(), "padding has no relevance"
+    lost = (bare.value.double() - bare.scores.double().sum(dim=1)).abs() / bare.scores.double().abs().sum(dim=1)
+    assert float(lost.max()) < CONSERVED[dtype], "where every bias is zero the tokens hold all"
+    assert not bare.biases.any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -202,19 +208,37 @@ def test_with_one_rule_off_relevance_is_not_conserved(family, off):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_biases_the_error_is_what_they_hold(family):
-    """Relevance that is missing is the gradient times the biases, each taken as an input of its own."""
+def test_what_biases_hold_is_their_gradient_times_them_layer_by_layer(family):
+    """Against autograd through the dense graph, each bias taken as an input of its own."""
     model = stock_model(family, torch.float64)
     ids, _ = padded_batch(LENGTH, 1, "left")
     readout = token_readout(LENGTH - 1, 7)
     with without_downcasts(family):
         result = mamba_lrp(model, readout, input_ids=ids)
-    parts = [p for name, p in model.named_parameters() if name.endswith("bias") and "dt_" not in name]
     value = readout.of_logits(run(model, model.backbone.embeddings(ids[0]), RULES).logits[None]).sum()
-    held = sum((part * gradient).sum() for part, gradient in zip(parts, torch.autograd.grad(value, parts), strict=True))
-    missing = float(result.value[0] - result.scores.sum())
-    assert abs(missing) > 1e-3
-    assert abs(missing - float(held.detach())) < BOUND * abs(missing)
+    for layer, block in enumerate(model.backbone.layers):
+        parts = [p for name, p in block.named_parameters() if name.endswith("bias") and "dt_" not in name]
+        gradients = torch.autograd.grad(value, parts, retain_graph=True)
+        held = sum((part.detach() * gradient).sum() for part, gradient in zip(parts, gradients, strict=True))
+        assert abs(float(held)) > 1e-3
+        assert distance(result.biases[0, layer], held) < BOUND
+    assert not result.other_biases.any(), "neither the final norm nor the head has a bias"
+
+
+@pytest.mark.parametrize("used", [LRP, LRP_VISION], ids=["language", "vision"])
+def test_biases_of_the_head_belong_to_no_layer(used):
+    """And those of a text in a batch are its own."""
+    model = stock_model("mamba", torch.float64)
+    model.lm_head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features, dtype=torch.float64)
+    ids, _ = padded_batch(LENGTH, 3, "left")
+    readout = token_readout(LENGTH - 1, 7)
+    with without_downcasts("mamba"):
+        batch = mamba_lrp(model, readout, rules=used, input_ids=ids)
+        for row in range(3):
+            alone = mamba_lrp(model, readout, rules=used, input_ids=ids[row : row + 1])
+            assert distance(batch.biases[row], alone.biases[0]) < BOUND
+    assert distance(batch.other_biases, model.lm_head.bias[7].detach().expand(3)) < BOUND
+    assert float(batch.conservation_error.max()) < CONSERVED[torch.float64]
 
 
 @pytest.mark.parametrize("used", [LRP, LRP_VISION, GRADIENT], ids=["language", "vision", "gradient"])

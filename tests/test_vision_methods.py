@@ -17,6 +17,7 @@ from mambascope.methods.readout import class_readout, feature_readout
 from mambascope.methods.released import first_released_layer
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate, direction
+from mambascope.trace.patches import patch_grid
 from mambascope.trace.rules import Rules
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
 from vision_reference import alti as dense_alti
@@ -260,19 +261,19 @@ def test_each_rule_alone(case, rule):
     assert distance(expected, others) > 1e-4
 
 
-def without_biases(model, down_to_pixels):
-    """Zero every bias that relevance could flow into; Δ's own is part of a coefficient."""
+def without_biases(model):
+    """Zero every bias and position that relevance could flow into; Δ's own is part of a coefficient.
+
+    The class token stays: where it is zero so is its gate, and every logit with it.
+    """
     with torch.no_grad():
         for block in model.layers:
             mixer = block.mixer
             for part in (mixer.in_proj, mixer.conv1d, mixer.conv1d_b, mixer.out_proj):
                 part.bias.zero_()
         model.head.bias.zero_()
-        if down_to_pixels:
-            model.patch_embed.proj.bias.zero_()
-            model.pos_embed.zero_()
-            if model.cls_token is not None:
-                model.cls_token.zero_()
+        model.patch_embed.proj.bias.zero_()
+        model.pos_embed.zero_()
     return model
 
 
@@ -284,12 +285,21 @@ def test_relevance_is_conserved(place, gamma, dtype):
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
     bound = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
     for query in QUERIES:
-        model = without_biases(vision_mamba(dtype, class_token=place), False)
+        model = vision_mamba(dtype, class_token=place)
         batch = pictures(model, 2)
-        assert mamba_lrp(model, readout_of(query), rules=rules, pixel_values=batch).conservation_error.max() < bound
-        model = without_biases(model, True)
+        for pixels in (False, True):
+            found = mamba_lrp(model, readout_of(query), rules=rules, pixels=pixels, pixel_values=batch)
+            assert found.conservation_error.max() < bound
+            assert (found.biases.abs() > 1e-4).all()
+        assert ((found.pixel_share - 1).abs() > 1e-3).all(), "class token and positions hold some"
+        model = without_biases(model)
         found = mamba_lrp(model, readout_of(query), rules=rules, pixels=True, pixel_values=batch)
-        assert found.pixel_conservation_error.max() < bound
+        grid = patch_grid(model, {"pixel_values": batch})
+        of_patches = found.scores.double()[:, list(grid.patch_positions)].sum(dim=1)
+        sizes = found.pixels.double().abs().sum(dim=(1, 2))
+        assert (sizes > 1e-2).all()
+        assert ((found.pixels.double().sum(dim=(1, 2)) - of_patches).abs() / sizes).max() < bound
+        assert not found.biases.any()
         assert found.pixels.shape == (2, 12, 16)
 
 
@@ -304,7 +314,7 @@ def test_pixels_that_no_patch_reads_have_no_relevance():
     with pytest.raises(InputError, match="no pixels"):
         mamba_lrp(model, class_readout(0), pixels=True, inputs_embeds=model.embed(pictures(model)))
     with pytest.raises(InputError, match="stopped at the tokens"):
-        mamba_lrp(model, class_readout(0), **given).pixel_conservation_error  # noqa: B018
+        mamba_lrp(model, class_readout(0), **given).pixel_share  # noqa: B018
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -2,8 +2,9 @@
 
 Gradient times input on a graph whose forward pass is the model's and whose backward pass is frozen (section 4): the
 SiLU passes its secant, Δ, B and C of the scan are constants, each branch of the gate takes half, norms keep their
-statistic. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] sums to the readout
-f, less what flows into biases. Time and memory are linear in L: the scan's backward pass is one reversed scan.
+statistic. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] and the same products
+b ∂f/∂b of the biases add up to the readout f. Time and memory are linear in L: the scan's backward pass is one reversed
+scan.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError
-from mambascope.methods.readout import FeatureReadout, OneEach, Readout
-from mambascope.trace.differentiate import differentiate
+from mambascope.methods.readout import FeatureReadout, InTexts, OneEach, Readout
+from mambascope.trace.differentiate import Gradients, differentiate
+from mambascope.trace.families import find_mixers
 from mambascope.trace.rules import Rules
+from mambascope.trace.running import in_texts
 
 #: The published rules for language (section 4): all frozen, linear layers plain.
 LRP = Rules(silu=True, scan=True, gate=True, norm=True)
@@ -38,37 +42,47 @@ class Relevance:
 
     Attributes:
         scores: R_j, signed.
+        biases: What flows into the biases of each layer: of its mixer, and of what else stands in its block.
+        other_biases: What flows into biases after the layers, such as those of the final norm and the head.
         value: The readout f.
-        first_order: What relevance adds up to where none is lost: f itself, or a log-probability's linear part.
+        first_order: What tokens and biases add up to: f itself, or a log-probability's linear part.
         outputs: What the model returned.
         pixels: Relevance of every pixel, its colours together; zero at pixels that no patch reads. None unless asked.
     """
 
     scores: Float[Tensor, "b L"]
+    biases: Float[Tensor, "b layer"]
+    other_biases: Float[Tensor, " b"]
     value: Float[Tensor, " b"]
     first_order: Float[Tensor, " b"]
     outputs: Any
     pixels: Float[Tensor, "b H W"] | None = None
 
     @property
-    def conservation_error(self) -> Float[Tensor, " b"]:
-        """|f - Σ_j R_j| / |f|: what biases hold; rounding alone where the model has none."""
-        return self._lost(self.scores)
+    def terms(self) -> dict[str, Float[Tensor, " b"]]:
+        """What adds up to the readout, in float64: `tokens` and `biases`."""
+        return {
+            "tokens": self.scores.double().sum(dim=-1),
+            "biases": self.biases.double().sum(dim=-1) + self.other_biases.double(),
+        }
 
     @property
-    def pixel_conservation_error(self) -> Float[Tensor, " b"]:
-        """The same of the pixels: the class token and the positions hold some too.
+    def conservation_error(self) -> Float[Tensor, " b"]:
+        """|f - Σ_j R_j - Σ biases| over the sum of all sizes, which cancel: rounding, where all rules are on."""
+        sizes = self.scores.double().abs().sum(dim=-1) + self.biases.double().abs().sum(dim=-1)
+        missing = self.first_order.double() - self.terms["tokens"] - self.terms["biases"]
+        return missing.abs() / (sizes + self.other_biases.double().abs()).clamp_min(1e-300)
+
+    @property
+    def pixel_share(self) -> Float[Tensor, " b"]:
+        """Σ over pixels, as a share of what tokens hold: the class token and the positions hold the rest.
 
         Raises:
             InputError: if pixels were not asked for.
         """
         if self.pixels is None:
             raise InputError("this relevance stopped at the tokens; ask for pixels=True")
-        return self._lost(self.pixels)
-
-    def _lost(self, scores: Tensor) -> Float[Tensor, " b"]:
-        total, start = scores.double().flatten(1).sum(dim=-1), self.first_order.double()
-        return (start - total).abs() / start.abs().clamp_min(1e-300)
+        return self.pixels.double().flatten(1).sum(dim=-1) / self.terms["tokens"]
 
 
 def mamba_lrp(
@@ -93,10 +107,14 @@ def mamba_lrp(
         InputError: if the inputs cannot be used or the model is quantised.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
-    passed = differentiate(model, readout, rules=rules, pixels=pixels, **inputs)
-    known = (Readout, OneEach, FeatureReadout)
+    readout = in_texts(readout, inputs)
+    passed = differentiate(model, readout, rules=rules, pixels=pixels, biases=True, **inputs)
+    known = (Readout, OneEach, FeatureReadout, InTexts)
+    biases, others = _by_layer(model, passed)
     return Relevance(
         scores=_times_gradient(passed.embeddings, passed.at_embeddings, -1),
+        biases=biases,
+        other_biases=others,
         value=passed.value,
         first_order=readout.first_order(passed.outputs) if isinstance(readout, known) else passed.value,
         outputs=passed.outputs,
@@ -106,3 +124,17 @@ def mamba_lrp(
 
 def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
     return (value.double() * gradient.double()).sum(dim=summed).to(value.dtype)
+
+
+def _by_layer(model: nn.Module, passed: Gradients) -> tuple[Float[Tensor, "b layer"], Float[Tensor, " b"]]:
+    """Return what flows into the biases of every layer's block, and into those that stand in none."""
+    blocks = [name.rpartition(".")[0] for name, _, _ in find_mixers(model)]
+    layers = passed.value.new_zeros(len(passed.value), len(blocks), dtype=torch.float64)
+    others = layers.new_zeros(len(layers))
+    for name, held in passed.biases.items():
+        layer = next((k for k, block in enumerate(blocks) if not block or name.startswith(f"{block}.")), None)
+        if layer is None:
+            others = others + held
+        else:
+            layers[:, layer] += held
+    return layers, others

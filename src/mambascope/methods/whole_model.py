@@ -50,7 +50,8 @@ def alti_rollout(case: Case) -> Scored:
 def alti_logit(case: Case) -> Scored:
     """The logit as a sum over inputs, layer by layer."""
     updates = logit_updates(case.trace, case.direction)
-    terms = {name: float(term[0]) for name, term in updates.terms.items()}
+    terms = {"tokens": float(updates.scores[0].double().sum())}
+    terms |= {name: float(term[0]) for name, term in updates.terms.items()}
     evidence = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
     return Scored(updates.scores[0], evidence | {"value": float(updates.value[0])})
 
@@ -59,12 +60,15 @@ def mamba_lrp(case: Case) -> Scored:
     """Relevance propagated from the readout to the tokens, by the published rules for language or for vision."""
     seen = case.inputs.get("pixel_values") is not None
     found = relevance(case.model, case.readout, rules=published_rules(case.inputs), pixels=seen, **case.inputs)
-    evidence = {"value": float(found.value[0]), "relevance_sum": float(found.scores.sum())}
-    evidence |= {"conservation_error": float(found.conservation_error[0])}
+    evidence = {
+        "value": float(found.value[0]),
+        "conservation_error": float(found.conservation_error[0]),
+        "terms": {name: float(term[0]) for name, term in found.terms.items()},
+        "biases_per_layer": found.biases[0].tolist(),
+    }
     if found.pixels is None:
         return Scored(found.scores, evidence)
-    evidence |= {"pixel_conservation_error": float(found.pixel_conservation_error[0])}
-    return Scored(found.scores, evidence, pixels=found.pixels[0])
+    return Scored(found.scores, evidence | {"pixel_share": float(found.pixel_share[0])}, pixels=found.pixels[0])
 
 
 def gradient_x_input(case: Case) -> Scored:

@@ -88,8 +88,10 @@ def gamma_stand_in(
     weight: Tensor,
     bias: Tensor | None,
     gamma: float,
-) -> Tensor:
-    """Return what stands in for a linear layer under the generalised LRP-γ rule, which favours what agrees with it.
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return what stands in for a linear layer under the generalised LRP-γ rule, and the biases in it.
+
+    The rule favours what agrees with the output.
 
     An output above zero draws from x⁺(w + γ w⁺) + x⁻(w + γ w⁻), one below zero from x⁺(w + γ w⁻) + x⁻(w + γ w⁺); the
     bias takes its part like a weight on an input of one ([MambaLRP] appendix; Andéol et al., arXiv 2108.12443).
@@ -100,6 +102,9 @@ def gamma_stand_in(
         weight: Its weight.
         bias: Its bias, or None.
         gamma: γ ≥ 0; with 0 the stand-in is the layer itself.
+
+    Returns:
+        The stand-in, and the bias that stands in outputs above zero and in those below; None where there is no bias.
     """
     value = linear(x, weight, bias)
     up, down = weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
@@ -108,4 +113,5 @@ def gamma_stand_in(
     lowered = None if bias is None else bias + gamma * bias.clamp(max=0)
     above = linear(high, up, raised) + linear(low, down, None)
     below = linear(high, down, lowered) + linear(low, up, None)
-    return torch.where(value > 0, above, below)
+    biases = None if raised is None or lowered is None else (raised, lowered)
+    return torch.where(value > 0, above, below), biases

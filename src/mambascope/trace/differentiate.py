@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
 from mambascope.trace.families import Family, find_mixers
 from mambascope.trace.rules import GRADIENT, Ruler, Rules, hooks, is_norm
-from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.running import call, check_inputs, in_texts, running
 from mambascope.trace.seam import listening
 
 
@@ -39,6 +40,8 @@ class Gradients:
             unless asked for.
         attention: The same for the probabilities of softmax attention layers.
         pixels: The pixels of pictures and the gradient there; None unless asked for.
+        biases: For every bias of the model that took part, by its name, its product with the gradient; empty unless
+            asked for.
     """
 
     outputs: Any
@@ -48,6 +51,7 @@ class Gradients:
     mixers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
+    biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
 
 
 def differentiate(
@@ -57,6 +61,7 @@ def differentiate(
     rules: Rules = GRADIENT,
     mixers: bool = False,
     pixels: bool = False,
+    biases: bool = False,
     **inputs: Any,
 ) -> Gradients:
     """Return the gradient of a readout at the embedded tokens, and on request at every mixer's output.
@@ -67,6 +72,7 @@ def differentiate(
         rules: What is frozen.
         mixers: Also keep every mixer's output and the gradient there.
         pixels: Go on from the embedded tokens to the pixels of a picture.
+        biases: Also note what of the readout flows into each bias.
         inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
@@ -74,8 +80,9 @@ def differentiate(
         ReconstructionError: if a norm is not what it seems and cannot be frozen.
     """
     watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
-    leaf = partial(_pixels if pixels else _leaf, model)
-    return _differentiate(model, readout, rules, leaf, watched, inputs)
+    ledger = BiasLedger(model) if biases else None
+    leaf = partial(_pixels, model, ledger) if pixels else partial(_leaf, model)
+    return _differentiate(model, readout, rules, leaf, watched, ledger, inputs)
 
 
 def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
@@ -101,7 +108,7 @@ def directions(
         outputs = call(model, inputs)
         found = []
         for number, readout in enumerate(readouts, start=1):
-            value = readout(outputs)
+            value = in_texts(readout, inputs)(outputs)
             (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
             found.append((value.detach(), flow))
     for value, flow in found:
@@ -130,20 +137,21 @@ def _differentiate(
     rules: Rules,
     leaf: Callable[[dict[str, Any], list[Tensor]], AbstractContextManager[dict[str, Any]]],
     watched: list[tuple[str, nn.Module]],
+    ledger: BiasLedger | None,
     inputs: dict[str, Any],
 ) -> Gradients:
     check_inputs(model, inputs)
     kept: dict[str, Tensor] = {}
     probabilities: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(differentiable(model, rules))
+        stack.enter_context(differentiable(model, rules, ledger))
         leaves: list[Tensor] = []
         inputs = stack.enter_context(leaf(inputs, leaves))
         for name, module in watched:
             handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
         outputs = call(model, inputs)
-        value = readout(outputs)
+        value = in_texts(readout, inputs)(outputs)
         wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     flows = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
@@ -158,12 +166,15 @@ def _differentiate(
         mixers=dict(zip(kept, map(_in_line, pairs), strict=False)),
         attention=dict(zip(probabilities, pairs[len(kept) :], strict=True)),
         pixels=pixels[0] if pixels else None,
+        biases={} if ledger is None else ledger.held,
     )
 
 
 @contextmanager
-def differentiable(model: nn.Module, rules: Rules = GRADIENT) -> Iterator[None]:
+def differentiable(model: nn.Module, rules: Rules = GRADIENT, ledger: BiasLedger | None = None) -> Iterator[None]:
     """Inside the block this thread's calls of the model can be differentiated with respect to its inputs.
+
+    What flows into biases is noted in the ledger, if there is one.
 
     Raises:
         InputError: if the model's weights are quantised, so that no gradient flows through them.
@@ -178,8 +189,8 @@ def differentiable(model: nn.Module, rules: Rules = GRADIENT) -> Iterator[None]:
         stack.enter_context(_constant_weights(model))
         if len(mixers) < len(found):
             stack.enter_context(eager_attention(model))
-        stack.enter_context(listening(Ruler(rules, seams), seams))
-        for module, hook in hooks(model, mixers, rules):
+        stack.enter_context(listening(Ruler(rules, seams, ledger), seams))
+        for module, hook in hooks(model, mixers, rules, ledger):
             handle = module.register_forward_hook(hook)
             stack.callback(handle.remove)
         yield
@@ -213,7 +224,9 @@ def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Ite
 
 
 @contextmanager
-def _pixels(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+def _pixels(
+    model: nn.Module, ledger: BiasLedger | None, inputs: dict[str, Any], leaves: list[Tensor]
+) -> Iterator[dict[str, Any]]:
     """Make the pixels the leaf of the graph, and note the embedded tokens on the way; these come first."""
     if inputs.get("pixel_values") is None:
         raise InputError("there are no pixels to go back to: pass pixel_values")
@@ -221,6 +234,8 @@ def _pixels(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> I
 
     def note(output: Tensor) -> Tensor:
         leaves.extend((output, leaf))
+        if ledger is not None:
+            ledger.begin()
         return output
 
     with reading(model, inputs | {"pixel_values": leaf}, note) as read:

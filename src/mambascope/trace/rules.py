@@ -21,6 +21,7 @@ from mambascope.operators.frozen import (
     secant_silu,
     sparse_rows,
 )
+from mambascope.trace.biases import BiasLedger, bias_hooks
 from mambascope.trace.families import Family
 from mambascope.trace.families.family import StandIn
 from mambascope.trace.scanning import read_call, relative_error
@@ -61,10 +62,12 @@ class Ruler:
     Attributes:
         rules: What is frozen.
         families: The family that reads each seam.
+        ledger: Where the biases' part is noted; None where nobody asks for it.
     """
 
     rules: Rules
     families: dict[Seam, Family]
+    ledger: BiasLedger | None = None
 
     def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the answer of a seam."""
@@ -104,7 +107,7 @@ class Ruler:
         """Return the convolution of (b, channels, tokens) with its activation."""
         if activation not in (None, "silu", "swish"):
             return original(hidden_states, weight, bias, activation, **kwargs)
-        a = _linear(family.convolve, hidden_states, weight, bias, self.rules)
+        a = _linear(family.convolve, hidden_states, weight, bias, 1, self.rules, self.ledger)
         if activation is None:
             return a
         return secant_silu(a) if self.rules.silu else F.silu(a)
@@ -121,16 +124,29 @@ def _linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    axis: int,
     rules: Rules,
+    ledger: BiasLedger | None,
 ) -> Tensor:
+    """Return a linear layer's output under the rules; its bias, along an axis of that, is noted in the ledger."""
     value = layer(x, weight, bias)
-    return frozen_ratio(value, gamma_stand_in(layer, x, weight, bias, rules.gamma)) if rules.gamma else value
+    if not rules.gamma:
+        if bias is not None and ledger is not None:
+            ledger.note(bias, value, axis)
+        return value
+    stand_in, forms = gamma_stand_in(layer, x, weight, bias, rules.gamma)
+    if bias is not None and forms is not None and ledger is not None:
+        ledger.note_signed(bias, forms, value.detach(), stand_in, axis)
+    return frozen_ratio(value, stand_in)
 
 
 def hooks(
-    model: nn.Module, mixers: list[tuple[str, nn.Module, Family]], rules: Rules
+    model: nn.Module, mixers: list[tuple[str, nn.Module, Family]], rules: Rules, ledger: BiasLedger | None = None
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield the modules that answer differently under the rules, with the hook that gives their answer."""
+    """Yield the modules that answer differently under the rules, with the hook that gives their answer.
+
+    Those that only add a bias, which goes into the ledger, come last: they note what the others answered.
+    """
     for _, mixer, family in mixers:
         if family.stand_in is not None:
             yield mixer, partial(_stood_in, family.stand_in)
@@ -144,14 +160,15 @@ def hooks(
         for module in model.modules():
             if module not in gates and is_norm(module):
                 yield module, _frozen_layer_norm if isinstance(module, nn.LayerNorm) else _frozen_rms_norm
+    answered: dict[nn.Module, Callable[..., Any]] = {}
     if rules.gamma:
-        for _, mixer, _ in mixers:
-            for part in mixer.modules():
-                if isinstance(part, nn.Linear):
-                    yield part, partial(_gamma_linear, rules)
-        for part in model.modules():
-            if isinstance(part, nn.Conv2d):
-                yield part, partial(_gamma_convolution, rules)
+        parts = [part for _, mixer, _ in mixers for part in mixer.modules()]
+        answered = {part: partial(_gamma_linear, rules, ledger) for part in parts if isinstance(part, nn.Linear)}
+        patches = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+        answered |= {part: partial(_gamma_convolution, rules, ledger) for part in patches}
+    yield from answered.items()
+    if ledger is not None:
+        yield from bias_hooks(model, ledger, answered)
 
 
 def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -192,12 +209,16 @@ def _sparse_head(head: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tens
     return sparse_rows(args[0], head.weight, output)
 
 
-def _gamma_linear(rules: Rules, layer: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return _linear(F.linear, args[0], layer.weight, layer.bias, rules)
+def _gamma_linear(
+    rules: Rules, ledger: BiasLedger | None, layer: nn.Linear, args: tuple[Any, ...], output: Tensor
+) -> Tensor:
+    return _linear(F.linear, args[0], layer.weight, layer.bias, output.ndim - 1, rules, ledger)
 
 
-def _gamma_convolution(rules: Rules, layer: nn.Conv2d, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return _linear(layer._conv_forward, args[0], layer.weight, layer.bias, rules)
+def _gamma_convolution(
+    rules: Rules, ledger: BiasLedger | None, layer: nn.Conv2d, args: tuple[Any, ...], output: Tensor
+) -> Tensor:
+    return _linear(layer._conv_forward, args[0], layer.weight, layer.bias, 1, rules, ledger)
 
 
 def _checked(part: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
