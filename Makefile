@@ -27,6 +27,7 @@ bench: .venv/ready .venv-test/ready
 	.venv-test/bin/python benchmarks/exactness.py
 
 methods: .venv/ready
+	.venv/bin/python -m mambascope.cli.methods_table
 	.venv/bin/mambascope methods --markdown > docs/methods.md
 
 agreement: .venv-test/ready

@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mambascope.bundled import bundled_models
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.trace import hub
-from mambascope.trace.bundled import bundled_models
 from mambascope.trace.load import load
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

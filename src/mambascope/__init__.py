@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mambascope.bundled import bundled_models as bundled_models
     from mambascope.errors import CheckpointError as CheckpointError
     from mambascope.errors import InputError as InputError
     from mambascope.errors import MambascopeError as MambascopeError
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from mambascope.trace import LayerRecord as LayerRecord
     from mambascope.trace import Trace as Trace
     from mambascope.trace import capture as capture
-    from mambascope.trace.bundled import bundled_models as bundled_models
     from mambascope.trace.differentiate import differentiate as differentiate
     from mambascope.trace.differentiate import direction as direction
     from mambascope.trace.load import load as load
@@ -72,6 +72,7 @@ __version__ = "0.1.0"
 _HOMES = {
     name: f"mambascope.{module}"
     for module, names in {
+        "bundled": ["bundled_models"],
         "errors": [
             "CheckpointError",
             "InputError",
@@ -107,7 +108,6 @@ _HOMES = {
         "methods.rollout": ["rollout", "rollout_row"],
         "methods.transformer_attribution": ["transformer_attribution"],
         "trace": ["LayerRecord", "Trace", "capture"],
-        "trace.bundled": ["bundled_models"],
         "trace.differentiate": ["differentiate", "direction"],
         "trace.load": ["load"],
         "trace.pictures": ["read_picture"],

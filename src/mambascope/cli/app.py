@@ -1,4 +1,4 @@
-"""The command's verbs and options. Heavy imports wait until a verb runs, so that `--help` answers at once."""
+"""The command's verbs and options. Heavy imports wait until a verb needs them, so that whatever only lists is quick."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from mambascope import __version__
+
 app = typer.Typer(
-    help="See what a Mamba model looked at.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,6 +28,22 @@ DtypeOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let a checkpoint run the code it brings.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"mambascope {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """See what a Mamba model looked at."""
 
 
 @app.command()
@@ -163,9 +180,9 @@ def compare(
 @app.command()
 def models() -> None:
     """List the models that come with mambascope."""
-    from mambascope.cli import listing
+    from mambascope.cli import listing_models
 
-    listing.print_models()
+    listing_models.print_models()
 
 
 @app.command()
@@ -188,10 +205,10 @@ def info(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Print a model's family, layers and sizes, and how exactly its mixers are rebuilt on a probe text."""
-    from mambascope.cli import listing, loading
+    from mambascope.cli import describing, loading
 
     loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
-    listing.print_info(model, *loaded, as_json=json)
+    describing.print_info(model, *loaded, as_json=json)
 
 
 @app.command()

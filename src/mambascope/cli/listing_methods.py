@@ -1,23 +1,22 @@
-"""`mambascope methods`: the table of methods, for the terminal and for the documentation."""
+"""`mambascope methods`: the table of methods, for the terminal and for the documentation.
+
+It is read from a file that `make methods` writes from the registry: the registry imports torch, and a list need not.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
-from mambascope.methods.registry import METHODS, Method
-
-NEEDS = {
-    "forward": "one forward pass",
-    "backward": "forward and backward",
-    "interventions": "a forward pass per token",
-}
-READS = {"scan": "Mamba", "attention": "Transformer"}
+TABLE = Path(__file__).with_name("methods.json")
 
 PAGE = """# Methods
 
-Made by `mambascope methods --markdown`; do not edit.
+Made by `make methods`; do not edit.
 
 Every method scores source tokens. Those *per layer* explain a position and give one row per layer; those of the *model*
 explain a number read from the output (a next token's logit unless you ask otherwise: `target`, `foil`, `continuation`)
@@ -27,8 +26,6 @@ formulas. The default is `{answer}` (`alti-logit` for Transformers), which expla
 for single layers, for all positions and for models without a head; [evaluation.md](evaluation.md) and
 [agreement.md](agreement.md) say why.
 
-| method | shows | of | reads | needs | time | signed | released | paper |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 """
 
@@ -38,37 +35,33 @@ def print_methods(*, markdown: bool = False) -> None:
     if markdown:
         print(page(), end="")
         return
+    known = read_table()
     lines = Text()
-    for method in METHODS.values():
-        name, title, scope, reads, needs, time, signed, _, paper = facts(method)
-        sign = "signed" if signed == "yes" else "unsigned"
-        lines.append(f"{name}\n", style="bold")
-        lines.append(f"  {title}\n")
-        lines.append(f"  {scope} · {reads} · {needs} · {time} · {sign}\n  {paper}\n", style="dim")
-    lines.append(f"The default is {DEFAULT_ANSWERS[0]}; for single layers and for all positions, {DEFAULT_METHOD}.")
+    for line in known["methods"]:
+        sign = "signed" if line["signed"] == "yes" else "unsigned"
+        lines.append(f"{line['method']}\n", style="bold")
+        lines.append(f"  {line['shows']}\n")
+        lines.append(f"  {line['of']} · {line['reads']} · {line['needs']} · {line['time']} · {sign}\n", style="dim")
+        lines.append(f"  {line['paper']}\n", style="dim")
+    defaults = known["defaults"]
+    lines.append(
+        f"The default is {defaults['prediction']}; for single layers and for all positions, {defaults['layers']}."
+    )
     Console().print(lines, highlight=False)
 
 
 def page() -> str:
     """Return the page of the documentation."""
-    rows = "\n".join("| " + " | ".join(_bold(method, facts(method))) + " |" for method in METHODS.values())
-    return PAGE.format(default=DEFAULT_METHOD, answer=DEFAULT_ANSWERS[0], rows=rows)
+    known = read_table()
+    defaults, methods = known["defaults"], known["methods"]
+    rows = [list(methods[0]), ["---"] * len(methods[0])]
+    for line in methods:
+        name, *rest = line.values()
+        rows.append([f"**{name}**" if name in defaults.values() else name, *rest])
+    written = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return PAGE.format(default=defaults["layers"], answer=defaults["prediction"], rows=written)
 
 
-def facts(method: Method) -> tuple[str, ...]:
-    """Return a method's row of the table."""
-    return (
-        method.name,
-        method.title,
-        "each layer" if method.scope == "layer" else "the model",
-        " and ".join(READS[kind] for kind in ("scan", "attention") if kind in method.kinds),
-        NEEDS[method.needs],
-        method.cost,
-        "yes" if method.signed else "no",
-        "yes" if method.released else "no",
-        method.paper,
-    )
-
-
-def _bold(method: Method, cells: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"**{cells[0]}**" if method.name in (DEFAULT_METHOD, DEFAULT_ANSWERS[0]) else cells[0], *cells[1:])
+def read_table() -> dict[str, Any]:
+    """Return the default methods and every method's line, as `methods_table.table` made them."""
+    return dict(json.loads(TABLE.read_text(encoding="utf-8")))

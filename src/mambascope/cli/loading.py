@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mambascope.trace.bundled import bundled_models
+from mambascope.bundled import bundled_models
 from mambascope.trace.load import load as load_model
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from mambascope.bundled import bundled_names
 from mambascope.errors import CheckpointError
-from mambascope.trace.bundled import bundled_names
 from mambascope.trace.checkpoint import one_line
 
 #: Files that are small, and that tell whether the weights are worth fetching.

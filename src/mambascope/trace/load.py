@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from mambascope.bundled import bundled_models, bundled_names
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.trace import hub, mamba_ssm, pretrained
-from mambascope.trace.bundled import bundled_models, bundled_names
 from mambascope.trace.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
 from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES
 from mambascope.trace.mambavision import MambaVision

@@ -1,21 +1,18 @@
-"""`mambascope models` and `info`: what there is, and whether it can be trusted."""
+"""`mambascope info`: what a model is, and whether its maps can be trusted."""
 
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, get_args
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.operators.affine import Rule
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import Trace, capture
-from mambascope.trace.bundled import bundled_models
 from mambascope.trace.patches import patch_grid
 from mambascope.trace.preparation import own_size, reads_pictures
 from mambascope.trace.tokens import encode
@@ -24,25 +21,6 @@ PROBE = "When Mary and John went to the store, John gave a drink to"
 
 #: Tokens of the probe when the model has no tokenizer.
 PROBE_LENGTH = 16
-
-
-def print_models() -> None:
-    """Print the bundled models with their family, sizes and file size."""
-    table = _table("model", "family", "layers", "width", "parameters", "file")
-    for name, folder in bundled_models().items():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        file = folder / "model.safetensors"
-        with safe_open(file, framework="pt") as tensors:
-            parameters = sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-        table.add_row(
-            name,
-            config["model_type"],
-            str(config["num_hidden_layers"]),
-            str(config["hidden_size"]),
-            f"{parameters / 1e6:.2f} M",
-            f"{file.stat().st_size / 1e6:.1f} MB",
-        )
-    Console().print(table)
 
 
 def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
@@ -114,10 +92,3 @@ def _sizes(operator: AffineMap) -> dict[str, int]:
         "convolution_taps_K": operator.taps,
         "maps_per_layer": operator.scan.maps,
     }
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
-    return table

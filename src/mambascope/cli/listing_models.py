@@ -1,0 +1,50 @@
+"""`mambascope models`: the models that come with the package. Nothing here imports torch, so it answers at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mambascope.bundled import bundled_models
+from mambascope.errors import CheckpointError
+
+
+def print_models() -> None:
+    """Print the bundled models with their family, sizes and file size."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "family", "layers", "width", "parameters", "file"):
+        table.add_column(column)
+    for name, folder in bundled_models().items():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        file = folder / "model.safetensors"
+        table.add_row(
+            name,
+            config["model_type"],
+            str(config["num_hidden_layers"]),
+            str(config["hidden_size"]),
+            f"{parameters(file) / 1e6:.2f} M",
+            f"{file.stat().st_size / 1e6:.1f} MB",
+        )
+    Console().print(table)
+
+
+def parameters(file: Path) -> int:
+    """Return how many numbers a safetensors file holds, from its header: its length in 8 bytes, then JSON.
+
+    Raises:
+        CheckpointError: if it is no such file.
+    """
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("this is another kind of file, whose first bytes are no length")
+            header = json.loads(opened.read(length))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a complete safetensors file; copy or download it again") from error

@@ -1,0 +1,49 @@
+"""Write `methods.json`, what `mambascope methods` prints, from the registry: `python -m mambascope.cli.methods_table`.
+
+The registry imports torch, which takes seconds; the command reads this file instead. A test holds it to the registry.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mambascope.cli.listing_methods import TABLE
+from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
+from mambascope.methods.registry import METHODS, Method
+
+NEEDS = {
+    "forward": "one forward pass",
+    "backward": "forward and backward",
+    "interventions": "a forward pass per token",
+}
+READS = {"scan": "Mamba", "attention": "Transformer"}
+
+
+def table() -> dict[str, Any]:
+    """Return the default methods and every method's line, by the columns of the documentation's table."""
+    defaults = {"prediction": DEFAULT_ANSWERS[0], "layers": DEFAULT_METHOD}
+    return {"defaults": defaults, "methods": [_line(method) for method in METHODS.values()]}
+
+
+def written() -> str:
+    """Return the table as its file holds it."""
+    return json.dumps(table(), ensure_ascii=False, indent=1) + "\n"
+
+
+def _line(method: Method) -> dict[str, str]:
+    return {
+        "method": method.name,
+        "shows": method.title,
+        "of": "each layer" if method.scope == "layer" else "the model",
+        "reads": " and ".join(READS[kind] for kind in ("scan", "attention") if kind in method.kinds),
+        "needs": NEEDS[method.needs],
+        "time": method.cost,
+        "signed": "yes" if method.signed else "no",
+        "released": "yes" if method.released else "no",
+        "paper": method.paper,
+    }
+
+
+if __name__ == "__main__":
+    TABLE.write_text(written(), encoding="utf-8")
