@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +25,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from mambascope.errors import CheckpointError
+from mambascope.trace.notices import kept_off
 
 #: Where weights are looked for in a folder; the first that exists is read.
 WEIGHT_FILES = (
@@ -36,23 +37,40 @@ WEIGHT_FILES = (
 )
 
 
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+_quiet_until = ExitStack()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the reports, warnings and bars of transformers while a model is read; what was set before comes back."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_verbosity = hub_logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
+    """Silence the reports, warnings and bars of transformers while a model is read; what was set before comes back.
+
+    Reports are silenced in this thread alone; Python's warnings and the bars in every thread, until the last of those
+    that read a model is done.
+    """
+    global _quiet_users
+    with _quiet_lock:
+        if not _quiet_users:
+            _without_warnings_and_bars(_quiet_until)
+        _quiet_users += 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with kept_off("transformers", "huggingface_hub"):
             yield
     finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if bar:
-            logging.enable_progress_bar()
+        with _quiet_lock:
+            _quiet_users -= 1
+            if not _quiet_users:
+                _quiet_until.close()
+
+
+def _without_warnings_and_bars(until: ExitStack) -> None:
+    """Turn off Python's warnings and the bars of transformers until the stack is closed."""
+    until.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    if logging.is_progress_bar_enabled():
+        logging.disable_progress_bar()
+        until.callback(logging.enable_progress_bar)
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 from mambascope.errors import InputError
+from mambascope.trace.notices import KERNELS, kept_off
 from mambascope.trace.tokens import check_ids
 
 _turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -23,10 +24,11 @@ def running(model: nn.Module) -> Iterator[None]:
     """Hold the model for this thread, in evaluation mode; passes of one model take turns.
 
     Hooks cannot come and go while another thread runs through them, and in training a fused call bypasses the seams.
+    What transformers says about missing kernels is kept off, as our scans run in their place.
     """
     with _turns_lock:
         turn = _turns.setdefault(model, threading.RLock())
-    with turn:
+    with turn, kept_off(KERNELS):
         training = [module for module in model.modules() if module.training]
         try:
             for module in training:
@@ -42,6 +44,12 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
     if isinstance(model, transformers.PreTrainedModel) and getattr(model.config, "use_cache", None) is not None:
         inputs = {"use_cache": False} | inputs
     return model(**inputs)
+
+
+def in_texts(readout: Callable[[Any], Any], inputs: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return a readout that counts its positions in each text where texts are padded, if it has positions to count."""
+    mask, bind = inputs.get("attention_mask"), getattr(readout, "in_texts", None)
+    return readout if mask is None or bind is None else bind(mask)
 
 
 def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
