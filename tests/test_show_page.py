@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mambascope.errors import InputError
+from mambascope.methods.registry import METHODS
 from mambascope.show import html_page, notebook_frame
 from show_results import HOSTILE, PLAIN, result
 
@@ -99,7 +100,28 @@ def test_evidence_of_any_kind_is_written():
     data = data_of(page)
     facts = data["methods"][0]["diagnostics"]
     assert (facts["odd"], facts["tensor"], facts["nested"]) == ("nan", [1.0, 1.0], {"a": [1, None]})
-    assert data["kinds"] == ["mamba", "attention", "mamba"]
+    assert data["methods"][0]["kinds"] == ["mamba", "attention", "mamba"]
+
+
+def test_evidence_stands_in_words_and_says_when_not_to_rely_on_it():
+    """What adds up to what, and the error of the method itself before that of the layers."""
+    terms = {"tokens": 8.1, "biases": 1.9}
+    (facts,) = data_of(
+        html_page(result(method="latim", conservation_error=2e-7, terms=terms, caution="do not rely on these scores"))
+    )["methods"]
+    assert facts["evidence"] == [
+        "tokens 81.0 %, biases 19.0 % of the number explained, which they add up to within 2.0e-07",
+        "layers rebuilt to within 4.1e-07",
+    ]
+    assert facts["diagnostics"]["caution"].startswith("do not rely")
+    assert facts["title"] == METHODS["latim"].title
+
+
+def test_results_of_one_text_share_a_page_whatever_their_layers_and_targets():
+    single = result(single=True, layers=1)
+    first, second = data_of(html_page(single, result(layers=3)))["methods"]
+    assert (len(first["targets"]), len(first["layers"])) == (1, 1)
+    assert (len(second["targets"]), len(second["layers"])) == (len(PLAIN), 3)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -112,8 +134,9 @@ def test_512_tokens_and_12_layers_stay_under_a_megabyte(signed):
 )
 def test_small_and_odd_results_have_a_page(attribution):
     data = data_of(html_page(attribution))
-    assert data["targets"] == list(attribution.axes["target"])
-    assert data["layers"] == list(attribution.axes["layer"])
+    (facts,) = data["methods"]
+    assert facts["targets"] == list(attribution.axes["target"])
+    assert facts["layers"] == list(attribution.axes["layer"])
 
 
 def test_scores_ahead_of_the_target_are_kept_where_there_are_any():
@@ -126,10 +149,6 @@ def test_scores_ahead_of_the_target_are_kept_where_there_are_any():
 def test_results_that_do_not_belong_together_are_refused():
     with pytest.raises(InputError, match="another text"):
         html_page(result(), result(PLAIN[:-1], method="latim"))
-    with pytest.raises(InputError, match="layer"):
-        html_page(result(), result(layers=2))
-    with pytest.raises(InputError, match="target"):
-        html_page(result(), result(single=True))
     broken = result(method="latim")
     broken.scores[0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="latim"):

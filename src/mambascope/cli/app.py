@@ -85,9 +85,8 @@ def explain(
         bool, typer.Option("--keep-size", help="Let the model read a picture at its own size.")
     ] = False,
     targets: Annotated[
-        Literal["auto", "position", "all"],
-        typer.Option(help="Score that token alone or every token; auto: every token where the file shows them."),
-    ] = "auto",
+        Literal["position", "all"], typer.Option(help="Explain that one position, or every position.")
+    ] = "position",
     compat: Annotated[
         Literal["published", "released"], typer.Option(help="The papers' formulas, or what their code does.")
     ] = "published",
@@ -251,6 +250,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first N samples.", metavar="N")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that keeps every result.", metavar="DIR")] = None,
+    all_metrics: Annotated[
+        bool, typer.Option("--all-metrics", help="Print every metric, not the task's main ones alone.")
+    ] = False,
     json: JsonOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
@@ -289,6 +291,7 @@ def evaluate(
         dtype=dtype,
         device=device,
         trust_remote_code=trust_remote_code,
+        all_metrics=all_metrics,
         as_json=json,
     )
 

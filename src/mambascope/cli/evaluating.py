@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from mambascope.cli.means import averages, means_table
-from mambascope.cli.progress import LateProgress
 from mambascope.errors import InputError
 from mambascope.evaluate.run import RunResult, run
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks import find_task
+from mambascope.show.progress import LateProgress
 from mambascope.trace.load import load as load_model
 
 
@@ -41,6 +41,7 @@ def evaluate(
     dtype: str,
     device: str,
     trust_remote_code: bool,
+    all_metrics: bool,
     as_json: bool,
 ) -> None:
     """Run a task and print the means; without a folder nothing is kept."""
@@ -75,10 +76,10 @@ def evaluate(
             if out is not None:
                 print(f"mambascope: what was done is in {out}; go on with --resume", file=sys.stderr)
             raise
-        _report(chosen, result, out, as_json=as_json)
+        _report(chosen, result, out, all_metrics=all_metrics, as_json=as_json)
 
 
-def _report(task: Task, result: RunResult, out: Path | None, *, as_json: bool) -> None:
+def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: bool, as_json: bool) -> None:
     for one in result.damaged:
         print(f"mambascope: part {one.part} was computed again: {one.reason}", file=sys.stderr)
     stored = result.read()
@@ -96,7 +97,7 @@ def _report(task: Task, result: RunResult, out: Path | None, *, as_json: bool) -
         print(json.dumps(facts, ensure_ascii=False))
         return
     if means is not None:
-        print(means_table(means))
+        print(means_table(means, task, all_metrics=all_metrics))
     before = f", {result.found:,} stored before" if result.found else ""
     print(f"judged    {result.computed:,} samples{before}")
     if stored.missing:

@@ -19,6 +19,8 @@ from mambascope.methods.readout import (
     feature_readout,
     token_readout,
 )
+from mambascope.methods.targets import positions_in
+from mambascope.numbering import whole_number
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.patches import class_positions, patch_grid
@@ -36,7 +38,7 @@ class Question:
     Attributes:
         target: A token or class, by text or number; None for the model's own first choice.
         foil: One to contrast with.
-        position: The position to explain; negative numbers count from the end; None for the last.
+        position: The position to explain; negative numbers count back from the text's own last token; None for that.
         features: Ask about the size of the position's own features, in place of a logit.
         continuation: Position of its first token, its ids and its text; None unless a continuation is asked about.
     """
@@ -78,7 +80,7 @@ def resolve(
         InputError: if the position, target or foil does not exist, the target is several tokens, the foil is the
             target, or the parts of the question contradict each other.
     """
-    place = _place(question.position, trace.shape[1])
+    place = _place(trace, question.position)
     if question.features:
         if question.target is not None or question.foil is not None or question.continuation is not None:
             raise InputError("features are explained as they are; ask for them without target, foil and continuation")
@@ -130,11 +132,11 @@ def class_name(model: Any, index: int) -> str:
     return str(names.get(index, index))
 
 
-def _place(position: int | None, length: int) -> int:
-    place = length - 1 if position is None else position
+def _place(trace: Trace, position: int | None) -> int:
+    length, place = trace.shape[1], -1 if position is None else whole_number(position, "position")
     if not -length <= place < length:
         raise InputError(f"position {place} does not exist: the text has {length} tokens, 0 to {length - 1}")
-    return place % length
+    return int(positions_in(trace.attention_mask, trace.shape, place, "position"))
 
 
 def _token(

@@ -20,6 +20,8 @@ from mambascope.methods.case import Case
 from mambascope.methods.memory import require_room
 from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
 from mambascope.methods.released import Compat, check_compat, first_released_layer
+from mambascope.methods.trust import caution
+from mambascope.show.progress import Steps, told
 from mambascope.trace import Trace, capture
 from mambascope.trace.families import find_mixers
 from mambascope.trace.patches import patch_grid, stage_grid
@@ -27,7 +29,8 @@ from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import reads_pictures
 from mambascope.trace.tokens import encode
 
-Progress = Callable[[int, int], None] | None
+#: What is told of the work: by default a bar in a terminal or notebook once it has taken two seconds; False for none.
+Progress = Steps | bool | None
 
 #: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
 MANY = 8
@@ -69,7 +72,8 @@ def explain(
             model predicts *after* this token is in `Attribution.target.next_tokens`.
         targets: Score this position only, or every position (quadratic in the text's length).
         compat: `released` for what the papers' code does where it differs from their formulas.
-        progress: Called with (steps done, steps to do): one step per layer captured and per layer scored.
+        progress: By default a bar appears in a terminal or notebook once the work has taken two seconds; False for
+            none, or a function that is called with (steps done, steps to do), a step per layer captured and scored.
 
     Raises:
         InputError: if the text is empty, or the method, layer, position, target or foil does not exist or cannot be
@@ -165,6 +169,24 @@ def explain_inputs(
             named the last, or for methods that go back to the embedded tokens the first. Its layers are counted from 0.
     """
     check_asked(methods, layer, targets, compat)
+    with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
+        return _explained(model, inputs, pieces, methods, question, tokenizer, layer, targets, compat, stage, steps)
+
+
+def _explained(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    pieces: Sequence[str] | None,
+    methods: Sequence[Method],
+    question: Question,
+    tokenizer: PreTrainedTokenizerBase | None,
+    layer: int | slice | Literal["all"],
+    targets: Literal["position", "all"],
+    compat: Compat,
+    stage: int | None,
+    progress: Steps | None,
+) -> list[Attribution]:
+    """Return one result per method; arguments as in `explain_inputs`."""
     number = stage_number(model, methods, stage)
     layers = _layers(layer, len(find_mixers(model)), compat)
     per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
@@ -216,7 +238,7 @@ def explain_inputs(
                     "reconstruction_error": max(errors),
                     "reconstruction_error_per_layer": errors,
                     **of_stage,
-                    **evidence,
+                    **_evidence(trace, method, layers, evidence),
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
                     **({"compat": compat} if compat != "published" else {}),
@@ -287,6 +309,15 @@ def _scores(
     return torch.stack(rows), tuple(layers), "mean", {}, None
 
 
+def _evidence(trace: Trace, method: Method, layers: list[int], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured about a method's scores, with what its activation rule leaves and a caution in words."""
+    if method.rule != "secant":
+        left = [trace.operator(number).residual(method.rule) for number in layers]
+        found = found | {"residual": sum(left) / len(left)}
+    words = caution(found, trace.layers[0].captured.y.dtype)
+    return found | ({"caution": words} if words else {})
+
+
 def _layers(layer: int | slice | str, count: int, compat: str) -> list[int]:
     """Return the numbers of the layers that are asked for."""
     if isinstance(layer, slice):
@@ -311,14 +342,14 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
     )
 
 
-def _shifted(progress: Progress, before: int, after: int) -> Progress:
+def _shifted(progress: Steps | None, before: int, after: int) -> Steps | None:
     """Return a callback for one part of the work, with so many steps before it and after it."""
     if progress is None:
         return None
     return lambda done, total: progress(before + done, before + total + after)
 
 
-def _counter(progress: Progress, total: int) -> Callable[[], None]:
+def _counter(progress: Steps | None, total: int) -> Callable[[], None]:
     done = 0
 
     def step() -> None:

@@ -84,8 +84,9 @@ class Attribution:
         model: What was explained.
         signed: Whether scores can be negative.
         diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
-            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `conservation_error` is how far
-            scores are from adding up to what they explain, relative; `seconds` is the time taken.
+            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `terms` is what adds up to the
+            number explained, `tokens` among them, and `conservation_error` how far they are from doing so, relative;
+            `caution` says in words when the scores should not be relied on; `seconds` is the time taken.
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
         grid: Of a picture, how its patches and class token lie in the tokens; None for text.
         image: The part of the picture that the patches cover together, for display.

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods import (
     alti,
@@ -22,6 +23,7 @@ from mambascope.methods import (
     whole_model,
 )
 from mambascope.methods.case import Case, Scored
+from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
 from mambascope.trace.families import AttentionFamily
 
@@ -57,6 +59,10 @@ class Method:
         released: Whether `compat="released"` means something to it.
         asks: Whether it explains a logit, so that the model must have a head.
         split: Whether a whole-model method also says what each layer gave.
+        passes: Time for one target of a short text, roughly, in forward passes.
+        growth: Forward passes that each token of the text adds to them, where time is quadratic.
+        rule: The activation rule of the contributions that it looks at.
+        offered: Whether a page offers it unasked; variants of other methods and controls are not.
     """
 
     name: str
@@ -74,6 +80,12 @@ class Method:
     released: bool = False
     asks: bool = False
     split: bool = False
+    passes: float = 1.0
+    growth: float = 0.0
+    rule: Rule = "secant"
+    offered: bool = True
+
+    __repr__ = brief
 
     @property
     def scope(self) -> Literal["layer", "model"]:
@@ -120,6 +132,7 @@ METHODS: dict[str, Method] = {
             signed=False,
             row=partial(latim.latim_row, norm=1),
             map=partial(latim.latim, norm=1),
+            offered=False,
         ),
         Method(
             "latim-silu",
@@ -129,6 +142,8 @@ METHODS: dict[str, Method] = {
             kinds=SCAN,
             row=partial(latim.latim_row, rule="silu"),
             map=partial(latim.latim, rule="silu"),
+            rule="silu",
+            offered=False,
         ),
         Method(
             "latim-identity",
@@ -138,6 +153,8 @@ METHODS: dict[str, Method] = {
             kinds=SCAN,
             row=partial(latim.latim_row, rule="identity"),
             map=partial(latim.latim, rule="identity"),
+            rule="identity",
+            offered=False,
         ),
         Method(
             "latim-alti",
@@ -153,6 +170,8 @@ METHODS: dict[str, Method] = {
             LATIM,
             signed=False,
             cost="quadratic",
+            passes=3.0,
+            growth=0.1,
             score=whole_model.alti_rollout,
             whole_map=alti.alti_rollout,
         ),
@@ -163,6 +182,8 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="backward",
             cost="quadratic",
+            passes=3.0,
+            growth=0.1,
             score=whole_model.alti_logit,
             score_many=many.alti_logit_rows,
             asks=True,
@@ -201,6 +222,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             score=whole_model.rollout_normalised,
             whole_map=partial(rollout.rollout, normalise=True),
+            offered=False,
         ),
         Method(
             "mamba-attribution",
@@ -209,6 +231,8 @@ METHODS: dict[str, Method] = {
             signed=False,
             needs="backward",
             cost="quadratic",
+            passes=3.0,
+            growth=0.1,
             kinds=SCAN,
             score=whole_model.mamba_attribution,
             released=True,
@@ -237,6 +261,7 @@ METHODS: dict[str, Method] = {
             needs="backward",
             kinds=SCAN,
             score=whole_model.mamba_lrp,
+            passes=2.0,
             score_many=many.mamba_lrp_rows,
             asks=True,
         ),
@@ -247,6 +272,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="backward",
             score=whole_model.gradient_x_input,
+            passes=4.0,
             score_many=many.gradient_x_input_rows,
             asks=True,
         ),
@@ -257,6 +283,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="backward",
             score=whole_model.integrated_gradients,
+            passes=100.0,
             asks=True,
         ),
         Method(
@@ -266,6 +293,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="backward",
             score=whole_model.smooth_grad,
+            passes=50.0,
             asks=True,
         ),
         Method(
@@ -284,6 +312,8 @@ METHODS: dict[str, Method] = {
             signed=False,
             needs="backward",
             cost="quadratic",
+            passes=3.0,
+            growth=0.1,
             kinds=ATTENTION,
             score=whole_model.transformer_attribution,
             asks=True,
@@ -295,6 +325,7 @@ METHODS: dict[str, Method] = {
             signed=False,
             needs="interventions",
             cost="quadratic",
+            growth=1.0,
             kinds=SCAN,
             score=whole_model.value_zeroing,
             split=True,
@@ -306,6 +337,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="interventions",
             cost="quadratic",
+            growth=1.0,
             kinds=SCAN,
             score=whole_model.knocked_out,
             asks=True,
@@ -317,6 +349,7 @@ METHODS: dict[str, Method] = {
             signed=True,
             needs="interventions",
             cost="quadratic",
+            growth=1.0,
             score=whole_model.occluded,
             score_many=many.occlusion_rows,
             asks=True,
@@ -327,6 +360,7 @@ METHODS: dict[str, Method] = {
             "Samek et al. 2017, arXiv 1509.06321",
             signed=True,
             score=whole_model.drawn,
+            offered=False,
         ),
     )
 }

@@ -27,20 +27,15 @@ def require_finite(attribution: Attribution) -> None:
         )
 
 
-def require_alike(attribution: Attribution, *others: Attribution) -> None:
-    """Refuse results that cannot share one page: their tokens and axes must be the same.
+def require_same_text(attribution: Attribution, *others: Attribution) -> None:
+    """Refuse results that cannot share one page because their texts differ.
 
     Raises:
-        InputError: naming the method and what differs.
+        InputError: naming the method.
     """
     for other in others:
         if other.tokens != attribution.tokens:
             raise InputError(f"{other.method} explains another text than {attribution.method}; make a page for each")
-        for axis in ("layer", "target", "source"):
-            if tuple(other.axes[axis]) != tuple(attribution.axes[axis]):
-                raise InputError(
-                    f"{other.method} holds other {axis} positions than {attribution.method}; make a page for each"
-                )
 
 
 def require_layers(attribution: Attribution, layer: int | None, layers: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite, require_picture
@@ -21,6 +22,8 @@ class Compared:
 
     results: tuple[Attribution | None, ...]
     reasons: tuple[str, ...]
+
+    __repr__ = brief
 
     @property
     def first(self) -> Attribution:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from mambascope.methods.attribution import Attribution
 from mambascope.show.comparison import Compared, require_comparable, same_name
+from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
 from mambascope.show.page_parts import asset, document
 from mambascope.show.picture_words import sees, source_name, what_is_explained
-from mambascope.show.text import evidence, number, percent
+from mambascope.show.text import number, percent
 from mambascope.show.tokens import visible
 
 JPEG_QUALITY = 90
@@ -67,9 +68,10 @@ def _cell(result: Attribution, column: str) -> str:
     about = f"{result.method}, {sees(result) or result.model.name}: most from {told}"
     asked = "" if result.target.value is None else f" = {number(result.target.value)}"
     named = "" if same_name(result.method, column) else f"<b>{_text(result.method)}</b><br>"
+    evidence = " · ".join(evidence_sentences(result.diagnostics))
     return (
         f"<td>{_picture(drawn, about)}<p>{named}{_text(what_is_explained(result))}{asked}<br>most from {_text(told)}"
-        f'<br><span class="quiet">{_text(evidence(result.diagnostics))}</span></p></td>'
+        f'<br><span class="quiet">{_text(evidence)}</span></p></td>'
     )
 
 

@@ -14,6 +14,8 @@ from string import Template
 from typing import Any
 
 from mambascope.methods.attribution import Attribution
+from mambascope.methods.registry import METHODS
+from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.tokens import visible
 
 
@@ -61,14 +63,19 @@ def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
 def method_facts(result: Attribution) -> dict[str, Any]:
     """Return what a page tells of one result beside its scores."""
     target = asdict(result.target)
+    known = METHODS.get(result.method)
     target["next_tokens"] = [(visible(token), probability) for token, probability in result.target.next_tokens]
     return {
         "name": result.method,
+        "title": known.title if known else "",
+        "paper": known.paper if known else "",
         "signed": result.signed,
         "over": result.over_layers,
         "target": target,
         "model": asdict(result.model) | {"name": visible(result.model.name)},
         "diagnostics": dict(result.diagnostics),
+        "evidence": evidence_sentences(result.diagnostics),
+        "time": time_taken(result.diagnostics) or "not measured",
     }
 
 

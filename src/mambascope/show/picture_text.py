@@ -15,7 +15,7 @@ from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite
 from mambascope.show.palette import shade, terminal_style
 from mambascope.show.picture_words import source_name, target_place, what_is_explained
-from mambascope.show.text import MARGIN, Screen, first_line, footer, number, percent
+from mambascope.show.text import MARGIN, Screen, first_line, footer, number, percent, wrapped
 from mambascope.show.tokens import visible
 
 TOP_SOURCES = 10
@@ -110,7 +110,7 @@ def picture_footer(attribution: Attribution, screen: Screen) -> Text:
     if attribution.diagnostics.get("preparation"):
         text.append("picture   ", style="bold")
         words = visible(str(attribution.diagnostics["preparation"]))
-        text.append(screen.fit(_wrapped(words, screen.width - MARGIN)) + "\n")
+        text.append(screen.fit(wrapped(words, screen.width - MARGIN)) + "\n")
     text.append_text(footer(attribution, screen))
     return text
 
@@ -161,15 +161,3 @@ def _fit(signs: str, screen: Screen) -> str:
 
 def _short(name: str, cells: int) -> str:
     return name if cell_len(name) <= cells else set_cell_size(name, cells - 1).rstrip() + "\u2026"
-
-
-def _wrapped(words: str, width: int) -> str:
-    """Return words on lines of a width, all but the first set in by the margin of the labels."""
-    lines, line = [], ""
-    for word in words.split(" "):
-        if line and cell_len(line) + 1 + cell_len(word) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    return ("\n" + " " * MARGIN).join([*lines, line])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Source
+from mambascope.methods.registry import METHODS
 from mambascope.show.check import require_finite
+from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
 from mambascope.show.tokens import visible
@@ -95,7 +96,7 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
 
 
 def first_line(attribution: Attribution, screen: Screen) -> Text:
-    """Return the method, the model, its family and layers."""
+    """Return the method, the model, its family and layers, and in a line of its own what the method shows."""
     model, layers = attribution.model, attribution.axes["layer"]
     some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
     explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
@@ -104,6 +105,8 @@ def first_line(attribution: Attribution, screen: Screen) -> Text:
     line = Text()
     line.append(screen.fit(attribution.method), style="bold")
     line.append(screen.fit(f" · {name}{facts}\n"))
+    if attribution.method in METHODS:
+        line.append(screen.fit(f"{METHODS[attribution.method].title}\n"), style="dim")
     return line
 
 
@@ -152,6 +155,7 @@ def source_table(attribution: Attribution, top: list[Source], screen: Screen) ->
         rest = percent(max(0.0, 1.0 - sum(source.share for source in top)))
         label = f"{others} other source{'s' if others > 1 else ''}"
         table.append(f"{'':>13} {label:<{31 + bar_cells + 2}} {rest:>7}\n")
+    table.append("share: a score's size over the sum of all sizes\n")
     return table
 
 
@@ -160,30 +164,32 @@ def footer(attribution: Attribution, screen: Screen) -> Text:
     text = Text()
     text.append("layers    ", style="bold")
     text.append_text(_layer_line(attribution, screen))
-    text.append("evidence  ", style="bold")
-    text.append(screen.fit(evidence(attribution.diagnostics)))
-    if attribution.diagnostics.get("written"):
-        text.append("\npage      ", style="bold")
-        text.append(screen.fit(visible(str(attribution.diagnostics["written"]))))
+    facts = attribution.diagnostics
+    _labelled(text, "evidence", " · ".join([*evidence_sentences(facts), *filter(None, [time_taken(facts)])]), screen)
+    if facts.get("caution"):
+        _labelled(text, "caution", str(facts["caution"]), screen)
+    if facts.get("written"):
+        _labelled(text, "page", visible(str(facts["written"])), screen)
+    text.right_crop(1)
     return text
 
 
-def evidence(diagnostics: Any) -> str:
-    """Return the measured errors and the time taken as one sentence."""
-    parts = []
-    for key, says in (
-        ("reconstruction_error", "the operators rebuilt the layers' outputs to within {}"),
-        ("conservation_error", "the scores add up to what they explain to within {}"),
-        ("completeness_error", "the scores miss what they explain by {}"),
-    ):
-        if diagnostics.get(key) is not None:
-            parts.append(says.format(f"{diagnostics[key]:.1e}"))
-    if not parts:
-        parts.append("no error was measured")
-    seconds = diagnostics.get("seconds")
-    if seconds is not None:
-        parts.append(f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s")
-    return " · ".join(parts)
+def _labelled(text: Text, label: str, words: str, screen: Screen) -> None:
+    """Append one line of the footer, its words set in where they need several lines."""
+    text.append(f"{label:<{MARGIN}}", style="bold")
+    text.append(screen.fit(wrapped(words, screen.width - MARGIN)) + "\n")
+
+
+def wrapped(words: str, width: int) -> str:
+    """Return words on lines of a width, all but the first set in by the margin of the labels."""
+    lines, line = [], ""
+    for word in words.split(" "):
+        if line and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return ("\n" + " " * MARGIN).join([*lines, line])
 
 
 def percent(share: float) -> str:
@@ -201,7 +207,7 @@ def number(score: float) -> str:
 def _layer_line(attribution: Attribution, screen: Screen) -> Text:
     layers = attribution.axes["layer"]
     if len(layers) == 1:
-        return Text("all at once\n" if layers[0] == WHOLE_MODEL else f"only {layers[0]}\n")
+        return Text("taken together\n" if layers[0] == WHOLE_MODEL else f"only {layers[0]}\n")
     mass = attribution.layer_mass().tolist()
     total = sum(mass) or 1.0
     heaviest = max(range(len(mass)), key=mass.__getitem__)

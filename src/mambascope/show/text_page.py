@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from mambascope.methods.attribution import Attribution
-from mambascope.show.check import require_alike, require_finite
+from mambascope.show.check import require_finite, require_same_text
 from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
 from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "text.js", "sources.js", "strip.js", "map.js", "mapinput.js", "scene.js", "textscene.js",
-    "evidence.js", "page.js",
+    "decode.js", "colour.js", "text.js", "sources.js", "overview.js", "strip.js", "map.js", "mapinput.js", "scene.js",
+    "textscene.js", "evidence.js", "page.js",
 )  # fmt: skip
 
 
@@ -27,14 +27,14 @@ def text_page(attribution: Attribution, *others: Attribution, command: str | Non
 
     Args:
         attribution: The result that the page opens with.
-        others: Results of other methods, with the same tokens and axes; they become switches in the page.
+        others: Results of other methods on the same text, with any layers and targets; switches in the page.
         command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
 
     Raises:
-        InputError: if the results differ in tokens or axes, or hold scores that are not finite numbers.
+        InputError: if the results are of different texts, or hold scores that are not finite numbers.
     """
     results = (attribution, *others)
-    require_alike(*results)
+    require_same_text(*results)
     for result in results:
         require_finite(result)
     return assembled(
@@ -53,15 +53,22 @@ def _description(results: tuple[Attribution, ...], command: str | None) -> dict[
     return {
         "tokens": list(first.tokens),
         "shown": {j: visible(token) for j, token in enumerate(first.tokens) if visible(token) != token},
-        "targets": list(first.axes["target"]),
-        "layers": list(first.axes["layer"]),
-        "kinds": layer_kinds(first),
         "command": command or first.diagnostics.get("command"),
-        "methods": [method_facts(result) | {"causal": _is_causal(result)} for result in results],
+        "methods": [_facts(result) for result in results],
         "palette": ANCHORS,
         "top": TOP,
         "codes": CODES,
         "thumbnail": THUMBNAIL,
+    }
+
+
+def _facts(result: Attribution) -> dict[str, Any]:
+    """What the page tells of one result, with its own layers and targets."""
+    return method_facts(result) | {
+        "causal": _is_causal(result),
+        "targets": list(result.axes["target"]),
+        "layers": list(result.axes["layer"]),
+        "kinds": layer_kinds(result),
     }
 
 

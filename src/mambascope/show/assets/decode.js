@@ -16,13 +16,6 @@ async function inflate(id) {
   return new Response(stream).arrayBuffer();
 }
 
-// A page's methods share their layers and targets, unless they bring their own.
-for (const method of RESULT.methods) {
-  method.layers ??= RESULT.layers;
-  method.targets ??= RESULT.targets;
-  method.kinds ??= RESULT.kinds;
-}
-
 // How many sources each target's row holds, and where in the codes it starts.
 function rowPlaces({ causal, targets }) {
   const lengths = causal ? targets.map((position) => position + 1) : targets.map(() => TOKENS);

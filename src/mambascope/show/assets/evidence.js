@@ -1,30 +1,42 @@
 // How far to trust the scores, and the command that makes them again.
 
+// Facts that have an entry of their own, or stand elsewhere on the page.
+const TOLD = [
+  "reconstruction_error", "reconstruction_error_per_layer", "conservation_error", "completeness_error", "terms", "biases_per_layer",
+  "pixel_share", "residual", "caution", "seconds", "seconds_capture", "seconds_in_all", "value", "command", "written", "text", "layer_kinds",
+];
+
 function showEvidence(method) {
   const list = document.getElementById("evidence"), facts = method.diagnostics, entries = [];
   const add = (name, ...content) => entries.push(element("dt", { textContent: name }), element("dd", {}, ...content));
   const model = method.model;
   add("model", `${model.name}: ${model.class_name}, family ${model.family}, ${model.layers} layers, width ${model.hidden_size}`);
-  add("method", method.name);
-  if (facts.reconstruction_error !== undefined) {
-    add("reconstruction error", `${small(facts.reconstruction_error)}: the largest relative error with which the operators `
-      + "behind these scores rebuilt what the explained layers computed");
-  }
-  const perLayer = facts.reconstruction_error_per_layer;
-  if (Array.isArray(perLayer) && perLayer.length === method.layers.length) {
-    const lines = perLayer.map((error, k) => element("li", { textContent: `layer ${method.layers[k]}: ${small(error)}` }));
-    add("… layer by layer", element("ol", {}, ...lines));
-  }
-  if (facts.seconds !== undefined) add("time taken", `${Number(Number(facts.seconds).toPrecision(3))} s`);
+  add("method", method.title ? `${method.name}: ${method.title}. ${method.paper}` : method.name);
+  add("measured", element("ul", {}, ...method.evidence.map((clause) => element("li", { textContent: clause }))));
+  if (facts.caution) add("caution", facts.caution);
+  const perLayer = (name, says, values, format) => {
+    if (!Array.isArray(values) || !values.length) return;
+    const layers = values.length === method.layers.length ? method.layers : values.map((_, k) => k);
+    add(name, says, element("ol", {}, ...values.map((value, k) => element("li", { textContent: `layer ${layers[k]}: ${format(value)}` }))));
+  };
+  perLayer("biases, layer by layer", "what of the number explained is due to the biases of each layer", facts.biases_per_layer, formatScore);
+  perLayer("rebuilt, layer by layer", "the relative error with which each layer's output was rebuilt", facts.reconstruction_error_per_layer, small);
+  add("time taken", method.time);
   for (const [key, value] of Object.entries(facts)) {
-    const told = ["reconstruction_error", "reconstruction_error_per_layer", "seconds", "command", "written", "text", "layer_kinds"];
     const number = typeof value === "number" ? String(Number(value.toPrecision(4))) : null;
-    if (!told.includes(key)) add(key.replaceAll("_", " "), number ?? (typeof value === "string" ? value : JSON.stringify(value)));
+    if (!TOLD.includes(key)) add(key.replaceAll("_", " "), number ?? (typeof value === "string" ? value : JSON.stringify(value)));
   }
   add("numbers in this page", `the top ${TOP} sources of every target are exact; other scores (≈) are rounded to about 1 % `
-    + "of their row's largest. A share is a score's size over the sum of all sizes in its row.");
-  add("made by", RESULT.command ? element("pre", { textContent: RESULT.command }) : "a call from Python; no command was recorded");
+    + "of their row's largest.");
+  add("made by", RESULT.command ? element("pre", { textContent: RESULT.command }) : "a call from Python; no command was recorded",
+    ` The page opens with ${RESULT.methods[0].name}.${mapHint()}`);
   list.replaceChildren(...entries);
+}
+
+// Where no method shows every position, the command says how to get them.
+function mapHint() {
+  const every = RESULT.methods.some(({ targets }) => targets.length > 1);
+  return every || !RESULT.command ? "" : " For the sources of every position add --targets all.";
 }
 
 const small = (error) => (typeof error === "number" ? error.toExponential(1) : String(error));

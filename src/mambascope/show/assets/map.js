@@ -9,19 +9,21 @@ const view = { x: 0, y: 0, zoom: 1, cursor: null, grid: null, fitX: 1, fitY: 1, 
 
 // A grid is what the map draws: its size, and for every row its codes, how many there are, and its largest score.
 function matrixGrid(block) {
+  const { targets } = method();
   return {
-    rows: TARGETS, columns: TOKENS, square: true,
+    rows: targets.length, columns: TOKENS, square: true,
     row: (t) => ({ codes: block.codes, start: block.starts[t], length: block.lengths[t], scale: block.scales[t] }),
-    rowName: (t) => shown(RESULT.targets[t]), rowNumber: (t) => RESULT.targets[t],
+    rowName: (t) => shown(targets[t]), rowNumber: (t) => targets[t],
     score: (t, j) => scoreAt(block, t, j),
   };
 }
 
 function stripGrid(blocks) {
+  const { layers } = method();
   return {
     rows: blocks.length, columns: TOKENS, square: false,
     row: (k) => ({ codes: blocks[k].codes, start: 0, length: blocks[k].lengths[0], scale: blocks[k].scales[0] }),
-    rowName: (k) => `layer ${RESULT.layers[k]}`, rowNumber: (k) => RESULT.layers[k],
+    rowName: (k) => `layer ${layers[k]}`, rowNumber: (k) => layers[k],
     score: (k, j) => scoreAt(blocks[k], 0, j),
   };
 }

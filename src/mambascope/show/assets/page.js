@@ -1,42 +1,65 @@
 // The page itself: what is in focus, and who redraws when it changes.
 
 const byId = (id) => document.getElementById(id);
+// pinned, looked: positions of targets.
 const state = { method: 0, block: 0, pinned: null, looked: null, hovered: null, totals: null, data: null, drawing: 0 };
-const single = TARGETS === 1;
-const targetOf = new Map(RESULT.targets.map((position, t) => [position, t]));
 const method = () => RESULT.methods[state.method];
-const focus = () => state.pinned ?? state.looked ?? targetOf.get(method().target.position) ?? TARGETS - 1;
-const total = (t) => state.totals[state.block * TARGETS + t];
+const single = () => method().targets.length === 1;
+const layered = () => method().layers.length > 1;
+const isTarget = (position) => position !== null && method().targets.includes(position);
+const focused = () => [state.pinned, state.looked, method().target.position].find(isTarget) ?? method().targets.at(-1);
+const focus = () => method().targets.indexOf(focused());
+const total = (t) => state.totals[state.block * method().targets.length + t];
 
 async function chooseMethod(index) {
   state.method = index;
-  method().totals ??= new Float32Array(await inflate(`totals-${index}`));
-  method().thumbs ??= new Int8Array(await inflate(`thumbs-${index}`));
-  state.totals = method().totals;
+  const one = method();
+  one.totals ??= new Float32Array(await inflate(`totals-${index}`));
+  one.thumbs ??= new Int8Array(await inflate(`thumbs-${index}`));
+  state.totals = one.totals;
+  const option = (value, textContent) => element("option", { value, textContent });
+  byId("layer").replaceChildren(option(0, layerName(0)), ...(layered() ? one.layers.map((_, k) => option(k + 1, layerName(k + 1))) : []));
+  byId("layer").parentElement.hidden = !layered();
+  byId("layers-title").closest("section").hidden = !layered();
+  byId("maps-title").closest("section").hidden = single() && !layered();
+  byId("strip").hidden = single() || !layered();
+  byId("method").value = index;
+  offerOtherView();
+  showMethod(one);
   showHead();
-  showEvidence(method());
-  if (!single) drawStrip();
-  await chooseBlock(state.block);
+  showEvidence(one);
+  if (layered()) buildBars(toggleBlock);
+  if (!byId("strip").hidden) { buildStrip(chooseBlock); drawStrip(); }
+  await chooseBlock(layered() ? Math.min(state.block, one.layers.length) : 0);
 }
 
 async function chooseBlock(block) {
   state.block = block;
   const turn = ++state.drawing;
   const data = await loadBlock(state.method, block);
-  const strip = single ? await Promise.all(RESULT.layers.map((_, k) => loadBlock(state.method, k + 1))) : null;
+  const strip = single() ? await Promise.all(method().layers.map((_, k) => loadBlock(state.method, k + 1))) : null;
   if (turn !== state.drawing) return;  // another choice overtook this one
   state.data = data;
-  view.grid = single ? stripGrid(strip) : matrixGrid(data);
+  view.grid = strip ? stripGrid(strip) : matrixGrid(data);
   byId("layer").value = block;
   for (const [k, button] of [...byId("strip").children].entries()) button.setAttribute("aria-pressed", String(k === block));
-  layOut();
-  clampView();
+  if (!byId("maps-title").closest("section").hidden) { layOut(); clampView(); }
   showFocus();
+}
+
+// The view of the page's own result, or that of every position: the other one is a click away.
+function offerOtherView() {
+  const every = RESULT.methods.findIndex(({ targets }) => targets.length > 1), other = single() ? every : 0;
+  const button = byId("other-view");
+  button.hidden = every < 1;
+  button.textContent = single() ? "Show every position" : "Back to the prediction";
+  button.onclick = () => chooseMethod(other);
 }
 
 function showHead() {
   const { model, target } = method(), name = (token) => `‘${token}’`;
-  const layers = RESULT.layers.length === model.layers || RESULT.layers[0] === "all" ? `${model.layers} layers` : `${RESULT.layers.length} of ${model.layers} layers`;
+  const { layers: explained } = method();
+  const layers = explained.length === model.layers || explained[0] === "all" ? `${model.layers} layers` : `${explained.length} of ${model.layers} layers`;
   byId("model").textContent = model.name;
   byId("summary").textContent = `${method().name} · ${model.family} · ${layers} · ${TOKENS} tokens`;
   const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
@@ -44,26 +67,29 @@ function showHead() {
   const where = `${quoted(target.position)} (position ${target.position})`;
   byId("prediction").textContent = (best ? `After ${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `In focus: ${where}.`) + asked;
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
-  byId("how").textContent = single
+  byId("how").textContent = single()
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
     : `Point at a token to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
-  byId("layers-how").textContent = "The sum of all scores of the token in focus, layer by layer. Click a bar to see that layer alone, again for all.";
-  byId("maps-how").textContent = single
+  byId("layers-how").textContent = "How much of the target's scores, in size, each layer holds. Click a bar to isolate a layer; click again to show all.";
+  byId("maps-how").textContent = single()
     ? "One row per layer, one column per source token. Click a row to see that layer. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell."
     : "One row per target token, one column per source token: a row shows what its token drew from. Click a small map to enlarge it, a row to pin its token. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell.";
 }
 
 function showFocus() {
-  const t = focus();
+  const t = focus(), top = topSources(state.data, t, total(t));
   shadeText(state.data, t);
-  markTarget(t, state.pinned !== null && !single);
-  showSources(RESULT.targets[t], topSources(state.data, t, total(t)), state.data.lengths[t], follow);
-  showBars(state.totals, t, state.block);
+  markTarget(focused(), state.pinned !== null && !single());
+  showSources(focused(), top, state.data.lengths[t], follow);
+  if (layered()) showBars(state.totals, t, state.block);
   drawLegend(byId("text-legend"), state.data.scales[t], method().signed, `(${layerName(state.block)})`);
   byId("contrast").parentElement.hidden = view.grid.rows < 2;
+  drawOverviewNow();
   drawMapSoon();
   sayText();
 }
+
+const drawOverviewNow = () => drawOverview(state.data, focus(), topSources(state.data, focus(), total(focus())), focused());
 
 function describe(score, exact, share, from, to) {
   if (from > to && score === 0) return `${quoted(from)} (${from}) comes after ${quoted(to)} (${to}), which cannot see it`;
@@ -71,15 +97,15 @@ function describe(score, exact, share, from, to) {
 }
 
 function sayText() {
-  const t = focus(), position = RESULT.targets[t], j = state.hovered;
-  const asks = j !== null && j !== position && (state.pinned !== null || !targetOf.has(j));
+  const t = focus(), position = focused(), j = state.hovered;
+  const asks = j !== null && j !== position && (state.pinned !== null || !isTarget(j));
   if (asks) {
     const { score, exact } = scoreAt(state.data, t, j);
     byId("readout").textContent = describe(score, exact, total(t) > 0 ? Math.abs(score) / total(t) : 0, j, position);
     return;
   }
   const [best] = topSources(state.data, t, total(t));
-  const pinned = state.pinned !== null && !single ? "pinned: " : "";
+  const pinned = state.pinned !== null && !single() ? "pinned: " : "";
   byId("readout").textContent = best.score === 0 ? `${pinned}${quoted(position)} (${position}) drew from nothing here.`
     : `${pinned}${describe(best.score, true, best.share, best.position, position)}, most of all`;
 }
@@ -88,22 +114,23 @@ function sayMap() {
   const cell = view.cursor;
   if (!cell) { byId("map-readout").textContent = ""; return; }
   const { score, exact } = view.grid.score(cell.row, cell.column);
-  const t = single ? 0 : cell.row, block = single ? cell.row + 1 : state.block;
-  const sum = state.totals[block * TARGETS + t], share = sum > 0 ? Math.abs(score) / sum : 0;
-  byId("map-readout").textContent = `${layerName(block)}: ${describe(score, exact, share, cell.column, RESULT.targets[t])}`;
+  const { targets } = method(), t = single() ? 0 : cell.row, block = single() ? cell.row + 1 : state.block;
+  const sum = state.totals[block * targets.length + t], share = sum > 0 ? Math.abs(score) / sum : 0;
+  byId("map-readout").textContent = `${layerName(block)}: ${describe(score, exact, share, cell.column, targets[t])}`;
 }
 
 function drawMap() {
+  if (!view.inner || byId("maps-title").closest("section").hidden) return;
   const context = mapCanvas.getContext("2d"), ratio = mapCanvas.width / view.width, contrast = byId("contrast").value;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   paint(context, mapScene(contrast, mapFocus()));
   const largest = mapLargest();
   byId("map-legend").hidden = largest === null;
-  if (largest !== null) drawLegend(byId("map-legend"), largest, method().signed, single ? "" : `(${layerName(state.block)})`);
+  if (largest !== null) drawLegend(byId("map-legend"), largest, method().signed, single() ? "" : `(${layerName(state.block)})`);
 }
 
 const mapLargest = () => (byId("contrast").value === "row" ? null : largestScale(view.grid));
-const mapFocus = () => (single ? (state.block > 0 ? state.block - 1 : null) : focus());
+const mapFocus = () => (single() ? (state.block > 0 ? state.block - 1 : null) : focus());
 let mapPending = false;
 function drawMapSoon() {
   if (mapPending) return;
@@ -113,27 +140,32 @@ function drawMapSoon() {
 
 // ---- what readers do -------------------------------------------------------------------------------------------------
 
-function pin(t) {
-  state.pinned = t;
-  roam(RESULT.targets[t]);
-  bringIntoView(RESULT.targets[t]);
+function pin(position) {
+  state.pinned = position;
+  roam(position);
+  bringIntoView(position);
   showFocus();
 }
 
-function follow(j) { if (targetOf.has(j)) pin(targetOf.get(j)); }
-function toggleBlock(block) { chooseBlock(block === state.block && RESULT.layers.length > 1 ? 0 : block); }
+function follow(j) {
+  bringIntoView(j, 0.4);
+  mark(j, true);
+  if (!single() && isTarget(j)) pin(j); else drawOverviewNow();
+}
+function toggleBlock(block) { chooseBlock(block === state.block && layered() ? 0 : block); }
 
 function step(by) {
-  if (single) {
-    const j = Math.min(Math.max((state.hovered ?? RESULT.targets[0]) + by, 0), TOKENS - 1);
+  const { targets } = method();
+  if (single()) {
+    const j = Math.min(Math.max((state.hovered ?? targets[0]) + by, 0), TOKENS - 1);
     roam(j);
     spans[j].focus();
     return;
   }
-  const t = Math.min(Math.max(focus() + by, 0), TARGETS - 1);
-  if (state.pinned !== null) state.pinned = t; else state.looked = t;
-  roam(RESULT.targets[t]);
-  spans[RESULT.targets[t]].focus();
+  const position = targets[Math.min(Math.max(focus() + by, 0), targets.length - 1)];
+  if (state.pinned !== null) state.pinned = position; else state.looked = position;
+  roam(position);
+  spans[position].focus();
   state.hovered = null;
   showFocus();
 }
@@ -141,7 +173,7 @@ function step(by) {
 function look(j) {
   if (state.hovered === j) return;
   state.hovered = j;
-  if (j !== null && state.pinned === null && targetOf.has(j)) { state.looked = targetOf.get(j); showFocus(); } else sayText();
+  if (j !== null && state.pinned === null && !single() && isTarget(j)) { state.looked = j; showFocus(); } else sayText();
 }
 
 function listen() {
@@ -150,23 +182,25 @@ function listen() {
   textBox.addEventListener("focusin", (event) => look(positionOf(event)));
   textBox.addEventListener("click", (event) => {
     const j = positionOf(event);
-    if (j === null || !targetOf.has(j) || single) return;
-    if (state.pinned === targetOf.get(j)) { state.pinned = null; state.looked = targetOf.get(j); showFocus(); } else pin(targetOf.get(j));
+    if (!isTarget(j) || single()) return;
+    if (state.pinned === j) { state.pinned = null; state.looked = j; showFocus(); } else pin(j);
   });
   document.addEventListener("keydown", onKey);
   byId("method").addEventListener("change", (event) => chooseMethod(Number(event.target.value)));
   byId("layer").addEventListener("change", (event) => chooseBlock(Number(event.target.value)));
   byId("contrast").addEventListener("change", drawMapSoon);
-  const title = () => `${method().model.name}: ${method().name}, ${layerName(state.block)}, target ${RESULT.targets[focus()]} ${quoted(RESULT.targets[focus()])}`;
-  const name = () => `${method().name}-${state.block === 0 ? "model" : `layer${RESULT.layers[state.block - 1]}`}-${RESULT.targets[focus()]}`;
+  const title = () => `${method().model.name}: ${method().name}, ${layerName(state.block)}, target ${focused()} ${quoted(focused())}`;
+  const name = () => `${method().name}-${state.block === 0 ? "model" : `layer${method().layers[state.block - 1]}`}-${focused()}`;
   const textPicture = () => withCaption(textScene(), title(), state.data.scales[focus()], method().signed);
   const mapPicture = () => withCaption(mapScene(byId("contrast").value, mapFocus()), title(), mapLargest(), method().signed);
   byId("text-png").addEventListener("click", () => savePng(textPicture(), `text-${name()}`));
   byId("text-svg").addEventListener("click", () => saveSvg(textPicture(), `text-${name()}`));
   byId("map-png").addEventListener("click", () => savePng(mapPicture(), `map-${name()}`));
   byId("map-svg").addEventListener("click", () => saveSvg(mapPicture(), `map-${name()}`));
-  listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single ? toggleBlock(row + 1) : pin(row)) });
-  darkness.addEventListener("change", () => { if (!single) drawStrip(); chooseBlock(state.block); });
+  listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single() ? toggleBlock(row + 1) : pin(method().targets[row])) });
+  listenToOverview({ go: follow, redraw: drawOverviewNow, sources: () => topSources(state.data, focus(), total(focus())).filter(({ score }) => score !== 0).map(({ position }) => position) });
+  darkness.addEventListener("change", () => { if (!byId("strip").hidden) drawStrip(); chooseBlock(state.block); });
+  new ResizeObserver(drawOverviewNow).observe(textBox);
   new ResizeObserver(() => { if (view.grid && mapCanvas.clientWidth !== view.width) { layOut(); clampView(); drawMapSoon(); } }).observe(byId("map-frame"));
 }
 
@@ -176,28 +210,23 @@ function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const by = { ArrowLeft: -1, ArrowRight: 1, Home: -TOKENS, End: TOKENS }[event.key];
   if (by !== undefined && (inText || Math.abs(by) === 1)) step(by);
-  else if (event.key === "Escape") { state.looked = focus(); state.pinned = null; state.hovered = null; showFocus(); }
+  else if (event.key === "Escape") { state.looked = focused(); state.pinned = null; state.hovered = null; showFocus(); }
   else if ((event.key === "Enter" || event.key === " ") && inText) document.activeElement.click();
   else return;
   event.preventDefault();
 }
 
 async function start() {
-  const option = (value, textContent) => element("option", { value, textContent });
-  byId("method").replaceChildren(...RESULT.methods.map(({ name }, k) => option(k, name)));
+  byId("method").replaceChildren(...RESULT.methods.map((one, k) => element("option", { value: k, textContent: methodOption(one) })));
   byId("method-choice").hidden = RESULT.methods.length === 1;
-  byId("layer").replaceChildren(option(0, layerName(0)), ...(RESULT.layers.length > 1 ? RESULT.layers.map((_, k) => option(k + 1, layerName(k + 1))) : []));
   buildText();
   byId("main").hidden = false;
-  byId("strip").hidden = single || RESULT.layers.length === 1;
-  byId("layers-title").closest("section").hidden = RESULT.layers.length === 1;
-  buildBars(toggleBlock);
-  if (!single) buildStrip(chooseBlock);
-  state.pinned = focus();
-  roam(RESULT.targets[state.pinned]);
+  state.pinned = method().targets.includes(method().target.position) ? method().target.position : method().targets.at(-1);
+  roam(state.pinned);
   await chooseMethod(0);
-  bringIntoView(RESULT.targets[state.pinned]);
+  bringIntoView(state.pinned);
   listen();
+  drawOverviewNow();
   document.body.dataset.ready = "true";
 }
 

@@ -32,6 +32,7 @@ async function chooseMethod(index) {
   byId("layers-title").closest("section").hidden = one.layers.length < 2;
   buildBars(toggleBlock);
   buildStrip();
+  showMethod(one);
   showEvidence(one);
   await chooseBlock(Math.min(state.block, Number(byId("layer").max)));
 }
@@ -248,7 +249,7 @@ async function goToNamedView() {
 }
 
 async function start() {
-  byId("method").replaceChildren(...RESULT.methods.map(({ name }, k) => element("option", { value: k, textContent: name })));
+  byId("method").replaceChildren(...RESULT.methods.map((one, k) => element("option", { value: k, textContent: methodOption(one) })));
   byId("method-choice").hidden = RESULT.methods.length === 1;
   await loadPicture();
   byId("main").hidden = false;

@@ -1,4 +1,4 @@
-// What stands beside the text or the picture: the top sources in numbers, and how much every layer carried.
+// What stands beside the text or the picture: what the method shows, the top sources in numbers, each layer's part.
 
 const element = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
@@ -37,6 +37,17 @@ function showSources(position, top, count, follow) {
   unmark();
   table.tBodies[0].replaceChildren(...rows);
 }
+
+// What a method's scores are, and what is to be kept in mind of them.
+function showMethod({ name, title, paper, diagnostics }) {
+  document.getElementById("method-says").textContent = title ? `${name}: ${title} (${paper}).` : name;
+  const caution = document.getElementById("caution");
+  caution.hidden = !diagnostics.caution;
+  caution.textContent = diagnostics.caution ? `Caution: ${diagnostics.caution}.` : "";
+}
+
+// A method as the list of methods names it: those that explain every position say so.
+const methodOption = ({ name, targets }) => (targets.length > 1 ? `${name}, every position` : name);
 
 function buildBars(select) {
   const { layers } = method(), step = Math.ceil(layers.length / 24);

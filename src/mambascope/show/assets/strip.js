@@ -1,8 +1,9 @@
 // One small map per layer, and one for their mean.
 
 function buildStrip(select) {
-  const maps = [0, ...RESULT.layers.map((_, k) => k + 1)].map((block) => {
-    const short = block === 0 ? method().over : String(RESULT.layers[block - 1]), kind = RESULT.kinds?.[block - 1];
+  const { layers, kinds, over } = method();
+  const maps = [0, ...layers.map((_, k) => k + 1)].map((block) => {
+    const short = block === 0 ? over : String(layers[block - 1]), kind = kinds?.[block - 1];
     const button = element("button", { type: "button", title: `Enlarge ${layerName(block)}` },
       element("canvas"), element("span", { textContent: kind ? `${short} ${kind}` : short }));
     button.setAttribute("aria-label", layerName(block));
@@ -15,7 +16,7 @@ function buildStrip(select) {
 }
 
 function drawStrip() {
-  const { pixels } = colours(), rows = Math.min(TARGETS, RESULT.thumbnail), columns = Math.min(TOKENS, RESULT.thumbnail);
+  const { pixels } = colours(), rows = Math.min(method().targets.length, RESULT.thumbnail), columns = Math.min(TOKENS, RESULT.thumbnail);
   const codes = method().thumbs;
   [...document.getElementById("strip").children].forEach((button, block) => {
     const canvas = button.firstChild, image = new ImageData(columns, rows), words = new Uint32Array(image.data.buffer);

@@ -1,6 +1,5 @@
 // The text: one span a token, shaded by the scores of the target in focus.
 
-const TARGETS = RESULT.targets.length;
 const textBox = document.getElementById("text");
 let spans = [];
 
@@ -34,19 +33,19 @@ function shadeText(block, t) {
   });
 }
 
-function markTarget(t, pinned) {
+function markTarget(position, pinned) {
   for (const name of ["target", "pinned"]) textBox.querySelector(`.${name}`)?.classList.remove(name);
   textBox.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
-  const span = spans[RESULT.targets[t]];
+  const span = spans[position];
   span.classList.add("target");
   span.classList.toggle("pinned", pinned);
   span.setAttribute("aria-selected", "true");
 }
 
-// Bring a token into view inside its box, without moving the page.
-function bringIntoView(j) {
+// Bring a token into view inside its box, without moving the page: so far down the box.
+function bringIntoView(j, share = 0.7) {
   const box = textBox.getBoundingClientRect(), word = spans[j].getBoundingClientRect();
-  if (word.top < box.top || word.bottom > box.bottom) textBox.scrollTop += word.top - box.top - box.height * 0.7;
+  if (word.top < box.top || word.bottom > box.bottom) textBox.scrollTop += word.top - box.top - box.height * share;
 }
 
 function roam(j) {

@@ -1,0 +1,75 @@
+"""The evidence of a result in words: what adds up to what, to within which error, and when not to rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: What a number is made of, as methods name it, in the reader's words.
+TERMS = {
+    "tokens": "tokens",
+    "biases": "biases",
+    "residual": "the target's own embedding",
+    "bias": "biases of the mixers",
+    "other": "parts that mix no tokens",
+    "constant": "final norm and head",
+}
+
+
+def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
+    """Return what was measured about a result, a clause each: of the method's own scores first, then of the layers."""
+    found = [
+        _terms(diagnostics),
+        _said(diagnostics, "completeness_error", "the scores miss the number explained by {}"),
+        _share(diagnostics, "residual", "the activation rule leaves {} of the layers' outputs unexplained"),
+        _share(
+            diagnostics,
+            "pixel_share",
+            "pixels hold {} of what the tokens hold; the class token, the positions and the patches' biases hold the "
+            "rest",
+        ),
+        _said(diagnostics, "reconstruction_error", "layers rebuilt to within {}"),
+    ]
+    return [clause for clause in found if clause] or ["no error was measured"]
+
+
+def _terms(diagnostics: Mapping[str, Any]) -> str:
+    error, terms = diagnostics.get("conservation_error"), diagnostics.get("terms")
+    if error is None:
+        return ""
+    total = sum(terms.values()) if isinstance(terms, Mapping) else 0.0
+    if not isinstance(terms, Mapping) or not total:
+        return f"the scores add up to within {error:.1e}"
+    parts = [
+        f"{TERMS.get(name, name)} {signed_percent(value / total)}"
+        for name, value in terms.items()
+        if value or name == "tokens"
+    ]
+    return f"{', '.join(parts)} of the number explained, which they add up to within {error:.1e}"
+
+
+def _said(diagnostics: Mapping[str, Any], key: str, says: str) -> str:
+    return "" if diagnostics.get(key) is None else says.format(f"{diagnostics[key]:.1e}")
+
+
+def _share(diagnostics: Mapping[str, Any], key: str, says: str) -> str:
+    return "" if diagnostics.get(key) is None else says.format(signed_percent(diagnostics[key]))
+
+
+def signed_percent(share: float) -> str:
+    """Return a share of a sum whose parts may cancel: `81.2 %`, `−12.0 %`, `<0.1 %` in size."""
+    if 0 < abs(share) < 0.001:
+        return "<0.1 %"
+    return f"{100 * share:.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def time_taken(diagnostics: Mapping[str, Any]) -> str:
+    """Return the seconds that a result took, and those of everything that was computed with it where these are more."""
+    own, whole = diagnostics.get("seconds"), diagnostics.get("seconds_in_all")
+    if own is None:
+        return ""
+    return _seconds(own) + (f" ({_seconds(whole)} with the other views)" if whole and whole > 1.5 * own else "")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"

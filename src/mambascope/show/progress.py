@@ -1,0 +1,120 @@
+"""A progress bar for work that turns out to be long; what ends within two seconds shows none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+#: Seconds before the bar appears.
+PATIENCE = 2.0
+
+#: Called with (steps done, steps to do).
+Steps = Callable[[int, int], None]
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """Whatever shows how far the work is."""
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Show so many steps of a total, which is 0 as long as nobody knows it."""
+
+    def clear(self) -> None:
+        """Take the bar away."""
+
+
+class LateProgress:
+    """A bar that appears once the work has taken `PATIENCE` seconds, and is gone at the end.
+
+    It stands on standard error where that is a terminal, in a notebook below the cell, and elsewhere nowhere.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._state = (label, 0, 0)
+        self._bar: Bar | None = None
+        self._over = False
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(PATIENCE, self._appear)
+        self._timer.daemon = True
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note that `done` of `total` steps are done."""
+        with self._lock:
+            self._state = (self._state[0], done, total)
+            if self._bar is not None:
+                self._bar.show(*self._state)
+
+    def __enter__(self) -> LateProgress:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            if self._bar is not None:
+                self._bar.clear()
+
+    def _appear(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._bar = _make_bar()
+            if self._bar is not None:
+                self._bar.show(*self._state)
+
+
+@contextmanager
+def told(progress: Steps | bool | None, label: str) -> Iterator[Steps | None]:
+    """Yield what to tell of each step: the caller's own function, a late bar (None or True), or nothing (False)."""
+    if progress is None or progress is True:
+        with LateProgress(label) as bar:
+            yield bar
+    else:
+        yield progress or None
+
+
+def _make_bar() -> Bar | None:
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        return _NotebookLine()
+    return _TerminalBar(console) if console.is_terminal else None
+
+
+class _TerminalBar:
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+
+    def show(self, label: str, done: int, total: int) -> None:
+        self._progress.update(self._task, description=label, completed=done, total=total or None)
+
+    def clear(self) -> None:
+        self._progress.stop()
+
+
+class _NotebookLine:
+    """One line below the cell: notebooks without widgets have no bars."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, label: str, done: int, total: int) -> None:
+        self._put(f"{label}: {done} of {total} steps" if total else f"{label} …")
+
+    def clear(self) -> None:
+        self._put("")
+
+    def _put(self, words: str) -> None:
+        from IPython.display import Markdown, display  # type: ignore[import-not-found]
+
+        if self._handle is None:
+            self._handle = display(Markdown(words), display_id=True)
+        else:
+            self._handle.update(Markdown(words))
