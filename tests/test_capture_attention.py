@@ -10,7 +10,7 @@ from torch import nn
 from mambascope import ReconstructionError, capture, hidden_attention, implicit_attention, latim
 from mambascope.methods.hidden_attention import hidden_attention_mean, hidden_attention_row
 from mambascope.methods.implicit_attention import implicit_attention_row
-from mambascope.methods.latim import contributions, latim_row
+from mambascope.methods.latim import latim_row
 from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES, find_mixers
 from models import TRANSFORMERS, padded_batch, stock_transformer, transformer_inputs
 
@@ -87,7 +87,7 @@ def test_layers_are_rebuilt_and_contributions_sum_to_the_output(family, dtype, s
             total[:, block.rows] += tile.sum(dim=-1).transpose(1, 2)
         assert relative(total, y) < BOUND[dtype], "the tiled form"
         for target in (0, 4, 10):
-            vectors, beta = contributions(trace, record.index, target)
+            vectors, beta = operator.contributions(target)  # of padding as well, which no method explains
             assert relative(vectors.sum(dim=1) + beta, y[:, target]) < BOUND[dtype], f"the row of target {target}"
             assert float((beta - bias[:, target]).norm() / y.norm()) < BOUND[dtype], f"the bias of target {target}"
 
@@ -108,7 +108,7 @@ def test_maps_are_the_models_own_attentions(family):
         assert torch.equal(hidden_attention(trace, layer), p)
         torch.testing.assert_close(implicit_attention(trace, layer), p)
         torch.testing.assert_close(hidden_attention_mean(trace, layer), p.mean(dim=1))
-        for target in (0, 5, 10):
+        for target in (0, 5, 6):  # no padding in any text
             torch.testing.assert_close(hidden_attention_row(trace, layer, target), p.mean(dim=1)[:, target])
             torch.testing.assert_close(implicit_attention_row(trace, layer, target), p.mean(dim=1)[:, target])
     assert trace.operator(0).scan.causal is (family in DECODERS)
@@ -119,7 +119,7 @@ def test_rows_of_latim_are_those_of_its_map(family):
     maps, length = latim(trace), trace.shape[1]
     assert maps.shape == (3, 2, length, length)
     assert maps.triu(1).any() == (family not in DECODERS)
-    for target in (0, 5, length - 1):
+    for target in (0, 5, 6):  # no padding in any text
         torch.testing.assert_close(latim_row(trace, 1, target), maps[:, 1, target], rtol=1e-4, atol=1e-5)
 
 

@@ -132,19 +132,19 @@ def test_a_padded_batch_equals_one_by_one(family, side, compat):
     """Without biases, which the stock model lets flow from padded tokens on the left."""
     model = stock_model(family, torch.float64, use_bias=False, use_conv_bias=False)
     ids, mask = padded_batch(12, 3, side)
+
+    def scored(position, **inputs):
+        with without_downcasts(family):
+            trace = capture(model, **inputs)
+            gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
+            return mamba_attribution(trace, gradients, (position,), compat=compat)
+
+    batch = scored(-1, input_ids=ids, attention_mask=mask)
     for text in range(3):
         real = mask[text].bool()
-        last, end = int(real.nonzero().max()), int(real.sum()) - 1
-        batch = {"input_ids": ids, "attention_mask": mask}
-        alone = {"input_ids": ids[text : text + 1, real]}
-        rows = []
-        for inputs, position in ((batch, last), (alone, end)):
-            with without_downcasts(family):
-                trace = capture(model, **inputs)
-                gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
-                rows.append(mamba_attribution(trace, gradients, (position,), compat=compat))
-        assert distance(rows[0][text][real], rows[1][0]) < BOUND, f"text {text}"
-        assert not rows[0][text][~real].any(), "padding is no source"
+        alone = scored(int(real.sum()) - 1, input_ids=ids[text : text + 1, real])
+        assert distance(batch[text][real], alone[0]) < BOUND, f"text {text}"
+        assert not batch[text][~real].any(), "padding is no source"
 
 
 def test_wrong_requests_are_refused_in_one_sentence(case):

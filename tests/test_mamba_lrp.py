@@ -248,11 +248,11 @@ def test_a_padded_batch_equals_one_by_one(family, side, used):
     """Without biases, which the stock model lets flow from padded tokens on the left."""
     model = without_biases(stock_model(family, torch.float64))
     ids, mask = padded_batch(20, 3, side)
-    last = [int(row.nonzero().max()) for row in mask]
-    for row, position in enumerate(last):
+    with without_downcasts(family):
+        batch = mamba_lrp(model, token_readout(-1, 7), rules=used, input_ids=ids, attention_mask=mask)
+    for row in range(3):
         real = mask[row].bool()
         with without_downcasts(family):
-            batch = mamba_lrp(model, token_readout(position, 7), rules=used, input_ids=ids, attention_mask=mask)
             text = ids[row : row + 1, real]
             alone = mamba_lrp(model, token_readout(int(real.sum()) - 1, 7), rules=used, input_ids=text)
         assert distance(batch.scores[row][real], alone.scores[0]) < BOUND, f"text {row}"

@@ -70,10 +70,15 @@ def test_implicit_attention_acts_on_the_scan_branch(trace):
     assert torch.equal(implicit_attention(trace, 0, [1]), maps[:, [1]])
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def unpadded(request):
+    return capture(stock_model(request.param, torch.float64), input_ids=padded_batch(LENGTH, 2, "left")[0])
+
+
 @pytest.mark.parametrize("target", [0, 1, 2, 3, 40, LENGTH - 1])
 @pytest.mark.parametrize("name", PER_LAYER)
-def test_a_row_is_that_row_of_the_map(trace, name, target):
-    method = METHODS[name]
+def test_a_row_is_that_row_of_the_map(unpadded, name, target):
+    method, trace = METHODS[name], unpadded
     row, full = method.row(trace, 1, target), method.map(trace, 1)
     assert torch.allclose(row, full[:, target], rtol=1e-8, atol=1e-11)
     assert not row[:, target + 1 :].any()

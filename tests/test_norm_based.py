@@ -34,7 +34,7 @@ def test_it_is_the_papers_formula(family, layer):
     expected = total.norm(dim=-1).detach()
     maps = norm_based(trace, layer)
     torch.testing.assert_close(maps, expected, rtol=1e-12, atol=1e-13)
-    for target in (0, 5, 10):
+    for target in (0, 5, 6):  # no padding in any text
         torch.testing.assert_close(norm_based_row(trace, layer, target), expected[:, target], rtol=1e-12, atol=1e-13)
 
 
@@ -54,7 +54,7 @@ def test_without_a_value_bias_it_is_latim(family):
     maps = norm_based(trace, 1)
     torch.testing.assert_close(maps, latim(trace, 1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(norm_based(trace, -1), maps)
-    for target in (0, 5, 10):
+    for target in (0, 5, 6):  # no padding in any text
         torch.testing.assert_close(norm_based_row(trace, 1, target), maps[:, target], rtol=1e-4, atol=1e-5)
 
 

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.latim import contributions
 from mambascope.methods.memory import require_room
-from mambascope.methods.one_hot import one_hot, positions
+from mambascope.methods.one_hot import one_hot
+from mambascope.methods.targets import of_each_text
+from mambascope.numbering import whole_numbers
 from mambascope.operators.affine import Rule
 from mambascope.operators.blocks import Block
 from mambascope.trace import Trace
@@ -51,11 +52,14 @@ def alti(trace: Trace, layer: int, rule: Rule = "secant") -> Float[Tensor, "b L 
 
 def alti_row(trace: Trace, layer: int, target: int, rule: Rule = "secant") -> Float[Tensor, "b L"]:
     """Return one target's row of `alti`, in O(L·D·(N + E)); arguments and errors as there."""
-    length = trace.shape[1]
-    target = target % length if -length <= target < length else target
-    vectors, _ = contributions(trace, layer, target, rule)
-    block = Block(slice(target, target + 1), slice(0, length))
-    return _normalised(_Stream(trace, layer).closeness(block, vectors.transpose(1, 2)[:, :, None]), target)[:, 0]
+    operator, stream, length = trace.operator(layer), _Stream(trace, layer), trace.shape[1]
+
+    def row(place: int) -> tuple[Tensor]:
+        vectors, _ = operator.contributions(place, rule)
+        block = Block(slice(place, place + 1), slice(0, length))
+        return (_normalised(stream.closeness(block, vectors.transpose(1, 2)[:, :, None]), place)[:, 0],)
+
+    return of_each_text(trace, target, row)[0]
 
 
 def alti_rollout_row(trace: Trace, target: int | Sequence[int], rule: Rule = "secant") -> Float[Tensor, "b L"]:
@@ -63,13 +67,15 @@ def alti_rollout_row(trace: Trace, target: int | Sequence[int], rule: Rule = "se
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged.
+        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+            token.
         rule: The activation rule.
     """
-    targets, rho = positions(trace, target), one_hot(trace, target)
+    rho = one_hot(trace, target)
     for layer in reversed(range(len(trace.layers))):
         if layer == len(trace.layers) - 1:  # only the targets' own rows are asked of the last layer
-            rho = torch.stack([alti_row(trace, layer, t, rule) for t in targets]).mean(dim=0)
+            rows = [alti_row(trace, layer, one, rule) for one in whole_numbers(target, "target")]
+            rho = torch.stack(rows).mean(dim=0)
         else:
             rho = torch.einsum("bi,bij->bj", rho, alti(trace, layer, rule))
     return rho

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
+from mambascope.methods.targets import of_each_text
+from mambascope.numbering import shown, whole_number
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
@@ -76,22 +78,35 @@ def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]
 
 
 def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
-    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory."""
+    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        target: Position i; negative numbers count back from each text's own last token.
+
+    Raises:
+        InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
+    """
     scan = trace.operator(layer).scan
-    batch, length = trace.shape
-    row = scan.skip.new_zeros(batch, length)
-    seen = target + 1 if scan.causal else length
-    row[:, :seen] = scan.tile(slice(target, target + 1), slice(0, seen)).mean(dim=1)[:, 0]
-    return row
+    length = trace.shape[1]
+
+    def row(place: int) -> tuple[Tensor]:
+        found = scan.skip.new_zeros(trace.shape)
+        seen = place + 1 if scan.causal else length
+        found[:, :seen] = scan.tile(slice(place, place + 1), slice(0, seen)).mean(dim=1)[:, 0]
+        return (found,)
+
+    return of_each_text(trace, target, row)[0]
 
 
 def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
     """Return the numbers of the maps that were asked for, or raise InputError if one does not exist."""
     if channels is None:
         return list(range(count))
-    if isinstance(channels, str):
-        raise InputError(f'channels is {channels!r}; give None, "mean", or the numbers of some channels')
-    chosen = [int(channel) for channel in channels]
+    if isinstance(channels, str) or not isinstance(channels, Iterable):
+        raise InputError(f'channels is {shown(channels)}; give None, "mean", or the numbers of some channels')
+    chosen = [whole_number(channel, "channel") for channel in channels]
     wrong = [channel for channel in chosen if not 0 <= channel < count]
     if wrong or not chosen:
         raise InputError(f"channels {wrong or chosen} do not exist: this layer has {count} maps, 0 to {count - 1}")

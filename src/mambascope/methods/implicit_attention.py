@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.memory import require_room
 from mambascope.methods.one_hot import one_hot
+from mambascope.methods.targets import of_each_text
 from mambascope.trace import Trace
 
 
@@ -56,11 +56,24 @@ def implicit_attention(
 
 
 def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
-    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory."""
+    """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory.
+
+    Args:
+        trace: A capture.
+        layer: Number of the mixer, from 0; negative numbers count from the end.
+        target: Position i; negative numbers count back from each text's own last token.
+
+    Raises:
+        InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
+    """
     operator = trace.operator(layer)
-    row = torch.zeros(trace.shape, dtype=operator.x.dtype, device=operator.x.device)
-    row[:, operator.seen(target)] = operator.implicit_row(target)
-    return row
+
+    def row(place: int) -> tuple[Tensor]:
+        found = operator.x.new_zeros(trace.shape)
+        found[:, operator.seen(place)] = operator.implicit_row(place)
+        return (found,)
+
+    return of_each_text(trace, target, row)[0]
 
 
 def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
@@ -71,7 +84,8 @@ def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Ten
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged.
+        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+            token.
     """
     rho = one_hot(trace, target)
     for layer in reversed(range(len(trace.layers))):

@@ -21,10 +21,12 @@ from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, batches, copies, measure, one_each, require_one_text
 from mambascope.methods.memory import require_room
 from mambascope.methods.occlusion import occlusion
+from mambascope.methods.targets import positions
+from mambascope.numbering import whole_numbers
 from mambascope.trace import LayerRecord, Trace, capture
 from mambascope.trace.families import Family
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
-from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.running import call, check_inputs, in_texts, running
 from mambascope.trace.trace import precision
 
 __all__ = ["Effect", "knockout", "occlusion", "value_zeroing"]
@@ -49,7 +51,7 @@ def knockout(
     Args:
         model: A stock model with selective-scan mixers.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
-        targets: The positions that lose the source; negative numbers count from the end.
+        targets: The positions that lose the source; negative numbers count back from the text's own last token.
         layers: First and last layer of a window, both included; None for all.
         batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
@@ -63,10 +65,11 @@ def knockout(
     scan_mixers(model)
     check_inputs(model, inputs)
     require_one_text(inputs)
+    readout = in_texts(readout, inputs)
     with running(model):
         trace = capture(model, **inputs)
         length, device = trace.shape[1], trace.layers[0].captured.x.device
-        rows = _positions(targets, length)
+        rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
         window = _window(trace, layers)
         mixers = frozenset(record.name for record in window)
         with intervening(model, None):
@@ -152,21 +155,9 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
     return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
 
 
-def _positions(targets: int | Sequence[int], length: int) -> tuple[int, ...]:
-    """Return the targets counted from 0, each once."""
-    wanted = [targets] if isinstance(targets, int) else list(targets)
-    wrong = [target for target in wanted if not -length <= target < length]
-    if wrong or not wanted:
-        raise InputError(
-            f"targets {wanted} are not positions of this text of {length} tokens; give at least one from 0 to "
-            f"{length - 1}, or from -{length} to -1"
-        )
-    return tuple(sorted({target % length for target in wanted}))
-
-
 def _window(trace: Trace, layers: tuple[int, int] | None) -> list[LayerRecord]:
     """Return the records of a window of layers that have a scan."""
-    if layers is not None and len(layers) != 2:
+    if layers is not None and len(whole_numbers(layers, "layers")) != 2:
         raise InputError(f"a window of layers is its first and its last, found {layers}")
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:

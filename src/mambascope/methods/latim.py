@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
+from mambascope.methods.targets import of_each_text
 from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
 
@@ -28,14 +29,15 @@ def contributions(
     Args:
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
-        target: Position i; negative numbers count from the end.
+        target: Position i; negative numbers count back from each text's own last token.
         rule: `secant` (exact), `silu` (the paper's), or `identity` (models without the activation).
 
     Raises:
-        InputError: if the layer, the target or the rule does not exist.
+        InputError: if the layer, the target or the rule does not exist, or the target is padding in one of the texts.
     """
-    length = trace.shape[1]
-    return trace.operator(layer).contributions(target + length if -length <= target < 0 else target, rule)
+    operator = trace.operator(layer)
+    vectors, bias = of_each_text(trace, target, lambda place: operator.contributions(place, rule))
+    return vectors, bias
 
 
 def latim(

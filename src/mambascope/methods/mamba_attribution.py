@@ -27,6 +27,7 @@ from mambascope.methods.released import (
     released_rollout,
     released_row,
 )
+from mambascope.methods.targets import of_each_text
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
@@ -39,12 +40,14 @@ def mamba_attribution(
     Args:
         trace: A capture.
         gradients: `differentiate(model, readout, mixers=True, …)` on the same model and text.
-        targets: The readout's positions, whose rows are averaged.
+        targets: The readout's positions, whose rows are averaged; negative numbers count back from each text's own
+            last token.
         compat: `released` is what the released code does: one target's row alone per layer, hidden attention clamped at
             0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1] over tokens.
 
     Raises:
-        InputError: if the gradients belong to another model, or compat does not exist.
+        InputError: if the gradients belong to another model, compat does not exist, or a target is padding in one of
+            the texts.
         UnsupportedModelError: if released behaviour is asked of softmax attention, or the gradients' means over the
             width are zero but for rounding, as they are where nothing but LayerNorms follows, which take means out.
     """
@@ -52,9 +55,12 @@ def mamba_attribution(
     flows = _flows(trace, gradients.mixers)
     if compat == "released":
         if len(targets) != 1:
-            raise InputError("the released Mamba-Attribution knows one target")
+            raise InputError("the released Mamba-Attribution explains one target at a time")
         layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
-        return released_rollout([_released(trace, k, flows[k], targets[0]) for k in layers], targets[0])
+        rows = of_each_text(
+            trace, targets[0], lambda place: tuple(_released(trace, k, flows[k], place) for k in layers)
+        )
+        return released_rollout(rows, one_hot(trace, targets))
     _require_means(flows)
     rho = one_hot(trace, targets)
     for layer in reversed(range(len(trace.layers))):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.memory import require_room
+from mambascope.methods.targets import of_each_text
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.trace import Trace
 
@@ -45,19 +46,23 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
     Args:
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
-        target: Position i, from 0.
+        target: Position i; negative numbers count back from each text's own last token.
 
     Raises:
-        InputError: if the layer or the target does not exist.
+        InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if the layer is no softmax attention.
     """
     operator = _attention(trace, layer)
-    seen = operator.seen(target)
-    p = operator.scan.channels(operator.scan.tile(slice(target, target + 1), seen))[:, :, 0]
-    weighed = p.transpose(1, 2) * operator.preactivation[:, seen]
-    row = operator.x.new_zeros(trace.shape)
-    row[:, seen] = torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
-    return row
+
+    def row(place: int) -> tuple[Tensor]:
+        seen = operator.seen(place)
+        p = operator.scan.channels(operator.scan.tile(slice(place, place + 1), seen))[:, :, 0]
+        weighed = p.transpose(1, 2) * operator.preactivation[:, seen]
+        found = operator.x.new_zeros(trace.shape)
+        found[:, seen] = torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
+        return (found,)
+
+    return of_each_text(trace, target, row)[0]
 
 
 def _attention(trace: Trace, layer: int) -> AttentionLayer:

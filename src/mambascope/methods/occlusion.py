@@ -15,7 +15,7 @@ from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, copies, measure, require_one_text
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
-from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.running import call, check_inputs, in_texts, running
 from mambascope.trace.tokens import check_ids
 
 
@@ -47,6 +47,7 @@ def occlusion(
     """
     check_inputs(model, inputs)
     require_one_text(inputs)
+    readout = in_texts(readout, inputs)
     with running(model):
         text = embedded(model, inputs)
         length = text.shape[1]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mambascope.methods.memory import require_room
 from mambascope.methods.released import Compat, check_compat, min_max, real_tokens, released_row
+from mambascope.methods.targets import looks_ahead, of_each_text
 from mambascope.trace import Trace
 
 #: Targets whose rows of all channels are held at a time.
@@ -24,24 +25,27 @@ def raw_attention_row(trace: Trace, layer: int, target: int, compat: Compat = "p
     Args:
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
-        target: Position i.
+        target: Position i; negative numbers count back from each text's own last token.
         compat: `released` stops the decay one step early, as the released code does.
 
     Raises:
-        InputError: if the layer or compat does not exist.
+        InputError: if the layer, the target or compat does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if released behaviour is asked of softmax attention.
     """
     check_compat(compat)
-    batch, length = trace.shape
-    scan = trace.operator(layer).scan
-    row = scan.skip.new_zeros(batch, length)
-    seen = target + 1 if scan.causal else length
-    if compat == "released":
-        maps = released_row(trace, layer, target)[..., :seen]
-    else:
-        maps = scan.tile(slice(target, target + 1), slice(0, seen))[:, :, 0]
-    row[:, :seen] = min_max(maps, real_tokens(trace, seen)).mean(dim=1)
-    return row
+    scan, length, ahead = trace.operator(layer).scan, trace.shape[1], looks_ahead(trace, layer)
+
+    def row(place: int) -> tuple[Tensor]:
+        found = scan.skip.new_zeros(trace.shape)
+        seen = length if ahead else place + 1
+        if compat == "released":
+            maps = released_row(trace, layer, place)[..., :seen]
+        else:
+            maps = scan.tile(slice(place, place + 1), slice(0, seen))[:, :, 0]
+        found[:, :seen] = min_max(maps, real_tokens(trace, seen)).mean(dim=1)
+        return (found,)
+
+    return of_each_text(trace, target, row)[0]
 
 
 def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
@@ -51,14 +55,14 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         InputError: if the layer does not exist.
         MapTooLargeError: if the map would not fit in memory.
     """
-    scan = trace.operator(layer).scan
+    scan, ahead = trace.operator(layer).scan, looks_ahead(trace, layer)
     batch, length = trace.shape
     require_room((batch, length, length), scan.skip, "explain one position, or shorten the text")
     out = scan.skip.new_zeros(batch, length, length)
     for first in range(0, length, ROWS):
         rows = slice(first, min(first + ROWS, length))
-        tile = scan.tile(rows, slice(0, rows.stop if scan.causal else length))
+        tile = scan.tile(rows, slice(0, length if ahead else rows.stop))
         for place, target in enumerate(range(rows.start, rows.stop)):
-            seen = target + 1 if scan.causal else length
+            seen = length if ahead else target + 1
             out[:, target, :seen] = min_max(tile[:, :, place, :seen], real_tokens(trace, seen)).mean(dim=1)
     return out

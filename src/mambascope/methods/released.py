@@ -75,16 +75,18 @@ def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int
     return row
 
 
-def released_rollout(rows: Sequence[Float[Tensor, "b L"]], target: int) -> Float[Tensor, "b L"]:
-    """Return the closed form of the released rollout for the target's row, from one row a_λ per layer in order."""
+def released_rollout(rows: Sequence[Float[Tensor, "b L"]], start: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+    """Return the closed form of the released rollout for the target's row, from one row a_λ per layer in order.
+
+    `start` is 1 at the target of each text and 0 elsewhere.
+    """
     rho = torch.zeros_like(rows[0])
     kept = torch.ones_like(rows[0][:, :1])
     for a in rows:
         share = 1 / (1 + a.sum(dim=-1, keepdim=True))
         rho = rho + a * share * kept
         kept = kept * share
-    rho[:, target] += kept[:, 0]
-    return rho
+    return rho + start * kept
 
 
 def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None = None) -> Float[Tensor, "b ..."]:

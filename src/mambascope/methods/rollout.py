@@ -19,8 +19,10 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.hidden_attention import hidden_attention_mean
 from mambascope.methods.memory import require_room
-from mambascope.methods.one_hot import one_hot, positions
+from mambascope.methods.one_hot import one_hot
 from mambascope.methods.released import Compat, check_compat, first_released_layer, released_rollout, released_row
+from mambascope.methods.targets import looks_ahead, of_each_text
+from mambascope.numbering import whole_numbers
 from mambascope.operators.blocks import split
 from mambascope.trace import Trace
 
@@ -38,23 +40,27 @@ def rollout_row(
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged.
+        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+            token.
         normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
             is signed, so that a sum may be close to zero.
         compat: `released` puts the target's row into all rows, as the released code does (one target, no variant).
 
     Raises:
-        InputError: if the target or compat does not exist.
+        InputError: if the target or compat does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if released behaviour is asked of softmax attention.
     """
     check_compat(compat)
-    targets = positions(trace, target)
+    rho = one_hot(trace, target)
     if compat == "released":
+        targets = whole_numbers(target, "target")
         if len(targets) != 1 or normalise:
-            raise InputError("the released rollout knows one target and no variant")
+            raise InputError("the released rollout explains one target at a time and has no variants")
         layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
-        return released_rollout([released_row(trace, k, targets[0]).mean(dim=1) for k in layers], targets[0])
-    rho = one_hot(trace, targets)
+        rows = of_each_text(
+            trace, targets[0], lambda place: tuple(released_row(trace, k, place).mean(dim=1) for k in layers)
+        )
+        return released_rollout(rows, rho)
     for layer in reversed(range(len(trace.layers))):
         scan = trace.operator(layer).scan
         if normalise:
@@ -139,10 +145,10 @@ def discarded(matrix: Float[Tensor, "b L L"], share: float, seen: Int[Tensor, "b
 
 def _seen(trace: Trace, layer: int) -> Int[Tensor, "b L"]:
     """Return how many sources each target of a layer sees, padding not counted."""
-    scan = trace.operator(layer).scan
-    mask = trace.attention_mask
-    real = torch.ones(trace.shape, dtype=torch.long, device=scan.skip.device) if mask is None else mask.long()
-    return real.cumsum(dim=-1) if scan.causal else real.sum(dim=-1, keepdim=True).expand_as(real)
+    device, mask = trace.operator(layer).x.device, trace.attention_mask
+    real = torch.ones(trace.shape, dtype=torch.long, device=device) if mask is None else mask.long()
+    ahead = looks_ahead(trace, layer)
+    return real.sum(dim=-1, keepdim=True).expand_as(real) if ahead else real.cumsum(dim=-1)
 
 
 def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tensor, "b t c"]:

@@ -26,10 +26,12 @@ def transformer_attribution(trace: Trace, gradients: Gradients, target: int | Se
     Args:
         trace: A capture of a Transformer.
         gradients: `differentiate(model, readout, mixers=True, …)` on the same model and text.
-        target: The readout's position, or several, whose rows are averaged.
+        target: The readout's position, or several, whose rows are averaged; negative numbers count back from each
+            text's own last token.
 
     Raises:
-        InputError: if the gradients belong to another model, or a target is not a position of the text.
+        InputError: if the gradients belong to another model, or a target is not a position of the text or
+            is padding in one of the texts.
     """
     rho = one_hot(trace, target)
     for record in reversed(trace.layers):
