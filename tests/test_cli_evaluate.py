@@ -10,12 +10,16 @@ pytest.importorskip("pyarrow", reason="evaluation needs pyarrow: pip install mam
 from dataclasses import dataclass
 
 from mambascope.cli import main
+from mambascope.evaluate.metrics.registry import declared_by_tasks, find_metric, results_of
 from mambascope.evaluate.results import read_run
+from mambascope.evaluate.task import MainTable, Metric, Row
 from mambascope.evaluate.tasks import TASKS
+from mambascope.evaluate.tasks.alignment import COUNTS, RESULTS
 from small_checkpoint import make_checkpoint
 from toy_task import METHODS, FailingTask, ToyTask
 
 BOTH = ",".join(METHODS)
+VARIANTS = ("predicts-target", "predicts-intersection", "stands-target", "stands-intersection")
 
 
 class OfCheckpoints:
@@ -49,6 +53,26 @@ class Layered(Toy):
         return [row for row in found if row.layer >= 0]
 
 
+@dataclass(frozen=True)
+class Readings(OfCheckpoints, ToyTask):
+    """As word alignment: three rates in two readings by two rules, of which the second method has one reading only."""
+
+    name: str = "readings"
+    metrics: tuple = (*(Metric(f"{count}:{variant}") for variant in VARIANTS for count in COUNTS), Metric("accuracy"))
+    main: tuple = (
+        MainTable(tuple(f"{name}:predicts-target" for name in RESULTS), "where a word is predicted"),
+        MainTable(("aer:stands-target", "alignment_precision:stands-target"), "where it stands"),
+    )
+
+    def evaluate(self, loaded, sample, methods, seed):
+        rows = [Row(method, "accuracy", 1.0) for method in methods]
+        for method, variants in zip(methods, (VARIANTS, VARIANTS[:2]), strict=False):
+            right = 3.0 if method == METHODS[0] else 2.0
+            counts = dict(zip(COUNTS, (4.0, 5.0, right, 3.0), strict=True))
+            rows += [Row(method, f"{name}:{variant}", counts[name]) for variant in variants for name in COUNTS]
+        return rows
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
@@ -57,7 +81,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def evaluate(monkeypatch, capsys, checkpoint):
     """Run the command on the small checkpoint; returns exit code, standard output and standard error."""
-    for task in (Toy(), Failing(), Layered()):
+    for task in (Toy(), Failing(), Layered(), Readings()):
         monkeypatch.setitem(TASKS, task.name, task)
 
     def call(task, *arguments, methods=BOTH):
@@ -86,6 +110,76 @@ def test_the_means_are_plain_lines_of_at_most_80_columns(evaluate, checkpoint, t
     assert float(line.split()[1].rstrip("*")) == pytest.approx(sum(values) / len(values), abs=1e-4)
     assert out.count("*") >= 2
     assert lines[-2:] == ["judged    23 samples", f"kept      {tmp_path / 'out'}"]
+
+
+def tables(out):
+    """The blocks of lines between empty ones."""
+    return [block.splitlines() for block in out.split("\n\n")]
+
+
+def test_the_tasks_main_metrics_come_first_a_table_for_each_reading_with_whole_names(evaluate, checkpoint):
+    code, out, err = evaluate("readings", "--limit", "4")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    model, predicts, stands, legend, notes = tables(out)
+    assert model == [str(checkpoint)]
+    assert predicts[0] == "where a word is predicted"
+    assert [line.split() for line in predicts[1:]] == [
+        ["method", "AER", "↓", "precision", "↑", "recall", "↑"],
+        ["latim", "0.3333*", "0.75", "0.6*"],
+        ["rollout", "0.4444", "0.75", "0.4"],
+    ]
+    assert stands[0] == "where it stands"
+    assert [line.split()[0] for line in stands[1:]] == ["method", "latim"], "no line without a value"
+    assert [line.split()[0] for line in legend] == ["AER", "precision", "recall"]
+    assert notes[0] == "* best of its column"
+    assert notes[1] == "8 more metrics with --all-metrics, or in `mambascope report`"
+
+
+def test_all_metrics_are_printed_on_request_and_always_in_json(evaluate):
+    code, out, _ = evaluate("readings", "--limit", "4", "--all-metrics")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "more metrics" not in out
+    heads = [block[0] for block in tables(out)[1:-2]]
+    assert heads == [
+        "where a word is predicted",
+        "where it stands",
+        "other metrics",
+        "predicts-intersection",
+        "stands-intersection",
+    ]
+    printed = json.loads(evaluate("readings", "--limit", "4", "--json")[1])
+    names = {one["metric"] for one in printed["means"]}
+    assert names == {"accuracy", *(f"{name}:{variant}" for name in RESULTS for variant in VARIANTS)}
+
+
+def test_what_all_methods_share_is_no_ones_best(evaluate):
+    out = evaluate("readings", "--limit", "4", "--all-metrics")[1]
+    (shared,) = (block for block in tables(out) if block[0] == "other metrics")
+    assert [line.split() for line in shared[1:]] == [
+        ["method", "accuracy", "↑", "alignment_recall:stands-target", "↑"],
+        ["latim", "1", "0.6"],
+        ["rollout", "1", "–"],
+    ]
+    assert "*" not in evaluate("readings", "--limit", "4", methods="latim")[1], "one method is not compared"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_tasks_main_metrics_are_among_its_results_and_fit_on_a_line(name):
+    task = TASKS[name]
+    results = {metric.name for metric in results_of([metric.name for metric in task.metrics])}
+    named = [metric for table in task.main for metric in table.metrics]
+    assert named
+    assert set(named) <= results
+    assert len(set(named)) == len(named)
+    titles = {metric.name: metric.title for metric in task.metrics}
+    for metric in named:
+        assert titles.get(metric) or find_metric(metric, declared_by_tasks(task.metrics)).title, (
+            f"{metric} says nothing"
+        )
+    assert all(len(table.about) <= 80 for table in task.main)
+    assert len(task.main) == 1 or all(table.about for table in task.main)
 
 
 def test_json_is_one_object_with_the_manifest_and_the_means(evaluate, tmp_path):

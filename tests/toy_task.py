@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.fingerprint import Fingerprint
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 
 METHODS = ("latim", "rollout")
 MODELS = ("small", "large")
@@ -47,6 +47,7 @@ class ToyTask:
     name: str = "toy"
     default_models: tuple = MODELS
     metrics: tuple = (Metric("roc_auc"), Metric("conservation_error", higher_is_better=False))
+    main: tuple = (MainTable(("roc_auc", "conservation_error")),)
 
     def samples(self, limit):
         return [Sample(f"toy-{k}", {"k": k, "text": "é"}) for k in range(self.count)][:limit]

@@ -54,6 +54,20 @@ class Metric:
     title: str = ""
 
 
+@dataclass(frozen=True)
+class MainTable:
+    """Results of a task to be looked at first, side by side.
+
+    Attributes:
+        metrics: Their names as tables of results have them, `aer:predicts-target`; one that is derived from counts goes
+            by its own name.
+        about: What the table is about, where a task has several.
+    """
+
+    metrics: tuple[str, ...]
+    about: str = ""
+
+
 @runtime_checkable
 class Task(Protocol):
     """A question with known answers, put to models, on which methods are judged.
@@ -73,6 +87,10 @@ class Task(Protocol):
     @property
     def metrics(self) -> Sequence[Metric]:
         """What it reports, most telling first."""
+
+    @property
+    def main(self) -> Sequence[MainTable]:
+        """The few results to be looked at first; a run ends with these tables, and a report has everything."""
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
         """Return the samples, or the first `limit` of them; the same at every call.

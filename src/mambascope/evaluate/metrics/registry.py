@@ -26,6 +26,7 @@ class Measure:
         counts: For a derived metric, the names of the counts that each sample has; no mean of samples' values but a
             function of the counts' sums is the result.
         formula: That function: arrays of sums, in the order of `counts`, to an array of values, element by element.
+        title: What it says in a few words, where no task does.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Measure:
     better: Literal["higher", "lower"] | None
     counts: tuple[str, ...] = ()
     formula: Callable[..., np.ndarray] | None = None
+    title: str = ""
 
 
 _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
@@ -45,9 +47,11 @@ METRICS: dict[str, Measure] = {
         Measure("roc_auc", "AUC", "higher"),
         Measure("average_precision", "AP", "higher"),
         Measure("recall_at_k", "recall@K", "higher"),
-        Measure("aer", "AER", "lower", _AER, alignment_error_rate),
-        Measure("alignment_precision", "precision", "higher", (_AER[3], _AER[0]), share),
-        Measure("alignment_recall", "recall", "higher", (_AER[2], _AER[1]), share),
+        Measure("aer", "AER", "lower", _AER, alignment_error_rate, "alignment error rate against people's links"),
+        Measure(
+            "alignment_precision", "precision", "higher", (_AER[3], _AER[0]), share, "share of links that are right"
+        ),
+        Measure("alignment_recall", "recall", "higher", (_AER[2], _AER[1]), share, "share of the sure links found"),
         Measure("flipping_area_most_first", "flipping MoRF area", "lower"),
         Measure("flipping_area_least_first", "flipping LeRF area", "higher"),
         Measure("flipping_gap", "ΔA_F", "higher"),
@@ -106,7 +110,7 @@ def find_metric(name: str, more: Mapping[str, Measure] | None = None) -> Measure
         return known
     label = f"{known.label} ({variant})" if variant else known.label
     counts = tuple(f"{count}{colon}{variant}" for count in known.counts)
-    return Measure(name, label, known.better, counts, known.formula)
+    return Measure(name, label, known.better, counts, known.formula, known.title)
 
 
 def results_of(names: Iterable[str], more: Mapping[str, Measure] | None = None) -> list[Measure]:

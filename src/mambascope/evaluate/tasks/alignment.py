@@ -31,11 +31,12 @@ from mambascope.evaluate.metrics.link_extraction import extract_links
 from mambascope.evaluate.metrics.word_scores import word_scores
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import token_readout
 from mambascope.trace import capture
 
 READINGS = ("predicts", "stands")
+ABOUT = ("scores of the position before each word, which predicts it", "scores of the word's own position")
 RULES = ("target", "intersection")
 #: Pairs of the data folder that people have linked.
 GOLD: dict[str, Callable[[], list[LinkedPair]]] = {
@@ -43,6 +44,8 @@ GOLD: dict[str, Callable[[], list[LinkedPair]]] = {
     "hansards-dev": lambda: _hansards("dev", "trial"),
     "bicici": lambda: read_bicici(data_file("align_deen_bicici", "German-English_WordAlignment.zip")),
 }
+#: What is made of the counts of each reading and rule.
+RESULTS = ("aer", "alignment_precision", "alignment_recall")
 COUNTS = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
 
 
@@ -63,6 +66,10 @@ class Alignment:
     default_models: Sequence[str] = ("zoo/translation-en-fr-mamba", "zoo/translation-en-fr-mamba2")
     metrics: Sequence[Metric] = tuple(
         Metric(f"{count}:{reading}-{rule}") for reading in READINGS for rule in RULES for count in COUNTS
+    )
+    main: Sequence[MainTable] = tuple(
+        MainTable(tuple(f"{name}:{reading}-target" for name in RESULTS), f"{reading}: {about}")
+        for reading, about in zip(READINGS, ABOUT, strict=True)
     )
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
@@ -141,7 +148,7 @@ def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
     for number, word in enumerate(words):
         own = tokenizer(word, add_special_tokens=False)["input_ids"]
         if not own:
-            raise InputError(f"the model's tokenizer makes nothing of the word {word!r}")
+            raise InputError(f"the model's tokenizer has no token for the word {word!r}")
         ids += own
         numbers += [number] * len(own)
     return ids, numbers

@@ -20,7 +20,7 @@ from mambascope.errors import InputError
 from mambascope.evaluate.gold_sources import METRICS, judged
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
 
@@ -41,6 +41,7 @@ class Copying:
     name: str = "copying"
     default_models: Sequence[str] = ("zoo/copying-mamba", "zoo/copying-mamba2")
     metrics: Sequence[Metric] = (*METRICS, Metric("correct", title="share of symbols that the model copies right"))
+    main: Sequence[MainTable] = (MainTable((*(metric.name for metric in METRICS), "correct")),)
     lengths: tuple[int, ...] = (8, 16, 32, 48)
     per_length: int = 25
     seed: int = 0

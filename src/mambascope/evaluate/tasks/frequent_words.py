@@ -23,7 +23,7 @@ from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.evaluate.tasks.retrieval import KEYS
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
@@ -51,6 +51,7 @@ class FrequentWords:
         Metric("span_rank", higher_is_better=False, title="rank of the best of these tellings"),
         Metric("accuracy", title="share of texts of which the model gives the most frequent word"),
     )
+    main: Sequence[MainTable] = (MainTable(("span_mass", "span_rank", "accuracy")),)
     lengths: tuple[int, ...] = (128, 256, 512)
     words: tuple[int, ...] = (2, 4)
     each: int = 15

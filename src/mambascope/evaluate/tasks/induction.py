@@ -19,7 +19,7 @@ from mambascope.errors import InputError
 from mambascope.evaluate.gold_sources import METRICS, judged
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
 
@@ -37,6 +37,7 @@ class Induction:
     name: str = "induction"
     default_models: Sequence[str] = ("tiny-mamba", "tiny-mamba2")
     metrics: Sequence[Metric] = (*METRICS, Metric("guessed", title="share of the repetition that the model predicts"))
+    main: Sequence[MainTable] = (MainTable((*(metric.name for metric in METRICS), "guessed")),)
     span: int = 24
     count: int = 50
     first: int = 300

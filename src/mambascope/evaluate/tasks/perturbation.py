@@ -26,7 +26,7 @@ from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
 from mambascope.evaluate.metrics.pixel_map import pixel_map
 from mambascope.evaluate.patch_maps import class_grid, patch_maps
 from mambascope.evaluate.picture_task import OnPictures, model_inputs, pixels_of
-from mambascope.evaluate.task import NO_LAYER, Metric, Row, Sample
+from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of
 from mambascope.trace import capture
 from mambascope.trace.intervene import intervening
@@ -34,6 +34,7 @@ from mambascope.trace.running import call
 
 #: Whose map is asked for: the class that the model finds likeliest, or one that the picture is of.
 ANSWERS = ("predicted", "target")
+MAPS = ("maps of the class that the model predicts", "maps of the class that the picture is of")
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,22 @@ class Perturbation(OnPictures):
     name: str = "perturbation"
     metrics: Sequence[Metric] = (
         *(
-            Metric(f"perturbation_{sign}_area:{answer}", better)
+            Metric(
+                f"perturbation_{sign}_area:{answer}",
+                better,
+                f"area under the accuracy as pixels go, {order} relevant first",
+            )
             for answer in ANSWERS
-            for sign, better in (("positive", False), ("negative", True))
+            for sign, better, order in (("positive", False, "most"), ("negative", True, "least"))
         ),
-        Metric("flipping_gap", title="ΔA_F: area of the logit as patches go, least relevant first less most"),
+        Metric("flipping_gap", title="area of the logit as patches go, least relevant first less most"),
         Metric("flipping_area_most_first", higher_is_better=False, title="area of the logit as patches are deleted"),
         Metric("flipping_area_least_first", title="area of the logit as patches are inserted"),
         Metric("accuracy", title="share of pictures (of exclusive classes) or of classes judged right"),
+    )
+    main: Sequence[MainTable] = tuple(
+        MainTable(tuple(f"perturbation_{sign}_area:{answer}" for sign in ("positive", "negative")), about)
+        for answer, about in zip(ANSWERS, MAPS, strict=True)
     )
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:

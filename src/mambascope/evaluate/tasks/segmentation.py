@@ -28,7 +28,7 @@ from mambascope.evaluate.metrics.segmentation import (
 )
 from mambascope.evaluate.patch_maps import patch_maps
 from mambascope.evaluate.picture_task import OnPictures, model_inputs
-from mambascope.evaluate.task import Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of
 from mambascope.trace import capture
 
@@ -44,10 +44,11 @@ class Segmentation(OnPictures):
         Metric("pointing_game", title="share of maps whose highest pixel is on the object"),
         Metric("average_precision", title="average precision of each map, averaged"),
         Metric("average_precision:released", title="mAP as the code of arXiv 2012.09838 computes it"),
-        Metric("pixel_accuracy"),
-        Metric("mean_iou"),
+        Metric("pixel_accuracy", title="share of pixels that the map marks rightly, cut at its mean"),
+        Metric("mean_iou", title="mean intersection over union of the map, cut at its mean, and the object"),
         Metric("accuracy", title="share of (picture, class) pairs that the model judges right"),
     )
+    main: Sequence[MainTable] = (MainTable(("pixel_accuracy", "average_precision", "mean_iou", "mask_auc:others")),)
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
         """Return the metrics of every method in every layer, averaged (and counts summed) over the classes seen."""

@@ -29,7 +29,7 @@ from mambascope.evaluate.metrics.perturbation_curve import MODES, perturbation_c
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.shortened_texts import ShortenedTexts
 from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import NO_LAYER, Metric, Row, Sample
+from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
 
@@ -60,13 +60,16 @@ class Sentiment:
     source: str | None = None
     default_models: Sequence[str] = ("zoo/sentiment-mamba",)
     metrics: Sequence[Metric] = (
-        Metric("flipping_gap", title="ΔA_F: area of the answer's lead, least relevant first less most relevant first"),
-        Metric("insertion_gap", title="ΔA_I: the same as tokens are put in, most relevant first less least"),
-        Metric("flipping_area_most_first", higher_is_better=False),
-        Metric("flipping_area_least_first"),
-        Metric("insertion_area_most_first"),
-        Metric("insertion_area_least_first", higher_is_better=False),
+        Metric("flipping_gap", title="area of the answer's lead, least relevant first less most relevant first"),
+        Metric("insertion_gap", title="the same as tokens are put in, most relevant first less least"),
+        Metric("flipping_area_most_first", False, "area under the answer's lead as tokens go, most relevant first"),
+        Metric("flipping_area_least_first", title="the same, least relevant first"),
+        Metric("insertion_area_most_first", title="area under that lead as tokens are put in, most relevant first"),
+        Metric("insertion_area_least_first", False, "the same, least relevant first"),
         Metric("accuracy", title="share of texts that the model judges right"),
+    )
+    main: Sequence[MainTable] = (
+        MainTable(("flipping_gap", "flipping_area_most_first", "flipping_area_least_first", "accuracy")),
     )
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
