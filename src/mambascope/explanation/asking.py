@@ -22,6 +22,7 @@ from mambascope.methods.readout import (
 from mambascope.methods.targets import positions_in
 from mambascope.numbering import whole_number
 from mambascope.trace import Trace
+from mambascope.trace.characters import LONGEST_CHARACTER, predicted_name
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.patches import class_positions, patch_grid
 from mambascope.trace.picture_models import StagedModel
@@ -102,7 +103,10 @@ def resolve(
     token = _token(tokenizer, question.target, logits.shape[-1], "target")
     token = int(logits[0, place].argmax()) if token is None else token
     foil = _token(tokenizer, question.foil, logits.shape[-1], "foil")
-    names = None if tokenizer is None else (decode_token(tokenizer, token), _name(tokenizer, foil))
+    names = None
+    if tokenizer is not None:
+        before = _before(tokenizer, trace, place)
+        names = _name(tokenizer, token, before), "" if foil is None else _name(tokenizer, foil, before)
     return Asked(place, (place,), token_readout(place, token, foil, names))
 
 
@@ -111,19 +115,29 @@ def next_tokens(
 ) -> tuple[tuple[str, float], ...]:
     """Return what the model predicts after a position, or of a whole text or picture its classes, best first.
 
-    Where several classes may be there at once (`multi_label_classification`), each has its own probability.
+    Where classes are independent (see `has_independent_classes`), each has its own probability.
     """
     logits = trace.logits
     if logits is None or (logits.ndim == 3 and tokenizer is None):
         return ()
     chosen = (logits[0] if logits.ndim == 2 else logits[0, place]).float()
-    several = getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
-    probabilities = chosen.sigmoid() if several and logits.ndim == 2 else chosen.softmax(dim=-1)
+    probabilities = chosen.sigmoid() if has_independent_classes(model, trace) else chosen.softmax(dim=-1)
     best = probabilities.topk(min(NEXT_TOKENS, probabilities.shape[-1]))
-    return tuple(
-        (class_name(model, index) if logits.ndim == 2 else _name(tokenizer, index), share)
-        for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    )
+    indices = best.indices.tolist()
+    if logits.ndim == 2:
+        names = [class_name(model, index) for index in indices]
+    elif tokenizer is not None:
+        before = _before(tokenizer, trace, place)
+        names = [_name(tokenizer, index, before) for index in indices]
+    else:
+        return ()
+    return tuple(zip(names, best.values.tolist(), strict=True))
+
+
+def has_independent_classes(model: Any, trace: Trace) -> bool:
+    """Return whether several classes may be there at once, so that their probabilities need not add up to one."""
+    kind = getattr(getattr(model, "config", None), "problem_type", None)
+    return trace.logits is not None and trace.logits.ndim == 2 and kind == "multi_label_classification"
 
 
 def class_name(model: Any, index: int) -> str:
@@ -150,8 +164,16 @@ def _token(
     return token
 
 
-def _name(tokenizer: PreTrainedTokenizerBase | None, token: int | None) -> str:
-    return "" if tokenizer is None or token is None else decode_token(tokenizer, token)
+def _before(tokenizer: PreTrainedTokenizerBase, trace: Trace, place: int) -> list[str]:
+    """Return the last tokens up to a position, as many as one character may take."""
+    if trace.input_ids is None:
+        return []
+    ids = trace.input_ids[0, max(place + 1 - LONGEST_CHARACTER, 0) : place + 1].tolist()
+    return [decode_token(tokenizer, token) for token in ids]
+
+
+def _name(tokenizer: PreTrainedTokenizerBase, token: int, before: list[str]) -> str:
+    return predicted_name(before, decode_token(tokenizer, token))
 
 
 def _continuation(question: Question) -> Asked:

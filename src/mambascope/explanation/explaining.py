@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
-from mambascope.explanation.asking import Question, next_tokens, resolve
+from mambascope.explanation.asking import Question, has_independent_classes, next_tokens, resolve
 from mambascope.explanation.defaults import default_method
 from mambascope.explanation.stages import one_stage, stage_number
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Target
@@ -231,6 +231,7 @@ def _explained(
                     explains.label if explains else "",
                     float(explains(trace.outputs)[0]) if explains else None,
                     len(asked.positions) if question.continuation is None else 1,
+                    has_independent_classes(model, trace),
                 ),
                 model=described,
                 signed=method.signed,

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import alti
 from mambascope.operators.affine import Rule
@@ -40,6 +41,8 @@ class LogitUpdates:
     scores: Float[Tensor, "b layer L"]
     terms: Mapping[str, Float[Tensor, " b"]]
     value: Float[Tensor, " b"]
+
+    __repr__ = brief
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:

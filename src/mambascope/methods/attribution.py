@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mambascope.brief import one_line
 from mambascope.errors import CheckpointError, InputError
 from mambascope.files import whole_file
 from mambascope.grid import Grid
+from mambascope.trace.characters import piece_names
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -40,6 +42,8 @@ class Target:
         asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain a position alone.
         value: Its value.
         pooled: How many positions' rows were averaged, where what is explained is read from several.
+        independent: Whether `next_tokens` are classes of which several may be there at once, each with a probability of
+            its own.
     """
 
     position: int
@@ -48,6 +52,7 @@ class Target:
     asked: str = ""
     value: float | None = None
     pooled: int = 1
+    independent: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,20 @@ class Attribution:
     image: UInt8[Tensor, "height width 3"] | None = None
     pixels: Float[Tensor, "H W"] | None = None
 
+    def __repr__(self) -> str:
+        focus, every = self.target, len(self.axes["target"]) > 1
+        of_what = "tokens" if self.grid is None else f"tokens of {self.grid.rows} × {self.grid.columns} patches"
+        parts = [
+            f"{self.method} of {self.model.name}: {len(self.tokens)} {of_what} → "
+            + ("every position, in focus " if every else "position ")
+            + (str(focus.position) if focus.pooled == 1 else f"the mean of {focus.pooled}")
+        ]
+        if len(self.axes["layer"]) > 1:
+            parts.append(f"{len(self.axes['layer'])} layers")
+        if focus.position in self.axes["target"]:
+            parts += [f"top {source.token!r} {100 * source.share:.0f} %" for source in self.top(1)]
+        return one_line("Attribution", parts)
+
     def __post_init__(self) -> None:
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
         if tuple(self.scores.shape) != lengths:
@@ -160,7 +179,8 @@ class Attribution:
     def top(self, k: int = 10, position: int | None = None, layer: int | str | None = None) -> list[Source]:
         """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
 
-        The share is the absolute score over the sum of absolute scores of the row.
+        The share is the absolute score over the sum of absolute scores of the row. A token that goes on with a
+        character begun before it, and whose own text is empty, is called by its part: `‹2/3 of 好›`.
         """
         row = self.row(position, layer)
         total = float(row.abs().sum()) or 1.0
@@ -168,7 +188,8 @@ class Attribution:
         last = len(row) - 1 if position is None and self.target.pooled > 1 else last
         seen = last + 1 if not row[last + 1 :].any() else len(row)  # a causal model's future is no source
         order = row[:seen].abs().argsort(descending=True, stable=True)[:k].tolist()
-        return [Source(j, self.tokens[j], float(row[j]), abs(float(row[j])) / total) for j in order]
+        names = piece_names(self.tokens)
+        return [Source(j, names[j], float(row[j]), abs(float(row[j])) / total) for j in order]
 
     def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
         """Return, for one target, the sum of absolute scores in each layer: how much every layer carried."""

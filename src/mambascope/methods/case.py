@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.readout import FeatureReadout, Readout
 from mambascope.methods.released import Compat
@@ -37,6 +38,8 @@ class Case:
     positions: tuple[int, ...]
     asked: Readout | FeatureReadout | None
     compat: Compat = "published"
+
+    __repr__ = brief
 
     @property
     def readout(self) -> Readout | FeatureReadout:
@@ -78,6 +81,8 @@ class Scored:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     over_layers: Literal["mean", "sum"] = "sum"
     pixels: Float[Tensor, "H W"] | None = None
+
+    __repr__ = brief
 
 
 def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows L"]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 
 #: Tokens in one batch of copies, unless the caller says how many copies: the logits of a vocabulary of 50,000 then
@@ -30,6 +31,8 @@ class Effect:
     scores: Float[Tensor, " L"]
     value: float
     outputs: Any
+
+    __repr__ = brief
 
 
 def measure(

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
@@ -43,6 +44,8 @@ class GradientScores:
     scores: Float[Tensor, "b L"]
     value: Float[Tensor, " b"]
     error: Float[Tensor, " b"]
+
+    __repr__ = brief
 
     @property
     def evidence(self) -> dict[str, float]:
@@ -168,6 +171,8 @@ class _Passes:
     readout: Callable[[Any], Tensor]
     inputs: dict[str, Any]
     embeddings: Tensor
+
+    __repr__ = brief
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.readout import FeatureReadout, InTexts, OneEach, Readout
 from mambascope.trace.differentiate import Gradients, differentiate
@@ -57,6 +58,8 @@ class Relevance:
     first_order: Float[Tensor, " b"]
     outputs: Any
     pixels: Float[Tensor, "b H W"] | None = None
+
+    __repr__ = brief
 
     @property
     def terms(self) -> dict[str, Float[Tensor, " b"]]:

@@ -25,6 +25,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
@@ -70,6 +71,8 @@ class AffineMixer:
     b_o: Float[Tensor, " F"] | None
     mask: Bool[Tensor, "b L"] | None = None
     silu: bool = True
+
+    __repr__ = brief
 
     @property
     def length(self) -> int:

@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators.affine import AffineMixer, Rule, check_rule
 from mambascope.operators.blocks import Block, Workspace
 from mambascope.operators.softmax_attention import SoftmaxAttention
@@ -24,6 +25,8 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 @dataclass(frozen=True, eq=False)
 class AttentionLayer(AffineMixer):
     """An attention layer with its probabilities frozen; make one by `attention_layer`."""
+
+    __repr__ = brief
 
     def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; the rules are one here. A tile lasts until the next one is asked for."""

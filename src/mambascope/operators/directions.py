@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators import affine
 from mambascope.operators.affine import AffineMixer, Rule, check_rule, seen_by
 from mambascope.operators.blocks import Block, Workspace, count, split
@@ -38,6 +39,8 @@ class Direction:
     order: Order
     weight: float = 1.0
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class DirectedMixer:
@@ -54,6 +57,8 @@ class DirectedMixer:
     x: Float[Tensor, "b L E"]
     directions: tuple[Direction, ...]
     b_o: Float[Tensor, " F"] | None
+
+    __repr__ = brief
 
     @cached_property
     def scan(self) -> DirectedScan:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
+
 
 @dataclass(frozen=True, eq=False)
 class GridConvolution:
@@ -32,6 +34,8 @@ class GridConvolution:
     kernel: Float[Tensor, "D p q"]
     rows: int
     columns: int
+
+    __repr__ = brief
 
     @cached_property
     def steps(self) -> tuple[tuple[int, int], ...]:

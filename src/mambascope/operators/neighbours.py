@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators import affine
 from mambascope.operators.affine import Rule, check_rule, seen_by
 from mambascope.operators.blocks import Block, Workspace, count
@@ -62,6 +63,8 @@ class NeighbourMixer:
     b_o: Float[Tensor, " F"] | None
     centred: bool = False
     offset: Float[Tensor, "b L D"] | None = None
+
+    __repr__ = brief
 
     @property
     def length(self) -> int:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.operators.blocks import Block, Places, Workspace
 from mambascope.operators.token_mixer import TokenMixer
@@ -31,6 +32,8 @@ class Order:
     """
 
     tokens: Int[Tensor, " L"]
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if not torch.equal(self.tokens.sort().values, torch.arange(len(self.tokens), device=self.tokens.device)):
@@ -104,6 +107,8 @@ class OrderedScan:
     order: Order
     weight: float = 1.0
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class DirectedScan:
@@ -114,6 +119,8 @@ class DirectedScan:
     """
 
     parts: tuple[OrderedScan, ...]
+
+    __repr__ = brief
 
     @cached_property
     def skip(self) -> Float[Tensor, " D"]:

@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.recurrence import channel_recurrence, decay_in_place, reverse_in_time
 
@@ -37,6 +38,8 @@ class SelectiveScan:
     B: Float[Tensor, "b L N"]
     C: Float[Tensor, "b L N"]
     skip: Float[Tensor, " D"]
+
+    __repr__ = brief
 
     @property
     def maps(self) -> int:

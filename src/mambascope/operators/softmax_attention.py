@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile
 from mambascope.operators.per_head import mean_over_heads, mix_heads
 
@@ -31,6 +32,8 @@ class SoftmaxAttention:
 
     p: Float[Tensor, "b H L L"]
     skip: Float[Tensor, " D"]
+
+    __repr__ = brief
 
     @property
     def maps(self) -> int:

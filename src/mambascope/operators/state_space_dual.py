@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
 from mambascope.operators.per_head import mean_over_heads, mix_heads
 from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
@@ -38,6 +39,8 @@ class StateSpaceDual:
     B: Float[Tensor, "b L G N"]
     C: Float[Tensor, "b L G N"]
     skip: Float[Tensor, " D"]
+
+    __repr__ = brief
 
     @property
     def maps(self) -> int:

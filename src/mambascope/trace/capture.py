@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.trace import scanning
 from mambascope.trace.eager import eager_attention
@@ -93,6 +94,8 @@ class _Recorder:
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
     _residual: Tensor | None = None
     _written: Tensor | None = None
+
+    __repr__ = brief
 
     def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""

@@ -17,6 +17,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
@@ -52,6 +53,8 @@ class Gradients:
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
     biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 def differentiate(

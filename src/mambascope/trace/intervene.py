@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import scanning
@@ -47,6 +48,8 @@ class Knockout:
     mixers: Collection[str]
     sources: Bool[Tensor, "b L"]
     targets: tuple[int, ...] | None = None
+
+    __repr__ = brief
 
 
 def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:

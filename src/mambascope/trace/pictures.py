@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.trace.checkpoint import one_line
 from mambascope.trace.picture_models import StagedModel
@@ -63,6 +64,8 @@ class Picture:
     pixel_values: Float[Tensor, "1 c H W"]
     image: UInt8[Tensor, "h w 3"]
     notes: tuple[str, ...]
+
+    __repr__ = brief
 
 
 def is_picture(path: str | Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.families import Captured, MixerFamily
@@ -38,6 +41,11 @@ class LayerRecord:
     captured: Captured
     scan_error: float
     reconstruction_error: float = float("nan")
+
+    def __repr__(self) -> str:
+        kind = f"{type(self.mixer).__name__} of {self.family.model_type}"
+        read, error = f"{shape_of(self.captured.x[..., 0])} tokens", _rebuilt(self.reconstruction_error)
+        return one_line("LayerRecord", [str(self.index), repr(self.name), kind, read, error])
 
     @property
     def post_norm(self) -> nn.Module | None:
@@ -67,6 +75,13 @@ class Trace:
     input_ids: Int[Tensor, "b L"] | None
     attention_mask: Int[Tensor, "b L"] | None
     seconds: float
+
+    def __repr__(self) -> str:
+        read = ", then ".join(shape_of(stage.layers[0].captured.x[..., 0]) for stage in self.stages)
+        kinds = Counter(record.family.model_type for record in self.layers)
+        layers = ", ".join(f"{count} layer{'s' if count > 1 else ''} of {kind}" for kind, count in kinds.items())
+        error = max(self.reconstruction_error, default=float("nan"))
+        return one_line("Trace", [type(self.outputs).__name__, f"{read} tokens", layers, _rebuilt(error)])
 
     @property
     def reconstruction_error(self) -> tuple[float, ...]:
@@ -124,3 +139,7 @@ class Trace:
 def precision(dtype: torch.dtype) -> torch.dtype:
     """Return the precision in which operators compute for a model of this dtype: at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def _rebuilt(error: float) -> str:
+    return "not checked" if math.isnan(error) else f"rebuilt to within {error:.0e}"

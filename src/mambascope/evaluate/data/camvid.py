@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import UInt8
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.evaluate.data.picture_files import archived_files, decoded
 from mambascope.evaluate.data.pictures import resized
@@ -45,6 +46,8 @@ class Scenes:
     names: tuple[str, ...]
     pixels: UInt8[np.ndarray, "n H W 3"]
     classes: UInt8[np.ndarray, "n H W"]
+
+    __repr__ = brief
 
     def shares(self) -> np.ndarray:
         """Return the share of every frame's pixels that each class has, (n, 11)."""

@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.evaluate.data.free_photographs import STRIPS, strips
 
@@ -43,6 +44,8 @@ class DigitPicture:
     pixels: UInt8[np.ndarray, "H W 3"]
     digits: tuple[int, ...]
     masks: Bool[np.ndarray, "digits H W"]
+
+    __repr__ = brief
 
     def presence(self) -> Float[np.ndarray, "10"]:
         """Return 1 for every class that is there, else 0."""

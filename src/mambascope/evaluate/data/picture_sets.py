@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.evaluate.data import camvid, cifar10, digits_on_textures
 from mambascope.evaluate.data.folder import data_file
@@ -39,6 +40,8 @@ class JudgedPicture:
     classes: tuple[int, ...]
     masks: Bool[np.ndarray, "classes H W"] | None = None
     labelled: Bool[np.ndarray, "H W"] | None = None
+
+    __repr__ = brief
 
 
 @runtime_checkable

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from mambascope.brief import brief
+
 #: Mean and standard deviation of every channel, of values from 0 to 1, by which pixels are normalised: a pixel set to
 #: nothing afterwards is this grey.
 MEAN, STD = 0.5, 0.5
@@ -28,6 +30,8 @@ class Pictures:
     pixels: UInt8[np.ndarray, "n H W 3"]
     labels: Int[np.ndarray, " n"]
     classes: tuple[str, ...]
+
+    __repr__ = brief
 
 
 def normalised(pixels: UInt8[np.ndarray, "*n H W 3"]) -> Float[Tensor, "*n 3 H W"]:

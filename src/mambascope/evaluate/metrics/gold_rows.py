@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 
 
@@ -24,6 +25,8 @@ class GoldRows:
     scores: Float[Tensor, "*rows n"]
     gold: Bool[Tensor, "*rows n"]
     others: Bool[Tensor, "*rows n"]
+
+    __repr__ = brief
 
     @property
     def golds(self) -> Int[Tensor, "*rows"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.evaluate.metrics.perturbation_curve import area
 
@@ -37,6 +38,8 @@ class ImagePerturbation:
     fractions: Float[Tensor, " steps"]
     positive: Float[Tensor, " steps"]
     negative: Float[Tensor, " steps"]
+
+    __repr__ = brief
 
     def rows(self, variant: str = "") -> dict[str, float]:
         """Return the areas by trapezoids, from 0 to 0.8 over a tenth to nine tenths, under their names in a table.

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 
 MODES = ("flipping", "insertion")
@@ -38,6 +39,8 @@ class PerturbationCurves:
     fractions: Float[Tensor, " steps"]
     most_first: Float[Tensor, " steps"]
     least_first: Float[Tensor, " steps"]
+
+    __repr__ = brief
 
     @property
     def area_most_first(self) -> float:

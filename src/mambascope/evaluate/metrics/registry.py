@@ -11,6 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from mambascope.brief import brief
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_error_rate, share
 from mambascope.evaluate.metrics.segmentation import mean_iou
 
@@ -35,6 +36,8 @@ class Measure:
     counts: tuple[str, ...] = ()
     formula: Callable[..., np.ndarray] | None = None
     title: str = ""
+
+    __repr__ = brief
 
 
 _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 from mambascope.trace.families.family import Captured, weights
 
@@ -33,6 +34,8 @@ class Projections:
     b_V: Float[Tensor, " D"] | None
     W_O: Float[Tensor, "F D"]
     b_O: Float[Tensor, " F"] | None
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class AttentionFamily:
     writer: Callable[[Any], nn.Module] | None = None
     norm_after: Callable[[Any], nn.Module] | None = None
     excludes: Callable[[Any], bool] = lambda mixer: bool(getattr(mixer, "is_cross_attention", False))
+
+    __repr__ = brief
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the layer's class (or a base of it)."""

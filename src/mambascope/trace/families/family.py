@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mambascope.brief import brief
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace.convolutions import causal_convolution
@@ -37,6 +38,8 @@ class Captured:
     residual: Float[Tensor, "b L F"] | None = None
     grid: tuple[int, int] | None = None
 
+    __repr__ = brief
+
     @property
     def scan(self) -> dict[str, Tensor]:
         """The tensors of the only call."""
@@ -61,6 +64,8 @@ class Reading:
     name: str
     order: Callable[[int], Tensor] | None
 
+    __repr__ = brief
+
     def tokens(self, coefficients: dict[str, Tensor]) -> Int[Tensor, " L"]:
         """Return the number of the token that stands at each place of a call with these coefficients."""
         step = coefficients["dt"]
@@ -83,6 +88,8 @@ class ScanCall:
     coefficients: dict[str, Tensor]
     give: Callable[[Tensor], Tensor]
     take: Callable[[Tensor], Tensor]
+
+    __repr__ = brief
 
 
 @runtime_checkable
@@ -119,6 +126,8 @@ class StandIn:
 
     family: Family
     mix: Callable[[Any, Tensor], Tensor]
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,8 @@ class Family:
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution
     gate_function: str | None = None
     stand_in: StandIn | None = None
+
+    __repr__ = brief
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
