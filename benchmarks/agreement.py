@@ -55,10 +55,10 @@ Means over models and both interventions. In size: {size}.
 
 With their sign: {signed}.
 
-`explain` uses the first of these lists, `latim`, where a position is asked about, and the first of the second,
-`mamba-lrp`, where a target, a foil or a continuation is named: there the sign matters. The two interventions differ
-from each other too, since they ask different things: `occlusion` takes a token away from the whole text, `knockout`
-only what flows straight from its position to the last."""
+`explain` answers what a prediction was drawn from by the first of the second list, `mamba-lrp`: there the sign matters.
+The first of the first list, `latim`, shows single layers, every position, and models without a head. The two
+interventions differ from each other too, since they ask different things: `occlusion` takes a token away from the whole
+text, `knockout` only what flows straight from its position to the last."""
 
 
 def passages(tokenizer: Any, count: int, tokens: int, seed: int) -> Iterator[list[int]]:

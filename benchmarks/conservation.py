@@ -2,10 +2,10 @@
 
     python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out FILE.png]
 
-For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained, and
-|f - Σ R| / |f| reported: median and 95th percentile. With every bias zero in a copy of the model, all rules together
-conserve relevance up to float32's rounding; with the model's own biases, these hold the rest. The figure is the first
-case: Σ R over f, on the diagonal where relevance is conserved.
+For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained. The
+first table reports |f - Σ R| / |f|, median and 95th percentile: for the tokens' relevance with every bias zero in a
+copy of the model, and with the model's own biases, which hold the rest; and for tokens and biases together. The second
+does so for texts of other lengths. The figure is the first case: Σ R over f, on the diagonal where it is conserved.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ MODELS = {
     "tiny-mamba2": {"marker": "^", "facecolors": "none", "edgecolors": "#7a7a7a"},
 }
 BATCH = 25
+LENGTHS = (64, 512, 2048, 4096)
 
 
 def passages(texts: list[str], tokenizer: Any, count: int, tokens: int, seed: int = 0) -> Tensor:
@@ -71,10 +72,29 @@ def predicted(outputs: Any) -> Tensor:
     return outputs.logits[:, -1].max(dim=-1).values
 
 
-def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
-    """Return (logit, sum of relevance) of every passage."""
+def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (logit, sum of the tokens' relevance, sum of the biases') of every passage, in float64."""
     found = [mamba_lrp(model, predicted, rules=rules, input_ids=rows) for rows in ids.split(BATCH)]
-    return torch.cat([one.value for one in found]), torch.cat([one.scores.double().sum(dim=1) for one in found])
+    terms = [one.terms for one in found]
+    parts = ([one.value.double() for one in found], [t["tokens"] for t in terms], [t["biases"] for t in terms])
+    f, tokens, biases = map(torch.cat, parts)
+    return f, tokens, biases
+
+
+def spread(error: Tensor) -> list[str]:
+    """Return the median and the 95th percentile."""
+    return [f"{float(error.median()):.1e}", f"{float(error.quantile(0.95)):.1e}"]
+
+
+def lengths(model: nn.Module, name: str, tokenizer: Any, texts: list[str], count: int) -> None:
+    """Print what tokens and biases hold of the logit after texts of several lengths."""
+    for tokens in LENGTHS:
+        rows = passages(texts, tokenizer, count, tokens).split(1)
+        found = [measure(model, row, LRP) for row in rows]
+        f, of_tokens, of_biases = (torch.cat(part) for part in zip(*found, strict=True))
+        share = (of_tokens / f).median()
+        error = (f - of_tokens - of_biases).abs() / f.abs()
+        print(f"| {name} | {tokens} | {float(share):.1%} | {' | '.join(spread(error))} |", flush=True)
 
 
 def draw(results: dict[tuple[str, str], tuple[Tensor, Tensor]], path: Path) -> None:
@@ -110,27 +130,34 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA), or a folder of .txt files")
     parser.add_argument("--passages", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=20, help="texts of each length in the second table")
     parser.add_argument("--out", type=Path, help="draw the plot of the models without biases into this file")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     _, held_out = split_novels(read_novels(data_folder(options.data)))
     print(f"{options.passages} passages of {options.tokens} tokens, float32; |f - ΣR| / |f|\n")
-    print("| model | rules | zero biases: median | 95 % | own biases: median | 95 % |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    drawn = {}
-    for name in options.models:
-        model, tokenizer = mambascope.load(name)
+    print("| model | rules | zero biases: median | 95 % | own biases: median | 95 % | with the biases' part | 95 % |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    drawn, loaded = {}, {name: mambascope.load(name) for name in options.models}
+    for name, (model, tokenizer) in loaded.items():
         ids = passages(list(held_out.values()), tokenizer, options.passages, options.tokens)
         bare = without_biases(model)
         for label, rules in RULE_SETS.items():
-            cells = []
-            for variant in (bare, model):
-                f, total = measure(variant, ids, rules)
-                error = (f.double() - total).abs() / f.double().abs()
-                cells += [f"{float(error.median()):.1e}", f"{float(error.quantile(0.95)):.1e}"]
-                if variant is bare:
-                    drawn[name, label] = f, total
+            f, tokens, _ = measure(bare, ids, rules)
+            drawn[name, label] = f, tokens
+            cells = spread((f - tokens).abs() / f.abs())
+            f, tokens, biases = measure(model, ids, rules)
+            cells += spread((f - tokens).abs() / f.abs()) + spread((f - tokens - biases).abs() / f.abs())
             print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
+    print(
+        f"\n{options.texts} texts of each length, all rules, own biases; the last two columns with the biases' part\n"
+    )
+    print(
+        "| model | tokens in the text | the tokens' share of the logit, median | |f - ΣR - Σb| / |f|: median | 95 % |"
+    )
+    print("| --- | --- | --- | --- | --- |")
+    for name, (model, tokenizer) in loaded.items():
+        lengths(model, name, tokenizer, list(held_out.values()), options.texts)
     if options.out:
         draw(drawn, options.out)
 

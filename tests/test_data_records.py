@@ -61,14 +61,14 @@ def test_lines_of_mr_are_latin_1_and_not_parted_at_other_line_ends(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "x", "label": 1}\n{"text"', r"a\.jsonl line 2 is no JSON"),
-        ("a.jsonl", "[1]", r"a\.jsonl line 1 is no JSON object"),
+        ("a.jsonl", '{"text": "x", "label": 1}\n{"text"', r"a\.jsonl line 2 is not valid JSON"),
+        ("a.jsonl", "[1]", r"a\.jsonl line 1 is not a JSON object"),
         ("a.jsonl", '\n{"label": 1}', r"a\.jsonl line 2 has none of the columns text, sentence, review: found label"),
         ("a.jsonl", '{"text": " ", "label": 1}', r"a\.jsonl line 1 has no text in its column text"),
         ("a.jsonl", '{"text": "x"}', r"a\.jsonl line 1 must have the label 0 or 1, found None"),
         ("a.csv", "text,label\nx,1,2\n", r"a\.csv line 2 has 3 fields where line 1 names 2"),
         ("a.csv", "text,text\nx,1\n", r"a\.csv line 1 names a column twice"),
-        ("a.csv", 'text,label\n"x"y,1\n', r"a\.csv line 2 is no line of a table"),
+        ("a.csv", 'text,label\n"x"y,1\n', r"a\.csv line 2 could not be read as a row of a table"),
         ("a.csv", "text,label\n", r"a\.csv holds no records"),
         ("a.test", "1 good\n4 very good\n", r"a\.test line 2 must have the label 0 or 1, found '4'"),
         ("a.test", "1 good\ngood film\n", r"a\.test line 2 is not of the form 'label text'"),
@@ -116,7 +116,7 @@ def test_data_sets_of_the_hub_are_read_by_name_configuration_and_split(hub):
         labelled_texts("glue:sst2@test")
     with pytest.raises(InputError, match=r"private@train could not be loaded from the .* hub: no way through$"):
         records("private@train")
-    with pytest.raises(InputError, match="no data set of the hub"):
+    with pytest.raises(InputError, match="a data set of the hub"):
         records("a:b:c@train")
 
 

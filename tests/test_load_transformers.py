@@ -16,6 +16,7 @@ from mambascope.trace import hub
 from mambascope.trace.families import ATTENTION_FAMILIES
 from mambascope.trace.load import load
 from models import TRANSFORMERS, stock_transformer, transformer_inputs
+from rounding import assert_equal_to_rounding, assert_same_weights
 
 BERT = {"vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16}
 
@@ -57,17 +58,18 @@ def refused(error, match, folder):
 
 
 def assert_same(folder, model, inputs):
-    """Hold the loaded model against the one it came from: the same class, and all its outputs to the last bit."""
+    """Hold the loaded model against its origin: its class, its tensors to the bit, its outputs to rounding."""
     loaded, _ = load(folder)
     assert type(loaded) is type(model)
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert_same_weights(loaded, model)
     with torch.no_grad():
         found, expected = loaded(**inputs).to_tuple(), model(**inputs).to_tuple()
     tensors = [k for k, value in enumerate(expected) if isinstance(value, torch.Tensor)]
     assert tensors
     for k in tensors:
-        assert torch.equal(found[k], expected[k]), f"output {k}"
+        assert_equal_to_rounding(found[k], expected[k], f"output {k} of the two")
     return loaded
 
 
@@ -168,7 +170,7 @@ def test_a_body_of_a_pretrained_bert(tmp_path):
     loaded, _ = load(tmp_path)
     assert type(loaded) is BertForMaskedLM
     with torch.no_grad():
-        assert torch.equal(loaded(**inputs).logits, whole(**inputs).prediction_logits)
+        assert_equal_to_rounding(loaded(**inputs).logits, whole(**inputs).prediction_logits)
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
@@ -381,7 +383,7 @@ def test_code_of_its_own(gpt2):
 @pytest.mark.parametrize("asked", ["TheirModel", "LlamaForCausalLM", "GPT2PreTrainedModel", "GPT2Config", "pipeline"])
 def test_a_class_that_is_not_of_transformers_for_it(gpt2, asked):
     edit_config(gpt2, architectures=[asked])
-    refused(UnsupportedModelError, f"is a {asked}, which is no model of transformers of type gpt2", gpt2)
+    refused(UnsupportedModelError, f"is a {asked}, which transformers does not have for models of type gpt2", gpt2)
 
 
 def test_a_model_without_layers(tmp_path):

@@ -261,7 +261,7 @@ def test_a_report_shows_layers_by_the_first_metric(tmp_path):
 def test_no_layer_to_choose_from():
     with pytest.raises(InputError, match="no value of 'roc_auc' for single layers"):
         best_layers(table(samples=2), "roc_auc")
-    with pytest.raises(InputError, match="no better and worse"):
+    with pytest.raises(InputError, match="no direction, higher or lower"):
         best_layers(layered(), "loss")
     with pytest.raises(InputError, match="no row of the whole model"):
         summarise(layered())

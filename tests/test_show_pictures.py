@@ -125,7 +125,7 @@ def test_scores_of_pixels_stand_beside_those_of_patches():
     expected = laid_over(ground, pixels[:8].double().numpy(), float(pixels[:8].abs().max()), signed=True)
     assert np.allclose(middles, expected, atol=0.08), "to half a pixel's shift between middles"
     assert len(picture_figure(attribution, position=1).get_axes()[0].figure.get_axes()) == 2
-    with pytest.raises(InputError, match="latim scores patches, and no pixels"):
+    with pytest.raises(InputError, match="latim scores patches, not pixels"):
         pixel_overlay(picture_result())
 
 

@@ -217,7 +217,7 @@ def test_words_that_make_no_token_are_refused():
         def __call__(self, word, add_special_tokens):
             return {"input_ids": []}
 
-    with pytest.raises(InputError, match="makes nothing of the word 'a'"):
+    with pytest.raises(InputError, match="has no token for the word 'a'"):
         pieces(Nothing(), ["a"])
     with pytest.raises(InputError, match="reads `source <sep> target`"):
         Alignment().check((stock_model("mamba"), None), ["latim"])

@@ -67,8 +67,11 @@ def test_cifar_pictures_have_their_folders_class(tmp_path):
             r"c\.tar: test/whale/1\.jpg is in a folder of no class",
         ),
         ({"test/frog/1.jpg": encoded(smooth((30, 32)), "jpeg")}, r"c\.tar: test/frog/1\.jpg has 32×30 pixels"),
-        ({"test/frog/1.jpg": b"\xff\xd8 no picture"}, r"c\.tar: test/frog/1\.jpg is no picture"),
-        ({"test/frog/1.jpg": encoded(smooth((32, 32)), "jpeg")[:300]}, r"c\.tar: test/frog/1\.jpg is no picture"),
+        ({"test/frog/1.jpg": b"\xff\xd8 no picture"}, r"c\.tar: test/frog/1\.jpg could not be read as an image"),
+        (
+            {"test/frog/1.jpg": encoded(smooth((32, 32)), "jpeg")[:300]},
+            r"c\.tar: test/frog/1\.jpg could not be read as an image",
+        ),
         ({"test/frog/1.txt": b""}, r"c\.tar holds no picture"),
     ],
 )
@@ -97,7 +100,7 @@ def test_digits_are_read_as_they_were_written(tmp_path):
 
 def test_damaged_digits_are_named(tmp_path):
     images, labels = idx(tmp_path / "i.gz", np.zeros((2, 28, 28))), idx(tmp_path / "l.gz", np.array([7, 2]))
-    with pytest.raises(InputError, match=r"l\.gz is no idx file of unsigned bytes with 3 axes"):
+    with pytest.raises(InputError, match=r"l\.gz is not an idx file of unsigned bytes with 3 axes"):
         read_mnist(labels, labels)
     with pytest.raises(InputError, match=r"i\.gz holds 2 digits and .*three\.gz says what 3 are"):
         read_mnist(images, idx(tmp_path / "three.gz", np.array([1, 2, 3])))

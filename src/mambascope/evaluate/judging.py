@@ -44,7 +44,7 @@ class Work:
         if self.mark(loaded) != self.marks[model]:
             raise InputError(
                 f"{model} is not the model that the run began with: its weights, configuration or tokenizer differ, "
-                f"here or on a machine of the cluster; give it back its files, or start anew with --overwrite"
+                f"here or on a machine of the cluster; give it back its files, or start over with --overwrite"
             )
         return loaded
 

@@ -137,14 +137,14 @@ def _judge_model(work: Work, model: str, samples: Sequence[Sample], gpus: float)
     except ray.exceptions.RayTaskError:
         raise  # a mistake in the task, with its traceback
     except ray.exceptions.RayError as error:
-        raise MambascopeError(f"Ray gave up ({' '.join(str(error).split())}); go on with --resume") from error
+        raise MambascopeError(f"Ray gave up ({' '.join(str(error).split())}); continue with --resume") from error
     finally:
         ray.kill(unfinished)
     if refusal:
         kind, words = json.loads(refusal)
         raise getattr(errors, kind, MambascopeError)(words)
     if waiting:
-        raise MambascopeError(f"Ray returned no verdict on {len(waiting)} samples of {model}; go on with --resume")
+        raise MambascopeError(f"Ray returned no results for {len(waiting)} samples of {model}; continue with --resume")
 
 
 def _lines(judged: ray.data.Dataset) -> Iterator[dict[str, str]]:

@@ -57,7 +57,7 @@ def write_report(
         raise InputError(f"two tasks of {', '.join(s.task for s in summaries)} would write the same file; rename one")
     folder = Path(folder)
     if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder} cannot be made: {folder.parent} is no folder, or a file has that name")
+        raise InputError(f"{folder} cannot be created: {folder.parent} is not a folder, or a file has that name")
     folder.mkdir(exist_ok=True)
     parts = [f"# {title}"]
     for summary, stem in zip(summaries, stems, strict=True):

@@ -110,7 +110,7 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
     try:
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} could not be made: {error}") from error
+        raise OutputError(f"{folder} could not be created: {error}") from error
     write_manifest(folder, manifest)
 
 

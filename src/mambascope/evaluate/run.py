@@ -109,8 +109,8 @@ def run(
     total, left = len(mine) * len(names), sum(map(len, todo.values()))
     if left < total and not resume:
         raise InputError(
-            f"{folder} already holds {total - left} of the {total} results of this run: go on with --resume, or start "
-            f"anew with --overwrite"
+            f"{folder} already holds {total - left} of the {total} results of this run: continue with --resume, or "
+            f"start over with --overwrite"
         )
     tidy(folder, stored.damaged, shard)
     work = Work(task, methods, seed, cache if engine == "local" else load, mark, marks, todo)

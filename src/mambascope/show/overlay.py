@@ -133,7 +133,7 @@ def read_pixels(attribution: Attribution) -> Float[Tensor, "rows columns"]:
     """Return the scores of the pixels that patches cover; raises InputError if the method stopped at the patches."""
     grid = require_picture(attribution)
     if attribution.pixels is None:
-        raise InputError(f"{attribution.method} scores patches, and no pixels")
+        raise InputError(f"{attribution.method} scores patches, not pixels")
     return attribution.pixels[: grid.size[0], : grid.size[1]]
 
 

@@ -93,7 +93,7 @@ class StagedModel(PreTrainedModel):
         assert inputs_embeds is not None
         side = math.isqrt(inputs_embeds.shape[1])
         if side**2 != inputs_embeds.shape[1]:
-            raise InputError(f"{inputs_embeds.shape[1]} tokens are those of no square picture; pass pixel_values")
+            raise InputError(f"{inputs_embeds.shape[1]} tokens do not make a square picture; pass pixel_values")
         return self.classify(inputs_embeds.unflatten(1, (side, side)))
 
     def _checked_patches(self, pixel_values: Tensor) -> Float[Tensor, "b H W E"]:

@@ -21,7 +21,7 @@ def read_mnist(images: Path, labels: Path) -> tuple[UInt8[np.ndarray, "n 28 28"]
     """Return the digits, ink 255 on paper 0, and what they are.
 
     Raises:
-        InputError: naming the file, if it cannot be read, is no idx file of this kind, or the two do not belong
+        InputError: naming the file, if it cannot be read, is not an idx file of this kind, or the two do not belong
             together.
     """
     digits, classes = _idx(images, IMAGES), _idx(labels, LABELS)
@@ -43,7 +43,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     axes = magic & 0xFF
     header = 4 * (1 + axes)
     if len(content) < header or struct.unpack_from(">I", content)[0] != magic:
-        raise InputError(f"{path} is no idx file of unsigned bytes with {axes} axes: it begins {content[:4].hex()}")
+        raise InputError(f"{path} is not an idx file of unsigned bytes with {axes} axes: it begins {content[:4].hex()}")
     shape = struct.unpack_from(f">{axes}I", content, 4)
     if len(content) - header != np.prod(shape):
         raise InputError(f"{path} says that it holds {np.prod(shape)} bytes, and holds {len(content) - header}")

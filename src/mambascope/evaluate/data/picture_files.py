@@ -55,4 +55,4 @@ def decoded(content: bytes, name: str, mode: str = "RGB") -> np.ndarray:
                 raise InputError(f"{name} holds {picture.mode} pixels where one channel of 8 bits is expected")
             return np.array(picture, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name} is no picture that can be read: {error}") from error
+        raise InputError(f"{name} could not be read as an image: {error}") from error

@@ -70,9 +70,9 @@ def _json_lines(path: Path) -> Iterator[Record]:
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{place} is no JSON: {error}") from error
+            raise InputError(f"{place} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
-            raise InputError(f"{place} is no JSON object")
+            raise InputError(f"{place} is not a JSON object")
         yield Record(place, values)
 
 
@@ -94,7 +94,7 @@ def _table(path: Path) -> Iterator[Record]:
                 if row:
                     yield Record(place, dict(zip(columns, row, strict=True)))
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is no line of a table: {error}") from error
+        raise InputError(f"{path} line {reader.line_num} could not be read as a row of a table: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} could not be read: {error}") from error
 
@@ -136,7 +136,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _hub(source: str) -> Iterator[Record]:
     asked = HUB_ID.fullmatch(source)
     if not asked:
-        raise InputError(f"{source} is no file, and no data set of the hub, which is named name[:config]@split")
+        raise InputError(f"{source} is neither a file nor a data set of the hub, which is named name[:config]@split")
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:

@@ -48,11 +48,11 @@ def load_released(
         dtype: Precision of the model; float32 if not given.
 
     Raises:
-        CheckpointError: if the file is no MambaVision checkpoint, is damaged, or its tensors do not fit one another.
+        CheckpointError: if the file is not a MambaVision checkpoint, is damaged, or its tensors do not fit one another.
     """
     tensors = released_tensors(Path(path))
     if not recognises(tensors):
-        raise CheckpointError(f"{path} is no MambaVision checkpoint: it lacks one of {', '.join(MARKS)}")
+        raise CheckpointError(f"{path} is not a MambaVision checkpoint: it lacks one of {', '.join(MARKS)}")
     tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     config = _configuration(tensors, num_heads, windows, name=str(path))
     held = dtype or torch.float32

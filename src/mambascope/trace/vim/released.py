@@ -45,12 +45,12 @@ def load_released(path: str | Path, *, image_size: int | None = None, dtype: tor
         dtype: Precision of the model; float32 if not given.
 
     Raises:
-        CheckpointError: if the file is no Vim checkpoint, is damaged, or its tensors do not fit one another.
+        CheckpointError: if the file is not a Vim checkpoint, is damaged, or its tensors do not fit one another.
     """
     path = Path(path)
     tensors, settings = _read(path)
     if not is_vim(tensors):
-        raise CheckpointError(f"{path} is no Vim checkpoint: it lacks one of {', '.join(MARKS)}")
+        raise CheckpointError(f"{path} is not a Vim checkpoint: it lacks one of {', '.join(MARKS)}")
     config = _configuration(tensors, settings, image_size, name=str(path))
     model = build_model(VisionMamba, config, tensors, name=str(path), dtype=dtype or torch.float32)
     model.name_or_path = model.config.name_or_path = path.stem

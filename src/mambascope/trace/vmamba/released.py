@@ -31,12 +31,12 @@ def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMam
         dtype: Precision of the model; float32 if not given.
 
     Raises:
-        CheckpointError: if the file is no VMamba checkpoint of this layout, is damaged, or its tensors do not fit one
-            another.
+        CheckpointError: if the file is not a VMamba checkpoint of this layout, is damaged, or its tensors do not fit
+            one another.
     """
     tensors = released_tensors(Path(path))
     if not recognises(tensors):
-        raise CheckpointError(f"{path} is no VMamba checkpoint: it lacks one of {', '.join(MARKS)}")
+        raise CheckpointError(f"{path} is not a VMamba checkpoint: it lacks one of {', '.join(MARKS)}")
     model = build_model(
         VMamba, _configuration(tensors, name=str(path)), tensors, name=str(path), dtype=dtype or torch.float32
     )
