@@ -16,6 +16,7 @@ from mambascope.methods.readout import token_readout
 from mambascope.operators import naive
 from mambascope.trace import intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
+from rounding import assert_equal_to_rounding
 
 LENGTH = 9
 IDS, _ = padded_batch(LENGTH, 1, "left", seed=3)
@@ -93,7 +94,7 @@ def test_knockout_is_the_matrix_without_its_entries(family, targets, layers):
     assert torch.allclose(effect.scores, expected, **BOUND)
     assert not effect.scores[max(rows) + 1 :].any(), "what comes after the target has exactly no effect"
     assert effect.scores[: max(rows) + 1].abs().max() > 1e-3, "the sources before it have one"
-    assert effect.value == pytest.approx(float(READOUT(effect.outputs)), abs=0)
+    assert effect.value == pytest.approx(float(READOUT(effect.outputs)), rel=1e-12), "of the same logits"
 
 
 def test_tiles_and_scans_give_the_same_knockout(family, monkeypatch):
@@ -108,8 +109,9 @@ def test_tiles_and_scans_give_the_same_knockout(family, monkeypatch):
         at_once = knockout(model, READOUT, [3, -1], batch=LENGTH, input_ids=IDS)
         assert not used
         default = knockout(model, READOUT, [3, -1], input_ids=IDS)
+        assert not used, "by default a short text's sources are cut at once"
     assert torch.allclose(alone.scores, at_once.scores, rtol=1e-12, atol=1e-12)
-    assert torch.equal(default.scores, at_once.scores)
+    assert_equal_to_rounding(default.scores, at_once.scores)
 
 
 def test_all_sources_together_are_more_than_one(family):
@@ -291,9 +293,10 @@ def test_another_pass_of_the_model_inside_an_intervention_is_not_cut(family, pla
     outer = knockout(model, READOUT, -1, layers=(0, 0), batch=LENGTH, input_ids=IDS)
     handle.remove()
     inner = knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS)
-    assert torch.equal(outer.scores, expected.scores)
+    assert_equal_to_rounding(outer.scores, expected.scores)
     assert len(found) == 3, "the capture, the intact text and its copies"
-    assert all(torch.equal(effect.scores, inner.scores) for effect in found)
+    for effect in found:
+        assert_equal_to_rounding(effect.scores, inner.scores)
 
 
 def test_another_thread_reads_the_text_as_it_is():
@@ -311,7 +314,8 @@ def test_another_thread_reads_the_text_as_it_is():
     knockout(model, READOUT, -1, input_ids=IDS)
     handle.remove()
     assert len(seen) == 5, "a thread failed"  # the intact text and its copies, twice, and the capture
-    assert all(torch.equal(logits, plain) for logits in seen)
+    for logits in seen:
+        assert_equal_to_rounding(logits, plain)
 
 
 def test_where_the_model_has_a_kernel_its_own_scan_is_cut(family, monkeypatch):

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from mambascope.errors import InputError
-from mambascope.trace.tokens import check_ids, decode_token, encode
+from mambascope.trace.tokens import check_ids, decode_token, encode, single_token
 
 TEXTS = [
     "When Mary and John went to the store",
@@ -159,6 +159,61 @@ def test_no_tokenizer():
 def test_nothing_to_encode():
     fails("the text is empty", encode, byte_level(), "", vocab_size=SIZE)
     fails("yields no token", encode, word_pieces(), " \n", vocab_size=SIZE)
+
+
+def without_unknown():
+    """Whole words and no token for others, as the zoo's copying models have for letters."""
+    inner = Tokenizer(models.WordLevel({"when": 0, "mary": 1, "<|end|>": 2}))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+
+
+def test_what_the_tokenizer_raises_is_one_sentence():
+    words = r"tokenizer cannot read 'when the' \(WordLevel error: Missing \[UNK\] token .*such as 'mary', 'when'"
+    fails(words, encode, without_unknown(), "when the", vocab_size=SIZE)
+    fails("cannot read 'the'", single_token, without_unknown(), "the", "foil")
+    fails("cannot read ' mary when'|is 2 tokens", single_token, without_unknown(), "mary when")
+    assert encode(without_unknown(), "when mary", vocab_size=SIZE)[1] == ("when", " mary")
+
+
+class PanicException(BaseException):
+    """What the tokenizers library raises when its Rust code panics: named so, and no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [PanicException("index out of\nbounds"), KeyError("x"), TypeError()], ids=repr)
+def test_whatever_it_raises_is_one_sentence(error, monkeypatch):
+    tokenizer = byte_level()
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(type(tokenizer), "__call__", broken)
+    fails(r"this model's tokenizer cannot read 'some words' \(", encode, tokenizer, "some words", vocab_size=SIZE)
+    fails(r"this model's tokenizer cannot read 'some words' \(", single_token, tokenizer, "some words")
+    monkeypatch.undo()
+    for verb in ("convert_ids_to_tokens", "decode"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tokenizer), verb, broken)
+            assert decode_token(tokenizer, 5) == "<5>"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_interruptions_and_want_of_memory_are_no_fault_of_the_tokenizer(error, monkeypatch):
+    def stopped(*_, **__):
+        raise error
+
+    tokenizer = byte_level()
+    monkeypatch.setattr(type(tokenizer), "__call__", stopped)
+    with pytest.raises(type(error)):
+        encode(tokenizer, "some words", vocab_size=SIZE)
+    monkeypatch.setattr(type(tokenizer), "decode", stopped)
+    with pytest.raises(type(error)):
+        decode_token(tokenizer, 5)
+
+
+def test_ids_that_no_tokenizer_counts_to_are_named_by_number():
+    assert decode_token(byte_level(), 10**12) == "<1000000000000>"
+    assert decode_token(byte_level(), -3) == "<-3>"
 
 
 def test_lone_surrogate():

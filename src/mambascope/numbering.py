@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, SupportsIndex
 
 from mambascope.errors import InputError
 
 #: The layers that are asked for, read: one, several in their order, a slice of them, or all.
 Layers = int | tuple[int, ...] | slice | Literal["all"]
+
+#: The layers that are asked for, as people give them, see `read_layers`.
+LayersAsked = SupportsIndex | Sequence[int] | slice | str
 
 NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -94,7 +98,7 @@ def existing_layer(layer: Any, count: int) -> int:
     """
     number = whole_number(layer, "layer")
     if not -count <= number < count:
-        raise InputError(f"layer {number} does not exist: the model has {count} mixers, 0 to {count - 1}")
+        raise InputError(f"layer {number} does not exist; this model has layers {_all(count)}")
     return number % count
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from mambascope.errors import InputError
+from mambascope.numbering import Layers, read_layers
 
 
-def layers_asked(layer: str) -> int | slice | Literal["all"]:
-    """Return the layers that `--layer` names: one, a range, or all."""
-    if layer == "all":
-        return "all"
-    first, colon, last = layer.partition(":")
-    try:
-        return slice(int(first or 0), int(last) if last else None) if colon else int(layer)
-    except ValueError:
-        raise InputError(f"--layer {layer!r} is neither a number, a range such as 15: or 3:7, nor all") from None
+def layers_asked(layer: str) -> Layers:
+    """Return the layers that `--layer` names: one, several, a range, or all."""
+    return read_layers(layer, "--layer")
 
 
 def patch_asked(patch: str | None) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from mambascope.explanation.stages import explains_stage, stage_number
 from mambascope.explanation.views import readable_methods, with_views
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import Method, find_method
+from mambascope.numbering import Layers
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import read_picture
 
@@ -74,7 +75,7 @@ def explain_picture(
     deliver(results, as_json, out)
 
 
-def _others(model: Any, layer: int | slice | str, patch: tuple[int, int] | None, stage: int | None) -> list[Method]:
+def _others(model: Any, layer: Layers, patch: tuple[int, int] | None, stage: int | None) -> list[Method]:
     """Return the methods that can read the model and what is asked."""
     able = [one for one in readable_methods(model) if layer == "all" or one.scope == "layer"]
     if isinstance(model, StagedModel) and stage is not None:

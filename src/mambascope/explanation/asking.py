@@ -118,7 +118,7 @@ def next_tokens(
     Where classes are independent (see `has_independent_classes`), each has its own probability.
     """
     logits = trace.logits
-    if logits is None or (logits.ndim == 3 and tokenizer is None):
+    if logits is None:
         return ()
     chosen = (logits[0] if logits.ndim == 2 else logits[0, place]).float()
     probabilities = chosen.sigmoid() if has_independent_classes(model, trace) else chosen.softmax(dim=-1)
@@ -156,10 +156,12 @@ def _place(trace: Trace, position: int | None) -> int:
 def _token(
     tokenizer: PreTrainedTokenizerBase | None, asked: str | int | None, vocabulary: int, role: str
 ) -> int | None:
-    token = single_token(tokenizer, asked, role) if isinstance(asked, str) else asked
-    if token is not None and not 0 <= token < vocabulary:
+    if asked is None:
+        return None
+    token = single_token(tokenizer, asked, role) if isinstance(asked, str) else whole_number(asked, f"the {role}")
+    if not 0 <= token < vocabulary:
         raise InputError(
-            f"the {role} {token} is no token: the model predicts {vocabulary} tokens, 0 to {vocabulary - 1}"
+            f"the {role} {token} is not a token: the model predicts {vocabulary} tokens, 0 to {vocabulary - 1}"
         )
     return token
 
@@ -212,8 +214,11 @@ def _class_index(model: Any, asked: str | int | None, count: int, role: str) -> 
     if asked is None:
         return None
     labels = {class_name(model, index): index for index in range(count)}
-    index = labels.get(asked, int(asked) if asked.isdigit() else -1) if isinstance(asked, str) else asked
+    if isinstance(asked, str):
+        index = labels.get(asked, int(asked) if asked.isdecimal() else -1)
+    else:
+        index = whole_number(asked, f"the {role}")
     if not 0 <= index < count:
         shown = ", ".join(list(labels)[:20]) + (", …" if count > 20 else "")
-        raise InputError(f"the {role} {asked!r} is no class of this model, which knows {shown}")
+        raise InputError(f"the {role} {asked!r} is not a class of this model; its classes are {shown}")
     return index

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mambascope.methods.registry import METHODS
+from mambascope.numbering import Layers
 from mambascope.trace.families import AttentionFamily, find_mixers
 from mambascope.trace.picture_models import StagedModel
 
@@ -29,7 +30,7 @@ def default_method(
     foil: str | int | None = None,
     continuation: str | None = None,
     *,
-    layer: int | slice | Literal["all"] = "all",
+    layer: Layers = "all",
     targets: Literal["position", "all"] = "position",
 ) -> str:
     """Return the method that explains when none is named; arguments as in `explain`."""

@@ -21,9 +21,12 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.methods.trust import caution
+from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers, shown
 from mambascope.show.progress import Steps, told
 from mambascope.trace import Trace, capture
+from mambascope.trace.embedding import token_table
 from mambascope.trace.families import find_mixers
+from mambascope.trace.inputs import check_model, check_tokenizer
 from mambascope.trace.patches import patch_grid, stage_grid
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import reads_pictures
@@ -45,7 +48,7 @@ def explain(
     target: str | int | None = None,
     foil: str | int | None = None,
     continuation: str | None = None,
-    layer: int | slice | Literal["all"] = "all",
+    layer: LayersAsked = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
@@ -66,8 +69,9 @@ def explain(
             id; of a classifier, the class, by name or number.
         foil: A token or class to contrast with: explain the target's logit minus the foil's.
         continuation: Explain the log-probability of this text after `text`, in place of one token's logit.
-        layer: One layer's number (negative numbers count from the end), a slice of them, or all; for methods that score
-            layers. Released raw attention begins at layer 15 of 24 unless you say otherwise.
+        layer: One layer's number (negative numbers count from the end), several (`[2, 5]`, `range(2, 5)`), a slice of
+            them (also written "2:5"), or all; for methods that score layers. Released raw attention begins at layer 15
+            of 24 unless you say otherwise.
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
         targets: Score this position only, or every position (quadratic in the text's length).
@@ -82,6 +86,8 @@ def explain(
         ReconstructionError: as `capture` does.
         MapTooLargeError: if the map of all positions would not fit in memory.
     """
+    check_model(model)
+    layer = read_layers(layer)
     return explain_methods(
         model,
         tokenizer,
@@ -107,18 +113,21 @@ def explain_methods(
     target: str | int | None = None,
     foil: str | int | None = None,
     continuation: str | None = None,
-    layer: int | slice | Literal["all"] = "all",
+    layer: LayersAsked = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from a single capture; arguments as in `explain`."""
+    check_model(model)
+    check_tokenizer(tokenizer)
     if reads_pictures(model):
         raise InputError(f"{type(model).__name__} reads pictures, and this is a text; use explain_picture")
     chosen = [find_method(name) for name in methods]
     check_asked(chosen, layer, targets, compat)
-    vocabulary = model.get_input_embeddings().num_embeddings
+    find_mixers(model)
+    vocabulary = token_table(model).num_embeddings
     ids, pieces = encode(tokenizer, text, vocab_size=vocabulary)
     check_heard(chosen, target, foil)
     question = Question(target, foil, position)
@@ -148,7 +157,7 @@ def explain_inputs(
     question: Question,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    layer: int | slice | Literal["all"] = "all",
+    layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
     stage: int | None = None,
@@ -168,7 +177,9 @@ def explain_inputs(
         stage: Of a model with stages, the number of the one that is explained, among those that mix tokens; unless
             named the last, or for methods that go back to the embedded tokens the first. Its layers are counted from 0.
     """
+    check_model(model)
     check_asked(methods, layer, targets, compat)
+    layer = read_layers(layer)
     with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
         return _explained(model, inputs, pieces, methods, question, tokenizer, layer, targets, compat, stage, steps)
 
@@ -180,7 +191,7 @@ def _explained(
     methods: Sequence[Method],
     question: Question,
     tokenizer: PreTrainedTokenizerBase | None,
-    layer: int | slice | Literal["all"],
+    layer: Layers,
     targets: Literal["position", "all"],
     compat: Compat,
     stage: int | None,
@@ -253,14 +264,17 @@ def _explained(
     return results
 
 
-def check_asked(methods: Sequence[Method], layer: int | slice | str, targets: str, compat: str) -> None:
+def check_asked(methods: Sequence[Method], layer: LayersAsked, targets: str, compat: str) -> None:
     """Raise InputError if a method cannot do what is asked of it."""
     check_compat(compat)
+    whole = read_layers(layer) == "all"
+    if targets not in ("position", "all"):
+        raise InputError(f"targets is {shown(targets)}; choose 'position' or 'all'")
     for method in methods:
         if compat == "released" and not method.released:
             able = ", ".join(m.name for m in METHODS.values() if m.released)
             raise InputError(f"{method.name} has one form; compat='released' is for {able}")
-        if method.scope == "model" and layer != "all":
+        if method.scope == "model" and not whole:
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer at 'all'")
         if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
             raise InputError(f"{method.name} explains one position at a time here; leave targets at 'position'")
@@ -319,18 +333,11 @@ def _evidence(trace: Trace, method: Method, layers: list[int], found: dict[str, 
     return found | ({"caution": words} if words else {})
 
 
-def _layers(layer: int | slice | str, count: int, compat: str) -> list[int]:
-    """Return the numbers of the layers that are asked for."""
-    if isinstance(layer, slice):
-        chosen = list(range(count))[layer]
-        if not chosen:
-            raise InputError(f"layers {layer.start}:{layer.stop} hold none: the model has {count}, 0 to {count - 1}")
-        return chosen
-    if isinstance(layer, int):
-        if not -count <= layer < count:
-            raise InputError(f"layer {layer} does not exist: the model has {count} mixers, 0 to {count - 1}")
-        return [layer % count]
-    return list(range(first_released_layer(count) if compat == "released" else 0, count))
+def _layers(layers: Layers, count: int, compat: str) -> list[int]:
+    """Return the numbers of the layers that are asked for; the released code's unless others are named."""
+    if layers == "all" and compat == "released":
+        return list(range(first_released_layer(count), count))
+    return chosen_layers(layers, count)
 
 
 def _describe(model: nn.Module, trace: Trace) -> Model:

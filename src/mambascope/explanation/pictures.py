@@ -20,6 +20,9 @@ from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.registry import METHODS, Method, find_method
 from mambascope.methods.released import Compat
+from mambascope.numbering import LayersAsked, read_layers, shown, whole_numbers
+from mambascope.trace.families import find_mixers
+from mambascope.trace.inputs import check_model
 from mambascope.trace.patches import patch_grid, stage_grid
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import Picture, read_picture
@@ -38,7 +41,7 @@ def explain_picture(
     target: str | int | None = None,
     foil: str | int | None = None,
     patch: tuple[int, int] | None = None,
-    layer: int | slice | Literal["all"] = "all",
+    layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
     stage: int | None = None,
@@ -66,6 +69,8 @@ def explain_picture(
         UnsupportedModelError: as `explain` does, or if the model's tokens cannot be laid over the picture.
         ReconstructionError: as `capture` does.
     """
+    check_model(model)
+    layer = read_layers(layer)
     default = DEFAULT_METHOD if patch is not None else default_method(model, target, foil, layer=layer, targets=targets)
     return explain_picture_methods(
         model,
@@ -91,7 +96,7 @@ def explain_picture_methods(
     target: str | int | None = None,
     foil: str | int | None = None,
     patch: tuple[int, int] | None = None,
-    layer: int | slice | Literal["all"] = "all",
+    layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
     compat: Compat = "published",
     stage: int | None = None,
@@ -99,6 +104,7 @@ def explain_picture_methods(
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from a single capture; arguments as in `explain_picture`."""
+    find_mixers(model)
     chosen = [find_method(name) for name in methods]
     check_asked(chosen, layer, targets, compat)
     check_heard(chosen, target, foil)
@@ -111,7 +117,7 @@ def explain_picture_methods(
         grid = picture_grid(model, inputs, stage_number(model, chosen, stage))
         if grid is None:
             raise UnsupportedModelError(f"{type(model).__name__} does not say how it cuts pictures into patches")
-        position = grid.position(*patch)
+        position = grid.position(*_place(patch))
     results = explain_inputs(
         model,
         inputs,
@@ -134,6 +140,14 @@ def picture_grid(model: PreTrainedModel, inputs: dict[str, Any], stage: int | No
     return patch_grid(model, inputs)
 
 
+def _place(patch: Any) -> tuple[int, int]:
+    """Return the row and the column of a patch."""
+    place = whole_numbers(patch, "patch")
+    if len(place) != 2:
+        raise InputError(f"a patch is a row and a column from 0, such as (3, 7), found {shown(patch)}")
+    return place[0], place[1]
+
+
 def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
     """Raise InputError if a patch is to be explained by a method to which it makes no difference.
 
@@ -146,7 +160,7 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
     if patch is not None and deaf and not features:
         able = ", ".join(name for name in METHODS if name not in WHEREVER_IT_IS_READ)
         raise InputError(
-            f"{deaf[0]} explains a class wherever it is read and says nothing of one patch; choose one of {able}"
+            f"{deaf[0]} explains a class, not a single patch; choose one of {able}"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.registry import METHODS, Method
+from mambascope.numbering import whole_number
 from mambascope.trace import Trace
 from mambascope.trace.picture_models import StagedModel
 
@@ -34,6 +35,7 @@ def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> in
             raise InputError(f"{type(model).__name__} has no stages: all its layers read the same tokens")
         return None
     count = len(model.cells())
+    stage = None if stage is None else whole_number(stage, "stage")
     if stage is not None and not -count <= stage < count:
         raise InputError(f"stage {stage} does not exist: the model has {count} that mix tokens, 0 to {count - 1}")
     back = any(method.name in BACK_TO_THE_FIRST for method in methods)

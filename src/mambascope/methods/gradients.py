@@ -23,7 +23,8 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
-from mambascope.trace.running import call, check_inputs
+from mambascope.trace.inputs import check_inputs
+from mambascope.trace.running import call, in_texts
 
 #: Tokens that run at a time, unless the caller says how many texts: their graph is kept for the backward pass.
 BATCH_TOKENS = 1024
@@ -144,7 +145,7 @@ def smooth_grad(
     """
     _require_positive("samples", samples)
     if not noise > 0:
-        raise InputError(f"noise {noise} is no noise; give a positive share of the embeddings' standard deviation")
+        raise InputError(f"noise {noise} is not positive; give a share of the embeddings' standard deviation")
     with _passes(model, readout, inputs) as passes:
         captum = _captum()
         gradients = []
@@ -194,7 +195,7 @@ class _Passes:
         embeddings = embeddings.to(self.embeddings.dtype)  # captum's noise and steps are float32
         given = self.inputs | dict(zip(self.names, rest, strict=True))
         with reading(self.model, given, lambda _: embeddings) as given:
-            return self.readout(call(self.model, given))
+            return in_texts(self.readout, given)(call(self.model, given))
 
     def at_a_time(self, batch: int | None) -> int:
         """Return how many texts may run at a time."""

@@ -22,11 +22,12 @@ from mambascope.methods.copies import Effect, batches, copies, measure, one_each
 from mambascope.methods.memory import require_room
 from mambascope.methods.occlusion import occlusion
 from mambascope.methods.targets import positions
-from mambascope.numbering import whole_numbers
+from mambascope.numbering import shown
 from mambascope.trace import LayerRecord, Trace, capture
 from mambascope.trace.families import Family
+from mambascope.trace.inputs import check_inputs
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
-from mambascope.trace.running import call, check_inputs, in_texts, running
+from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.trace import precision
 
 __all__ = ["Effect", "knockout", "occlusion", "value_zeroing"]
@@ -157,8 +158,8 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
 
 def _window(trace: Trace, layers: tuple[int, int] | None) -> list[LayerRecord]:
     """Return the records of a window of layers that have a scan."""
-    if layers is not None and len(whole_numbers(layers, "layers")) != 2:
-        raise InputError(f"a window of layers is its first and its last, found {layers}")
+    if layers is not None and (not isinstance(layers, Sequence) or len(layers) != 2):
+        raise InputError(f"a window of layers is its first and its last, found {shown(layers)}")
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:
         raise InputError(f"the window of layers {first} to {last} is empty; give its first layer, then its last")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, copies, measure, require_one_text
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
+from mambascope.trace.inputs import check_inputs
 from mambascope.trace.intervene import intervening
-from mambascope.trace.running import call, check_inputs, in_texts, running
+from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.tokens import check_ids
 
 

@@ -18,7 +18,8 @@ from mambascope.errors import InputError, ReconstructionError
 from mambascope.trace import scanning
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
-from mambascope.trace.running import call, check_inputs, running
+from mambascope.trace.inputs import check_inputs
+from mambascope.trace.running import call, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.seam import Seam, listener, listening
 from mambascope.trace.trace import LayerRecord, Trace, precision

@@ -23,8 +23,9 @@ from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
 from mambascope.trace.families import Family, find_mixers
+from mambascope.trace.inputs import check_inputs, check_model
 from mambascope.trace.rules import GRADIENT, Ruler, Rules, hooks, is_norm
-from mambascope.trace.running import call, check_inputs, in_texts, running
+from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.seam import listening
 
 
@@ -82,6 +83,7 @@ def differentiate(
         InputError: if the inputs cannot be used, or the model's weights are quantised.
         ReconstructionError: if a norm is not what it seems and cannot be frozen.
     """
+    check_model(model)
     watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
     ledger = BiasLedger(model) if biases else None
     leaf = partial(_pixels, model, ledger) if pixels else partial(_leaf, model)
@@ -104,8 +106,8 @@ def directions(
     model: nn.Module, readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]], **inputs: Any
 ) -> Iterator[Gradients]:
     """Yield `direction` for several readouts of one forward pass."""
-    norm = final_norm(model)
     check_inputs(model, inputs)
+    norm = final_norm(model)
     leaves: list[Tensor] = []
     with differentiable(model, Rules(norm=True)), _leaf_before(norm, inputs, leaves) as inputs:
         outputs = call(model, inputs)

@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mambascope.bundled import bundled_models, bundled_names
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
+from mambascope.numbering import shown
 from mambascope.trace import hub, mamba_ssm, pretrained
 from mambascope.trace.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
 from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES
@@ -76,6 +77,8 @@ def load(
         UnsupportedModelError: if the model is of a family, or has parts, that mambascope cannot read.
         InputError: if dtype or device cannot be used.
     """
+    if not isinstance(name, (str, Path)):
+        raise InputError(f"load takes a name, a folder or a hub id, found {shown(name)}")
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     with quiet():
         path = Path(name).expanduser()
@@ -177,7 +180,8 @@ def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: st
     usual = pretrained.usual_class(config)
     if asked and pretrained.is_transformer(config):
         raise UnsupportedModelError(
-            f"{name} is a {', '.join(map(str, asked))}, which is no model of transformers of type {config.model_type}"
+            f"{name} is a {', '.join(map(str, asked))}, which transformers does not have for models of "
+            f"type {config.model_type}"
         )
     if usual is None:
         raise UnsupportedModelError(f"there is no model in transformers for a {type(config).__name__}")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 from mambascope.trace.checkpoint import one_line
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.preparation import SETTINGS, Preparation, own_size, preparation, reads_pictures
@@ -129,6 +130,8 @@ def _opened(source: Any) -> tuple[Any, str, list[str]]:
         return source, Path(getattr(source, "filename", "") or "picture").name, []
     if isinstance(source, (np.ndarray, Tensor)):
         return _of_array(np.asarray(source)), "picture", []
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"a picture is a file, an image of Pillow or pixels, found {shown(source)}")
     path = Path(source)
     if not path.is_file():
         raise InputError(f"there is no picture {path}")
@@ -143,7 +146,7 @@ def _opened(source: Any) -> tuple[Any, str, list[str]]:
                 notes.append(f"the first of {frames} pictures in the file")
             return upright, path.name, notes
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture that can be read: {one_line(error)}") from error
+        raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
 
 
 def _of_array(pixels: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""What every pass through a model has in common: whose turn it is, evaluation mode, and inputs that can be used."""
+"""What every pass through a model has in common: whose turn it is, evaluation mode, and what is read of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import transformers
 from torch import nn
 
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 from mambascope.trace.notices import KERNELS, kept_off
-from mambascope.trace.tokens import check_ids
 
 _turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _turns_lock = threading.Lock()
@@ -48,24 +48,9 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
 
 def in_texts(readout: Callable[[Any], Any], inputs: dict[str, Any]) -> Callable[[Any], Any]:
     """Return a readout that counts its positions in each text where texts are padded, if it has positions to count."""
+    if not callable(readout):
+        raise InputError(
+            f"a readout is a function of a model's outputs, such as token_readout(…), found {shown(readout)}"
+        )
     mask, bind = inputs.get("attention_mask"), getattr(readout, "in_texts", None)
     return readout if mask is None or bind is None else bind(mask)
-
-
-def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
-    """Refuse what the model would answer with a traceback or, worse, with nonsense."""
-    if inputs.get("use_cache") or inputs.get("cache_params") is not None or inputs.get("past_key_values") is not None:
-        raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
-    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-    if embeds is not None and (embeds.ndim != 3 or embeds.shape[1] == 0):
-        raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
-    if ids is not None and (ids.ndim != 2 or ids.numel() == 0):
-        raise InputError(f"input_ids must have shape (batch, tokens > 0), found {tuple(ids.shape)}")
-    if ids is not None and isinstance(model, transformers.PreTrainedModel):
-        check_ids(ids.flatten(), model.get_input_embeddings().num_embeddings)
-    mask, text = inputs.get("attention_mask"), embeds if ids is None else ids
-    if mask is not None and text is not None and mask.shape != text.shape[:2]:
-        raise InputError(
-            f"attention_mask of shape {tuple(mask.shape)} does not match the text's (batch, tokens) "
-            f"{tuple(text.shape[:2])}"
-        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -11,6 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
+from mambascope.numbering import shown
+from mambascope.trace.checkpoint import one_line
+
+#: What a tokenizer's library in Rust raises where it would crash; it is no `Exception`, and has no name to import.
+PANIC = "PanicException"
+
+#: How many tokens of a tokenizer that cannot read a text are named.
+EXAMPLES = 8
 
 
 def encode(
@@ -30,7 +40,8 @@ def encode(
         special: let the tokenizer add tokens of its own, as at the beginning of a text.
 
     Raises:
-        InputError: if there is no tokenizer, the text yields no token, or an id is outside the model's vocabulary.
+        InputError: if there is no tokenizer, it cannot read the text, the text yields no token, or an id is outside the
+            model's vocabulary.
     """
     if tokenizer is None:
         raise InputError(
@@ -38,34 +49,55 @@ def encode(
             "use EleutherAI/gpt-neox-20b)"
         )
     _check_text(text)
-    fast = bool(tokenizer.is_fast)
-    encoding = tokenizer(
-        text,
-        return_offsets_mapping=fast,
-        return_special_tokens_mask=True,
-        add_special_tokens=special,
-        verbose=False,
-    )
-    ids = encoding["input_ids"]
-    if all(encoding["special_tokens_mask"]) and not _spelled_out(tokenizer, ids, text):
-        raise InputError(f"the text {text!r} yields no token; pass a text with at least one word")
-    checked = check_ids(ids, vocab_size)
-    if not fast:
-        return checked, tuple(decode_token(tokenizer, token) for token in ids)
-    return checked, _pieces(tokenizer, text, ids, encoding["offset_mapping"])
+    with _said(tokenizer, text):
+        fast = bool(tokenizer.is_fast)
+        encoding = tokenizer(
+            text,
+            return_offsets_mapping=fast,
+            return_special_tokens_mask=True,
+            add_special_tokens=special,
+            verbose=False,
+        )
+        ids = encoding["input_ids"]
+        if all(encoding["special_tokens_mask"]) and not _spelled_out(tokenizer, ids, text):
+            raise InputError(f"the text {shown(text)} yields no token; pass a text with at least one word")
+        checked = check_ids(ids, vocab_size)
+        if not fast:
+            return checked, tuple(decode_token(tokenizer, token) for token in ids)
+        return checked, _pieces(tokenizer, text, ids, encoding["offset_mapping"])
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text alone, without tokens that the tokenizer would add.
+
+    Raises:
+        InputError: if the tokenizer cannot read it.
+    """
+    with _said(tokenizer, text):
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def decode_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Return the text of one token for display: its leading space kept, loose bytes of a character as `<0xE2>`.
 
-    An id that the tokenizer has no token for (embeddings are often padded to a round number of rows) gives `<50279>`.
+    An id that the tokenizer has no token for (embeddings are often padded to a round number of rows), or cannot decode,
+    gives `<50279>`.
     """
-    name = tokenizer.convert_ids_to_tokens(int(token))
-    if not name:
+    try:
+        return _decoded(tokenizer, int(token))
+    except BaseException as error:
+        if not _is_tokenizers_own(error):
+            raise
         return f"<{int(token)}>"
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    name = tokenizer.convert_ids_to_tokens(token)
+    if not name:
+        return f"<{token}>"
     if re.fullmatch("<0x[0-9A-F]{2}>", name):
         return _visible_bytes(bytes([int(name[3:5], 16)]))
-    text = str(tokenizer.decode([int(token)], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = str(tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if "\N{REPLACEMENT CHARACTER}" in text:
         raw = _byte_level(name)
         return text if raw is None else _visible_bytes(raw)
@@ -82,16 +114,17 @@ def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str
         role: what it is asked as, for the message.
 
     Raises:
-        InputError: if there is no tokenizer, or the string is not one token; the message says which tokens it is.
+        InputError: if there is no tokenizer, it cannot read the string, or this is not one token; the message says
+            which tokens it is.
     """
     if tokenizer is None:
         raise InputError(f"the {role} {text!r} is text, and this model has no tokenizer to read it with")
     _check_text(text)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = text_ids(tokenizer, text)
     if len(ids) == 1:
         return int(ids[0])
     pieces = ", ".join(repr(decode_token(tokenizer, token)) for token in ids)
-    spaced = tokenizer(" " + text, add_special_tokens=False, verbose=False)["input_ids"]
+    spaced = text_ids(tokenizer, " " + text)
     hint = f"; with a space before it, {' ' + text!r}, it is one" if len(spaced) == 1 else ""
     raise InputError(
         f"the {role} {text!r} is {len(ids)} tokens, {pieces}{hint}; name one token, or ask for the log-probability of "
@@ -139,9 +172,40 @@ def _check_text(text: str) -> None:
         raise InputError(f"the text is not valid Unicode: character {error.start} is a lone surrogate") from error
 
 
+@contextmanager
+def _said(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[None]:
+    """Say in one sentence what a tokenizer raises over a text: several libraries read texts, each with errors."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_tokenizers_own(error):
+            raise
+        raise InputError(
+            f"this model's tokenizer cannot read {shown(text)} ({one_line(error)}){_vocabulary(tokenizer)}"
+        ) from error
+
+
+def _is_tokenizers_own(error: BaseException) -> bool:
+    """Return whether an error is the tokenizer's, and not ours, an interruption or a lack of memory."""
+    if isinstance(error, (InputError, MemoryError)):
+        return False
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Return what a tokenizer can read, as the end of a sentence; empty where it does not say."""
+    try:
+        special = set(tokenizer.all_special_tokens)
+        names = sorted(name for name in tokenizer.get_vocab() if name not in special)
+    except Exception:  # whatever is wrong with it has been said
+        return ""
+    named = ", ".join(repr(name) for name in names[:EXAMPLES])
+    return f"; it knows {len(names)} tokens, such as {named}" if names else ""
+
+
 def _spelled_out(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> bool:
     """Return whether the text itself names one of the special tokens, as in `<|endoftext|>`."""
-    return any(tokenizer.convert_ids_to_tokens(token) in text for token in ids)
+    return any(name and name in text for name in map(tokenizer.convert_ids_to_tokens, ids))
 
 
 def _pieces(

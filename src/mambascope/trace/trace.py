@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
+from mambascope.numbering import existing_layer
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.families import Captured, MixerFamily
 
@@ -130,10 +131,7 @@ class Trace:
 
     def index(self, layer: int) -> int:
         """Return the layer's number counted from 0, or raise InputError if there is no such layer."""
-        count = len(self.layers)
-        if not -count <= layer < count:
-            raise InputError(f"layer {layer} does not exist: the model has {count} mixers, 0 to {count - 1}")
-        return layer % count
+        return existing_layer(layer, len(self.layers))
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:

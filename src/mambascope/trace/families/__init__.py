@@ -20,6 +20,7 @@ from mambascope.trace.families import (
 )
 from mambascope.trace.families.attention import AttentionFamily
 from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
+from mambascope.trace.inputs import check_model
 
 #: Families of selective-scan mixers, by model type.
 FAMILIES: dict[str, Family] = {
@@ -56,8 +57,10 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
     Mixers are selective scans and softmax attention of a model's tokens among themselves.
 
     Raises:
+        InputError: if this is no model.
         UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
     """
+    check_model(model)
     known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values(), *OWN_ATTENTION]
     mixers = []
     for name, module in model.named_modules():
