@@ -240,7 +240,7 @@ def _layer(model, block, residual, frozen, gamma):
     product = 0.5 * product + 0.5 * product.detach() if "gate" in frozen else product
     gate = _silu(z, frozen)
     if mamba2:
-        groups = product.unflatten(1, (mixer.n_groups, -1))
+        groups = product.unflatten(1, (-1, getattr(mixer.norm, "group_size", D)))  # before transformers 5.23: one group
         factor = _inverse_rms(groups, mixer.norm.variance_epsilon, frozen).expand_as(groups).flatten(1)
         product, gate = product * factor * mixer.norm.weight, gate * factor * mixer.norm.weight
     W_o, b_o = mixer.out_proj.weight, mixer.out_proj.bias

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def _of_one_length(prefixes: Sequence[Sequence[int]], batch: int) -> Iterator[li
 
 def _continued(model: PreTrainedModel, rows: Tensor, end: int, most: int) -> Tensor:
     """Return (b, n) continuations of (b, L) rows, n <= most; after a row's end its tokens mean nothing."""
+    cache = "cache" if "cache" in signature(model.forward).parameters else "cache_params"  # before transformers 5.24
     out = model(rows, use_cache=True)
     ended, tokens = torch.zeros(len(rows), dtype=torch.bool), []
     while True:
@@ -45,7 +47,7 @@ def _continued(model: PreTrainedModel, rows: Tensor, end: int, most: int) -> Ten
         ended |= tokens[-1] == end
         if len(tokens) == most or bool(ended.all()):
             return torch.stack(tokens, dim=1)
-        out = model(tokens[-1][:, None], cache_params=out.cache_params, use_cache=True)
+        out = model(tokens[-1][:, None], use_cache=True, **{cache: out[cache]})
 
 
 @torch.no_grad()
