@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 
@@ -10,6 +11,7 @@ from mambascope.errors import InputError
 from mambascope.show import figure, save_figure
 from mambascope.show.scale import SignedRoot
 from mambascope.show.typeface import drawable
+from rounding import assert_equal_to_rounding
 from show_results import HOSTILE, PLAIN, result
 
 CASES = {
@@ -72,7 +74,8 @@ def test_map_holds_the_scores():
     attribution = result()
     for layer, title in ((None, "mean of 3 layers"), (2, "layer 2")):
         main = all_axes(figure(attribution, layer))[0]
-        assert np.array_equal(main.get_images()[0].get_array(), attribution.matrix(layer).numpy())
+        shown = torch.as_tensor(np.asarray(main.get_images()[0].get_array()))
+        assert_equal_to_rounding(shown, attribution.matrix(layer))
         assert title in main.get_title(loc="left")
 
 
