@@ -8,6 +8,9 @@ of its positions, and every layer's update of it is a sum over sources, Δ^λ_j 
 
 The residual stream's own beginning (the embedding at t), biases, other parts of the model (MLPs) and the constant of
 the final norm and head are terms of their own: all together sum to the readout. Signed, not normalised.
+
+The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, and
+so does `value_bias="source"` (see `mambascope.methods.alti`). The sum is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.alti import alti
+from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
@@ -58,6 +61,7 @@ def alti_logit(
     *,
     rule: Rule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
+    value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
     """Return every input's share of a readout; time is quadratic in L, because R is.
 
@@ -67,10 +71,12 @@ def alti_logit(
             readout's gradient there, the norm frozen. A readout that is not linear in the logits (a log-probability)
             is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
-        maps: `alti(trace, layer, rule)` of every layer but the last, where several readouts share them; computed one at
-            a time if not given.
+        maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, where several readouts
+            share them; computed one at a time if not given.
+        value_bias: As in `alti`.
 
     Raises:
+        InputError: if the rule or the value bias does not exist.
         UnsupportedModelError: if the model has a norm after each layer's sum (BERT) or no readable blocks.
         MapTooLargeError: if a layer's map would not fit in memory.
     """
@@ -84,14 +90,14 @@ def alti_logit(
     q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
     updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
     for layer in range(len(trace.layers)):
-        operator = trace.operator(layer)
+        operator = with_value_bias(trace.operator(layer), value_bias)
         updates.append(operator.pull(q.to(operator.x.dtype), rule))
         bias = bias + _dot(q, operator.bias(rule))
     mixed = sum(_dot(q, record.captured.y.to(dtype)) for record in trace.layers)
     beginning, end = _dot(q, first.to(dtype)), _dot(q, stream)
     rows = updates[-1][:, None]
     for layer in reversed(range(len(trace.layers) - 1)):
-        back = alti(trace, layer, rule) if maps is None else maps[layer]
+        back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
         rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
     terms = {
         "residual": beginning,
