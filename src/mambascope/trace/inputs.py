@@ -55,7 +55,9 @@ def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for what the model would answer with a traceback or, worse, with nonsense."""
     check_model(model)
     if inputs.get("use_cache") or any(inputs.get(name) is not None for name in CACHES):
-        raise InputError(f"a capture reads a whole text at once; pass no cache (use_cache=False, no {', '.join(CACHES)})")
+        raise InputError(
+            f"a capture reads a whole text at once; pass no cache (use_cache=False, no {', '.join(CACHES)})"
+        )
     for name in TENSORS:
         _check_tensor(name, inputs.get(name))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
