@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from mambascope import zoo
 
+WEIGHTS = Path(__file__).with_name("weights")
+
 
 def packaged_models() -> dict[str, Path]:
     """Return the folder of every model in the package by its name, such as `tiny-mamba`, in alphabetical order."""
-    package = Path(str(files("mambascope")))
-    return {config.parent.name: config.parent for config in sorted(package.glob("weights/*/config.json"))}
+    return {config.parent.name: config.parent for config in sorted(WEIGHTS.glob("*/config.json"))}
 
 
 def bundled_models() -> dict[str, Path]:
