@@ -254,6 +254,8 @@ def test_a_text_that_the_tokenizer_cannot_read_is_one_sentence(run, tmp_path, mo
     assert "it knows 8 tokens, such as 'a', 'b'" in err
     code, _, err = run(verb, "bad", "--model", folder, *more)
     assert code == 0, err
+    code, _, err = run("info", folder)
+    assert code == 0, err
     if verb == "explain":
         for option in ("--target", "--foil", "--continuation"):
             code, _, err = run(verb, "bad", "--model", folder, option, "xyz")
@@ -271,6 +273,8 @@ def test_a_text_longer_than_the_models_positions_is_one_sentence(run, tmp_path):
         assert "GPT2LMHeadModel has positions for 6; shorten the text" in err
     code, _, err = run("maps", TEXT, *use, "--layer", "0", "--out", tmp_path / "m.safetensors")
     assert (code, "has positions for 6" in err) == (2, True)
+    code, out, err = run("info", folder, "--json")
+    assert (code, json.loads(out)["probe_tokens"]) == (0, 6), "the probe is ours, and is cut to fit"
 
 
 def test_several_layers_are_asked_by_the_command(run, checkpoint):

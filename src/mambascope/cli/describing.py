@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.errors import InputError
 from mambascope.operators.affine import Rule
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import Trace, capture
+from mambascope.trace.inputs import longest_text
 from mambascope.trace.patches import patch_grid
 from mambascope.trace.preparation import own_size, reads_pictures
-from mambascope.trace.tokens import encode
+from mambascope.trace.tokens import encode, text_ids
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
 
-#: Tokens of the probe when the model has no tokenizer.
+#: Tokens of the probe when the model has no tokenizer, or one that cannot read it.
 PROBE_LENGTH = 16
 
 
@@ -63,9 +65,19 @@ def _probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, A
         pixels = torch.randn(1, channels, *own_size(model), generator=torch.Generator().manual_seed(0))
         return {"pixel_values": pixels.to(model.device, model.dtype)}
     vocabulary = model.get_input_embeddings().num_embeddings
-    if tokenizer is None:
-        return {"input_ids": (torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary).to(model.device)}
-    return {"input_ids": encode(tokenizer, PROBE, vocab_size=vocabulary)[0].to(model.device)}
+    if tokenizer is None or not _can_read(tokenizer, PROBE):
+        ids = torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary
+    else:
+        ids = encode(tokenizer, PROBE, vocab_size=vocabulary)[0]
+    return {"input_ids": ids[:, : longest_text(model)].to(model.device)}
+
+
+def _can_read(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Return whether a tokenizer knows the words, or the letters, of a text."""
+    try:
+        return bool(text_ids(tokenizer, text))
+    except InputError:
+        return False
 
 
 def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
