@@ -1,5 +1,6 @@
 """`explain` end to end on a small checkpoint: rows, maps, targets, evidence, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,30 @@ def test_a_whole_model_method_explains_the_likeliest_next_token(loaded, method):
     else:
         assert result.target.asked == ""
     assert result.diagnostics["reconstruction_error"] < 1e-5
+
+
+def test_integrated_gradients_go_from_the_mean_embedding_to_the_text(loaded):
+    """By autograd through the stock model, at the 50 points of the rule; from zeros the scores are others."""
+    model, tokenizer = loaded
+    result = mambascope.explain(*loaded, TEXT, method="integrated-gradients")
+    table = model.get_input_embeddings().weight.detach()
+    text = table[torch.tensor([tokenizer(TEXT)["input_ids"]])]
+    nodes, weights = np.polynomial.legendre.leggauss(50)
+
+    def integral(start):
+        with torch.no_grad():
+            best = int(model(inputs_embeds=text, use_cache=False).logits[0, -1].argmax())
+        total = torch.zeros(text.shape[1])
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            leaf = (start + float(node) * (text - start)).requires_grad_()
+            (flow,) = torch.autograd.grad(model(inputs_embeds=leaf, use_cache=False).logits[0, -1, best], leaf)
+            total += float(weight) * (flow * (text - start)).sum(dim=-1)[0]
+        return total
+
+    expected, from_zero = integral(table.mean(dim=0).expand_as(text)), integral(torch.zeros_like(text))
+    scale = float(expected.abs().max())
+    assert torch.allclose(result.row(), expected, atol=1e-3 * scale), "float32, sums of 50 gradients that partly cancel"
+    assert not torch.allclose(result.row(), from_zero, atol=0.1 * scale)
 
 
 def test_several_methods_share_one_forward_pass(loaded, monkeypatch):

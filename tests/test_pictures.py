@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_one_sentence(model, tmp_path, file):
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
     for name in ("text.png", "half.jpg", "empty.png"):
-        with pytest.raises(InputError, match="is no picture that can be read") as caught:
+        with pytest.raises(InputError, match="could not be read as an image") as caught:
             read_picture(tmp_path / name, model)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)

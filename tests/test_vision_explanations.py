@@ -1,5 +1,6 @@
 """A picture's explanation: scores of patches with the class token apart, of pixels, and of a patch's own features."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from mambascope.trace import capture
 from rounding import assert_equal_to_rounding
 from test_vision_methods import dense_relevance, readout_of
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
+from vision_reference import embed, run
 
 #: float64 scores that a result keeps as float32.
 KEPT = 1e-6
@@ -69,6 +71,31 @@ def test_methods_that_go_down_to_the_pixels_bring_them(tmp_path, name):
     (other,) = explained(model, picture, "latim")
     assert other.pixels is None
     assert Attribution.load(other.save(tmp_path / "other.safetensors")).pixels is None
+
+
+@pytest.mark.parametrize("name", ["value-zeroing", "latim", "latim-alti", "alti-rollout", "rollout"])
+def test_a_class_read_from_all_patches_has_the_mean_of_their_rows(name):
+    model = vision_mamba(torch.float64, class_token="none", image_size=(8, 12))
+    picture = pictures(model)
+    (pooled,) = explained(model, picture, name)
+    rows = [explained(model, picture, name, position=place)[0].scores for place in range(6)]
+    assert distance(pooled.scores, torch.stack(rows).mean(dim=0)) < KEPT
+    assert distance(pooled.scores, rows[-1]) > 0.1
+
+
+def test_integrated_gradients_of_a_picture_go_from_zeros():
+    """By autograd through the dense model, at the 50 points of the rule."""
+    model = vision_mamba(torch.float64, image_size=(8, 12))
+    picture = pictures(model)
+    (result,) = explained(model, picture, "integrated-gradients", target=3)
+    tokens = embed(model, picture[0]).detach()
+    expected = torch.zeros(len(tokens), dtype=torch.float64)
+    for node, weight in zip(*np.polynomial.legendre.leggauss(50), strict=True):
+        with torch.enable_grad():
+            leaf = (float(node + 1) / 2 * tokens).requires_grad_()
+            (flow,) = torch.autograd.grad(run(model, leaf).logits[3], leaf)
+        expected += float(weight) / 2 * (flow * tokens).sum(dim=1)
+    assert distance(result.row().double(), expected) < 1e-4, "captum's nodes are float32"
 
 
 def test_a_patch_is_asked_about_by_its_features():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from mambascope.cli.app import app
+from mambascope.cli.wording import in_options
 from mambascope.errors import MambascopeError
 
 __all__ = ["app", "main"]
@@ -18,7 +19,7 @@ def main() -> None:
     try:
         app()
     except MambascopeError as error:
-        print(f"mambascope: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mambascope: {in_options(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):

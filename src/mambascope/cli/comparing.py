@@ -104,7 +104,7 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
         if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
             able, reason = [], f"{able[0].name} cannot explain the last stage by itself"
         if deaf and able and able[0].name in WHEREVER_IT_IS_READ:
-            able, reason = [], f"{able[0].name} explains a class, and says nothing of one patch"
+            able, reason = [], f"{able[0].name} explains a class, not a single patch"
         chosen.append(able[0] if able else None)
         reasons.append(reason)
     methods = [one for one in chosen if one is not None]

@@ -74,7 +74,7 @@ def evaluate(
                 )
         except KeyboardInterrupt:
             if out is not None:
-                print(f"mambascope: what was done is in {out}; go on with --resume", file=sys.stderr)
+                print(f"mambascope: what was done is in {out}; use --resume to continue", file=sys.stderr)
             raise
         _report(chosen, result, out, all_metrics=all_metrics, as_json=as_json)
 

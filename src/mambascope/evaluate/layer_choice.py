@@ -36,7 +36,8 @@ def best_layers(table: Any, metric: str, more: Mapping[str, Measure] | None = No
     known = find_metric(metric, more)
     if known.better is None:
         raise InputError(
-            f"{metric!r} has no direction, higher or lower, so no layer is best by it; give it one in `more`"
+            f"{metric!r} has no direction, higher or lower, so no layer is best by it; choose another metric, or in "
+            "Python give it one in `more`"
         )
     lines = []
     for keys, rows in values_by_layer(table, metric, more).groupby(KEYS, sort=False):

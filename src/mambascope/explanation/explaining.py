@@ -275,9 +275,9 @@ def check_asked(methods: Sequence[Method], layer: LayersAsked, targets: str, com
             able = ", ".join(m.name for m in METHODS.values() if m.released)
             raise InputError(f"{method.name} has one form; compat='released' is for {able}")
         if method.scope == "model" and not whole:
-            raise InputError(f"{method.name} explains the whole model, not single layers; leave layer at 'all'")
+            raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
         if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
-            raise InputError(f"{method.name} explains one position at a time here; leave targets at 'position'")
+            raise InputError(f"{method.name} explains one position at a time here; leave targets='position'")
 
 
 def check_heard(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:

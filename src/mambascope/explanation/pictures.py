@@ -183,7 +183,7 @@ def _with_picture(result: Attribution, picture: Picture, inputs: dict[str, Any])
     if result.grid is None:
         raise UnsupportedModelError(
             f"the {len(result.tokens)} tokens of {result.model.class_name} are not whole patches of its picture with "
-            "one class token or none, so scores cannot be laid over it; explain_inputs scores them by number"
+            "one class token or none, so scores cannot be laid over it; in Python explain_inputs scores them by number"
         )
     height, width = inputs["pixel_values"].shape[-2:]
     notes = [*picture.notes, *_unread(result.grid, height, width)]

@@ -45,8 +45,8 @@ def encode(
     """
     if tokenizer is None:
         raise InputError(
-            "this model has no tokenizer; pass tokenizer=... to load, a folder or a hub id (the state-spaces models "
-            "use EleutherAI/gpt-neox-20b)"
+            "this model has no tokenizer; load it with tokenizer=…, a folder or a hub id (the state-spaces models use "
+            "EleutherAI/gpt-neox-20b)"
         )
     _check_text(text)
     with _said(tokenizer, text):
@@ -128,7 +128,7 @@ def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str
     hint = f"; with a space before it, {' ' + text!r}, it is one" if len(spaced) == 1 else ""
     raise InputError(
         f"the {role} {text!r} is {len(ids)} tokens, {pieces}{hint}; name one token, or ask for the log-probability of "
-        "the whole (continuation)"
+        "the whole with continuation=…"
     )
 
 

@@ -129,6 +129,7 @@ def _stride(size: int, patch: int, patches: int, *, name: str) -> int:
     if side**2 != patches or stride < 1 or (size - patch) // stride + 1 != side:
         raise CheckpointError(
             f"{name} has {patches} positions of patches, which pictures of {size} x {size} pixels in patches of "
-            f"{patch} do not have at any stride; name their size (image_size), or save it as a folder with config.json"
+            f"{patch} do not have at any stride; name their size in Python (image_size), or save it as a folder with "
+            "config.json"
         )
     return stride
