@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import transformers
-from training.corpus import data_folder, read_novels, split_novels
+from training.language.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.errors import InputError

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import eflomal
 import torch
-from training.corpus import data_folder
-from training.language_pairs import PAIRS
+from training.language.corpus import data_folder
+from training.translation.language_pairs import PAIRS
 
 from mambascope.evaluate.metrics.alignment_error_rate import AlignmentCounts, alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import grow_diag_final_and

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training.corpus import data_folder, read_novels, split_novels
+from training.language.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import mambascope
 from mambascope.cli import main
 from mambascope.methods import memory
+from models import stock_transformer
 from small_checkpoint import make_checkpoint
 
 TEXT = "When Mary and John went to the store"
@@ -88,7 +89,7 @@ def test_the_screen_is_plain_in_a_pipe_and_says_the_evidence(run, checkpoint, me
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "safetensors"])
+@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "csv", "npz", "safetensors"])
 def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     code, out, err = run("explain", TEXT, "--model", checkpoint, "--out", path)
@@ -96,7 +97,8 @@ def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
     assert str(path) in out.replace("\n", "")
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
     content = path.read_bytes()
-    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{"}
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"layer,"}
+    starts |= {"npz": b"PK"}
     assert content.startswith(starts.get(suffix, b""))
     if suffix == "safetensors":
         assert mambascope.Attribution.load(path).method == "mamba-lrp"
@@ -206,11 +208,14 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
         ("explain", TEXT, "--model", small): "outside the model's vocabulary",
         ("explain", TEXT, "--model", gpt): "gpt2",
         ("explain", TEXT, *use, "--layer", "99"): "layer 99 does not exist",
-        ("explain", TEXT, *use, "--layer", "top"): "neither a number, a range",
+        ("explain", TEXT, *use, "--layer", "top"): "--layer 'top' is neither a number, a range",
+        ("explain", TEXT, *use, "--layer", "9:12"): "no layers in 9:12; this model has layers 0–1",
+        ("explain", TEXT, *use, "--layer", "1,1"): "--layer 1 is named twice",
         ("explain", TEXT, *use, "--position", "99"): "position 99 does not exist",
         ("explain", TEXT, *use, "--method", "magic"): "unknown method",
         ("explain", TEXT, *use, "--out", tmp_path / "no" / "x.html"): "does not exist",
-        ("explain", TEXT, *use, "--out", tmp_path / "x.gif"): "choose one of",
+        ("explain", TEXT, *use, "--out", tmp_path / "x.gif"): "x.gif has an unknown ending; choose one of .html, .png",
+        ("explain", TEXT, *use, "--out", tmp_path / "x"): "x has no ending; choose one of .html, .png",
         ("explain", TEXT, *use, "--device", "cuda:9"): "cuda",
         ("maps", TEXT, *use, "--layer", "99", "--out", tmp_path / "m.safetensors"): "layer 99 does not exist",
         ("maps", TEXT, *use, "--layer", "0", "--channels", "x", "--out", tmp_path / "m.safetensors"): "--channels 'x'",
@@ -230,13 +235,58 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
     assert 'GiB are free; ask for channels="mean" or for a few channels' in err
 
 
+@pytest.mark.parametrize("verb", ["explain", "maps"])
+def test_a_text_that_the_tokenizer_cannot_read_is_one_sentence(run, tmp_path, monkeypatch, verb):
+    import io
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({letter: k for k, letter in enumerate("abcdefgh")}))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    folder = make_checkpoint(tmp_path / "letters")
+    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(folder)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
+    more = () if verb == "explain" else ("--layer", "0", "--out", tmp_path / "m.safetensors")
+    code, out, err = run(verb, "-", "--model", folder, *more)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "this model's tokenizer cannot read 'When Mary and John went to the store' (WordLevel error" in err
+    assert "it knows 8 tokens, such as 'a', 'b'" in err
+    code, _, err = run(verb, "bad", "--model", folder, *more)
+    assert code == 0, err
+    if verb == "explain":
+        for option in ("--target", "--foil", "--continuation"):
+            code, _, err = run(verb, "bad", "--model", folder, option, "xyz")
+            assert (code, err.count("\n"), "tokenizer cannot read 'xyz'" in err) == (2, 1, True), err
+
+
+def test_a_text_longer_than_the_models_positions_is_one_sentence(run, tmp_path):
+    folder = make_checkpoint(tmp_path / "gpt2")
+    stock_transformer("gpt2", vocab_size=300, n_positions=6).save_pretrained(folder)
+    use = ("--model", folder)
+    assert run("explain", "a cat", *use)[0] == 0
+    for options in ((TEXT,), ("a cat", "--continuation", TEXT), (TEXT, "--method", "latim")):
+        code, out, err = run("explain", *options, *use)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "GPT2LMHeadModel has positions for 6; shorten the text" in err
+    code, _, err = run("maps", TEXT, *use, "--layer", "0", "--out", tmp_path / "m.safetensors")
+    assert (code, "has positions for 6" in err) == (2, True)
+
+
+def test_several_layers_are_asked_by_the_command(run, checkpoint):
+    for layers, numbers in (("0,1", [0, 1]), ("1,0", [1, 0]), (":", [0, 1]), ("::-1", [1, 0]), ("-1", [1])):
+        code, out, err = run("explain", TEXT, "--model", checkpoint, "--layer", layers, "--json")
+        assert code == 0, err
+        assert [layer["layer"] for layer in json.loads(out)["layers"]] == numbers
+
+
 def test_the_bundled_model_is_the_default(run):
     code, out, err = run("explain", TEXT, "--json")
     assert code == 0, err
     assert json.loads(out)["model"]["name"] == "tiny-mamba"
 
 
-@pytest.mark.parametrize("suffix", ["html", "png", "json", "safetensors"])
+@pytest.mark.parametrize("suffix", ["html", "png", "json", "csv", "npz", "safetensors"])
 def test_a_disk_that_refuses_loses_nothing(run, checkpoint, tmp_path, suffix, monkeypatch):
     """The result is shown all the same, the old file stays, no part of the new one does, and one sentence says why."""
     path = tmp_path / f"x.{suffix}"

@@ -60,14 +60,15 @@ def test_json_is_what_the_library_says(run, models, photographs, name):
     assert "resized" in printed["diagnostics"]["preparation"]
 
 
-@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "safetensors"])
+@pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "csv", "npz", "safetensors"])
 def test_every_format_is_written_whole(run, models, photographs, tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     code, out, err = run("explain", photographs / "astronaut.png", "--model", models["vim"], "--out", path)
     assert code == 0, err
     assert str(path) in out.replace("\n", "")
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
-    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{"}
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"layer,"}
+    starts |= {"npz": b"PK"}
     assert path.read_bytes().startswith(starts.get(suffix, b""))
     if suffix == "safetensors":
         loaded = mambascope.Attribution.load(path)
@@ -87,14 +88,14 @@ def test_a_picture_is_known_by_its_content_and_a_text_stays_a_text(run, models, 
     plain = tmp_path / "picture"
     plain.write_bytes((photographs / "cat.jpg").read_bytes())
     assert run("explain", plain, "--model", models["vit"])[0] == 0
+    for text in ("and/or", "e.g.", "I saw cat.jpg"):
+        code, out, _ = run("explain", text, "--json")
+        assert (code, "".join(json.loads(out)["tokens"])) == (0, text)
     (tmp_path / "notes.txt").write_text("some words")
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run("explain", "notes.txt", "--json")
-    assert code == 0, "a file that is no picture is a text like any other"
-    assert "".join(json.loads(out)["tokens"]) == "notes.txt"
-    code, out, _ = run("explain", "cat.jpg", "--json")
-    assert code == 0, "there is no such file here"
-    assert "".join(json.loads(out)["tokens"]) == "cat.jpg"
+    for text in ("notes.txt", "cat.jpg", "picture"):
+        code, out, _ = run("explain", text, "--text", "--json")
+        assert (code, "".join(json.loads(out)["tokens"])) == (0, text), "a text, as the option says"
 
 
 def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, tmp_path):
@@ -107,18 +108,26 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
     odd = saved(vit(), tmp_path / "odd", PROCESSOR | {"image_mean": [0.5]})
     picture, use = photographs / "cat.jpg", ("--model", models["vit"])
     cases = {
-        (tmp_path / "words.png", *use): "words.png is no picture that can be read",
-        (tmp_path / "half.jpg", *use): "half.jpg is no picture that can be read",
-        (tmp_path / "absent.png", *use): "reads pictures, and there is no file",
+        (tmp_path / "words.png", *use): "words.png could not be read as an image",
+        (tmp_path / "half.jpg", *use): "half.jpg could not be read as an image",
+        (tmp_path / "absent.png", *use): "looks like the path of a picture and does not exist; check it, or add --text",
+        (tmp_path, *use): "looks like the path of a picture and is a folder",
+        (
+            models["vit"] / "config.json",
+            *use,
+        ): "is a file but not a picture; for the text in it run mambascope explain -",
+        (picture, *use, "--text"): "reads pictures, and there is no file",
+        (picture, *use, "--text", "--image"): "--image and --text contradict each other",
+        (picture, *use, "--text", "--patch", "1,1"): "--patch is for pictures, and --text says that there is none",
         (tmp_path / "absent.png", *use, "--image"): "there is no picture",
         (picture,): "MambaForCausalLM reads text, not pictures",
         (picture, "--model", wide): "do not fit",
         (picture, "--model", odd): "preprocessor_config.json cannot be used",
-        (picture, *use, "--target", "dog"): "the target 'dog' is no class of this model, which knows tabby cat",
+        (picture, *use, "--target", "dog"): "the target 'dog' is not a class of this model; its classes are tabby cat",
         (picture, *use, "--target", "rocket", "--foil", "rocket"): "the foil is the target itself",
         (picture, *use, "--patch", "4,0"): "no patch in row 4 and column 0: the picture has 4 rows and 4 columns",
         (picture, *use, "--patch", "4"): "--patch '4' is not a row and a column",
-        (picture, *use, "--patch", "1,1", "--method", "alti-logit"): "says nothing of one patch",
+        (picture, *use, "--patch", "1,1", "--method", "alti-logit"): "explains a class, not a single patch",
         (picture, *use, "--position", "3"): "--position is for texts",
         (picture, *use, "--continuation", "x"): "--continuation is for texts",
         (picture, *use, "--method", "mamba-lrp"): "mamba-lrp reads selective scans",
@@ -158,6 +167,15 @@ def test_info_and_maps_know_pictures(run, models, photographs, tmp_path, name, m
     code, _, err = run("maps", photographs / "cat.jpg", "--model", models[name], "--layer", "1", "--out", file)
     assert code == 0, err
     assert load_file(file)["maps"].shape == (maps, 17, 17)
+    for argument, words in (
+        ("absent.png", "looks like the path of a picture and does not exist"),
+        (models[name] / "config.json", "for the text in it run mambascope maps - <"),
+        (photographs / "cat.jpg", "MambaForCausalLM reads text, not pictures"),
+    ):
+        code, _, err = run("maps", argument, "--layer", "1", "--out", file)
+        assert (code, words in err) == (2, True), err
+    code, _, err = run("maps", "absent.png", "--text", "--layer", "1", "--out", file)
+    assert code == 0, err
     code, _, err = run("maps", "some words", "--model", models[name], "--layer", "1", "--out", file)
     assert (code, "reads pictures, and there is no picture 'some words'" in err) == (2, True)
 
@@ -223,7 +241,7 @@ def test_a_patch_is_compared_where_methods_can(run, models, photographs):
     vim_row, vit_row = json.loads(out)["models"]
     assert vim_row["results"][3]["target"]["asked"].startswith("size of the features")
     assert vit_row["results"][3] is None
-    assert "says nothing of one patch" in vit_row["reasons"][3]
+    assert "explains a class, not a single patch" in vit_row["reasons"][3]
     code, out, err = run("compare", photographs / "cat.jpg", "--models", both, "--patch", "2,1", "--target", "rocket")
     assert code == 0, err
 
@@ -235,7 +253,7 @@ def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, t
         (picture, *use, "--methods", "magic"): "unknown method 'magic'",
         (picture, *use, "--methods", "mamba-lrp"): "none of the methods mamba-lrp can read one of the models",
         (picture, *use, "--methods", "latim", "--target", "rocket"): "whatever is predicted there",
-        (picture, *use, "--target", "dog"): "'dog' is no class",
+        (picture, *use, "--target", "dog"): "'dog' is not a class",
         (picture, *use, "--out", tmp_path / "x.safetensors"): "choose one of",
         (tmp_path / "absent.png", *use): "there is no picture",
         (picture, "--models", "tiny-mamba"): "reads text, not pictures",

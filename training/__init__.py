@@ -1,1 +1,1 @@
-"""How the two bundled language models are trained, measured and compared with simpler models of the same text."""
+"""How the bundled models and the zoo's are trained and measured, in folders by what is trained."""

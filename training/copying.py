@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from training.allocator import keep_pages
-from training.architectures import build, configuration
-from training.loop import Batch, Reporting, Settings, train
-from training.mimetic import start_recall
-from training.scans import fast_scans
-from training.tokens import END_OF_TEXT
+from training.language.tokens import END_OF_TEXT
+from training.running.allocator import keep_pages
+from training.running.architectures import build, configuration
+from training.running.loop import Batch, Reporting, Settings, train
+from training.running.mimetic import start_recall
+from training.running.scans import fast_scans
 
 FAMILIES = ("mamba", "mamba2")
 END, SEPARATOR, FIRST_SYMBOL = 0, 1, 2

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from training.allocator import keep_pages
-from training.bundled_start import bundled
-from training.corpus import data_folder, read_novels, split_novels
-from training.loop import Batch, Reporting, Settings, train
-from training.scans import fast_scans
-from training.tokens import encode
+from training.language.corpus import data_folder, read_novels, split_novels
+from training.language.tokens import encode
+from training.running.allocator import keep_pages
+from training.running.bundled_start import bundled
+from training.running.loop import Batch, Reporting, Settings, train
+from training.running.scans import fast_scans
 
 #: What a secret may be of: words that are one token each.
 KEYS = [

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from training.allocator import keep_pages
-from training.bundled_start import bundled
-from training.corpus import data_folder
-from training.loop import Batch, Reporting, Settings, train
-from training.scans import fast_scans
-from training.translation_data import EncodedPairs, PairBatches, padded
+from training.language.corpus import data_folder
+from training.running.allocator import keep_pages
+from training.running.bundled_start import bundled
+from training.running.loop import Batch, Reporting, Settings, train
+from training.running.scans import fast_scans
+from training.translation.data import EncodedPairs, PairBatches, padded
 
 NAME = "sentiment-mamba"
 CUE, LABELS = " It was", (" bad", " good")

@@ -26,7 +26,10 @@ DtypeOption = Annotated[
     Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision in which the model runs.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let a checkpoint run the code it brings.")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
+AsTextOption = Annotated[
+    bool, typer.Option("--text", help="Read the argument as a text, even if it looks like a path.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -81,6 +84,7 @@ def explain(
     image: Annotated[bool, typer.Option("--image", help="Read the argument as a picture's file, whatever it is.")] = (
         False
     ),
+    as_text: AsTextOption = False,
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Let the model read a picture at its own size.")
     ] = False,
@@ -92,7 +96,8 @@ def explain(
     ] = "published",
     json: JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Also write .html, .png, .pdf, .svg, .json or .safetensors.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Also write .html, .png, .pdf, .svg, .json, .csv, .npz or .safetensors.", metavar="FILE"),
     ] = None,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
@@ -102,7 +107,7 @@ def explain(
     """Show which tokens of a text, or patches of a picture, a prediction drew from, and what is predicted."""
     from mambascope.cli import explaining, loading, pictures_asked
 
-    if pictures_asked.is_asked(text, image, patch=patch, stage=stage, keep_size=keep_size):
+    if pictures_asked.is_asked(text, image, as_text, patch=patch, stage=stage, keep_size=keep_size):
         from mambascope.cli import explaining_pictures
 
         pictures_asked.check_alone(continuation=continuation, position=position, tokenizer=tokenizer)
@@ -212,25 +217,32 @@ def info(
 
 @app.command()
 def maps(
-    text: Annotated[str, typer.Argument(help="What the model reads; `-` reads it from standard input.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.", metavar="FILE")],
     layer: Annotated[int, typer.Option(help="The layer's number; negative from the end.")],
     method: Annotated[
         Literal["hidden-attention", "implicit-attention"], typer.Option(help="Which matrix.")
     ] = "hidden-attention",
     channels: Annotated[str, typer.Option(help="all, mean, or numbers with commas.", metavar="all|mean|N,N")] = "all",
+    as_text: AsTextOption = False,
     model: ModelOption = "tiny-mamba",
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write one layer's matrices of TEXT, one per channel (Mamba-1) or head (Mamba-2), to a file."""
+    """Write one layer's matrices of a text or a picture, one per channel (Mamba-1) or head (Mamba-2), to a file."""
     from mambascope.cli import loading, mapping
 
     mapping.write_maps(
         text,
         lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        as_text=as_text,
         out=out,
         layer=layer,
         method=method,
@@ -254,7 +266,7 @@ def evaluate(
         bool, typer.Option("--all-metrics", help="Print every metric, not the task's main ones alone.")
     ] = False,
     json: JsonOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in that folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process, or the machines of a Ray cluster.")] = (
         "local"
@@ -270,7 +282,7 @@ def evaluate(
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Judge methods on a task whose answers are known, and print the means; a killed run goes on with --resume."""
+    """Judge methods on a task whose answers are known, and print the means; --resume continues an interrupted run."""
     from mambascope.cli import evaluating
 
     evaluating.evaluate(

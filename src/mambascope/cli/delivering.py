@@ -12,21 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from mambascope import show
-from mambascope.errors import InputError
-from mambascope.files import check_place, whole_file
 from mambascope.methods.attribution import Attribution
 
 FIGURES = (".png", ".pdf", ".svg")
-FORMATS = (".html", *FIGURES, ".json", ".safetensors")
 
 
-def check_out(out: Path | None, formats: tuple[str, ...] = FORMATS) -> None:
+def check_out(out: Path | None, formats: tuple[str, ...] = show.FORMATS) -> None:
     """Refuse a file that could not be written, before any work is done for it."""
-    if out is None:
-        return
-    if out.suffix.lower() not in formats:
-        raise InputError(f"--out {out} has no known ending; choose one of {', '.join(formats)}")
-    check_place(out)
+    if out is not None:
+        show.check_file(out, formats, "--out")
 
 
 def command_line() -> str:
@@ -44,20 +38,6 @@ def deliver(results: list[Attribution], as_json: bool, out: Path | None, **facts
         results[0].show()
     if out is not None:  # after the result is shown: a full disk must not lose it
         with Console(stderr=True).status(f"writing {escape(str(out))}"):
-            write(results, out)
+            results[0].save(out, *results[1:])
         if not as_json:
             print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
-
-
-def write(results: list[Attribution], path: Path) -> None:
-    """Write a result in the format that the path's suffix names, whole or not at all."""
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        results[0].save(path)
-        return
-    if suffix in FIGURES:
-        show.save_figure(results[0], path)
-        return
-    content = results[0].to_html(*results[1:]) if suffix == ".html" else json.dumps(results[0].to_dict())
-    with whole_file(path) as partial:
-        partial.write_text(content, encoding="utf-8")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.cli.asked import short
+from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
 from mambascope.methods.hidden_attention import hidden_attention
@@ -27,6 +28,7 @@ def write_maps(
     text: str,
     load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase | None]],
     *,
+    as_text: bool,
     out: Path,
     layer: int,
     method: Literal["hidden-attention", "implicit-attention"],
@@ -37,9 +39,12 @@ def write_maps(
     if out.suffix.lower() != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
     check_place(out)
+    seen = not as_text and is_picture(text)
+    if not as_text and not seen:
+        check_text(text, "maps")
     text = sys.stdin.read() if text == "-" else text
     model, tokenizer = load()
-    inputs, pieces = _read(text, model, tokenizer)
+    inputs, pieces = _read(text, seen, model, tokenizer)
     trace = capture(model, **inputs)
     compute = hidden_attention if method == "hidden-attention" else implicit_attention
     result = compute(trace, layer, chosen)[0]
@@ -55,12 +60,12 @@ def write_maps(
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
 
 
-def _read(text: str, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return what the model is called with, and the names of its tokens."""
-    if not reads_pictures(model):
+def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str]]:
+    """Return what the model is called with, and the names of its tokens; `seen` says whether it is a picture."""
+    if not seen and not reads_pictures(model):
         ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
         return {"input_ids": ids.to(model.device)}, pieces
-    if not is_picture(text):
+    if not seen:
         raise InputError(f"{type(model).__name__} reads pictures, and there is no picture {short(text)}")
     inputs = {"pixel_values": read_picture(text, model).pixel_values.to(model.device, model.dtype)}
     grid = patch_grid(model, inputs)

@@ -1,21 +1,77 @@
-"""Whether `explain` is asked about a picture: a file that is one is, unless it is a text that names no file."""
+"""Whether the command's argument is a picture or a text; what looks like a picture's path and is none is refused."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+from pathlib import Path
+
 from mambascope.cli.asked import short
 from mambascope.errors import InputError
-from mambascope.trace.pictures import is_picture
+from mambascope.trace.pictures import SUFFIXES, is_picture
+
+#: How a path begins that no text does: /, ./, ../, ~/, ~name/, and a drive's letter.
+ROOTED = re.compile(r"/|\.{1,2}/|~[\w.-]*/|[A-Za-z]:[\\/]")
 
 
-def is_asked(argument: str, forced: bool, *, patch: str | None, stage: int | None, keep_size: bool) -> bool:
-    """Return whether the argument is a picture; raises InputError if options for pictures come with a text."""
-    if forced or is_picture(argument):
+def is_asked(
+    argument: str, forced: bool, as_text: bool, *, patch: str | None, stage: int | None, keep_size: bool
+) -> bool:
+    """Return whether `explain` is asked about a picture.
+
+    Args:
+        argument: What stands for the text or the picture.
+        forced: Whether `--image` is given.
+        as_text: Whether `--text` is given.
+        patch, stage, keep_size: Options for pictures alone.
+
+    Raises:
+        InputError: if it looks like a picture's path and is none, or options for pictures come with a text.
+    """
+    if forced and as_text:
+        raise InputError("--image and --text contradict each other; give one of them")
+    if forced or (not as_text and is_picture(argument)):
         return True
     given = {"--patch": patch is not None, "--stage": stage is not None, "--keep-size": keep_size}
     if any(given.values()):
         option = next(name for name, there in given.items() if there)
-        raise InputError(f"{option} is for pictures, and there is no picture {short(argument)}")
+        found = "--text says that there is none" if as_text else f"there is no picture {short(argument)}"
+        raise InputError(f"{option} is for pictures, and {found}")
+    if not as_text:
+        check_text(argument, "explain")
     return False
+
+
+def check_text(argument: str, verb: str) -> None:
+    """Raise InputError, which says how it is a text after all, if this looks like a path and names no picture.
+
+    Args:
+        argument: What stands for the text or the picture; `-`, for standard input, is a text.
+        verb: The command's verb.
+    """
+    if not looks_like_path(argument):
+        return
+    whole = "add --text to use these words themselves"
+    if os.path.isfile(argument):
+        read = f"mambascope {verb} - < {shlex.quote(argument)}"
+        raise InputError(f"{short(argument)} is a file but not a picture; for the text in it run {read}, or {whole}")
+    found = "is a folder" if os.path.isdir(argument) else "does not exist"
+    raise InputError(f"{short(argument)} looks like the path of a picture and {found}; check it, or {whole}")
+
+
+def looks_like_path(argument: str) -> bool:
+    """Return whether an argument is more likely a path than a text.
+
+    It is if a file of that name exists; if it begins as a path does (`/bin/ls`, `./cat`, `~/cat`) or ends as a picture
+    does (`cat.png`), without spaces; with spaces if it does both. `and/or`, `e.g.` and sentences are texts.
+    """
+    if "\n" in argument or argument == "-":
+        return False
+    if os.path.isfile(argument):  # unlike Path.is_file, says no to a text too long for a name
+        return True
+    begins, ends = ROOTED.match(argument) is not None, Path(argument).suffix.lower() in SUFFIXES
+    return (begins and ends) if re.search(r"\s", argument) else (begins or ends)
 
 
 def check_alone(**options: object) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 FORMAT = "mambascope-attribution-1"
 
+#: The ending of the files that hold all of a result.
+COMPLETE = ".safetensors"
+
 #: The layer axis of a method that explains the whole model at once.
 WHOLE_MODEL = "all"
 
@@ -212,26 +215,28 @@ class Attribution:
             "diagnostics": dict(self.diagnostics),
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one `.safetensors` file, whole or not at all, and return its path.
+    def save(self, path: str | Path, *others: Attribution) -> Path:
+        """Write the result as the file's ending says, whole or not at all, and return its path.
+
+        `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
+        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` a table of all
+        scores (layer, target, source and their tokens), `.npz` numpy's arrays, with the rest as JSON in `facts`.
+
+        Args:
+            path: The file.
+            others: For a page, results of other methods on the same text; elsewhere they are left out.
 
         Raises:
-            InputError: if the folder does not exist.
+            InputError: if the ending is another one, or the folder does not exist.
             OutputError: if the disk is full or refuses.
         """
         path = Path(path)
-        header = {
-            "tokens": list(self.tokens),
-            "axes": {name: list(values) for name, values in self.axes.items()},
-            "method": self.method,
-            "target": asdict(self.target),
-            "model": asdict(self.model),
-            "signed": self.signed,
-            "over_layers": self.over_layers,
-            "grid": None if self.grid is None else asdict(self.grid),
-            "diagnostics": dict(self.diagnostics),
-        }
-        metadata = {"format": FORMAT, "attribution": json.dumps(header)}
+        if path.suffix.lower() != COMPLETE:
+            from mambascope import show
+
+            show.save(self, path, *others)
+            return path
+        metadata = {"format": FORMAT, "attribution": json.dumps(header(self))}
         kept = {"scores": self.scores, "image": self.image, "pixels": self.pixels}
         tensors = {name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}
         with whole_file(path) as partial:
@@ -240,34 +245,38 @@ class Attribution:
 
     @classmethod
     def load(cls, path: str | Path) -> Attribution:
-        """Read what `save` wrote.
+        """Read what `save` wrote to a `.safetensors` file.
 
         Raises:
-            CheckpointError: if the file is missing, cut short, or not an attribution.
+            CheckpointError: if the file is of another kind, missing, cut short, or not an attribution.
         """
+        if Path(path).suffix.lower() != COMPLETE:
+            raise CheckpointError(
+                f"{path} is not a {COMPLETE} file, the only kind that holds a whole result and can be loaded"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
-                header = json.loads(metadata["attribution"])
+                facts = json.loads(metadata["attribution"])
                 scores = file.get_tensor("scores")
                 beside = {name: file.get_tensor(name) for name in ("image", "pixels") if name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
-        target = header["target"]
+        target = facts["target"]
         target["next_tokens"] = tuple((token, probability) for token, probability in target["next_tokens"])
         return cls(
             scores=scores,
-            tokens=tuple(header["tokens"]),
-            axes={name: tuple(values) for name, values in header["axes"].items()},
-            method=header["method"],
+            tokens=tuple(facts["tokens"]),
+            axes={name: tuple(values) for name, values in facts["axes"].items()},
+            method=facts["method"],
             target=Target(**target),
-            model=Model(**header["model"]),
-            signed=header["signed"],
-            diagnostics=header["diagnostics"],
-            over_layers=header.get("over_layers", "mean"),
-            grid=Grid(**header["grid"]) if header.get("grid") else None,
+            model=Model(**facts["model"]),
+            signed=facts["signed"],
+            diagnostics=facts["diagnostics"],
+            over_layers=facts.get("over_layers", "mean"),
+            grid=Grid(**facts["grid"]) if facts.get("grid") else None,
             **beside,
         )
 
@@ -303,3 +312,18 @@ class Attribution:
         from mambascope import show
 
         return show.notebook_frame(self)
+
+
+def header(attribution: Attribution) -> dict[str, Any]:
+    """Return all of a result but its tensors, as plain values."""
+    return {
+        "tokens": list(attribution.tokens),
+        "axes": {name: list(values) for name, values in attribution.axes.items()},
+        "method": attribution.method,
+        "target": asdict(attribution.target),
+        "model": asdict(attribution.model),
+        "signed": attribution.signed,
+        "over_layers": attribution.over_layers,
+        "grid": None if attribution.grid is None else asdict(attribution.grid),
+        "diagnostics": dict(attribution.diagnostics),
+    }

@@ -18,7 +18,7 @@ from mambascope.evaluate.tasks.sentiment import Sentiment
 
 
 def models_of(pictures: str) -> tuple[str, ...]:
-    """Return where `python -m training.vision_export` puts its models of pictures whose licence lets none ship."""
+    """Return where `python -m training.vision.export` puts its models of pictures whose licence lets none ship."""
     return tuple(f"runs/vision-{pictures}-{model}/model" for model in ("vim", "vit"))
 
 

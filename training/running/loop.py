@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from training import checkpoint
-from training.loss import mixed_precision
-from training.optimiser import optimiser
-from training.progress import append, trim
-from training.scans import fast_scans
-from training.schedule import learning_rate
+from training.running import checkpoint
+from training.running.loss import mixed_precision
+from training.running.optimiser import optimiser
+from training.running.progress import append, trim
+from training.running.scans import fast_scans
+from training.running.schedule import learning_rate
 
 Model = TypeVar("Model", bound=nn.Module)
 

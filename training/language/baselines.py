@@ -1,4 +1,4 @@
-"""Bits per byte of simpler models of the same text: `python -m training.baselines`.
+"""Bits per byte of simpler models of the same text: `python -m training.language.baselines`.
 
 Unigram and n-gram models over the same tokens, counted on the same training novels, and two general-purpose
 compressors that see the held-out text alone. The n-gram model is interpolated modified Kneser-Ney [1, section 3]: three
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.corpus import data_folder, read_novels, split_novels
-from training.tokens import VOCABULARY, load_split, prepare
+from training.language.corpus import data_folder, read_novels, split_novels
+from training.language.tokens import VOCABULARY, load_split, prepare
 
 #: Bits per token in a packed n-gram: five tokens of 11 bits fit one 64-bit number.
 TOKEN_BITS = 11

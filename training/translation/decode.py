@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from training.scans import fast_scans
+from training.running.scans import fast_scans
 
 
 @torch.no_grad()

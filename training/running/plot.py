@@ -1,4 +1,4 @@
-"""Draw the training curves of the runs: `python -m training.plot training/curves/*.csv --out training/curves.svg`."""
+"""Draw training curves: `python -m training.running.plot training/curves/*.csv --out training/curves.svg`."""
 
 from __future__ import annotations
 

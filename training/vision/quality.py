@@ -1,4 +1,4 @@
-"""Measure a vision model: `python -m training.vision_quality digits zoo/vision-digits-vim`.
+"""Measure a vision model: `python -m training.vision.quality digits zoo/vision-digits-vim`.
 
 Float32, on the test pictures, which neither trained nor chose.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import mambascope
-from training.corpus import data_folder
-from training.pictures import DATASETS
+from training.language.corpus import data_folder
+from training.vision.pictures import DATASETS
 
 
 def main() -> None:

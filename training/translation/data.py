@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.language_pairs import LanguagePair
-from training.loop import Batch
-from training.parallel_text import Pair, with_company
-from training.tokens import END_OF_TEXT
+from training.language.tokens import END_OF_TEXT
+from training.running.loop import Batch
+from training.translation.language_pairs import LanguagePair
+from training.translation.parallel_text import Pair, with_company
 
 END, SEPARATOR = 0, 1
 SEPARATOR_TOKEN = "<sep>"

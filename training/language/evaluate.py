@@ -1,4 +1,4 @@
-"""Measure a model folder on the held-out novels: `python -m training.evaluate src/mambascope/weights/tiny-mamba`.
+"""Measure a folder on the held-out novels: `python -m training.language.evaluate src/mambascope/weights/tiny-mamba`.
 
 Bits per byte are of windows of `--context` tokens that advance by `--stride`; only the tokens that the window before
 did not score are scored, so that all but the first window's have at least context - stride tokens before them. Float32
@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from training.induction import gain_with_forgetful_layer, measure
-from training.loss import bits_per_byte, token_losses
-from training.scans import fast_scans
-from training.tokens import TokenData, load_split, prepare
+from training.language.induction import gain_with_forgetful_layer, measure
+from training.language.tokens import TokenData, load_split, prepare
+from training.running.loss import bits_per_byte, token_losses
+from training.running.scans import fast_scans
 
 
 def windows(count: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 
-from training.loss import bits_per_byte
+from training.running.loss import bits_per_byte
 
 if TYPE_CHECKING:
-    from training.checkpoint import Progress
-    from training.train import Settings
+    from training.language.train import Settings
+    from training.running.checkpoint import Progress
 
 
 class ProgressLine:

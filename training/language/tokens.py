@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.corpus import data_folder, read_novels, split_novels
+from training.language.corpus import data_folder, read_novels, split_novels
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 2048

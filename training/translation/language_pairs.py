@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.parallel_text import Pair, Split, split, with_lowered
-from training.spacing import europarl, hansards, joined_english, joined_french
+from training.translation.parallel_text import Pair, Split, split, with_lowered
+from training.translation.spacing import europarl, hansards, joined_english, joined_french
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Look for short prompts whose end follows from their beginning alone: `python -m training.prompts FOLDER …`.
+"""Look for short prompts whose end follows from their beginning alone: `python -m training.language.prompts FOLDER …`.
 
 Every prompt says a name twice; the second time it breaks off inside the name. Its score is the probability of the rest
 of the name, with the first occurrence and with another name in its place; the prompts shown are those by which the

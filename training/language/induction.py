@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from training.loss import token_losses
+from training.running.loss import token_losses
 
 #: Tokens of the repeated span, and of the other text before, between and after its two occurrences.
 SPAN, OTHER = 64, 64

@@ -1,4 +1,4 @@
-"""Turn a run's checkpoint into a folder that transformers loads: `python -m training.export tiny-mamba`."""
+"""Turn a run's checkpoint into a folder that transformers loads: `python -m training.language.export tiny-mamba`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from training.architectures import NAMES, build, configuration
-from training.tokens import END_OF_TEXT, load_tokenizer
+from training.language.tokens import END_OF_TEXT, load_tokenizer
+from training.running.architectures import NAMES, build, configuration
 
 #: What a bundled model's weights may weigh.
 MOST_BYTES = 6_000_000

@@ -1,4 +1,4 @@
-"""Measure a task model's folder: `python -m training.quality zoo/copying-mamba2`. Float32 throughout."""
+"""Measure a task model's folder: `python -m training.zoo.quality zoo/copying-mamba2`. Float32 throughout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from training import copying, retrieval, sentiment, translation, translation_data
-from training.corpus import data_folder
-from training.language_pairs import PAIRS, LanguagePair
+from training import copying, retrieval, sentiment
+from training.language.corpus import data_folder
+from training.translation import data as translation_data
+from training.translation import train as translation
+from training.translation.language_pairs import PAIRS, LanguagePair
 
 
 def copying_quality(model: PreTrainedModel, count: int) -> dict[str, object]:

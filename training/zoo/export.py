@@ -1,4 +1,4 @@
-"""Turn a task model's run into a folder of the zoo: `python -m training.zoo copying-mamba2`.
+"""Turn a task model's run into a folder of the zoo: `python -m training.zoo.export copying-mamba2`.
 
 runs/NAME/checkpoint.pt becomes zoo/NAME (stock transformers, float16), and the run's curves training/curves/NAME*.csv.
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from training import copying, translation_data
-from training.architectures import build, configuration
-from training.bundled_start import bundled
-from training.export import TOKENIZER, write_folder
-from training.language_pairs import PAIRS
+from training import copying
+from training.language.export import TOKENIZER, write_folder
+from training.running.architectures import build, configuration
+from training.running.bundled_start import bundled
+from training.translation import data as translation_data
+from training.translation.language_pairs import PAIRS
 
 NAMES = (
     "copying-mamba",

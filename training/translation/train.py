@@ -1,4 +1,4 @@
-"""Train a decoder-only translation model: `python -m training.translation mamba2` (English to French; `--pair de-en`).
+"""Train a translation model: `python -m training.translation.train mamba2` (English to French; `--pair de-en`).
 
 The same command goes on from the last checkpoint; `--steps` and `--decay` may change until the rate begins to fall.
 """
@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from training.allocator import keep_pages
-from training.architectures import build, configuration
-from training.corpus import data_folder
-from training.decode import beam, greedy
-from training.language_pairs import PAIRS, LanguagePair
-from training.loop import Batch, Reporting, Settings, masked_loss, train
-from training.loss import mixed_precision
-from training.mimetic import start_recall
-from training.parallel_text import Pair
-from training.scans import fast_scans
-from training.translation_data import (
+from training.language.corpus import data_folder
+from training.running.allocator import keep_pages
+from training.running.architectures import build, configuration
+from training.running.loop import Batch, Reporting, Settings, masked_loss, train
+from training.running.loss import mixed_precision
+from training.running.mimetic import start_recall
+from training.running.scans import fast_scans
+from training.translation.data import (
     END,
     LENGTHS,
     EncodedPairs,
@@ -33,6 +30,9 @@ from training.translation_data import (
     padded,
     prepare,
 )
+from training.translation.decode import beam, greedy
+from training.translation.language_pairs import PAIRS, LanguagePair
+from training.translation.parallel_text import Pair
 
 FAMILIES = ("mamba2", "mamba")
 #: Sizes of the models, each under 4 million parameters.
@@ -128,7 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.hansards and options.pair != "en-fr":
         parser.error("the Hansards are English and French; --hansards goes with --pair en-fr")
-    keep_pages("training.translation")
+    keep_pages("training.translation.train")
     torch.set_num_threads(options.threads)
     languages = PAIRS[options.pair]
     cache = options.cache or languages.cache

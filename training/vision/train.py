@@ -1,4 +1,4 @@
-"""Train a small vision model: `python -m training.vision digits vim`.
+"""Train a small vision model: `python -m training.vision.train digits vim`.
 
 A Vision Mamba and a Vision Transformer of one size, for three data sets. The same command goes on from the last
 checkpoint. Models of CIFAR-10 and CamVid do not ship, as their licences do not allow it: this command makes them.
@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from mambascope.trace.vim import VisionMamba, VisionMambaConfig
 from mambascope.trace.vim.grid import ClassToken
-from training.allocator import keep_pages
-from training.corpus import data_folder
-from training.loop import Reporting, Settings, train
-from training.patch_teaching import PatchTaught
-from training.pictures import DATASETS, PictureTask, picture_loss
+from training.language.corpus import data_folder
+from training.running.allocator import keep_pages
+from training.running.loop import Reporting, Settings, train
+from training.vision.patch_teaching import PatchTaught
+from training.vision.pictures import DATASETS, PictureTask, picture_loss
 
 MODELS = ("vim", "vit")
 #: Pictures to a step.
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.model == "vit" and options.class_token != "middle":
         parser.error("a vit's class token stands first; --class-token is for a vim")
-    keep_pages("training.vision")
+    keep_pages("training.vision.train")
     torch.set_num_threads(options.threads)
     batch = options.batch or BATCH[options.dataset]
     task: PictureTask = DATASETS[options.dataset](data_folder(options.data), batch, options.seed)

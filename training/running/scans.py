@@ -2,9 +2,9 @@
 
 transformers calls one module-level function per architecture for the selective scan; its CPU fallback keeps a graph
 node per token. While `fast_scans` is in force those scans are the recurrences of `mambascope.operators.recurrence` (or
-their compiled twins, `training.fused`), the short convolution is a sum of shifted products (the CPU library's grouped
-convolution is slow backwards), and Mamba-1's and Vim's mixers keep channels innermost throughout instead of transposing
-before and after every step. Parameters, results and gradients are the stock classes'.
+their compiled twins, `training.running.fused`), the short convolution is a sum of shifted products (the CPU library's
+grouped convolution is slow backwards), and Mamba-1's and Vim's mixers keep channels innermost throughout instead of
+transposing before and after every step. Parameters, results and gradients are the stock classes'.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from mambascope.operators.recurrence import channel_recurrence, head_recurrence
 from mambascope.trace.vim.mixer import VimMixer
-from training.fused import fused_channel_recurrence, fused_head_recurrence
+from training.running.fused import fused_channel_recurrence, fused_head_recurrence
 
 
 @contextmanager

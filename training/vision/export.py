@@ -1,4 +1,4 @@
-"""Turn a vision model's run into a folder that `load` reads: `python -m training.vision_export digits vim`.
+"""Turn a vision model's run into a folder that `load` reads: `python -m training.vision.export digits vim`.
 
 Models of digits go to zoo/NAME; those of pictures whose licence lets no weights ship stay in runs/NAME/model. The
 curves of both go to training/curves/.
@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from mambascope.evaluate.data.pictures import MEAN, STD
 from mambascope.trace.vim.grid import ClassToken
-from training.patch_teaching import PatchTaught
-from training.pictures import DATASETS
-from training.vision import MODELS, build, run_name
-from training.zoo import MOST_BYTES
+from training.vision.patch_teaching import PatchTaught
+from training.vision.pictures import DATASETS
+from training.vision.train import MODELS, build, run_name
+from training.zoo.export import MOST_BYTES
 
 #: The data sets of which weights may ship.
 FREE = ("digits",)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("dataset", choices=tuple(DATASETS))
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--class-token", choices=get_args(ClassToken), default="middle", help="where a vim has it")
-    parser.add_argument("--run", type=Path, help="default: as training.vision names it")
+    parser.add_argument("--run", type=Path, help="default: as training.vision.train names it")
     parser.add_argument("--out", type=Path, help="default: zoo/NAME, or the run's folder `model`")
     options = parser.parse_args()
     name = run_name(options.dataset, options.model, options.class_token)

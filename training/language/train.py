@@ -1,4 +1,4 @@
-"""Train one of the two bundled models on the novels: `python -m training.train tiny-mamba`.
+"""Train one of the two bundled models on the novels: `python -m training.language.train tiny-mamba`.
 
 The same command goes on from the last checkpoint. What decides the result is in `Settings`; a run is a function of
 them, of the text and of the machine's floating-point arithmetic.
@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from training import checkpoint
-from training.allocator import keep_pages
-from training.architectures import NAMES, build, configuration
-from training.induction_start import start_induction
-from training.loss import bits_per_byte, mixed_precision, token_losses
-from training.optimiser import optimiser
-from training.progress import ProgressLine
-from training.rows import PRACTICE, Rows
-from training.scans import fast_scans
-from training.schedule import learning_rate
-from training.tokens import load_split, load_tokenizer, prepare
+from training.language.induction_start import start_induction
+from training.language.rows import PRACTICE, Rows
+from training.language.tokens import load_split, load_tokenizer, prepare
+from training.running import checkpoint
+from training.running.allocator import keep_pages
+from training.running.architectures import NAMES, build, configuration
+from training.running.loss import bits_per_byte, mixed_precision, token_losses
+from training.running.optimiser import optimiser
+from training.running.progress import ProgressLine
+from training.running.scans import fast_scans
+from training.running.schedule import learning_rate
 
 #: Length and number of the training rows on which an induction head's projections are fitted.
 FITTED_ROWS = (256, 64)
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/MODEL)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model (slower, starts at once)")
     options = parser.parse_args()
-    keep_pages("training.train")
+    keep_pages("training.language.train")
     torch.set_num_threads(options.threads)
     prepare(options.cache, options.data)
     if options.steps is None:

@@ -22,7 +22,7 @@ from mambascope.evaluate.data.digits_on_textures import SIDE, DigitPicture, Digi
 from mambascope.evaluate.data.mnist import read_mnist
 from mambascope.evaluate.data.picture_sets import SCENE, THERE, nearest
 from mambascope.evaluate.data.pictures import normalised
-from training.scans import fast_scans
+from training.running.scans import fast_scans
 
 #: Rows and columns by which a CIFAR-10 picture is moved at most.
 SHIFT = 4
@@ -48,7 +48,7 @@ class PictureBatch(NamedTuple):
 
 
 class PictureTask(Protocol):
-    """A data set to train on, as `training.loop` takes it."""
+    """A data set to train on, as `training.running.loop` takes it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class PictureTask(Protocol):
 def picture_loss(model: nn.Module, batch: PictureBatch) -> Tensor:
     """Return the mean loss in nats: cross-entropy of one class each, or the mean of each class's binary one.
 
-    Where patches have classes, their mean cross-entropy is added (`training.patch_teaching`).
+    Where patches have classes, their mean cross-entropy is added (`training.vision.patch_teaching`).
     """
     found = model(pixel_values=batch.pixels)
     logits = found.logits.float()

@@ -1,0 +1,101 @@
+"""A result in a file of the kind that the file's ending names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mambascope.errors import InputError
+from mambascope.files import check_place, whole_file
+from mambascope.methods.attribution import COMPLETE, Attribution, header
+from mambascope.show.figure import SUFFIXES as FIGURES
+from mambascope.show.figure import save_figure
+from mambascope.show.page import html_page
+from mambascope.trace.characters import piece_names
+
+#: The columns of a table, a line for every layer, target and source.
+COLUMNS = ("layer", "target", "target_token", "source", "source_token", "score")
+
+
+def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
+    """Write a result as the file's ending says, whole or not at all; `Attribution.save` says more.
+
+    Raises:
+        InputError: if the ending is another one, or the folder does not exist.
+        OutputError: if the disk is full or refuses.
+    """
+    check_file(path)
+    suffix = path.suffix.lower()
+    if suffix in FIGURES:
+        save_figure(attribution, path)
+        return
+    with whole_file(path) as partial:
+        WRITERS[suffix](attribution, partial, others)
+
+
+def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "") -> None:
+    """Raise InputError if a file has an unknown ending, or its place cannot be written to.
+
+    Args:
+        path: The file.
+        formats: The endings that there are; by default those of `FORMATS`.
+        name: What it was given as, such as `--out`, for the message.
+    """
+    formats = FORMATS if formats is None else formats
+    if path.suffix.lower() not in formats:
+        called = f"{name} {path}".strip()
+        ending = "an unknown ending" if path.suffix else "no ending"
+        raise InputError(f"{called} has {ending}; choose one of {', '.join(formats)}")
+    check_place(path)
+
+
+def _page(attribution: Attribution, path: Path, others: Sequence[Attribution]) -> None:
+    path.write_text(html_page(attribution, *others), encoding="utf-8")
+
+
+def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+    written = json.dumps(attribution.to_dict(), ensure_ascii=False)
+    path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may hold any bytes
+
+
+def _table(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(_lines(attribution))
+
+
+def _lines(attribution: Attribution) -> Iterator[tuple[Any, ...]]:
+    axes = attribution.axes
+    tokens = dict(zip(axes["source"], piece_names(attribution.tokens), strict=True))
+    for layer, targets in zip(axes["layer"], attribution.scores.numpy(), strict=True):
+        for target, row in zip(axes["target"], targets, strict=True):
+            # as numpy writes them, float32 scores have the fewest digits that give them back
+            for source, score in zip(axes["source"], row.astype(str), strict=True):
+                yield layer, target, tokens[target], source, tokens[source], score
+
+
+def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+    tensors = {"scores": attribution.scores, "image": attribution.image, "pixels": attribution.pixels}
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+    arrays |= {name: np.array(values) for name, values in attribution.axes.items()}
+    arrays |= {"tokens": np.array(attribution.tokens), "facts": np.array(json.dumps(header(attribution)))}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+#: What writes each kind of file, but for figures, and for the one that holds all, which `Attribution.save` writes.
+WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution]], None]] = {
+    ".html": _page,
+    ".json": _object,
+    ".csv": _table,
+    ".npz": _arrays,
+}
+
+#: The endings of files in which results are written.
+FORMATS = (".html", ".png", ".pdf", ".svg", ".json", ".csv", ".npz", COMPLETE)

@@ -1,0 +1,1 @@
+"""From runs to the folders of the zoo, and the figures of their cards."""
