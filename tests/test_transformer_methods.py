@@ -1,5 +1,7 @@
 """Transformer counterparts on stock models against references written here from the papers' formulas, in float64."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,7 +15,6 @@ from mambascope.methods.readout import class_readout, token_readout
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
-from mambascope.trace.differentiate import differentiate, direction
 from models import stock_transformer, transformer_inputs
 
 MODELS = ("gpt2", "gpt_neox", "bert", "vit", "llama")
@@ -68,7 +69,7 @@ def test_transformer_attribution_is_chefers(case):
     R = torch.eye(trace.shape[1], dtype=torch.float64)
     for p, flow in stock_attentions(model, inputs, readout):
         R = R + (p * flow).clamp(min=0).mean(dim=1)[0].double() @ R
-    found = transformer_attribution(trace, differentiate(model, readout, mixers=True, **inputs), place)
+    found = transformer_attribution(trace, dataclasses.replace(readout, positions=(place,)))
     assert torch.allclose(found[0], R[place], rtol=1e-5, atol=1e-7)
 
 
@@ -115,10 +116,9 @@ def test_alti_logit_on_transformers_sums_to_the_logit_with_mlps_as_a_term(case):
     family, model, inputs, trace, readout, _ = case
     if family == "bert":
         with pytest.raises(UnsupportedModelError, match="no norm after its last layer"):
-            direction(model, readout, **inputs)
+            alti_logit(trace, readout)
         return
-    found = direction(model, readout, **inputs)
-    updates = alti_logit(trace, found)
+    found, updates = trace.logit_direction(readout), alti_logit(trace, readout)
     assert float(updates.conservation_error) < 1e-6  # stock logits are float32 in some classes
     assert float(updates.value) == pytest.approx(float(readout(trace.outputs)), rel=1e-5)
     q = found.at_embeddings[0].double()

@@ -24,7 +24,7 @@ from mambascope.errors import InputError
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.readout import OneEach
-from mambascope.trace import Trace
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
 from mambascope.trace.running import call, in_texts
@@ -215,6 +215,7 @@ class _Passes:
 
 @contextmanager
 def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iterator[_Passes]:
+    check_trace(trace)
     _captum()
     inputs = dict(trace.inputs)
     with differentiable(trace.model):

@@ -23,7 +23,7 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
 from mambascope.numbering import shown
-from mambascope.trace import LayerRecord, Trace
+from mambascope.trace import LayerRecord, Trace, check_trace
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
 from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.trace import precision
@@ -58,6 +58,7 @@ def knockout(
         UnsupportedModelError: if the model has no selective scan.
         ReconstructionError: if the model's scans are not what they seem.
     """
+    check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
     scan_mixers(model)
     require_one_text(inputs)
@@ -107,6 +108,7 @@ def value_zeroing(
         MapTooLargeError: if the map would not fit in memory.
         ReconstructionError: if the model's scans are not what they seem.
     """
+    check_trace(trace)
     model = trace.model
     scan_mixers(model)
     require_one_text(dict(trace.inputs))

@@ -21,7 +21,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.readout import FeatureReadout, InTexts, OneEach, Readout
-from mambascope.trace import Trace
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.rules import GRADIENT, Rules
 from mambascope.trace.running import in_texts
@@ -109,6 +109,7 @@ def mamba_lrp(
         InputError: if there are no pixels to go back to, or the model is quantised.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
+    check_trace(trace)
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     known = (Readout, OneEach, FeatureReadout, InTexts)

@@ -15,7 +15,7 @@ from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, copies, measure, require_one_text
 from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.readout import Readout
-from mambascope.trace import Trace
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call, in_texts, running
@@ -46,6 +46,7 @@ def occlusion(
     Raises:
         InputError: if the trace is not of one text, or the replacement or the readout cannot be used.
     """
+    check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
     readout = in_texts(readout, inputs)

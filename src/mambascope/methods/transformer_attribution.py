@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,7 @@ from mambascope.methods.method import ATTENTION, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.readout import FeatureReadout, Readout
 from mambascope.trace import Trace
+from mambascope.trace.differentiate import Gradients
 
 
 def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> Float[Tensor, "b L"]:
@@ -30,8 +33,12 @@ def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> 
         InputError: if a position is not one of the text or is padding in one of the texts.
         UnsupportedModelError: if a layer is not softmax attention.
     """
-    gradients = trace.gradients(readout)
-    rho = one_hot(trace, readout.positions)
+    return from_gradients(trace, trace.gradients(readout), readout.positions)
+
+
+def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -> Float[Tensor, "b L"]:
+    """Return `transformer_attribution` of these targets for the number whose gradients at attention are given."""
+    rho = one_hot(trace, targets)
     for record in reversed(trace.layers):
         if record.name not in gradients.attention:
             raise UnsupportedModelError(

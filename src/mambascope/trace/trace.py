@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
-from mambascope.numbering import existing_layer
+from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.differentiate import Gradients, differentiate, direction
 from mambascope.trace.families import Captured, Kind, MixerFamily
@@ -179,6 +179,12 @@ class Trace:
     def index(self, layer: int) -> int:
         """Return the layer's number counted from 0, or raise InputError if there is no such layer."""
         return existing_layer(layer, len(self.layers))
+
+
+def check_trace(trace: Any) -> None:
+    """Raise InputError, which says what to pass, unless this is a trace."""
+    if not isinstance(trace, Trace):
+        raise InputError(f"a trace is needed, what mambascope.capture(model, …) returned; found {shown(trace)}")
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:
