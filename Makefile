@@ -4,13 +4,13 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures figures vision-figures clean
+.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	.venv-test/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
@@ -44,8 +44,8 @@ figures: .venv/ready .venv-test/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 
-PAIR = zoo/vision-digits-vim,zoo/vision-digits-vit
-PLACES = zoo/vision-digits-vim-first,zoo/vision-digits-vim,zoo/vision-digits-vim-last,zoo/vision-digits-vit
+PAIR = zoo:vision-digits-vim,zoo:vision-digits-vit
+PLACES = zoo:vision-digits-vim-first,zoo:vision-digits-vim,zoo:vision-digits-vim-last,zoo:vision-digits-vit
 vision-figures: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.vision_figures picture --picture 10 --out docs/digits.png
 	.venv-test/bin/python -m benchmarks.vision_figures influence --models $(PLACES) --out docs/vision_influence.png
@@ -53,6 +53,9 @@ vision-figures: .venv-test/ready
 	  .venv-test/bin/python -m benchmarks.vision_figures $$one --models $(PAIR) --picture 10 --out docs/vision_$$one.png || exit 1; \
 	done
 	.venv-test/bin/mambascope compare docs/digits.png --models $(PAIR) --target 6 --out docs/vision_compare.png
+
+zoo: .venv/ready
+	.venv/bin/python -m training.zoo.manifest
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas
 import torch
 import transformers
-from benchmarks.evaluation import judge, present
+from benchmarks.evaluation import folder_of, judge, present
 
 import mambascope
 from mambascope.evaluate.layer_choice import at_layers, best_layers
@@ -79,7 +79,7 @@ def part(out: Path, task: str, metric: str) -> str:
     """Return what came of one task on its models."""
     tables, told = [], []
     for name in present(task):
-        tables.append(long_table(read_run(out / f"{task}-{name.replace('/', '-')}").table))
+        tables.append(long_table(read_run(folder_of(out, task, name)).table).assign(model=name))
         told.append(f"{name}: " + ", ".join(f"{method} {value:.2g}" for method, value in residuals(name).items()))
     table = pandas.concat(tables, ignore_index=True)
     both = pandas.concat([table, at_layers(table, best_layers(table, metric))], ignore_index=True)

@@ -115,7 +115,7 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
     task, model, methods, most = work
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    started, folder = time.perf_counter(), out / f"{task}-{model.replace('/', '-')}"
+    started, folder = time.perf_counter(), folder_of(out, task, model)
     samples = min((n for n in (limit, most) if n is not None), default=None)
     try:
         run(
@@ -148,16 +148,21 @@ def present(task: str) -> list[str]:
     return [name for name in find_task(task).default_models if name in shipped or Path(name).is_dir()]
 
 
+def folder_of(out: Path, task: str, model: str) -> Path:
+    """Return where the run of a task on a model is stored, the same for zoo:NAME as for zoo/NAME."""
+    return out / f"{task}-{model.replace('/', '-').replace(':', '-')}"
+
+
 def table_of(out: Path, task: str) -> tuple[Any, list[str]]:
     """Return the long table of a task's complete runs, or None, and the models that have none."""
     tables, missing = [], []
     for name in find_task(task).default_models:
-        folder = out / f"{task}-{name.replace('/', '-')}"
+        folder = folder_of(out, task, name)
         found = read_run(folder) if (folder / "manifest.json").exists() else None
         if found is None or found.missing or found.damaged:
             missing.append(name)
         else:
-            tables.append(long_table(found.table))
+            tables.append(long_table(found.table).assign(model=name))  # older runs have zoo/NAME for zoo:NAME
     return (pandas.concat(tables, ignore_index=True) if tables else None), missing
 
 

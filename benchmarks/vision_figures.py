@@ -36,6 +36,7 @@ from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.raw_attention import raw_attention
 from mambascope.show.palette import colormap
 from mambascope.trace import Trace
+from mambascope.zoo import PREFIX
 
 DEPTHS = (0.25, 0.5, 0.75)
 INK = colormap(signed=False)
@@ -50,7 +51,8 @@ def traces(model: Any, name: str, numbers: Sequence[int]) -> list[Trace]:
 def title(name: str, model: Any) -> str:
     """Return what a model is called in a figure."""
     place = getattr(model.config, "class_token", "first")
-    return f"{Path(name).name}\n" + ("mean of all patches" if place == "none" else f"class token {place}")
+    short = Path(name).name.removeprefix(PREFIX)
+    return f"{short}\n" + ("mean of all patches" if place == "none" else f"class token {place}")
 
 
 def influence(models: dict[str, Any], pictures: str, numbers: Sequence[int]) -> Figure:
@@ -142,7 +144,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=(*FIGURES, "picture"))
-    parser.add_argument("--models", default="zoo/vision-digits-vim,zoo/vision-digits-vit", help="names, with commas")
+    parser.add_argument("--models", default="zoo:vision-digits-vim,zoo:vision-digits-vit", help="names, with commas")
     parser.add_argument("--set", default="digits", dest="pictures", help="digits, cifar10 or camvid")
     parser.add_argument("--picture", type=int, default=0, help="the first picture's number")
     parser.add_argument("--count", type=int, default=50, help="how many pictures")

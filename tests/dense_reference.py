@@ -71,17 +71,16 @@ def runs(model, ids) -> list[Run]:
         return [run(model, model.backbone.embeddings(row)) for row in ids]
 
 
-def hidden_attention(dt, A, B, C, early=False):
-    """Return alpha (D, L, L) by multiplying one decay after the other; `early` leaves out the target's own decay."""
+def hidden_attention(dt, A, B, C):
+    """Return alpha (D, L, L) by multiplying one decay after the other."""
     length = dt.shape[0]
     zero = torch.zeros_like(dt[0])
     alpha = [[zero] * length for _ in range(length)]
     for j in range(length):
         written = dt[j][:, None] * B[j]
         for i in range(j, length):
-            decayed = written * torch.exp(dt[i][:, None] * A) if i > j else written
-            alpha[i][j] = (C[i] * (written if early else decayed)).sum(dim=-1)
-            written = decayed
+            written = written * torch.exp(dt[i][:, None] * A) if i > j else written
+            alpha[i][j] = (C[i] * written).sum(dim=-1)
     return torch.stack([torch.stack(row) for row in alpha]).permute(2, 0, 1)
 
 

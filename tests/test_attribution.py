@@ -8,6 +8,7 @@ import torch
 from mambascope import Attribution
 from mambascope.errors import CheckpointError, InputError
 from mambascope.methods.attribution import Model, Target
+from rounding import assert_equal_to_rounding
 
 
 def make(targets=(0, 1, 2, 3), signed=True, layers=(1, 4)):
@@ -28,11 +29,11 @@ def make(targets=(0, 1, 2, 3), signed=True, layers=(1, 4)):
 
 def test_views_agree():
     result = make()
-    assert torch.equal(result.matrix(), result.scores.mean(0))
+    assert_equal_to_rounding(result.matrix(), result.scores.mean(0))
     assert torch.equal(result.matrix(4), result.scores[1])
-    assert torch.equal(result.row(), result.scores[:, 3].mean(0))
+    assert_equal_to_rounding(result.row(), result.scores[:, 3].mean(0))
     assert torch.equal(result.row(2, layer=1), result.scores[0, 2])
-    assert torch.equal(result.layer_mass(), result.scores[:, 3].abs().sum(-1))
+    assert_equal_to_rounding(result.layer_mass(), result.scores[:, 3].abs().sum(-1))
 
 
 def test_top_is_sorted_by_size_and_its_shares_add_up():

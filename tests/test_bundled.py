@@ -15,15 +15,15 @@ NAMES = ("tiny-mamba", "tiny-mamba2")
 
 def test_both_come_with_the_package():
     bundled = mambascope.bundled_models()
-    assert tuple(name for name in bundled if not name.startswith("zoo/")) == NAMES
+    assert tuple(name for name in bundled if not name.startswith("zoo:")) == NAMES
     for name in NAMES:
         assert (bundled[name] / "model.safetensors").stat().st_size <= 6_000_000
 
 
-ZOO = [name for name in mambascope.bundled_models() if name.startswith("zoo/")]
+ZOO = [name for name in mambascope.bundled_models() if name.startswith("zoo:")]
 
 
-@pytest.mark.parametrize("name", ZOO or ["zoo/none"])
+@pytest.mark.parametrize("name", ZOO or ["zoo:none"])
 def test_a_clone_has_its_zoo(name):
     if not ZOO:
         pytest.skip("the package is installed without the repository around it, so there is no zoo")

@@ -32,9 +32,8 @@ OURS = [words for page in PAGES for words in commands(page) if words[0] == "mamb
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A folder to write in from which a clone's models and pictures are found by the names that the pages use."""
-    for name in ("docs", "zoo"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    """A folder to write in from which a clone's pictures are found by the names that the pages use."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -295,3 +295,40 @@ def test_a_row_about_something_else_than_the_run_is_refused(tmp_path):
 def test_an_unknown_task_is_refused():
     with pytest.raises(InputError, match="unknown task 'copiyng'; choose one of"):
         find_task("copiyng")
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [("zoo/copying-mamba2", "zoo:copying-mamba2"), ("zoo:copying-mamba2", "zoo/copying-mamba2")],
+)
+def test_a_run_goes_on_under_the_other_spelling_of_a_model_of_the_zoo(tmp_path, stored, asked):
+    """Runs that are older than zoo:NAME have zoo/NAME; the folder loads under the name that is asked for."""
+    names = []
+
+    def load_either(name):
+        names.append(name)
+        return {"name": name.replace("/", ":")}
+
+    def stop(done, total):
+        if done == 31:
+            raise KeyboardInterrupt
+
+    whole = toy_run(tmp_path / "whole", models=[stored, "small"], load=load_either).read()
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path / "out", models=[stored, "small"], load=load_either, progress=stop)
+    names.clear()
+    result = toy_run(tmp_path / "out", models=[asked, "small"], load=load_either, resume=True)
+    assert set(names) == {asked, "small"}
+    assert (result.found, result.computed) == (31, PAIRS - 31)
+    assert rows(result.read()) == rows(whole)
+    assert list(result.manifest.models) == [stored, "small"]
+    anew = toy_run(tmp_path / "out", models=[asked, "small"], load=load_either, overwrite=True)
+    assert list(anew.manifest.models) == [asked, "small"]
+    with pytest.raises(InputError, match="model zoo:copying-mamba2 is named twice"):
+        toy_run(tmp_path / "twice", models=[asked, stored], load=load_either)
+
+
+def test_a_run_of_other_models_is_still_another_run(tmp_path):
+    toy_run(tmp_path, models=["zoo/copying-mamba2"], load=load)
+    with pytest.raises(InputError, match="holds another run, which differs in models"):
+        toy_run(tmp_path, models=["zoo:copying-mamba"], load=load, resume=True)

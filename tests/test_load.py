@@ -28,6 +28,7 @@ from mambascope.bundled import bundled_models
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.trace import hub
 from mambascope.trace.load import load
+from rounding import assert_equal_to_rounding, assert_same_weights
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
@@ -61,6 +62,12 @@ def folder(model, tmp_path):
 
 def output(model):
     return model(IDS, use_cache=False)[0]
+
+
+def assert_same(loaded, model):
+    """Hold a loaded model against the one it came from: its tensors to the bit, what it computes to rounding."""
+    assert_same_weights(loaded, model)
+    assert_equal_to_rounding(output(loaded), output(model))
 
 
 def edit_config(folder, **settings):
@@ -97,19 +104,19 @@ def test_a_saved_model_comes_back(kind, tmp_path):
     assert tokenizer is None
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert torch.equal(output(loaded), output(model))
+    assert_same(loaded, model)
     assert loaded.name_or_path == str(tmp_path)
 
 
 def test_shards(model, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert torch.equal(output(load(tmp_path)[0]), output(model))
+    assert_same(load(tmp_path)[0], model)
 
 
 def test_pickled_tensors(model, folder):
     to_bin(folder, model.state_dict())
-    assert torch.equal(output(load(str(folder))[0]), output(model))
+    assert_same(load(str(folder))[0], model)
 
 
 def test_shards_of_pickled_tensors(model, folder):
@@ -120,7 +127,7 @@ def test_shards_of_pickled_tensors(model, folder):
         torch.save({name: tensors[name] for name in names if weight_map[name] == file}, folder / file)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert torch.equal(output(load(folder)[0]), output(model))
+    assert_same(load(folder)[0], model)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
@@ -129,7 +136,7 @@ def test_halves_are_widened(half, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, _ = load(tmp_path)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
-    assert torch.equal(output(loaded), output(model.float()))
+    assert_same(loaded, model.float())
 
 
 def test_asked_for_precision(folder):
@@ -147,7 +154,7 @@ def test_bad_device(folder):
 
 def test_an_old_name_of_the_embedding_is_understood(model, folder):
     edit_tensors(folder, lambda t: t.update({"backbone.embedding.weight": t.pop("backbone.embeddings.weight")}))
-    assert torch.equal(output(load(folder)[0]), output(model))
+    assert_same(load(folder)[0], model)
 
 
 @pytest.fixture
@@ -240,7 +247,7 @@ def test_quantized(folder):
 
 def test_an_architecture_that_is_no_model_is_not_used(model, folder):
     edit_config(folder, architectures=["pipeline", "BertModel", "MambaConfig", None])
-    assert torch.equal(output(load(folder)[0]), output(model))
+    assert_same(load(folder)[0], model)
 
 
 # --- what is refused: the weights ---
@@ -413,7 +420,7 @@ def test_remote_code_is_refused(remote):
 def test_remote_code_runs_when_allowed(model, remote):
     loaded, _ = load(remote, trust_remote_code=True)
     assert type(loaded).__name__ == "TheirModel"
-    assert torch.equal(output(loaded), output(model))
+    assert_same(loaded, model)
 
 
 def test_remote_code_that_fails(remote):
@@ -473,7 +480,7 @@ def test_from_the_hub(model, folder, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", download)
     save_tokenizer(folder)
     loaded, tokenizer = load("org/name")
-    assert torch.equal(output(loaded), output(model))
+    assert_same(loaded, model)
     assert loaded.name_or_path == "org/name"
     assert tokenizer is not None
     assert {repository for repository, _ in asked} == {"org/name"}

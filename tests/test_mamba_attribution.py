@@ -7,11 +7,10 @@ package from `differentiate`; alpha and the products over layers are dense and s
 import pytest
 import torch
 
-from dense_reference import distance, hidden_attention, runs
+from dense_reference import distance, runs
 from mambascope import InputError
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.readout import class_readout, continuation_readout, token_readout
-from mambascope.methods.released import check_compat
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
@@ -58,17 +57,11 @@ def stock_gradients(family, model, ids, value):
     return [output.grad for output in outputs]
 
 
-def scaled(values):
-    """Bring values to [0, 1]; values all alike (no positive attention at all) to 0, where the formula says 0/0."""
-    spread = values.max() - values.min()
-    return (values - values.min()) / spread if spread > 0 else torch.zeros_like(values)
-
-
-def ours(case, readout, compat="published"):
+def ours(case, readout):
     family, model, ids, trace, _ = case
     with without_downcasts(family):
         gradients = differentiate(model, readout, mixers=True, input_ids=ids)
-        return from_gradients(trace, gradients, readout.positions, compat=compat)
+        return from_gradients(trace, gradients, readout.positions)
 
 
 @pytest.mark.parametrize("name", READOUTS)
@@ -105,30 +98,9 @@ def test_published_is_the_product_of_identity_plus_positive_weighted_attention(c
         assert distance(scores[number], torch.stack(rows).mean(dim=0)) < BOUND, f"text {number}"
 
 
-@pytest.mark.parametrize("name", ["the last token's logit", "a logit in the middle", "a lead"])
-def test_released_is_the_product_of_the_released_matrices(case, name):
-    """Layers 3 and 4 of 5; one row per layer, scaled to [0, 1] times the scaled largest positive gradient."""
-    family, model, ids, _, texts = case
-    readout, value = READOUTS[name]
-    (target,) = readout.positions
-    gradients = stock_gradients(family, model, ids, value)
-    scores = ours(case, readout, "released")
-    eye, one = torch.eye(LENGTH, dtype=torch.float64), torch.ones(LENGTH, 1, dtype=torch.float64)
-    for number, text in enumerate(texts):
-        row = eye[target]
-        for k in (4, 3):
-            layer = text.layers[k]
-            attention = hidden_attention(layer.dt, layer.A, layer.B, layer.C, early=True)[:, target]
-            strength = gradients[k][number].clamp(min=0).max(dim=1).values
-            a = scaled(attention.clamp(min=0)).mean(dim=0) * scaled(strength)
-            row = row @ ((eye + one @ a[None]) / (1 + a.sum()))
-        assert distance(scores[number], row.detach()) < BOUND, f"text {number}"
-
-
-@pytest.mark.parametrize("compat", ["published", "released"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_padded_batch_equals_one_by_one(family, side, compat):
+def test_a_padded_batch_equals_one_by_one(family, side):
     """Without biases, which the stock model lets flow from padded tokens on the left."""
     model = stock_model(family, torch.float64, use_bias=False, use_conv_bias=False)
     ids, mask = padded_batch(12, 3, side)
@@ -137,7 +109,7 @@ def test_a_padded_batch_equals_one_by_one(family, side, compat):
         with without_downcasts(family):
             trace = capture(model, **inputs)
             gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
-            return from_gradients(trace, gradients, (position,), compat=compat)
+            return from_gradients(trace, gradients, (position,))
 
     batch = scored(-1, input_ids=ids, attention_mask=mask)
     for text in range(3):
@@ -152,10 +124,10 @@ def test_wrong_requests_are_refused_in_one_sentence(case):
     with without_downcasts(family):
         full = differentiate(model, token_readout(3, 1), mixers=True, input_ids=ids)
     for call, words in (
+        (lambda: from_gradients(trace, bare, (3,)), "no gradient for backbone.layers.0.mixer"),
         (lambda: from_gradients(trace, full, (3, 4), compat="released"), "one target"),
         (lambda: from_gradients(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
         (lambda: from_gradients(trace, full, class_readout(1).positions), "is not a position"),
-        (lambda: check_compat("code"), "unknown compat"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             call()

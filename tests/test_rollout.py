@@ -1,20 +1,19 @@
 """Raw attention and the rollouts against the papers' matrix products, written out densely.
 
-Two texts of five layers, so that the released code's start at layer 15 of 24 skips some; nothing here is shared with
-the package (`dense_reference`).
+Two texts of five layers; nothing here is shared with the package (`dense_reference`).
 """
 
 import pytest
 import torch
 
-from dense_reference import distance, hidden_attention, implicit_attention, runs
+from dense_reference import distance, implicit_attention, runs
 from mambascope import InputError
 from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.raw_attention import raw_attention, raw_attention_row
-from mambascope.methods.released import check_compat, first_released_layer
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
+from rounding import assert_equal_to_rounding
 
 LENGTH, LAYERS = 17, 5
 TARGETS = (0, 1, 9, LENGTH - 1)
@@ -38,11 +37,6 @@ def unit(target):
 
 def scaled(values):
     return (values - values.min()) / (values.max() - values.min())
-
-
-def released(layer, target):
-    """The row of a target whose decay stops one step early, (D, L)."""
-    return hidden_attention(layer.dt, layer.A, layer.B, layer.C, early=True)[:, target]
 
 
 @torch.no_grad()
@@ -70,17 +64,6 @@ def test_raw_attention_scales_each_row_of_all_channels_together(case, layer):
         assert not full[:, target, target + 1 :].any()
         if target in TARGETS:
             agree(raw_attention_row(trace, layer, target)[:, : target + 1], expected, f"row {target}")
-
-
-@pytest.mark.parametrize("target", TARGETS[1:])
-def test_released_raw_attention_stops_the_decay_one_step_early(case, target):
-    trace, texts = case
-    seen = slice(0, target + 1)
-    expected = [scaled(released(text.layers[2], target)[:, seen]).mean(dim=0) for text in texts]
-    ours = raw_attention_row(trace, 2, target, "released")
-    agree(ours[:, seen], expected)
-    assert not ours[:, target + 1 :].any()
-    assert distance(ours, raw_attention_row(trace, 2, target)) > 1e-3, "the two differ"
 
 
 def steps(text, normalise=False, reduce=None, discard=0):
@@ -141,27 +124,7 @@ def test_rows_of_several_targets_are_averaged(case):
     targets = (3, 9, LENGTH - 1)
     expected = [sum(product(steps(text), target) for target in targets) / 3 for text in texts]
     agree(rollout_row(trace, targets), expected)
-    assert torch.equal(rollout_row(trace, -1), rollout_row(trace, LENGTH - 1))
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_released_rollout_is_its_matrix_product_and_its_closed_form(case, target):
-    """M_λ = (I + 1 a_λᵀ)/(1 + Σ a_λ) from layer round(15/24·5) = 3 on; the package itself uses the closed form."""
-    trace, texts = case
-    ours = rollout_row(trace, target, compat="released")
-    eye, one = torch.eye(LENGTH, dtype=torch.float64), torch.ones(LENGTH, 1, dtype=torch.float64)
-    products, closed = [], []
-    for text in texts:
-        rows = [released(layer, target).mean(dim=0) for layer in text.layers[3:]]
-        products.append(product([(eye + one @ a[None]) / (1 + a.sum()) for a in rows], target))
-        shares = [1 / (1 + float(a.sum())) for a in rows]
-        closed.append(unit(target) * shares[0] * shares[1] + rows[0] * shares[0] + rows[1] * shares[1] * shares[0])
-    agree(ours, products, "the product")
-    agree(ours, closed, "the closed form")
-
-
-def test_released_methods_start_at_layer_15_of_24():
-    assert [first_released_layer(layers) for layers in (24, 5, 48, 2, 1)] == [15, 3, 30, 1, 0]
+    assert_equal_to_rounding(rollout_row(trace, -1), rollout_row(trace, LENGTH - 1))
 
 
 def test_implicit_rollout_is_the_product_with_gate_convolution_and_skip(case):
@@ -177,10 +140,8 @@ def test_implicit_rollout_is_the_product_with_gate_convolution_and_skip(case):
 ROWS = {
     "rollout": rollout_row,
     "rollout, normalised": lambda trace, target: rollout_row(trace, target, normalise=True),
-    "rollout, released": lambda trace, target: rollout_row(trace, target, compat="released"),
     "implicit rollout": implicit_rollout_row,
     "raw attention": lambda trace, target: raw_attention_row(trace, 1, target),
-    "raw attention, released": lambda trace, target: raw_attention_row(trace, 1, target, "released"),
 }
 MAPS = {
     "rollout, maximum": lambda trace: rollout(trace, channels="max", normalise=True),
@@ -219,9 +180,6 @@ def test_wrong_requests_are_refused_in_one_sentence(case):
     for call, words in (
         (lambda: rollout_row(trace, LENGTH), f"target {LENGTH} is not a position"),
         (lambda: rollout_row(trace, []), "is not a position"),
-        (lambda: check_compat("code"), "unknown compat 'code'"),
-        (lambda: rollout_row(trace, (0, 1), compat="released"), "one target"),
-        (lambda: rollout_row(trace, 0, compat="released", normalise=True), "no variant"),
         (lambda: rollout(trace, discard=1.0), "discard is a share"),
         (lambda: raw_attention_row(trace, 9, 0), "layer 9 does not exist"),
     ):

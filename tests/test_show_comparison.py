@@ -12,6 +12,7 @@ from mambascope.grid import Grid
 from mambascope.show.comparison import Compared
 from mambascope.show.comparison_figure import comparison_figure, save_comparison
 from mambascope.show.comparison_page import comparison_page
+from mambascope.show.text import percent
 from show_results import HOSTILE, picture_result, result
 
 COLUMNS = ("raw attention", "attribution", "relevance")
@@ -49,12 +50,52 @@ def test_the_figure_has_a_row_per_model_and_a_column_per_method():
     cells = sheet.get_axes()[:8]
     assert [axes.texts[0].get_text() for axes in cells[:4]] == ["picture", *COLUMNS]
     titles = [axes.get_title(loc="left").replace("\n", " ") for axes in cells]
-    assert titles[0] == "made-up/vision-tiny: tabby cat 61%"
+    assert titles[0] == "made-up/vision-tiny: tabby cat 61.2 %"
     assert titles[1:4] == ["", "mamba-attribution: 'rocket'", "mamba-lrp: 'rocket'"]
     assert titles[5:7] == ["", "transformer-attribution"]
     assert len(cells[6].patches) == 2, "the patch that is explained is outlined"
     assert " ".join(cells[7].texts[0].get_text().split()) == REASON
     assert not cells[7].get_images()
+
+
+def held_by_class(share):
+    """A result whose class token holds this share of all sizes, and each patch as much of the rest."""
+    attribution = picture_result(layers=1, single=True)
+    patches = attribution.grid.tokens - 1
+    attribution.scores[:] = (1 - share) / patches
+    attribution.scores[:, :, attribution.grid.class_position] = share
+    return attribution
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.993, True), (0.4, False)])
+def test_a_cell_says_what_the_class_token_holds_and_warns_where_it_is_nearly_all(share, says):
+    """Colours are scaled to the largest patch, so that a patch of 0.03 % is as deep as one of half."""
+    row = Compared((held_by_class(share),), ("",))
+    cell = comparison_figure([row], ["latim"]).get_axes()[1]
+    rest = percent(1 - share)
+    told = [f"class token {percent(share)}", f"patches together {rest}", f"largest patch {percent((1 - share) / 24)}"]
+    assert cell.xaxis.label.get_text().split("\n") == told
+    assert (cell.xaxis.label.get_fontweight() == "bold") is says
+    assert "; ".join(told).replace("<", "&lt;") in comparison_page([row], ["latim"])
+
+
+def test_the_caption_says_what_colours_do_not_and_that_classes_are_independent():
+    def caption(of):
+        return " ".join(comparison_figure(of, COLUMNS).get_supxlabel().split())
+
+    assert "its deepest colour is its largest patch, however little that holds" in caption(rows())
+    assert "if all counted alike, each would hold 5.3 % (19 tokens) or 4.0 % (25 tokens)" in caption(rows())
+    assert "judged by itself" not in caption(rows())
+    assert "each class by itself" not in comparison_page(rows(), COLUMNS)
+    several = [dataclasses.replace(row, results=tuple(map(independent, row.results))) for row in rows()]
+    assert "Each class is judged by itself: several may be likely at once." in caption(several)
+    assert "<br>each class by itself:<br>tabby cat 61.2 %<br>rocket" in comparison_page(several, COLUMNS)
+
+
+def independent(attribution):
+    if attribution is None:
+        return None
+    return dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])

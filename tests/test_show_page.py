@@ -12,7 +12,7 @@ import torch
 
 from mambascope.errors import InputError
 from mambascope.methods.registry import METHODS
-from mambascope.show import html_page, notebook_frame
+from mambascope.show import html_page, notebook, notebook_frame
 from show_results import HOSTILE, PLAIN, result
 
 
@@ -155,11 +155,13 @@ def test_results_that_do_not_belong_together_are_refused():
         html_page(result(), broken)
 
 
-def test_the_notebook_frame_holds_the_page_whole():
+def test_the_notebook_frame_holds_the_page_whole(monkeypatch):
+    page = html_page(result(HOSTILE))
+    monkeypatch.setattr(notebook, "html_page", lambda _: page)
     frame = notebook_frame(result(HOSTILE))
     (tag, attrs), *others = Elements(frame).tags
     assert tag == "iframe"
     assert not others
-    assert attrs["srcdoc"] == html_page(result(HOSTILE))
+    assert attrs["srcdoc"] == page
     assert "allow-same-origin" not in attrs["sandbox"]
     assert html.unescape(frame) != frame

@@ -71,7 +71,7 @@ def test_the_figure_shows_picture_overlay_scale_and_layers():
     attribution = picture_result(layers=4)
     sheet = picture_figure(attribution)
     left, right, *others = sheet.get_axes()
-    assert left.get_title(loc="left") == "made-up/vision-tiny\nsees tabby cat 61%, then rocket 20%"
+    assert left.get_title(loc="left") == "made-up/vision-tiny\nsees tabby cat 61.2 %, then rocket 20.1 %"
     assert right.get_title(loc="left") == "latim, mean of 4 layers\nexplains the class token"
     assert [axes.get_title() for axes in others if axes.get_title()] == ["0", "2", "4", "6"]
     (scale,) = right.child_axes
@@ -79,6 +79,35 @@ def test_the_figure_shows_picture_overlay_scale_and_layers():
     assert scale.get_ylim() == (0, pytest.approx(float(attribution.picture().max())))
     assert left.get_images()[0].get_array().shape[0] >= 320, "a small picture is enlarged"
     assert not left.patches, "the class token is nowhere in the picture"
+
+
+def test_a_heading_says_what_is_shown_and_a_caption_how_to_read_it():
+    attribution = picture_result(layers=4, single=True)
+    attribution.scores[:] = 0.001
+    attribution.scores[:, :, attribution.grid.class_position] = 0.976
+    sheet = picture_figure(attribution)
+    assert sheet.get_suptitle() == "Which patches the class token drew from"
+    caption = " ".join(sheet.get_supxlabel().split())
+    assert "The deeper the colour, the larger the score, scaled to the largest patch" in caption
+    assert "class token 97.6 %, patches together 2.4 %, largest patch 0.1 %" in caption
+    assert "each layer by its number" in caption
+    assert "orange: it takes away" in picture_figure(picture_result(signed=True)).get_supxlabel()
+    without = picture_figure(picture_result(Grid(3, 5, None, 4, 4), layers=1)).get_supxlabel()
+    assert "class token" not in without
+    assert "largest patch" in without
+    asked = dataclasses.replace(attribution.target, asked="logit of class 'cat' minus that of 'dog'")
+    named = picture_figure(dataclasses.replace(attribution, target=asked))
+    assert named.get_suptitle() == "Which patches 'cat' against 'dog' was drawn from"
+    features = dataclasses.replace(attribution.target, asked="size of the features of token 1,2")
+    named = picture_figure(dataclasses.replace(attribution, target=features))
+    assert named.get_suptitle() == "Which patches the features of the class token were drawn from"
+
+
+def test_classes_that_do_not_exclude_each_other_are_said_to_be_independent():
+    attribution = picture_result()
+    several = dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
+    title = picture_figure(several).get_axes()[0].get_title(loc="left")
+    assert title == "made-up/vision-tiny\nsees, each class by itself: tabby cat 61.2 %, rocket …"
 
 
 def test_the_patch_that_is_explained_is_outlined_where_it_lies():

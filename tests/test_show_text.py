@@ -1,5 +1,6 @@
 """The terminal's one screen: it fits, it escapes, it says the same in a pipe as in colour."""
 
+import dataclasses
 import io
 import re
 
@@ -29,6 +30,7 @@ def without_codes(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+CUT = ("好", "", "", "😀", "", "", "")
 CASES = {
     "plain": result(),
     "signed": result(signed=True),
@@ -40,6 +42,7 @@ CASES = {
     "single target": result(single=True),
     "left padding": result(("",) * 5 + PLAIN),
     "one layer": result(layers=1),
+    "cut characters": result(("a", *CUT, *CUT, " b"), layers=1),
 }
 
 
@@ -164,6 +167,39 @@ def test_an_old_encoding_gets_signs_it_can_hold(encoding):
     print_attribution(result(HOSTILE, signed=True), Console(file=stream, width=80))
     stream.flush()
     assert b"#" in stream.buffer.getvalue()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_forty_columns_hold_the_screen_and_every_source_has_a_line_of_its_own(case, coloured):
+    options = {"force_terminal": True, "color_system": "truecolor", "_environ": {}} if coloured else {}
+    lines = without_codes(printed(CASES[case], width=40, **options)).splitlines()
+    assert max(map(cell_len, lines)) <= 40
+    rows = [line for line in lines if re.match(r" {1,2}\d{1,2} +\d+ '.*[\d.]+ +<?[\d.]+ %$", line)]
+    assert len(rows) == len(CASES[case].top(10))
+
+
+def test_a_character_of_several_tokens_is_shown_once_by_its_largest_score():
+    attribution = result(("a", *CUT), layers=1, signed=True)
+    attribution.scores[0, -1] = torch.tensor([0.1, 0.1, -3.0, 0.2, 0.1, 0.1, 0.1, 2.0])
+    text, sources = printed(attribution).split("\n\n")[1:3]
+    assert text.splitlines()[0] == "[a][好]»[😀]«"
+    assert "a character of several tokens is shown once" in text
+    assert [line.split()[1] for line in sources.splitlines()[1:3]] == ["2", "7"]
+    assert "'‹2/3 of 好›'" in sources
+    assert "'‹4/4 of 😀›'" in sources
+    assert "position 7 '‹4/4 of 😀›'" in printed(attribution)
+    shaded = colour(attribution).split("\n\n")[1].splitlines()[0]
+    grounds = re.findall(r"48;2;(\d+);\d+;(\d+)m(.)", shaded)
+    assert [(word, int(red) > int(blue)) for red, blue, word in grounds] == [("好", True), ("😀", False)]
+    assert "several tokens" not in printed(result())
+
+
+def test_classes_that_do_not_exclude_each_other_are_said_to_be_independent():
+    attribution = result(layers=1)
+    several = dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
+    assert "→ predicts, each class by itself: ' Mary' 61.2 %, ' John' 20.1 %" in printed(several, width=100)
+    assert "→ predicts ' Mary' 61.2 %, then ' John' 20.1 %" in printed(attribution)
 
 
 @pytest.mark.parametrize("width", [20, 40, 300])

@@ -55,13 +55,8 @@ SHARED = {
 }
 OF_SCANS = SHARED | {
     **{name: of_layer(name) for name in rows_of(SCAN)},
-    "raw attention, released": of_layer("raw-attention", compat="released"),
     "rollout, normalised": lambda trace, gradients, target: rollout_row(trace, target, normalise=True),
-    "rollout, released": lambda trace, gradients, target: rollout_row(trace, target, compat="released"),
     "Mamba-Attribution": lambda trace, gradients, target: mamba_attribution(trace, gradients, [target]),
-    "Mamba-Attribution, released": lambda trace, gradients, target: mamba_attribution(
-        trace, gradients, [target], compat="released"
-    ),
 }
 OF_ATTENTION = SHARED | {
     **{

@@ -203,7 +203,7 @@ def test_perturbation_judges_every_method_for_both_answers(build, pictures):
     for method in METHODS:
         for sign in ("positive", "negative"):
             (value,) = values(rows, f"perturbation_{sign}_area:target", method)
-            assert 0 <= value <= 0.8
+            assert 0 <= value <= 0.8 + 1e-12, "an area under answers of at most 1, over nine tenths from 0 to 0.8"
         assert len(values(rows, "flipping_gap", method)) == 1
 
 

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from mambascope import capture
-from mambascope.errors import UnsupportedModelError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import Question, explain_inputs
-from mambascope.methods.alti import alti, alti_rollout
+from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention_row
 from mambascope.methods.readout import class_readout, token_readout
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
-from models import stock_transformer, transformer_inputs
+from models import stock_model, stock_transformer, transformer_inputs
+from rounding import assert_equal_to_rounding
 
 MODELS = ("gpt2", "gpt_neox", "bert", "vit", "llama")
 CAUSAL = {"gpt2", "gpt_neox", "llama"}
@@ -73,20 +74,24 @@ def test_transformer_attribution_is_chefers(case):
     assert torch.allclose(found[0], R[place], rtol=1e-5, atol=1e-7)
 
 
-def dense_vectors(trace, layer):
-    """Return T (L, L, E) with p and the projections written out, and the residual, output and norm after it."""
+def dense_vectors(trace, layer, value_bias=False):
+    """Return T (L, L, E) with p and the projections written out, and the residual, output and norm after it.
+
+    With `value_bias`, b_V counts among what a source brings, as in the code of the papers on Transformers.
+    """
     record = trace.layers[layer]
     part = record.family.projections(record.mixer, record.captured.scan["p"].shape[1])
     p, x = record.captured.scan["p"][0].double(), record.captured.x[0]
     heads = p.shape[0]
-    v = (x @ part.W_V.detach().t()).unflatten(-1, (heads, -1))
+    v = x @ part.W_V.detach().t()
+    v = (v + part.b_V.detach() if value_bias else v).unflatten(-1, (heads, -1))
     W_O = part.W_O.detach().unflatten(-1, (heads, -1))
     T = torch.einsum("hij,jhp,ehp->ije", p, v, W_O)
     return T, record.captured.residual[0], record.captured.y[0], record.post_norm
 
 
-def dense_alti(trace, layer):
-    T, residual, y, norm = dense_vectors(trace, layer)
+def dense_alti(trace, layer, value_bias=False):
+    T, residual, y, norm = dense_vectors(trace, layer, value_bias)
     L = len(y)
     C = torch.zeros(L, L, dtype=torch.float64)
     for i in range(L):
@@ -128,6 +133,53 @@ def test_alti_logit_on_transformers_sums_to_the_logit_with_mlps_as_a_term(case):
         updates.scores[0, 1], last @ dense_alti(trace, 0), atol=1e-9 * float(last.abs().max()) + 1e-12
     )
     assert abs(float(updates.terms["other"])) > 1e-4, "these models have MLPs"
+
+
+def test_the_value_bias_belongs_to_the_sources_where_that_is_asked(case):
+    """As in the papers' code; the maps differ from those that leave it to the bias, and rows still sum to one."""
+    _, _, _, trace, _, place = case
+    dense = [dense_alti(trace, layer, value_bias=True) for layer in range(2)]
+    for layer in range(2):
+        found = alti(trace, layer, value_bias="source")[0]
+        assert torch.allclose(found, dense[layer], atol=1e-10)
+        assert torch.allclose(alti_row(trace, layer, place, value_bias="source")[0], dense[layer][place], atol=1e-10)
+        assert float((found - alti(trace, layer, value_bias="bias")[0]).abs().max()) > 1e-3
+    product = dense[1] @ dense[0]
+    assert torch.allclose(alti_rollout(trace, value_bias="source")[0], product, atol=1e-10)
+    assert torch.allclose(alti_rollout_row(trace, place, value_bias="source")[0], product[place], atol=1e-10)
+    several = alti_rollout_row(trace, [place, 1], value_bias="source")[0]
+    assert torch.allclose(several, (product[place] + product[1]) / 2, atol=1e-10)
+
+
+def test_alti_logit_moves_the_value_bias_from_its_term_to_the_sources(case):
+    """What b_V adds to the readout is Σ_i q_i · W_O b_V of each layer, since attention's rows sum to one."""
+    family, model, inputs, trace, readout, _ = case
+    if family == "bert":
+        return
+    plain, moved = (alti_logit(trace, readout, value_bias=where) for where in ("bias", "source"))
+    q = final.at_embeddings[0].double()
+    last, first = (torch.einsum("ie,ije->j", q, dense_vectors(trace, layer, True)[0]) for layer in (1, 0))
+    expected = torch.stack([first, last @ dense_alti(trace, 0, value_bias=True)])
+    assert torch.allclose(moved.scores[0], expected, atol=1e-9 * float(expected.abs().max()))
+    of_b_V = sum(
+        float(q.sum(dim=0) @ (part.W_O.detach() @ part.b_V.detach()))
+        for part in (r.family.projections(r.mixer, r.captured.scan["p"].shape[1]) for r in trace.layers)
+    )
+    assert abs(of_b_V) > 1e-3, "nothing to move"
+    assert float(plain.terms["bias"] - moved.terms["bias"]) == pytest.approx(of_b_V, rel=1e-6)
+    assert float(moved.scores.sum() - plain.scores.sum()) == pytest.approx(of_b_V, rel=1e-6)
+    for name in ("residual", "other", "constant"):
+        assert torch.equal(plain.terms[name], moved.terms[name]), name
+    assert float(moved.conservation_error) < 1e-6
+
+
+def test_the_value_bias_is_of_attention_alone_and_has_two_places():
+    """A scan's map is the same object's, so the same numbers come out of the same arithmetic."""
+    trace = capture(stock_model("mamba", torch.float64), input_ids=torch.tensor([[3, 4, 5, 9]]))
+    assert_equal_to_rounding(alti(trace, 1, value_bias="source"), alti(trace, 1))
+    with pytest.raises(InputError, match="unknown value_bias 'value'; choose one of bias, source") as caught:
+        with_value_bias(trace.operator(0), "value")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])

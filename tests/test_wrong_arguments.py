@@ -42,6 +42,8 @@ ONE_LAYER["operator"] = mambascope.Trace.operator
 ONE_LAYER["contributions"] = lambda trace, layer: mambascope.contributions(trace, layer, 1)
 ONE_LAYER["value_zeroing"] = mambascope.value_zeroing
 
+result = mambascope.explain(model, tokenizer, text, method="latim", targets="all")
+
 calls = {
     "explain str": lambda: explain("tiny-mamba", tokenizer, text),
     "explain linear": lambda: explain(linear, tokenizer, text),
@@ -87,6 +89,8 @@ for name in OF_A_RUN:
 for wrong in ("3", 2.0, True, [1]):
     for name in ONE_LAYER:
         calls[f"{name} layer={wrong!r}"] = lambda run=ONE_LAYER[name], wrong=wrong: run(trace, wrong)
+    calls[f"result layer={wrong!r}"] = lambda wrong=wrong: result.matrix(wrong)
+    calls[f"result position={wrong!r}"] = lambda wrong=wrong: result.row(wrong)
     for name in ("position", "target", "foil"):
         if not isinstance(wrong, str):
             given = {"method": "mamba-lrp", name: wrong}

@@ -5,19 +5,33 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from mambascope import zoo
+
+
+def packaged_models() -> dict[str, Path]:
+    """Return the folder of every model in the package by its name, such as `tiny-mamba`, in alphabetical order."""
+    package = Path(str(files("mambascope")))
+    return {config.parent.name: config.parent for config in sorted(package.glob("weights/*/config.json"))}
+
 
 def bundled_models() -> dict[str, Path]:
-    """Return the folder of every bundled model by its name, such as `tiny-mamba`, in alphabetical order.
+    """Return the folder of every model that is here by its name: the package's, and then the zoo's.
 
-    In a clone of the repository the models of its zoo are there too, such as `zoo/copying-mamba2`.
+    Those of the zoo, such as `zoo:copying-mamba2`, are here in a clone of the repository, and where the cache has them.
     """
-    package = Path(str(files("mambascope")))
-    weights = {config.parent.name: config.parent for config in sorted(package.glob("weights/*/config.json"))}
-    repository = package.parents[1]
-    zoo = sorted(repository.glob("zoo/*/config.json")) if (repository / "pyproject.toml").is_file() else []
-    return weights | {f"zoo/{config.parent.name}": config.parent for config in zoo}
+    places = {name: zoo.place(name) for name in zoo.zoo_models()}
+    return packaged_models() | {name: place for name, place in places.items() if place is not None}
+
+
+def bundled_folder(name: str) -> Path | None:
+    """Return the folder of a bundled model or of one of the zoo, fetched if need be; None for any other name.
+
+    Raises:
+        CheckpointError: if the name is of the zoo, and the model is neither here nor to be fetched, or is damaged.
+    """
+    return zoo.folder_of(name) if name.startswith(zoo.PREFIX) else packaged_models().get(name)
 
 
 def bundled_names() -> str:
-    """Return the names of the bundled models, for messages."""
-    return ", ".join(bundled_models()) or "none in this installation"
+    """Return the names of the bundled models, without the zoo's, for messages."""
+    return ", ".join(packaged_models()) or "none in this installation"

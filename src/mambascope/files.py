@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +26,15 @@ def check_place(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a place beside `path` to write to; it takes the name `path` at the end of the block, or is removed.
 
-    What stood at `path` before stays as it was until the new file is complete.
+    What stood at `path` before stays as it was until the new file is complete. Two processes may write one file at the
+    same time: each has a place of its own, and the last to end is the one that is kept.
 
     Raises:
         InputError: if nothing can be written at `path`, see `check_place`.
         OutputError: if the disk is full or refuses.
     """
     check_place(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)

@@ -17,7 +17,8 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A bundled name, a folder, or a hub id.", metavar="NAME|PATH|HUB_ID")
+    str,
+    typer.Option("--model", "-m", help="A bundled name, zoo:NAME, a folder, or a hub id.", metavar="NAME|PATH|HUB_ID"),
 ]
 TokenizerOption = Annotated[
     str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
@@ -143,7 +144,7 @@ def explain(
 @app.command()
 def compare(
     picture: Annotated[str, typer.Argument(help="A picture's file.", metavar="PICTURE")],
-    models: Annotated[str, typer.Option(help="Bundled names, folders or hub ids, with commas; a row each.")],
+    models: Annotated[str, typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, with commas; a row each.")],
     methods: Annotated[
         str | None,
         typer.Option(help="The columns, with commas; default: raw attention, rollout, attribution, relevance."),
@@ -183,7 +184,7 @@ def compare(
 
 @app.command()
 def models() -> None:
-    """List the models that come with mambascope."""
+    """List the models that come with mambascope, and those of its zoo."""
     from mambascope.cli import listing_models
 
     listing_models.print_models()
@@ -201,7 +202,7 @@ def methods(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A bundled name, a folder, or a hub id.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder, or a hub id.", metavar="MODEL")],
     json: JsonOption = False,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
@@ -255,7 +256,8 @@ def evaluate(
     task: Annotated[str, typer.Argument(help="The task's name.", metavar="TASK")],
     methods: Annotated[str, typer.Option(help="The methods to judge, with commas.", metavar="A,B,C")],
     models: Annotated[
-        str | None, typer.Option(help="Bundled names, folders or hub ids, with commas; default: the task's own.")
+        str | None,
+        typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, with commas; default: the task's own."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Other data of the task's kind: a path, or for records a hub id.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
@@ -24,7 +26,7 @@ from mambascope.methods.registry import METHODS, find_method
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
 from mambascope.show.comparison_page import comparison_page
-from mambascope.show.picture_words import source_name
+from mambascope.show.picture_words import INDEPENDENT, source_name
 from mambascope.show.text import Screen, number, percent
 from mambascope.show.tokens import visible
 from mambascope.trace.families import kinds_of
@@ -32,6 +34,7 @@ from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import read_picture
 
 FORMATS = (".html", *FIGURES, ".json")
+SET_IN: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
 
 #: The columns of the figure in the Hidden Attention paper, and relevance.
 COLUMNS = ("raw attention", "rollout", "attribution", "relevance")
@@ -134,17 +137,24 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
         seen = ", ".join(f"{visible(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
         error = first.diagnostics["reconstruction_error"]
         head = f"{visible(first.model.name)} · {first.model.family} · rebuilt to within {error:.1e}"
-        lines = [f"  sees {seen}"] if seen else []
+        each = f", {INDEPENDENT}:" if first.target.independent else ""
+        lines = [f"  sees{each} {seen}"] if seen else []
         for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
             if result is None:
-                lines.append(f"  {column:<24}{reason}")
+                lines.append(_line(column, reason, screen.width))
                 continue
             (top,) = result.top(1)
             where = f"{source_name(top.token)} {number(top.score)} ({percent(top.share)})"
-            lines.append(f"  {result.method:<24}most from {where}")
+            lines.append(_line(result.method, f"most from {where}", screen.width))
         console.print(screen.fit(head), style="bold", markup=False, highlight=False, width=screen.width)
         for line in lines:
             console.print(screen.fit(line), markup=False, highlight=False, width=screen.width)
+
+
+def _line(name: str, words: str, width: int) -> str:
+    """Return what one column says; on a narrow screen below its name."""
+    line = f"  {name:<24}{words}"
+    return line if cell_len(line) <= width else f"  {name}\n{textwrap.fill(words, width, **SET_IN)}"
 
 
 def _write(rows: Sequence[Compared], columns: Sequence[str], out: Path) -> None:

@@ -10,16 +10,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mambascope.bundled import bundled_models
+from mambascope.bundled import packaged_models
 from mambascope.errors import CheckpointError
+from mambascope.zoo import how_to_get, place, zoo_models
 
 
 def print_models() -> None:
-    """Print the bundled models with their family, sizes and file size."""
+    """Print the bundled models with their family and sizes, and those of the zoo with their task and size."""
+    console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "family", "layers", "width", "parameters", "file"):
         table.add_column(column)
-    for name, folder in bundled_models().items():
+    for name, folder in packaged_models().items():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         file = folder / "model.safetensors"
         table.add_row(
@@ -30,7 +32,17 @@ def print_models() -> None:
             f"{parameters(file) / 1e6:.2f} M",
             f"{file.stat().st_size / 1e6:.1f} MB",
         )
-    Console().print(table)
+    console.print(table, "")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("task")
+    table.add_column("files", no_wrap=True)
+    for name, model in zoo_models().items():
+        table.add_row(name, model.task, f"{model.size / 1e6:.1f} MB")
+    console.print(table)
+    absent = [model for name, model in zoo_models().items() if model.address is None and place(name) is None]
+    if absent:
+        console.print(f"\n{len(absent)} of these are not here: {how_to_get('the folders of the models')}")
 
 
 def parameters(file: Path) -> int:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.bundled import bundled_models
 from mambascope.trace.load import load as load_model
+from mambascope.zoo import PREFIX
 
 
 def load(
@@ -20,7 +21,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
-    local = name in bundled_models() or Path(name).exists()
+    local = name in bundled_models() or name.startswith(PREFIX) or Path(name).exists()
     with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads have bars
         return load_model(
             name,

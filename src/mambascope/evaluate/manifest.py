@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,10 +71,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OutputError: if the disk is full or refuses.
     """
-    own = folder / f"manifest-{secrets.token_hex(4)}.json"  # two shards may start at the same moment
-    with whole_file(own) as partial:
+    with whole_file(folder / FILE) as partial:
         partial.write_text(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    own.replace(folder / FILE)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -32,7 +32,7 @@ class OnPictures:
     """
 
     name: str
-    default_models: Sequence[str] = ("zoo/vision-digits-vim", "zoo/vision-digits-vit")
+    default_models: Sequence[str] = ("zoo:vision-digits-vim", "zoo:vision-digits-vit")
     pictures: str = "digits"
     most: int = 300
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint, fingerprint, versions
 from mambascope.evaluate.judging import Verdict, Work, in_shard
 from mambascope.evaluate.local_engine import judge_here
-from mambascope.evaluate.manifest import Manifest
+from mambascope.evaluate.manifest import Manifest, read_manifest
 from mambascope.evaluate.results import Damaged, PartWriter, StoredRun, claim, read_run, tidy
 from mambascope.evaluate.task import Sample, Task
 from mambascope.trace.load import load as load_model
+from mambascope.zoo import spelling
 
 #: Yields the verdicts on what is left to do, and stops when it is closed.
 Engine = Callable[[Work], Generator[Verdict, None, None]]
@@ -93,8 +95,10 @@ def run(
         UnsupportedModelError, CheckpointError: as `load` and the task raise them.
         OutputError: if the disk is full or refuses; what was stored before stays readable.
     """
-    folder, methods, names = Path(out), tuple(methods), tuple(models or task.default_models)
-    _check_asked(names, methods, shard, resume=resume, overwrite=overwrite)
+    folder, methods, asked = Path(out), tuple(methods), tuple(models or task.default_models)
+    _check_asked(asked, methods, shard, resume=resume, overwrite=overwrite)
+    names = asked if overwrite else _as_stored(asked, folder)
+    load = load if names == asked else partial(_load_as_asked, load, dict(zip(names, asked, strict=True)))
     judge_all = _engine(engine, address, gpus)
     samples = _samples(task, limit)
     cache = _LastLoaded(load)
@@ -123,6 +127,18 @@ def run(
             done += 1
             report(done, total)
     return RunResult(folder, manifest, total - left, left, stored.damaged)
+
+
+def _as_stored(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Return the names as the run in a folder spells them: older runs have zoo/NAME for zoo:NAME, the same model."""
+    stored = read_manifest(folder)
+    same = stored is not None and list(map(spelling, stored.models)) == list(map(spelling, names))
+    return tuple(stored.models) if stored is not None and same else names
+
+
+def _load_as_asked(load: Callable[[str], Any], asked: Mapping[str, str], name: str) -> Any:
+    """Return a model by the name that it was asked for by, which loads here, given the one that the run stores."""
+    return load(asked[name])
 
 
 class _LastLoaded:
@@ -180,7 +196,7 @@ def _engine(engine: str, address: str | None, gpus: float) -> Engine:
 def _check_asked(
     models: Sequence[str], methods: Sequence[str], shard: tuple[int, int], *, resume: bool, overwrite: bool
 ) -> None:
-    for what, names in (("model", models), ("method", methods)):
+    for what, names in (("model", [*map(spelling, models)]), ("method", methods)):
         if not names:
             raise InputError(f"no {what} is named; name at least one")
         twice = next((name for name in names if names.count(name) > 1), None)

@@ -5,28 +5,39 @@ A source's share of the layer's output ŷ_i, the residual stream after the layer
     c_ij = max(0, ‖ŷ_i‖₁ - ‖ŷ_i - T_ij‖₁),   rows divided by their sum,   the residual x_i counted in T_ii
 
 A vector per pair must be looked at, so a layer costs L²·D·E operations. Over layers: R^1 = C^1, R^λ = C^λ R^{λ-1}.
+
+The bias b_V of softmax attention's values belongs to no source here, so that T_ij is linear in x_j: it stays in the
+layer's bias. The Transformer papers' code puts it into the vectors, T_ij = Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h);
+`value_bias="source"` does so too. Nothing else differs from theirs. Other mixers have no such bias.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.errors import UnsupportedModelError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
-from mambascope.numbering import whole_numbers
+from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.affine import Rule
+from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block
 from mambascope.trace import Trace
 
+#: Where the bias of attention's values goes: to the layer's bias, or to the sources that the values are of.
+ValueBias = Literal["bias", "source"]
 
-def alti(trace: Trace, layer: int, rule: Rule = "secant") -> Float[Tensor, "b L L"]:
+
+def alti(trace: Trace, layer: int, rule: Rule = "secant", *, value_bias: ValueBias = "bias") -> Float[Tensor, "b L L"]:
     """Return one layer's C; every row sums to one.
 
     Where no source brings the output closer, the row is the target's own: nothing else is known to have made it.
@@ -35,13 +46,15 @@ def alti(trace: Trace, layer: int, rule: Rule = "secant") -> Float[Tensor, "b L 
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
         rule: The activation rule.
+        value_bias: `source` puts the bias of softmax attention's values into the vectors, as the Transformer papers'
+            code does; `bias` leaves it to the layer's bias.
 
     Raises:
-        InputError: if the layer or the rule does not exist.
+        InputError: if the layer, the rule or the value bias does not exist.
         UnsupportedModelError: if the block's input was not captured.
         MapTooLargeError: if the map would not fit in memory.
     """
-    operator = trace.operator(layer)
+    operator = with_value_bias(trace.operator(layer), value_bias)
     batch, length = trace.shape
     require_room((batch, length, length), operator.x, "shorten the text")
     stream = _Stream(trace, layer)
@@ -51,9 +64,12 @@ def alti(trace: Trace, layer: int, rule: Rule = "secant") -> Float[Tensor, "b L 
     return _normalised(raw, 0)
 
 
-def alti_row(trace: Trace, layer: int, target: int, rule: Rule = "secant") -> Float[Tensor, "b L"]:
+def alti_row(
+    trace: Trace, layer: int, target: int, rule: Rule = "secant", *, value_bias: ValueBias = "bias"
+) -> Float[Tensor, "b L"]:
     """Return one target's row of `alti`, in O(L·D·(N + E)); arguments and errors as there."""
-    operator, stream, length = trace.operator(layer), _Stream(trace, layer), trace.shape[1]
+    operator, stream = with_value_bias(trace.operator(layer), value_bias), _Stream(trace, layer)
+    length = trace.shape[1]
 
     def row(place: int) -> tuple[Tensor]:
         vectors, _ = operator.contributions(place, rule)
@@ -63,31 +79,49 @@ def alti_row(trace: Trace, layer: int, target: int, rule: Rule = "secant") -> Fl
     return of_each_text(trace, target, row)[0]
 
 
-def alti_rollout_row(trace: Trace, target: int | Sequence[int], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+def alti_rollout_row(
+    trace: Trace, target: int | Sequence[int], rule: Rule = "secant", *, value_bias: ValueBias = "bias"
+) -> Float[Tensor, "b L"]:
     """Return the target's row of R^Λ = C^Λ … C^1: the rows sum to one, so that a score is a share.
 
     Args:
         trace: A capture.
         target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
-        rule: The activation rule.
+        rule, value_bias: As in `alti`.
     """
     rho = one_hot(trace, target)
     for layer in reversed(range(len(trace.layers))):
         if layer == len(trace.layers) - 1:  # only the targets' own rows are asked of the last layer
-            rows = [alti_row(trace, layer, one, rule) for one in whole_numbers(target, "target")]
+            rows = [alti_row(trace, layer, one, rule, value_bias=value_bias) for one in whole_numbers(target, "target")]
             rho = torch.stack(rows).mean(dim=0)
         else:
-            rho = torch.einsum("bi,bij->bj", rho, alti(trace, layer, rule))
+            rho = torch.einsum("bi,bij->bj", rho, alti(trace, layer, rule, value_bias=value_bias))
     return rho
 
 
-def alti_rollout(trace: Trace, rule: Rule = "secant") -> Float[Tensor, "b L L"]:
-    """Return R^Λ for every target."""
-    product = alti(trace, 0, rule)
+def alti_rollout(trace: Trace, rule: Rule = "secant", *, value_bias: ValueBias = "bias") -> Float[Tensor, "b L L"]:
+    """Return R^Λ for every target; arguments as in `alti`."""
+    product = alti(trace, 0, rule, value_bias=value_bias)
     for layer in range(1, len(trace.layers)):
-        product = alti(trace, layer, rule) @ product
+        product = alti(trace, layer, rule, value_bias=value_bias) @ product
     return product
+
+
+def with_value_bias(operator: AffineMap, value_bias: str) -> AffineMap:
+    """Return a layer's map with the bias of attention's values where it is asked for; other mixers' as they are.
+
+    For `source` every token carries a 1 besides, of which b_V is the value: W_V x_j + b_V is then linear in (x_j, 1).
+
+    Raises:
+        InputError: if the value bias is neither `bias` nor `source`.
+    """
+    if value_bias not in get_args(ValueBias):
+        raise InputError(f"unknown value_bias {shown(value_bias)}; choose one of {', '.join(get_args(ValueBias))}")
+    if value_bias == "bias" or not isinstance(operator, AttentionLayer) or operator.b_x is None:
+        return operator
+    x = torch.cat([operator.x, torch.ones_like(operator.x[..., :1])], dim=-1)
+    return dataclasses.replace(operator, x=x, W_x=torch.cat([operator.W_x, operator.b_x[:, None]], dim=1), b_x=None)
 
 
 class _Stream:
@@ -126,8 +160,8 @@ class _Stream:
         if self.norm is not None:
             tile = _centred(tile, 1) * self.scale[:, rows].transpose(1, 2)[..., None]
         after = self.after[:, rows].transpose(1, 2)[..., None]
-        distance = torch.linalg.vector_norm(tile.sub_(after), ord=1, dim=1)
-        return (torch.linalg.vector_norm(after, ord=1, dim=1) - distance).clamp_(min=0)
+        # feature by feature, so that what gives nothing is exactly no closer, in whatever order the features are summed
+        return tile.sub_(after).abs_().sub_(after.abs()).sum(dim=1).neg_().clamp_(min=0)
 
 
 def _centred(values: Tensor, dim: int) -> Tensor:

@@ -8,6 +8,9 @@ of its positions, and every layer's update of it is a sum over sources, Δ^λ_j 
 
 The residual stream's own beginning (the embedding at t), biases, other parts of the model (MLPs) and the constant of
 the final norm and head are terms of their own: all together sum to the readout. Signed, not normalised.
+
+The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, and
+so does `value_bias="source"` (see `mambascope.methods.alti`). The sum is the same.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.alti import alti
+from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
 from mambascope.methods.readout import Readout
 from mambascope.operators.affine import Rule
@@ -61,6 +64,7 @@ def alti_logit(
     *,
     rule: Rule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
+    value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
     """Return every input's share of a readout; time is quadratic in L, because R is.
 
@@ -69,18 +73,26 @@ def alti_logit(
         readout: Given the model's outputs, returns one number per text. One that is not linear in the logits (a
             log-probability) is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
-        maps: `alti(trace, layer, rule)` of every layer but the last, where several readouts share them; computed one at
-            a time if not given.
+        maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, where several readouts
+            share them; computed one at a time if not given.
+        value_bias: As in `alti`.
 
     Raises:
+        InputError: if the rule or the value bias does not exist.
         UnsupportedModelError: if the model has a norm after each layer's sum (BERT), no final norm or no readable
             blocks.
         MapTooLargeError: if a layer's map would not fit in memory.
     """
-    return _updates(trace, trace.logit_direction(readout), rule, maps)
+    return _updates(trace, trace.logit_direction(readout), rule, maps, value_bias)
 
 
-def _updates(trace: Trace, final: Gradients, rule: Rule, maps: Sequence[Float[Tensor, "b L L"]] | None) -> LogitUpdates:
+def _updates(
+    trace: Trace,
+    final: Gradients,
+    rule: Rule = "secant",
+    maps: Sequence[Float[Tensor, "b L L"]] | None = None,
+    value_bias: ValueBias = "bias",
+) -> LogitUpdates:
     """Return every input's share of the readout whose direction in the stream before the final norm is given."""
     first = trace.layers[0].captured.residual
     if first is None or any(record.post_norm is not None for record in trace.layers):
@@ -92,14 +104,14 @@ def _updates(trace: Trace, final: Gradients, rule: Rule, maps: Sequence[Float[Te
     q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
     updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
     for layer in range(len(trace.layers)):
-        operator = trace.operator(layer)
+        operator = with_value_bias(trace.operator(layer), value_bias)
         updates.append(operator.pull(q.to(operator.x.dtype), rule))
         bias = bias + _dot(q, operator.bias(rule))
     mixed = sum(_dot(q, record.captured.y.to(dtype)) for record in trace.layers)
     beginning, end = _dot(q, first.to(dtype)), _dot(q, stream)
     rows = updates[-1][:, None]
     for layer in reversed(range(len(trace.layers) - 1)):
-        back = alti(trace, layer, rule) if maps is None else maps[layer]
+        back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
         rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
     terms = {
         "residual": beginning,
@@ -126,7 +138,7 @@ def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "layer T L
     """The forward pass and the layers' ALTI maps are the same for every readout and are made once."""
     maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
     finals = directions(trace.model, readouts, **trace.inputs)
-    return torch.stack([_updates(trace, final, "secant", maps).scores[0] for final in finals], dim=1)
+    return torch.stack([_updates(trace, final, maps=maps).scores[0] for final in finals], dim=1)
 
 
 METHODS = [

@@ -18,6 +18,7 @@ from mambascope.brief import one_line
 from mambascope.errors import CheckpointError, InputError
 from mambascope.files import whole_file
 from mambascope.grid import Grid
+from mambascope.numbering import whole_number
 from mambascope.trace.characters import piece_names
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Attribution:
         """
         if layer is None:
             return self.scores.mean(dim=0) if self.over_layers == "mean" else self.scores.sum(dim=0)
+        layer = layer if layer == WHOLE_MODEL else whole_number(layer, "layer")
         if layer not in self.axes["layer"]:
             raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
         return self.scores[self.axes["layer"].index(layer)]
@@ -159,7 +161,7 @@ class Attribution:
         """
         if position is None and 1 < self.target.pooled == len(self.axes["target"]):
             return self.matrix(layer).mean(dim=0)
-        position = self.target.position if position is None else position
+        position = self.target.position if position is None else whole_number(position, "position")
         if position not in self.axes["target"]:
             raise InputError(
                 f"position {position} is not in this result, which explains positions "

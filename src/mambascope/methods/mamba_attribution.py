@@ -44,6 +44,8 @@ def mamba_attribution(
         readout: What is explained, with its positions; negative numbers count back from each text's own last token.
         compat: `released` is what the released code does: one target's row alone per layer, hidden attention clamped at
             0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1] over tokens.
+            That code leaves the target out of its answer; here it keeps its place, with the score 0. Where the readout
+            reads one token, the last layer gives nothing: its gradient is zero at every other source.
 
     Raises:
         InputError: if a position does not exist or is padding in one of the texts, or compat does not exist.
@@ -66,7 +68,7 @@ def from_gradients(
         rows = of_each_text(
             trace, targets[0], lambda place: tuple(_released(trace, k, flows[k], place) for k in layers)
         )
-        return released_rollout(rows, one_hot(trace, targets))
+        return released_rollout(rows)
     _require_means(flows)
     rho = one_hot(trace, targets)
     for layer in reversed(range(len(trace.layers))):

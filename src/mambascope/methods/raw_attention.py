@@ -27,7 +27,8 @@ def raw_attention_row(trace: Trace, layer: int, target: int, compat: Compat = "p
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
-        compat: `released` stops the decay one step early, as the released code does.
+        compat: `released` stops the decay one step early and takes the target's own entry for 0, as the released code
+            does. That code then leaves the target out; here it keeps its place, with the score 0.
 
     Raises:
         InputError: if the layer, the target or compat does not exist, or the target is padding in one of the texts.
@@ -44,6 +45,8 @@ def raw_attention_row(trace: Trace, layer: int, target: int, compat: Compat = "p
         else:
             maps = scan.tile(slice(place, place + 1), slice(0, seen))[:, :, 0]
         found[:, :seen] = min_max(maps, real_tokens(trace, seen)).mean(dim=1)
+        if compat == "released":
+            found[:, place] = 0
         return (found,)
 
     return of_each_text(trace, target, row)[0]

@@ -1,11 +1,15 @@
 """What the released code of *The Hidden Attention of Mamba Models* (arXiv 2403.01590) computes where it differs.
 
-It keeps one row per layer, that of the class token (for a text: the target's), lets the decay from a source stop one
-step before the target, starts at layer 15 of 24, and in rollout puts the row into every row of the layer's matrix, so
-that the product has a closed form (methods section 5):
+It keeps one row per layer, that of the class token (for a text: the target's). The decay from a source stops one step
+before the target, and the target's own entry is exactly 0: the loop over sources ends before it, and that of the
+backward scan begins after it. It starts at layer 15 of 24, and in rollout puts the row into every row of the layer's
+matrix, so that the product has a closed form (methods section 5):
 
     M_λ = (I + 1 a_λᵀ) / (1 + s_λ),  s_λ = Σ_j a_λ[j]
     ρ = e_t Π_λ 1/(1 + s_λ) + Σ_λ a_λ/(1 + s_λ) Π_{m<λ} 1/(1 + s_m)
+
+At the end it clamps the scores at 0 and leaves the class token out. Here they are clamped too, but the target keeps its
+place, so that scores line up with tokens; what stands there is 0, and the term of e_t falls away.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ def first_released_layer(layers: int) -> int:
 def released_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L"]:
     """Return the target's row of hidden attention per map, its decays stopped at the token before the target.
 
-    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i. Directions are added.
+    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i; 0 for the target itself.
+    Directions are added.
 
     Raises:
         UnsupportedModelError: if the layer is not a selective scan.
@@ -71,14 +76,13 @@ def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int
     still = scan.dt.clone()
     still[:, target] = 0  # no time passes at the target itself
     row[..., :target] = dataclasses.replace(scan, dt=still).tile(slice(target, target + 1), slice(0, target))[:, :, 0]
-    row[..., target] = scan.tile(slice(target, target + 1), slice(target, target + 1))[:, :, 0, 0]
     return row
 
 
-def released_rollout(rows: Sequence[Float[Tensor, "b L"]], start: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
-    """Return the closed form of the released rollout for the target's row, from one row a_λ per layer in order.
+def released_rollout(rows: Sequence[Float[Tensor, "b L"]]) -> Float[Tensor, "b L"]:
+    """Return the released rollout for the target, from one row a_λ per layer in order, each 0 at the target.
 
-    `start` is 1 at the target of each text and 0 elsewhere.
+    It is the closed form without e_t, clamped at 0, so that the target's own score is 0.
     """
     rho = torch.zeros_like(rows[0])
     kept = torch.ones_like(rows[0][:, :1])
@@ -86,7 +90,7 @@ def released_rollout(rows: Sequence[Float[Tensor, "b L"]], start: Float[Tensor, 
         share = 1 / (1 + a.sum(dim=-1, keepdim=True))
         rho = rho + a * share * kept
         kept = kept * share
-    return rho + start * kept
+    return rho.clamp(min=0)
 
 
 def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None = None) -> Float[Tensor, "b ..."]:

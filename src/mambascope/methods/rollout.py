@@ -46,14 +46,14 @@ def rollout_row(
             token.
         normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
             is signed, so that a sum may be close to zero.
-        compat: `released` puts the target's row into all rows, as the released code does (one target, no variant).
+        compat: `released` puts the target's row into all rows and clamps the scores at 0, as the released code does
+            (one target, no variant). That code leaves the target out; here it keeps its place, with the score 0.
 
     Raises:
         InputError: if the target or compat does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if released behaviour is asked of softmax attention.
     """
     check_compat(compat)
-    rho = one_hot(trace, target)
     if compat == "released":
         targets = whole_numbers(target, "target")
         if len(targets) != 1 or normalise:
@@ -62,7 +62,8 @@ def rollout_row(
         rows = of_each_text(
             trace, targets[0], lambda place: tuple(released_row(trace, k, place).mean(dim=1) for k in layers)
         )
-        return released_rollout(rows, rho)
+        return released_rollout(rows)
+    rho = one_hot(trace, target)
     for layer in reversed(range(len(trace.layers))):
         scan = trace.operator(layer).scan
         if normalise:

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 
 from mambascope.methods.attribution import Attribution
 from mambascope.show.comparison import Compared, require_comparable, same_name
@@ -19,18 +19,22 @@ from mambascope.show.figure import save_sheet
 from mambascope.show.overlay import ground_of
 from mambascope.show.palette import colormap
 from mambascope.show.picture_figure import draw_overlay, outline_target
-from mambascope.show.picture_words import sees
+from mambascope.show.picture_words import sees, shares
 from mambascope.show.scale import score_norm
+from mambascope.show.sheet import Sheet
+from mambascope.show.text import percent
 from mambascope.show.typeface import drawable, families
 
 CELL = 1.75  # inches
 LETTERS = 8  # points
 LONGEST_NAME = 24
+#: Share of all scores' sizes below which patches hold next to nothing.
+LITTLE = 0.1
 SIGNED, UNSIGNED = ("takes away", "0", "adds"), ("the cell's smallest", "its largest score")
 
 
-def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Figure:
-    """Return a matplotlib figure of the comparison.
+def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Sheet:
+    """Return a matplotlib figure of the comparison, with what the patches of each cell hold below it.
 
     Args:
         rows: One per model.
@@ -40,8 +44,9 @@ def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Figur
         InputError: as `require_comparable` does.
     """
     require_comparable(rows, columns)
-    tall = sum(CELL * _shape(row) + 0.36 for row in rows) + 0.75
-    sheet = Figure(figsize=(CELL * (len(columns) + 1) + 0.3, tall), layout="constrained")
+    tall = sum(CELL * _shape(row) + 0.66 for row in rows) + 1.3
+    sheet = Sheet(figsize=(CELL * (len(columns) + 1) + 0.3, tall), layout="constrained")
+    sheet.caption(_how_to_read(rows))
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall - 0.5, 0.5))
     upper, lower = parts
     cells = upper.subplots(len(rows), len(columns) + 1, squeeze=False)
@@ -92,8 +97,32 @@ def _row(cells: Sequence[Axes], row: Compared, columns: Sequence[str]) -> None:
             draw_overlay(axes, result, stretched=True)
             outline_target(axes, result, None, (image.shape[0], image.shape[1]))
             _title(axes, cell_says(result, column))
+            _shares(axes, result)
     for axes in cells:
         axes.set(xticks=[], yticks=[])
+
+
+def _shares(axes: Axes, result: Attribution) -> None:
+    """Write below a cell what class token and patches hold; in bold where the patches hold next to nothing."""
+    row = result.row().abs()
+    little = float(result.picture().abs().sum()) < LITTLE * float(row.sum())
+    looks: dict[str, Any] = {"color": "#a61e00", "fontweight": "bold"} if little else {"color": "#444444"}
+    axes.set_xlabel("\n".join(shares(result)), fontsize=6, loc="left", labelpad=3, **looks)
+
+
+def _how_to_read(rows: Sequence[Compared]) -> str:
+    """Return how to read the cells, and what their colours do not say."""
+    says = (
+        "A row is a model, a column a method. Each cell has a scale of its own: its deepest colour is its largest "
+        "patch, however little that holds. Compare places within a cell, not depths between cells. Below each cell: "
+        "shares of the sum of all sizes"
+    )
+    counts = sorted({len(row.first.tokens) for row in rows})
+    even = " or ".join(f"{percent(1 / count)} ({count} tokens)" for count in counts)
+    says += f"; if all counted alike, each would hold {even}."
+    if any(row.first.target.independent and row.first.target.next_tokens for row in rows):
+        says += " Each class is judged by itself: several may be likely at once."
+    return says
 
 
 def _scales(part: SubFigure, signed: bool) -> None:

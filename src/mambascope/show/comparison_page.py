@@ -17,7 +17,7 @@ from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
 from mambascope.show.page_parts import asset, document
-from mambascope.show.picture_words import sees, source_name, what_is_explained
+from mambascope.show.picture_words import INDEPENDENT, sees, shares, source_name, what_is_explained
 from mambascope.show.text import number, percent
 from mambascope.show.tokens import visible
 
@@ -54,6 +54,7 @@ def _row(row: Compared, columns: Sequence[str]) -> str:
     assert first.grid is not None
     picture = ground_of(first.image, first.grid).numpy() / 255
     seen = "".join(f"<br>{_text(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
+    seen = f"<br>{INDEPENDENT}:{seen}" if seen and first.target.independent else seen
     says = f"{_text(first.model.name)}, {_text(first.model.family)}, {first.model.layers} layers"
     cells = [f'<th scope="row">{_picture(picture, "the picture that the model read")}<p><b>{says}</b>{seen}</p></th>']
     for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
@@ -71,6 +72,7 @@ def _cell(result: Attribution, column: str) -> str:
     evidence = " · ".join(evidence_sentences(result.diagnostics))
     return (
         f"<td>{_picture(drawn, about)}<p>{named}{_text(what_is_explained(result))}{asked}<br>most from {_text(told)}"
+        f"<br>{_text('; '.join(shares(result)))}"
         f'<br><span class="quiet">{_text(evidence)}</span></p></td>'
     )
 

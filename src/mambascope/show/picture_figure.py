@@ -7,15 +7,16 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
 from mambascope.methods.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
 from mambascope.show.overlay import ends, ground_of, overlay, pixel_overlay, read_pixels
 from mambascope.show.palette import colormap
-from mambascope.show.picture_words import sees, target_place, what_is_explained
+from mambascope.show.picture_words import heading, how_to_read, sees, target_place, what_is_explained
 from mambascope.show.scale import score_norm
+from mambascope.show.sheet import Sheet
 from mambascope.show.typeface import drawable, families
 
 LETTERS = 8  # points
@@ -29,10 +30,11 @@ def picture_figure(
     position: int | None = None,
     layer: int | None = None,
     layers: Literal["auto", "mean", "each"] = "auto",
-) -> Figure:
+) -> Sheet:
     """Return a matplotlib figure: the picture, the scores over it, and each layer's scores below.
 
-    Where a method goes down to the pixels, their scores stand beside those of the patches.
+    A heading says what is shown, a caption how to read it and how much the patches hold. Where a method goes down to
+    the pixels, their scores stand beside those of the patches.
 
     Args:
         attribution: A result of a picture.
@@ -57,7 +59,9 @@ def picture_figure(
     to_pixels = attribution.pixels is not None and position is None
     room = 2 * wide + 1.1 + (wide + 0.9 if to_pixels else 0)
     strip = rows * (room / columns * height / width + 0.2) + 0.3 if rows else 0.0
-    sheet = Figure(figsize=(room, tall + 0.75 + strip), layout="constrained")
+    sheet = Sheet(figsize=(room, tall + 1.3 + strip), layout="constrained")
+    sheet.head(drawable(heading(attribution, position)))
+    sheet.caption(how_to_read(attribution, position, layer, rows > 0))
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall + 0.75, strip)) if rows else [sheet]
     left, right, *pixels = parts[0].subplots(1, 3 if to_pixels else 2)
     left.imshow(image.numpy())
@@ -126,7 +130,8 @@ def outline_target(axes: Axes, attribution: Attribution, position: int | None, s
 def picture_says(attribution: Attribution) -> str:
     """Return what the model sees in the picture: its classes with their probabilities, for a title."""
     classes, name = drawable(sees(attribution, 2)), drawable(_short(attribution.model.name))
-    return f"{name}\nsees {_short(classes, 48, end=False)}" if attribution.target.next_tokens else name
+    between = ", " if attribution.target.independent else " "
+    return f"{name}\nsees{between}{_short(classes, 48, end=False)}" if attribution.target.next_tokens else name
 
 
 def scores_say(attribution: Attribution, position: int | None = None, layer: int | None = None) -> str:

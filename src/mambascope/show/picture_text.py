@@ -14,7 +14,7 @@ from torch import Tensor
 from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite
 from mambascope.show.palette import shade, terminal_style
-from mambascope.show.picture_words import source_name, target_place, what_is_explained
+from mambascope.show.picture_words import INDEPENDENT, shares, source_name, target_place, what_is_explained
 from mambascope.show.text import MARGIN, Screen, first_line, footer, number, percent, wrapped
 from mambascope.show.tokens import visible
 
@@ -24,6 +24,8 @@ CLASSES = 3
 MOST_ROWS = 20
 TABLE = f"{'top':>3}  {'source':<13} {'score':>10} {'share':>7}"
 GAP = 3
+#: Cells that patches must have to stand beside the sources, and not above them.
+BESIDE = 16
 #: A patch without colours, from no score to the largest.
 POSITIVE = ("  ", "\u2591\u2591", "\u2592\u2592", "\u2593\u2593", "\u2588\u2588")
 NEGATIVE = ("  ", " -", "--", "-=", "==")
@@ -47,9 +49,10 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
     target, line = attribution.target, first_line(attribution, screen)
     name = visible(str(attribution.diagnostics.get("picture", "the picture")))
     if target.next_tokens:
-        line.append(screen.fit(f"in {_short(name, 30)} sees "))
+        line.append(screen.fit(f"in {_short(name, 30)} sees{f', {INDEPENDENT}:' if target.independent else ''} "))
         for k, (label, share) in enumerate(target.next_tokens[:CLASSES]):
-            says = f"{', then ' if k == 1 else ', ' if k else ''}{_short(visible(label), 24)} {percent(share)}"
+            between = "" if k == 0 else ", then " if k == 1 and not target.independent else ", "
+            says = f"{between}{_short(visible(label), 24)} {percent(share)}"
             line.append(screen.fit(says), style="" if k else "bold")
         line.append("\n")
     value = "" if target.value is None else f" = {number(target.value)}"
@@ -58,14 +61,16 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
 
 
 def patches_and_sources(attribution: Attribution, screen: Screen) -> Text:
-    """Return the patches' scores as they lie in the picture, with the top sources in numbers beside them."""
+    """Return the patches' scores as they lie in the picture, with the top sources in numbers beside or below them."""
     scores = attribution.picture()
-    room = screen.width - len(TABLE) - GAP
+    beside = screen.width - len(TABLE) - GAP >= BESIDE
+    room = screen.width - (len(TABLE) + GAP if beside else 0)
     size = max(math.ceil(2 * scores.shape[1] / room), math.ceil(scores.shape[0] / MOST_ROWS))
     drawn = drawn_patches(pooled(scores, size), _pooled_place(attribution, size), screen)
-    width = 2 * math.ceil(scores.shape[1] / size)
+    sources = _sources(attribution, screen)
+    width = 2 * math.ceil(scores.shape[1] / size) if beside else 0
     text = Text()
-    for patches, source in zip_longest(drawn, _sources(attribution, screen)):
+    for patches, source in zip_longest(drawn, sources) if beside else [(line, None) for line in drawn]:
         line = Text(" " * width) if patches is None else patches
         if source is not None:
             line.append(" " * GAP)
@@ -73,6 +78,9 @@ def patches_and_sources(attribution: Attribution, screen: Screen) -> Text:
         text.append_text(line)
         text.append("\n")
     text.append_text(_legend(attribution, size, screen))
+    for source in () if beside else sources:
+        text.append_text(source)
+        text.append("\n")
     return text
 
 
@@ -147,6 +155,7 @@ def _legend(attribution: Attribution, size: int, screen: Screen) -> Text:
     if parts:
         legend.append(screen.fit("  " + " · ".join(parts)), style="dim")
     legend.append("\n")
+    legend.append(screen.fit(" · ".join(shares(attribution))) + "\n", style="dim")
     return legend
 
 

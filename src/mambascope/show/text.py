@@ -15,12 +15,17 @@ from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
 from mambascope.show.tokens import visible
+from mambascope.trace.characters import character_starts, piece_names
 
 TEXT_LINES = 12
 TOP_SOURCES = 10
 MARKED_SOURCES = 5
 RUNNERS_UP = 2
 WIDEST = 100
+#: The width from which on the table of sources has room for bars.
+FULL_TABLE = 60
+#: Cells of a model's name that are kept however narrow the screen is.
+SHORTEST_NAME = 24
 MARGIN = len("evidence  ")
 BAR_HUES = {"positive": "#3a86d4", "negative": "#c4600a"}
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -80,13 +85,14 @@ def text_blocks(attribution: Attribution, screen: Screen) -> tuple[Text, ...]:
 def headline(attribution: Attribution, screen: Screen) -> Text:
     """Return what was explained: method, model, layers, target, and what the model predicts there."""
     target, line = attribution.target, first_line(attribution, screen)
-    line.append(screen.fit(f"position {target.position} {_quoted(target.token, 24)}"))
+    line.append(screen.fit(f"position {target.position} {_quoted(target_name(attribution), 24)}"))
     if target.next_tokens:
         (best, probability), *others = target.next_tokens[: RUNNERS_UP + 1]
-        line.append(screen.fit(" → predicts "))
+        line.append(screen.fit(" → predicts, each class by itself: " if target.independent else " → predicts "))
         line.append(screen.fit(f"{_quoted(best, 24)} {percent(probability)}"), style="bold")
         if others:
-            line.append(screen.fit(", then " + ", ".join(f"{_quoted(token, 16)} {percent(p)}" for token, p in others)))
+            then = ", " if target.independent else ", then "
+            line.append(screen.fit(then + ", ".join(f"{_quoted(token, 16)} {percent(p)}" for token, p in others)))
     line.append("\n")
     if target.asked:
         value = "" if target.value is None else f" = {number(target.value)}"
@@ -95,13 +101,19 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
     return line
 
 
+def target_name(attribution: Attribution) -> str:
+    """Return what to call the token in focus, which may be a part of a character."""
+    return piece_names(attribution.tokens)[attribution.target.position]
+
+
 def first_line(attribution: Attribution, screen: Screen) -> Text:
     """Return the method, the model, its family and layers, and in a line of its own what the method shows."""
     model, layers = attribution.model, attribution.axes["layer"]
     some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
     explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
     facts = f" · {model.family} · {explained} layer{'s' if model.layers != 1 else ''}"
-    name = _keep_end(visible(model.name), screen.width - cell_len(attribution.method + facts) - 3)
+    room = screen.width - cell_len(attribution.method + facts) - 3
+    name = _keep_end(visible(model.name), max(room, SHORTEST_NAME))
     line = Text()
     line.append(screen.fit(attribution.method), style="bold")
     line.append(screen.fit(f" · {name}{facts}\n"))
@@ -111,50 +123,73 @@ def first_line(attribution: Attribution, screen: Screen) -> Text:
 
 
 def shaded_text(attribution: Attribution, top: list[Source], screen: Screen) -> Text:
-    """Return the text with every token shaded by its score, or its top sources in brackets where there is no colour."""
+    """Return the text with every token shaded by its score, or its top sources in brackets where there is no colour.
+
+    A character that several tokens share is shown once, by the largest of their scores.
+    """
     row = attribution.row().tolist()
-    focus = attribution.target.position
+    starts = character_starts(attribution.tokens)
+    focus = starts[attribution.target.position]
     largest = max(map(abs, row), default=0.0)
     marked = {source.position for source in top[:MARKED_SOURCES] if source.score} if not screen.coloured else set()
-    shown = [screen.fit(visible(token)) for token in attribution.tokens]
+    shown = _words(attribution, starts, screen)
     if not screen.coloured:
-        shown = [_bracketed(token, j in marked, j == focus, screen) for j, token in enumerate(shown)]
-    runs = excerpt(
-        [cell_len(token) for token in shown], focus, [source.position for source in top], TEXT_LINES * screen.width
-    )
+        at = {starts[position] for position in marked}
+        shown = [_bracketed(word, j in at, j == focus, screen) if word else "" for j, word in enumerate(shown)]
+    scores: dict[int, float] = {}
+    for start, score in zip(starts, row, strict=True):
+        scores[start] = max(scores.get(start, 0.0), score, key=abs)
+    wanted = [starts[source.position] for source in top]
+    runs = excerpt([*map(cell_len, shown)], focus, wanted, TEXT_LINES * screen.width)
     text, following = Text(), 0
     for run in runs:
         if run.start > following:
             text.append(screen.fit(" … "), style="dim")
         for j in run:
-            style = terminal_style(row[j], largest) or ""
+            style = terminal_style(scores.get(j, 0.0), largest) or ""
             text.append(shown[j], style=f"{style} bold underline" if j == focus else style)
         following = run.stop
     if following < len(shown):
         text.append(screen.fit(" …"), style="dim")
     text.append("\n")
     text.append_text(_legend(attribution.signed, len(marked), len(shown) - sum(map(len, runs)), screen))
+    if len(scores) < len(row):
+        text.append("a character of several tokens is shown once, by the largest of their scores\n", style="dim")
     return text
 
 
+def _words(attribution: Attribution, starts: list[int], screen: Screen) -> list[str]:
+    """Return every token as the shaded text shows it: those that go on with a character are shown with it."""
+    names = piece_names(attribution.tokens)
+    return [screen.fit(visible(name)) if starts[j] == j else "" for j, name in enumerate(names)]
+
+
 def source_table(attribution: Attribution, top: list[Source], screen: Screen) -> Text:
-    """Return the top sources, one line each: rank, position, token, score, bar, share of the row's total."""
-    columns = f"{'top':>3} {'position':>8}  {'source':<20} {'score':>10}"
-    bar_cells = max(screen.width - cell_len(columns) - 11, 4)
-    table = Text(f"{columns}  {'':{bar_cells}} {'share':>7}\n", style="dim")
+    """Return the top sources, one line each: rank, position, token, score, bar, share of the row's total.
+
+    A narrow screen has no bars.
+    """
+    wide = screen.width >= FULL_TABLE
+    digits = max(len(str(len(attribution.tokens) - 1)), 3)
+    place, gap = (8, "  ") if wide else (digits, " ")
+    token_cells = 20 if wide else max(screen.width - digits - 24, 6)
+    bar_cells = screen.width - 56 if wide else 0
+    columns = f"{'top':>3} {'position' if wide else 'pos':>{place}}{gap}{'source':<{token_cells}} {'score':>10}"
+    table = Text(f"{columns}{gap}{'':{bar_cells}}{' share':>{7 + wide}}\n", style="dim")
     largest = abs(top[0].score) if top else 0.0
     for rank, source in enumerate(top, start=1):
-        token = set_cell_size(screen.fit(_quoted(source.token, 20)), 20)
+        token = set_cell_size(screen.fit(_quoted(source.token, token_cells)), token_cells)
         score = screen.fit(number(source.score))
-        table.append(f"{rank:>3} {source.position:>8}  {token} {score:>10}  ", style="not dim")
+        table.append(f"{rank:>3} {source.position:>{place}}{gap}{token} {score:>10}{gap}", style="not dim")
         hue = BAR_HUES["negative" if source.score < 0 else "positive"]
         table.append(screen.fit(_bar(source.score, largest, bar_cells)), style=f"not dim {hue}")
-        table.append(f" {percent(source.share):>7}\n", style="not dim")
+        table.append(f"{percent(source.share):>{7 + wide}}\n", style="not dim")
     others = attribution.target.position + 1 - len(top)
     if others > 0:
         rest = percent(max(0.0, 1.0 - sum(source.share for source in top)))
         label = f"{others} other source{'s' if others > 1 else ''}"
-        table.append(f"{'':>13} {label:<{31 + bar_cells + 2}} {rest:>7}\n")
+        before = 4 + place + len(gap)
+        table.append(f"{'':{before}}{label:<{screen.width - before - 7 - wide}}{rest:>{7 + wide}}\n")
     table.append("share: a score's size over the sum of all sizes\n")
     return table
 
@@ -220,8 +255,9 @@ def _layer_line(attribution: Attribution, screen: Screen) -> Text:
     says = f"most in layer {layers[heaviest]} ({percent(mass[heaviest] / total)})"
     if per_bar > 1:
         says += f" · {per_bar} layers a bar"
-    line.append("   " if room - len(bars) >= len(says) + 3 else "\n" + " " * MARGIN)
-    line.append(screen.fit(f"{says}\n"))
+    beside = room - len(bars) >= len(says) + 3
+    line.append("   " if beside else "\n" + " " * MARGIN)
+    line.append(screen.fit(f"{says if beside else wrapped(says, screen.width - MARGIN)}\n"))
     return line
 
 

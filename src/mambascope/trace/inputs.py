@@ -20,6 +20,9 @@ POSITIONS, SEGMENTS = ("wpe", "position_embeddings"), ("token_type_embeddings",)
 #: What is read, and what stands beside it.
 TENSORS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask", "position_ids", "token_type_ids")
 
+#: What models take a cache by: `cache` from transformers 5.24 on, the others before.
+CACHES = ("cache", "cache_params", "past_key_values")
+
 
 def check_model(model: Any) -> None:
     """Raise InputError, which says what to pass, unless this is a model."""
@@ -51,8 +54,10 @@ def check_tokenizer(tokenizer: Any) -> None:
 def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for what the model would answer with a traceback or, worse, with nonsense."""
     check_model(model)
-    if inputs.get("use_cache") or inputs.get("cache_params") is not None or inputs.get("past_key_values") is not None:
-        raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
+    if inputs.get("use_cache") or any(inputs.get(name) is not None for name in CACHES):
+        raise InputError(
+            f"a capture reads a whole text at once; pass no cache (use_cache=False, no {', '.join(CACHES)})"
+        )
     for name in TENSORS:
         _check_tensor(name, inputs.get(name))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")

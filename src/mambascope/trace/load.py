@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from mambascope.bundled import bundled_models, bundled_names
+from mambascope import zoo
+from mambascope.bundled import bundled_folder, bundled_names
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.numbering import shown
 from mambascope.trace import hub, mamba_ssm, pretrained
@@ -57,10 +58,10 @@ def load(
     checkpoint, tensors of another head than its class has are left out.
 
     Args:
-        name: a bundled model (`tiny-mamba`, `tiny-mamba2`); a folder with config.json and weights, as transformers or
-            as the original `mamba_ssm` package wrote it; or a hub id, `organisation/name`, of either kind. The class
-            is the one that config.json names in `architectures`, such as BertForSequenceClassification. Also a file of
-            Vim, VMamba or MambaVision as its authors released it.
+        name: a bundled model (`tiny-mamba`, `tiny-mamba2`); one of the zoo, such as `zoo:copying-mamba2`; a folder
+            with config.json and weights, as transformers or as the original `mamba_ssm` package wrote it; or a hub id,
+            `organisation/name`, of either kind. The class is the one that config.json names in `architectures`, such as
+            BertForSequenceClassification. Also a file of Vim, VMamba or MambaVision as its authors released it.
         dtype: precision of the model. float32 if not given, whatever the file holds: on a CPU halves are slow, and
             scores computed in them are inexact.
         device: where to put the model. The CPU if not given.
@@ -108,17 +109,19 @@ def load(
 
 def _find(name: str | Path, *, trust_remote_code: bool) -> _Source:
     """Return where a checkpoint lies; of a hub repository only the small files are fetched."""
-    if isinstance(name, str) and name in bundled_models():
-        return _Source(name, bundled_models()[name])
+    own = bundled_folder(name) if isinstance(name, str) else None
+    if own is not None:
+        return _Source(str(name), own)
     path = Path(name).expanduser()
     if path.is_dir():
         return _Source(str(name), path)
     if path.exists():
         raise CheckpointError(f"{name} is a file; pass the folder that holds it together with its config.json")
+    zoo.refuse_path(path)
     if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise CheckpointError(
-            f"there is no folder {name} and no bundled model of that name (bundled: {bundled_names()}); a model on the "
-            f"Hugging Face hub is named organisation/name"
+            f"there is no folder {name} and no bundled model of that name (bundled: {bundled_names()}; "
+            f"`mambascope models` lists the zoo's too); a model on the Hugging Face hub is named organisation/name"
         )
     code = ("*.py",) if trust_remote_code else ()
     return _Source(name, hub.fetch(name, hub.SETTINGS + hub.TOKENIZER + code), name)
@@ -232,9 +235,8 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 def _find_tokenizer(name: str | Path) -> Path:
     """Return the folder of a tokenizer given by bundled model, folder or hub id."""
-    if isinstance(name, str) and name in bundled_models():
-        return bundled_models()[name]
-    folder = Path(name).expanduser()
+    own = bundled_folder(name) if isinstance(name, str) else None
+    folder = own or Path(name).expanduser()
     if not folder.is_dir() and isinstance(name, str):
         folder = hub.fetch(name, hub.SETTINGS + hub.TOKENIZER)
     if not _has_tokenizer(folder):

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from mambascope.bundled import bundled_models
 from mambascope.errors import CheckpointError, InputError
 from mambascope.trace.checkpoint import read_json
 
@@ -74,9 +75,9 @@ def preparation(model: nn.Module) -> Preparation:
         CheckpointError: if the file cannot be used.
     """
     channels = getattr(getattr(model, "config", None), "num_channels", 3)
-    folder = Path(getattr(model, "name_or_path", "") or ".")
-    file = folder / SETTINGS
-    if getattr(model, "name_or_path", "") and file.is_file():
+    name = getattr(model, "name_or_path", "")
+    file = bundled_models().get(name, Path(name)) / SETTINGS
+    if name and file.is_file():
         try:
             return _told(read_json(file), own_size(model), channels)
         except (KeyError, TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ PREFIX = 8
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:
     """Return one call of a family's scan in the glossary's letters, or raise InputError if it belongs to a cache."""
     if kwargs.get("return_last_state") or kwargs.get("return_final_states") or kwargs.get("initial_states") is not None:
-        raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False, no cache_params)")
+        raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False)")
     return family.read(*args, **kwargs)
 
 

@@ -67,7 +67,7 @@ def encode(
         return checked, _pieces(tokenizer, text, ids, encoding["offset_mapping"])
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of a text alone, without tokens that the tokenizer would add.
 
     Raises:
@@ -173,7 +173,7 @@ def _check_text(text: str) -> None:
 
 
 @contextmanager
-def _said(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[None]:
+def _said(tokenizer: Any, text: str) -> Iterator[None]:
     """Say in one sentence what a tokenizer raises over a text: several libraries read texts, each with errors."""
     try:
         yield

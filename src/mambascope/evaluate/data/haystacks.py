@@ -8,6 +8,7 @@ from typing import Any
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.novels import held_out_novels, text_files
+from mambascope.trace.tokens import text_ids
 
 #: Characters of text that are cut for each token of a haystack, to have enough.
 CHARACTERS = 8
@@ -58,8 +59,8 @@ def hidden(
         sentences: Token ids of the sentences to hide.
         places: Where, as shares of the gaps there are, from 0 to below 1.
     """
-    stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
-    hay = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: max(room, 0)]
+    stop = text_ids(tokenizer, " a.")[-1]
+    hay = text_ids(tokenizer, text)[: max(room, 0)]
     gaps = [0, *(place + 1 for place, token in enumerate(hay) if token == stop)]
     if len(gaps) < len(sentences):
         gaps = list(range(len(hay) + 1))

@@ -30,7 +30,7 @@ TASKS: dict[str, Task] = {
         Induction(),
         Alignment(),
         Alignment(name="alignment-dev", gold="hansards-dev"),
-        Alignment(name="alignment-de-en", gold="bicici", default_models=("zoo/translation-de-en-mamba2",)),
+        Alignment(name="alignment-de-en", gold="bicici", default_models=("zoo:translation-de-en-mamba2",)),
         Retrieval(),
         Retrieval(name="passkey", needles=(1,), each=20),
         FrequentWords(),

@@ -34,6 +34,7 @@ from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import token_readout
 from mambascope.trace import capture
+from mambascope.trace.tokens import text_ids
 
 READINGS = ("predicts", "stands")
 ABOUT = ("scores of the position before each word, which predicts it", "scores of the word's own position")
@@ -63,7 +64,7 @@ class Alignment:
     name: str = "alignment"
     gold: str = "hansards"
     source: str | None = None
-    default_models: Sequence[str] = ("zoo/translation-en-fr-mamba", "zoo/translation-en-fr-mamba2")
+    default_models: Sequence[str] = ("zoo:translation-en-fr-mamba", "zoo:translation-en-fr-mamba2")
     metrics: Sequence[Metric] = tuple(
         Metric(f"{count}:{reading}-{rule}") for reading in READINGS for rule in RULES for count in COUNTS
     )
@@ -146,7 +147,7 @@ def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
     """Return the token ids of words, each encoded by itself, and the number of the word that each belongs to."""
     ids, numbers = [], []
     for number, word in enumerate(words):
-        own = tokenizer(word, add_special_tokens=False)["input_ids"]
+        own = text_ids(tokenizer, word)
         if not own:
             raise InputError(f"the model's tokenizer has no token for the word {word!r}")
         ids += own

@@ -39,7 +39,7 @@ class Copying:
     """
 
     name: str = "copying"
-    default_models: Sequence[str] = ("zoo/copying-mamba", "zoo/copying-mamba2")
+    default_models: Sequence[str] = ("zoo:copying-mamba", "zoo:copying-mamba2")
     metrics: Sequence[Metric] = (*METRICS, Metric("correct", title="share of symbols that the model copies right"))
     main: Sequence[MainTable] = (MainTable((*(metric.name for metric in METRICS), "correct")),)
     lengths: tuple[int, ...] = (8, 16, 32, 48)

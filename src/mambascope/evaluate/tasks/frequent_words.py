@@ -27,6 +27,7 @@ from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.evaluate.tasks.retrieval import KEYS
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
+from mambascope.trace.tokens import text_ids
 
 CUE = " The word is"
 #: How often each of two or four words is told.
@@ -45,7 +46,7 @@ class FrequentWords:
     """
 
     name: str = "frequent-words"
-    default_models: Sequence[str] = ("zoo/retrieval-mamba2",)
+    default_models: Sequence[str] = ("zoo:retrieval-mamba2",)
     metrics: Sequence[Metric] = (
         Metric("span_mass", title="share of the scores' size on the tellings of the answer"),
         Metric("span_rank", higher_is_better=False, title="rank of the best of these tellings"),
@@ -115,7 +116,7 @@ class FrequentWords:
         readout = token_readout(last, self._token(tokenizer, answer))
         gold = torch.zeros(1, len(ids), dtype=torch.bool)
         gold[0, [place for place, word in zip(told, sample.data["told"], strict=True) if word == answer]] = True
-        before = torch.arange(len(ids)) <= last - len(tokenizer(CUE, add_special_tokens=False)["input_ids"])
+        before = torch.arange(len(ids)) <= last - len(text_ids(tokenizer, CUE))
         about = {"length": sample.data["length"], "words": len(words), "answer": answer}
         rows = [Row(name, "accuracy", right, extra=about) for name in methods]
         for scored in score_rows(model, inputs, methods, [readout], trace):
@@ -127,15 +128,15 @@ class FrequentWords:
     def text(self, tokenizer: Any, sample: Sample) -> tuple[list[int], list[int]]:
         """Return a sample's token ids, and the place of each telling's word, in their order."""
         data = sample.data
-        cue = tokenizer(CUE, add_special_tokens=False)["input_ids"]
-        stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
+        cue = text_ids(tokenizer, CUE)
+        stop = text_ids(tokenizer, " a.")[-1]
         sentences = [[*cue, self._token(tokenizer, word), stop] for word in data["told"]]
         room = data["length"] - sum(map(len, sentences)) - len(cue)
         ids, begins = hidden(tokenizer, data["hay"], room, sentences, data["places"])
         return ids + cue, [begin + len(cue) for begin in begins]
 
     def _token(self, tokenizer: Any, word: str) -> int:
-        tokens = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        tokens = text_ids(tokenizer, f" {word}")
         if len(tokens) != 1:
             raise InputError(f"the word {word!r} must be one token in this model's vocabulary for frequent-words")
         return int(tokens[0])

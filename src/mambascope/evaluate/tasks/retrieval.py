@@ -25,6 +25,7 @@ from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
+from mambascope.trace.tokens import text_ids
 
 KEYS = ("doctor", "brother", "child", "church", "daughter", "father", "friend", "garden", "gentleman", "horse", "house",
         "husband", "letter", "master", "mother", "school", "sister", "table", "window", "woman")  # fmt: skip
@@ -45,7 +46,7 @@ class Retrieval:
     """
 
     name: str = "retrieval"
-    default_models: Sequence[str] = ("zoo/retrieval-mamba2",)
+    default_models: Sequence[str] = ("zoo:retrieval-mamba2",)
     metrics: Sequence[Metric] = (
         Metric("span_mass", title="share of the scores' size on the digits that are asked for"),
         Metric("span_rank", higher_is_better=False, title="rank of the best of these digits"),
@@ -142,6 +143,6 @@ class Retrieval:
 
     def _sentence(self, tokenizer: Any, key: str, digits: str) -> list[int]:
         """Return a needle, each of its digits one token."""
-        begin = tokenizer(f" The secret of the {key} is {digits[0]}", add_special_tokens=False)["input_ids"]
-        stop = tokenizer(" a.", add_special_tokens=False)["input_ids"][-1]
+        begin = text_ids(tokenizer, f" The secret of the {key} is {digits[0]}")
+        stop = text_ids(tokenizer, " a.")[-1]
         return [*begin, *tokenizer.convert_tokens_to_ids(list(digits[1:])), stop]

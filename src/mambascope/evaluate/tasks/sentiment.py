@@ -9,7 +9,7 @@ rounding and ties. Only scores of the whole model are judged. Scores keep their 
 
 `sentiment-long` asks about whole reviews, of which the model reads the last 448 tokens: reviews tend to end in a
 verdict. The project's own model has learnt from pieces of 112 tokens; it judges the last 448 as well as the whole, and
-those of 112 worse (zoo/sentiment-mamba).
+those of 112 worse (zoo:sentiment-mamba).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
 from mambascope.methods.readout import logits_of, token_readout
 from mambascope.trace import capture
+from mambascope.trace.tokens import text_ids
 
 CUE, LABELS = " It was", (" bad", " good")
 #: Texts given to the curves' readout at a time: all of a mode's two curves, to be put side by side by length.
@@ -58,7 +59,7 @@ class Sentiment:
     texts: str = "sentences"
     reach: int | None = None
     source: str | None = None
-    default_models: Sequence[str] = ("zoo/sentiment-mamba",)
+    default_models: Sequence[str] = ("zoo:sentiment-mamba",)
     metrics: Sequence[Metric] = (
         Metric("flipping_gap", title="area of the answer's lead, least relevant first less most relevant first"),
         Metric("insertion_gap", title="the same as tokens are put in, most relevant first less least"),
@@ -92,9 +93,9 @@ class Sentiment:
         """Return the areas and gaps of both curves for every method."""
         model, tokenizer = loaded
         labels = self._labels(tokenizer)
-        text = tokenizer(" " + sample.data["text"], add_special_tokens=False, verbose=False)["input_ids"]
+        text = text_ids(tokenizer, " " + sample.data["text"])
         text = text if self.reach is None else text[-self.reach :]
-        cue = tokenizer(CUE, add_special_tokens=False)["input_ids"]
+        cue = text_ids(tokenizer, CUE)
         ids = torch.tensor([*text, *cue], device=model.device)
         inputs: dict[str, Any] = {"input_ids": ids[None]}
         trace = capture(model, **inputs)
@@ -117,7 +118,7 @@ class Sentiment:
     def _labels(self, tokenizer: Any) -> list[int]:
         if tokenizer is None:
             raise InputError("sentiment needs a model with a tokenizer")
-        tokens = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in LABELS]
+        tokens = [text_ids(tokenizer, label) for label in LABELS]
         if any(len(one) != 1 for one in tokens):
             raise InputError(f"the answers {LABELS} must be one token each in this model's vocabulary")
         return [one[0] for one in tokens]

@@ -65,7 +65,7 @@ function showHead() {
   const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
   const asked = target.asked ? ` Explained: ${target.asked}${target.value === null ? "" : ` = ${formatScore(target.value)}`}.` : "";
   const where = `${quoted(target.position)} (position ${target.position})`;
-  byId("prediction").textContent = (best ? `After ${where} the model predicts ${best}${others.length ? `; then ${others.join(", ")}` : ""}.` : `In focus: ${where}.`) + asked;
+  byId("prediction").textContent = (best ? `After ${where} the model predicts ${target.independent ? "each class by itself: " : ""}${best}${others.length ? `${target.independent ? "," : "; then"} ${others.join(", ")}` : ""}.` : `In focus: ${where}.`) + asked;
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
   byId("how").textContent = single()
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`

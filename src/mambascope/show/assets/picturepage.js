@@ -87,13 +87,14 @@ function showHead() {
   const from = state.position === method().targets[method().focus] ? targetName(state.position) : null;
   byId("prediction").textContent = from && asked.asked ? `Explained: ${asked.asked}${value}, read from ${from}.` : `Explained: ${targetName(state.position)}.`;
   const adds = method().signed ? "Blue adds, orange takes away; the deeper" : "The deeper";
-  byId("how").textContent = `${adds} the colour, the larger the score. Point at a patch for its score (arrow keys). `
+  byId("how").textContent = `${adds} the colour, the larger the score, scaled to the largest patch. Point at a patch for its score (arrow keys). `
     + (every() ? "Click a patch (Enter) to see what it drew from itself; Esc goes back." : "This method explains one thing at a time, so a click changes nothing.");
 }
 
 function showClasses() {
-  const { next_tokens: classes, asked } = RESULT.methods[0].target;
+  const { next_tokens: classes, asked, independent } = RESULT.methods[0].target;
   byId("classes").hidden = classes.length === 0;
+  byId("classes").caption.textContent = independent ? "What it sees, each class by itself" : "What it sees";
   byId("classes").tBodies[0].replaceChildren(...classes.map(([name, share]) => {
     const bar = element("div");
     bar.style.width = `${100 * share}%`;
@@ -112,13 +113,20 @@ function showClassToken(t) {
   const { largest, smallest } = scoresNow(), score = CLASS === null ? 0 : state.data.ofClass[t];
   const code = codeOf(score, largest, smallest);
   const { css, ink: letters } = colours();
-  button.textContent = CLASS === null ? capital(targetName(MEAN)) : `Class token ${formatScore(score)}`;
+  button.textContent = CLASS === null ? capital(targetName(MEAN)) : classTokenSays(score);
   button.style.backgroundColor = CLASS === null ? "" : css[code + CODES];
   button.style.color = CLASS === null ? "" : letters[code + CODES];
   button.disabled = !method().targets.includes(position);
   button.setAttribute("aria-pressed", String(state.position === position));
   button.title = button.disabled ? "" : `Explain ${targetName(position)}`;
   button.onclick = () => explainPosition(position === CLASS ? CLASS : whole);
+}
+
+// How much the class token and the patches hold: the colours of the patches are scaled to their own largest.
+function classTokenSays(score) {
+  if (!(total() > 0)) return `Class token ${formatScore(score)}`;
+  const share = Math.abs(score) / total();
+  return `Class token ${formatScore(score)} (${formatShare(share)}), patches together ${formatShare(1 - share)}`;
 }
 
 function say() {
