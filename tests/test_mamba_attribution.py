@@ -124,7 +124,6 @@ def test_wrong_requests_are_refused_in_one_sentence(case):
     with without_downcasts(family):
         full = differentiate(model, token_readout(3, 1), mixers=True, input_ids=ids)
     for call, words in (
-        (lambda: from_gradients(trace, bare, (3,)), "no gradient for backbone.layers.0.mixer"),
         (lambda: from_gradients(trace, full, (3, 4), compat="released"), "one target"),
         (lambda: from_gradients(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
         (lambda: from_gradients(trace, full, class_readout(1).positions), "is not a position"),

@@ -157,7 +157,7 @@ def test_alti_logit_moves_the_value_bias_from_its_term_to_the_sources(case):
     if family == "bert":
         return
     plain, moved = (alti_logit(trace, readout, value_bias=where) for where in ("bias", "source"))
-    q = final.at_embeddings[0].double()
+    q = trace.logit_direction(readout).at_embeddings[0].double()
     last, first = (torch.einsum("ie,ije->j", q, dense_vectors(trace, layer, True)[0]) for layer in (1, 0))
     expected = torch.stack([first, last @ dense_alti(trace, 0, value_bias=True)])
     assert torch.allclose(moved.scores[0], expected, atol=1e-9 * float(expected.abs().max()))
