@@ -143,6 +143,32 @@ def test_tests_use_the_samples_that_both_have(short):
     assert "30 to 40 samples" in summary.note()
 
 
+def test_tests_pair_a_sample_with_itself_where_methods_miss_different_ones():
+    """Each has as many, so that samples paired by their order would have the right number and be the wrong ones."""
+    method, best = "random", "latim"
+    frame = table()
+    frame = frame[frame["method"].isin((method, best))]
+    first = (frame["method"] == method) & frame["sample"].isin([f"s{k}" for k in range(10)])
+    last = (frame["method"] == best) & frame["sample"].isin([f"s{k}" for k in range(30, 40)])
+    rest = frame[~(first | last)].sample(frac=1, random_state=1)  # the order of lines says nothing
+    for task in ("copying", "align"):
+        summary = of_task(summarise(rest), task)
+        column = summary.columns[0]
+        test = summary.cells[method, column].against_best
+        assert summary.cells[best, column].best
+        rows = frame[(frame["model"] == column.model) & (frame["task"] == task)]
+        rows = rows[rows["sample"].isin([f"s{k}" for k in range(10, 30)])]
+        names = list(column.metric.counts) or [column.metric.name]
+        wide = rows.pivot(index="sample", columns=["method", "metric"], values="value").sort_index()
+        ours, theirs = (wide[one][names].to_numpy() for one in (method, best))
+        if column.metric.formula is None:
+            expected = paired_test(ours[:, 0], theirs[:, 0])
+        else:
+            expected = paired_statistic_test(ours, theirs, column.metric.formula)
+        assert_same_numbers(test, expected)
+        assert test.difference.count == 20
+
+
 def test_undefined_values_are_said():
     frame = table(samples=6)
     frame.loc[frame.index[frame["metric"] == "roc_auc"][:2], "value"] = np.nan

@@ -1,10 +1,12 @@
 """The page in a real browser without a network: it draws what the result says, and hostile text stays text."""
 
+import dataclasses
+import json
 import re
 
 import pytest
 
-from browser import open_file
+from browser import open_file, with_script
 from mambascope.show import html_page, notebook_frame
 from show_results import HOSTILE, result
 
@@ -74,6 +76,23 @@ def test_the_pinned_token_is_the_target_and_the_readout_names_its_best_source(op
     pinned = [attrs for _, attrs in dom.elements if "pinned" in (attrs.get("class") or "").split()]
     assert [attrs["data-position"] for attrs in pinned] == [str(attribution.target.position)]
     assert re.search(rf"\({attribution.top(1)[0].position}\): ", dom.texts["readout"])
+
+
+@pytest.mark.parametrize("focus", [5, 13])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("tokens", [14, 20])
+def test_the_sources_that_are_not_listed_are_counted(opened, tokens, bidirectional, focus):
+    """As in the terminal: all tokens of a model that reads both ways, else the target and those before it."""
+    attribution = result(tokens, layers=1)
+    if bidirectional:
+        attribution.scores.copy_(attribution.scores + attribution.scores.transpose(1, 2))
+    target = dataclasses.replace(attribution.target, position=focus)
+    page = html_page(dataclasses.replace(attribution, target=target))
+    script = """return [...document.querySelectorAll("#sources .rest td")].map((cell) => cell.textContent);"""
+    dom, _ = opened(with_script(page, script))
+    told = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
+    left = (tokens if bidirectional else focus + 1) - 8
+    assert [cell for cell in told if "other" in cell] == ([f"{left} other{'s' * (left > 1)}"] if left > 0 else [])
 
 
 def test_the_notebook_frame_opens(opened):

@@ -138,6 +138,32 @@ def test_table_holds_the_scores_and_shares_that_add_up():
     assert sum(shares) == pytest.approx(100, abs=1)  # eleven figures rounded to 0.1
 
 
+@pytest.mark.parametrize("focus", [5, 13])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("tokens", [14, 15, 40])
+def test_the_sources_that_are_not_listed_are_counted(tokens, bidirectional, focus):
+    """A model that reads both ways draws from every token, a causal one from the target and those before it."""
+    attribution = result(tokens, layers=1)
+    if bidirectional:
+        attribution.scores.copy_(attribution.scores + attribution.scores.transpose(1, 2))
+    target = dataclasses.replace(attribution.target, position=focus)
+    found = re.search(r"(\d+) other sources?  .* ([\d.]+) %", printed(dataclasses.replace(attribution, target=target)))
+    left = (tokens if bidirectional else focus + 1) - 10
+    if left <= 0:
+        assert found is None
+        return
+    assert int(found[1]) == left
+    row = attribution.scores[0, focus].sort(descending=True).values
+    assert float(found[2]) == pytest.approx(100 * float(row[10:].sum() / row.sum()), abs=0.1)
+
+
+def test_a_mean_over_positions_draws_from_every_token():
+    attribution = result(30, layers=1, single=True)
+    attribution.scores.fill_(1.0)
+    target = dataclasses.replace(attribution.target, pooled=30)
+    assert "20 other sources" in printed(dataclasses.replace(attribution, target=target))
+
+
 def test_a_long_text_says_how_much_was_left_out():
     attribution = result(3000, layers=1, single=True)
     text = printed(attribution)

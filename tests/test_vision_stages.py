@@ -155,7 +155,7 @@ def test_what_is_no_question_about_a_stage_is_refused():
         explain_picture(mambavision(), pixels(64, 64), method="occlusion")
     with pytest.raises(InputError, match="stage 2 does not exist: the model has 2 that mix tokens, 0 to 1"):
         explain_picture(model, pixels(), stage=2)
-    with pytest.raises(InputError, match="layer 2 does not exist: the model has 2 mixers"):
+    with pytest.raises(InputError, match="layer 2 does not exist; this model has layers 0–1"):
         explain_picture(model, pixels(), method="latim", layer=2)
     with pytest.raises(InputError, match="VisionMamba has no stages"):
         explain_picture(vision_mamba(num_channels=3, image_size=16, patch_size=4), pixels(), stage=0)

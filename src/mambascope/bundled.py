@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-from mambascope import zoo
+from mambascope.zoo import PREFIX, folder_of, place, zoo_models
+
+WEIGHTS = Path(__file__).with_name("weights")
 
 
 def packaged_models() -> dict[str, Path]:
     """Return the folder of every model in the package by its name, such as `tiny-mamba`, in alphabetical order."""
-    package = Path(str(files("mambascope")))
-    return {config.parent.name: config.parent for config in sorted(package.glob("weights/*/config.json"))}
+    return {config.parent.name: config.parent for config in sorted(WEIGHTS.glob("*/config.json"))}
 
 
 def bundled_models() -> dict[str, Path]:
@@ -19,8 +19,8 @@ def bundled_models() -> dict[str, Path]:
 
     Those of the zoo, such as `zoo:copying-mamba2`, are here in a clone of the repository, and where the cache has them.
     """
-    places = {name: zoo.place(name) for name in zoo.zoo_models()}
-    return packaged_models() | {name: place for name, place in places.items() if place is not None}
+    places = {name: place(name) for name in zoo_models()}
+    return packaged_models() | {name: folder for name, folder in places.items() if folder is not None}
 
 
 def bundled_folder(name: str) -> Path | None:
@@ -29,7 +29,7 @@ def bundled_folder(name: str) -> Path | None:
     Raises:
         CheckpointError: if the name is of the zoo, and the model is neither here nor to be fetched, or is damaged.
     """
-    return zoo.folder_of(name) if name.startswith(zoo.PREFIX) else packaged_models().get(name)
+    return folder_of(name) if name.startswith(PREFIX) else packaged_models().get(name)
 
 
 def bundled_names() -> str:

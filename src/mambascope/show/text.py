@@ -184,7 +184,7 @@ def source_table(attribution: Attribution, top: list[Source], screen: Screen) ->
         hue = BAR_HUES["negative" if source.score < 0 else "positive"]
         table.append(screen.fit(_bar(source.score, largest, bar_cells)), style=f"not dim {hue}")
         table.append(f"{percent(source.share):>{7 + wide}}\n", style="not dim")
-    others = attribution.target.position + 1 - len(top)
+    others = len(attribution.top(len(attribution.tokens))) - len(top)  # those before the target, or all that it sees
     if others > 0:
         rest = percent(max(0.0, 1.0 - sum(source.share for source in top)))
         label = f"{others} other source{'s' if others > 1 else ''}"

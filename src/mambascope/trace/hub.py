@@ -7,10 +7,10 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from mambascope import zoo
 from mambascope.bundled import bundled_names
 from mambascope.errors import CheckpointError
 from mambascope.trace.checkpoint import one_line
+from mambascope.zoo import refuse_path
 
 #: Files that are small, and that tell whether the weights are worth fetching.
 SETTINGS = ("config.json",)
@@ -24,7 +24,7 @@ def fetch(repository: str, patterns: tuple[str, ...]) -> Path:
         CheckpointError: if the repository does not exist, is not open to the user, or cannot be reached; or if its name
             is a path in the zoo, which anyone could register there.
     """
-    zoo.refuse_path(repository)
+    refuse_path(repository)
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client lets errors of several HTTP and storage libraries through

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from mambascope import zoo
 from mambascope.bundled import bundled_folder, bundled_names
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.numbering import shown
@@ -26,6 +25,7 @@ from mambascope.trace.released_files import released_names
 from mambascope.trace.vim import VisionMamba, released
 from mambascope.trace.vmamba import VMamba
 from mambascope.trace.vmamba import released as vmamba_released
+from mambascope.zoo import refuse_path
 
 #: Classes of this project, by model type.
 OWN_MODELS: dict[str, Any] = {model.config_class.model_type: model for model in (VisionMamba, VMamba, MambaVision)}
@@ -117,7 +117,7 @@ def _find(name: str | Path, *, trust_remote_code: bool) -> _Source:
         return _Source(str(name), path)
     if path.exists():
         raise CheckpointError(f"{name} is a file; pass the folder that holds it together with its config.json")
-    zoo.refuse_path(path)
+    refuse_path(path)
     if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise CheckpointError(
             f"there is no folder {name} and no bundled model of that name (bundled: {bundled_names()}; "
