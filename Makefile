@@ -10,7 +10,7 @@ demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .

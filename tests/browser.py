@@ -59,7 +59,7 @@ def with_script(page: str, script: str) -> str:
     return free + f"<script>{runs} document.body.dataset.told = JSON.stringify(told); }})();</script>"
 
 
-def open_file(file: Path, address: str = ""):
+def open_file(file: Path, address: str = "", flags=()):
     """Return the DOM of a page on disk and the browser's messages about it; skip where there is no browser.
 
     The browser counts a time of its own, which on a busy machine runs out before a stream is unpacked: a page that has
@@ -68,11 +68,12 @@ def open_file(file: Path, address: str = ""):
     Args:
         file: The page.
         address: What follows the file in the page's address, such as `#layer=2`.
+        flags: More options of the browser, such as a window's size.
     """
     program = browser()
     if program is None:
         pytest.skip("no Chromium: neither /usr/bin/chromium nor one on the PATH")
-    command = [program, *FLAGS, f"--user-data-dir={file.parent / 'profile'}", file.as_uri() + address]
+    command = [program, *FLAGS, *flags, f"--user-data-dir={file.parent / 'profile'}", file.as_uri() + address]
     for _ in range(ATTEMPTS):
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
         dom = Dom(done.stdout)

@@ -3,7 +3,7 @@
 A sum adds its products in another order where memory is aligned otherwise, where there are other threads or another
 batch, or where the processor has other instructions. So the same model run twice, saved and loaded, or run inside
 another pass gives the same but for rounding, and equality to the bit is asked only where nothing is computed: of stored
-tensors, masks, zeros above the diagonal and at padding.
+tensors, masks, zeros above the diagonal and at padding. (A sum of a single term, or of small whole numbers, is exact.)
 """
 
 import dataclasses
@@ -18,11 +18,12 @@ import torch
 STEPS = 500
 
 
-def assert_equal_to_rounding(found, expected, what="the two"):
-    """Hold one computation against another of the same thing, in the precision that both have."""
+def assert_equal_to_rounding(found, expected, what="the two", precision=None):
+    """Hold one computation against another of the same thing, in the precision that both have or that is given."""
     assert found.shape == expected.shape, f"{what}: shapes {tuple(found.shape)} and {tuple(expected.shape)}"
     assert found.dtype == expected.dtype, f"{what}: {found.dtype} and {expected.dtype}"
-    found, expected, eps = found.detach().double(), expected.detach().double(), torch.finfo(found.dtype).eps
+    eps = torch.finfo(precision or found.dtype).eps
+    found, expected = found.detach().double(), expected.detach().double()
     apart, size = float((found - expected).abs().max()), float(expected.abs().max())
     assert apart <= STEPS * eps * size, f"{what} are {apart / (eps * size or 1):.0f} eps apart, allowed {STEPS}"
 

@@ -56,8 +56,21 @@ def test_without_a_method_the_question_decides(loaded):
     assert mambascope.explain(loaded[0].base_model, loaded[1], TEXT).method == "latim", "nothing is predicted"
     assert mambascope.explain(*loaded, TEXT, target="e").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, target="e", foil="t").method == "mamba-lrp"
+    assert mambascope.explain(*loaded, TEXT, foil="t").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, continuation=" to").method == "mamba-lrp"
-    assert default_method(stock_transformer("gpt2"), target="e") == "alti-logit"
+    for question in ({"target": "e"}, {"foil": "t"}, {"continuation": " to"}):
+        assert default_method(stock_transformer("gpt2"), **question) == "alti-logit"
+        assert default_method(loaded[0].base_model, **question) == "mamba-lrp", "which says that there is no head"
+
+
+@pytest.mark.parametrize("method", [None, "mamba-lrp"])
+def test_a_foil_alone_is_contrasted_with_the_likeliest(loaded, method):
+    best = int(logits(loaded)[-1].argmax())
+    alone = mambascope.explain(*loaded, TEXT, method=method, foil="t")
+    named = mambascope.explain(*loaded, TEXT, method="mamba-lrp", target=best, foil="t")
+    assert alone.target.asked == named.target.asked
+    assert alone.target.asked.endswith(" minus that of 't'")
+    assert_equal_to_rounding(alone.scores, named.scores)
 
 
 def test_a_continuation_is_explained_as_a_whole(loaded):
@@ -78,6 +91,31 @@ def test_a_continuation_is_explained_as_a_whole(loaded):
     assert torch.allclose(rolled, torch.stack(rows).mean(dim=0), atol=1e-5 * float(rolled.abs().max()))
     layerwise = mambascope.explain(*loaded, TEXT, method="latim", continuation=" to the").row()
     assert layerwise.shape == (len(ids),)
+    assert len(ids) - start > 1, "one position would be no test"
+
+
+@pytest.mark.parametrize("method", ["mamba-lrp", "alti-logit", "latim", "rollout", "value-zeroing"])
+def test_a_continuation_is_one_target_and_no_mean_of_pooled_positions(loaded, method):
+    """Only classes are read from the mean of positions, and only for those do results say so."""
+    result = mambascope.explain(*loaded, TEXT, method=method, continuation=" to the")
+    assert result.target.pooled == 1
+    assert result.axes["target"] == (result.target.position,)
+    last = result.target.position
+    assert f"position {last}" in repr(result)
+    assert "the mean of" not in repr(result)
+    assert [source.position for source in result.top(99)] == [source.position for source in result.top(99, last)]
+    assert max(source.position for source in result.top(99)) <= last, "what comes after it is no source"
+
+
+@pytest.mark.parametrize("method", ["value-zeroing", "latim", "latim-alti", "alti-rollout", "implicit-rollout"])
+def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(loaded, method):
+    joined = TEXT + " to the"
+    start, end = (len(loaded[1](text)["input_ids"]) for text in (TEXT, joined))
+    found = mambascope.explain(*loaded, TEXT, method=method, continuation=" to the")
+    alone = [mambascope.explain(*loaded, joined, method=method, position=k) for k in range(start - 1, end - 1)]
+    assert len(alone) > 1
+    expected = torch.stack([one.scores for one in alone]).mean(dim=0)
+    assert torch.allclose(found.scores, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +128,15 @@ def test_a_continuation_is_explained_as_a_whole(loaded):
         ({"target": ""}, "empty"),
         ({"continuation": ""}, "empty"),
         ({"continuation": " to", "target": "e"}, "without target"),
+        ({"continuation": " to", "foil": "e"}, "without target, foil and position"),
         ({"continuation": " to", "position": 3}, "without target, foil and position"),
         (
             {"method": "latim", "target": "e"},
             "latim scores a position, whatever is predicted there; .* choose one of alti",
         ),
+        ({"method": "latim", "foil": "e"}, "latim scores a position, whatever is predicted there"),
+        ({"foil": "e", "layer": 0}, "mamba-lrp explains the whole model, not single layers"),
+        ({"foil": "e", "targets": "all"}, "mamba-lrp explains one position at a time"),
         ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
         ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
         ({"method": "latim", "compat": "released"}, "latim has one form; .*rollout"),
@@ -118,7 +160,12 @@ def test_a_model_without_a_head_has_no_logit_to_explain(loaded):
     ids = {"input_ids": torch.tensor([loaded[1](TEXT)["input_ids"]])}
     (result,) = explain_inputs(bare, ids, None, [find_method("latim")], Question())
     assert result.target.asked == ""
-    for method, question in (("mamba-lrp", Question()), ("latim", Question(target=3))):
+    for method, question in (
+        ("mamba-lrp", Question()),
+        ("latim", Question(target=3)),
+        ("latim", Question(foil=3)),
+        ("latim", Question(continuation=(2, (3, 4), "…"))),
+    ):
         with pytest.raises(InputError, match="has no head"):
             explain_inputs(bare, ids, None, [find_method(method)], question)
 

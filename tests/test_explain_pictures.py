@@ -72,6 +72,20 @@ def test_a_class_is_asked_for_by_name_or_number(model):
         explain_picture(model, astronaut(), target="dog")
 
 
+def test_a_foil_alone_is_a_question_about_the_likeliest_class(model):
+    for reader, options, method in (
+        (model, {}, "alti-logit"),
+        (vim(), {}, "mamba-lrp"),
+        (vim(), {"method": "mamba-attribution", "patch": (2, 1)}, "mamba-attribution"),  # not of the patch's features
+    ):
+        (best, _), *_, (other, _) = explain_picture(reader, astronaut()).target.next_tokens
+        alone = explain_picture(reader, astronaut(), foil=other, **options)
+        assert alone.method == method
+        assert alone.target.asked == f"logit of class '{best}' minus that of '{other}'"
+    with pytest.raises(InputError, match="latim scores a position, whatever is predicted there"):
+        explain_picture(model, astronaut(), method="latim", foil=0)
+
+
 def test_a_patch_is_explained_in_place_of_the_class_token(model):
     at_patch = explain_picture(model, astronaut(), patch=(2, 1))
     every = explain_picture(model, astronaut(), method="latim", targets="all")
@@ -108,6 +122,8 @@ def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
     if name in WHEREVER_IT_IS_READ:
         with pytest.raises(InputError, match="not a single patch"):
             explain_picture(vision, astronaut(), method=name, patch=(2, 1), target=0)
+        with pytest.raises(InputError, match="not a single patch"):
+            explain_picture(vision, astronaut(), method=name, patch=(2, 1), foil=0)
 
 
 def test_the_mean_of_the_patches_is_in_focus_where_classes_are_read_from_it():

@@ -78,8 +78,10 @@ def test_a_whole_model_method_explains_the_likeliest_next_token(loaded, method):
     result = mambascope.explain(*loaded, TEXT, method=method, position=5)
     assert result.axes["target"] == (5,)
     assert result.axes["layer"] in (("all",), (0, 1))
-    assert not result.row()[6:].any(), "no source in the target's future"
     assert result.row().any()
+    ahead, largest = result.row()[6:].abs().max(), result.row().abs().max()
+    # occlusion subtracts what two passes in float32 gave; the others compute nothing there
+    assert ahead <= (1e-4 * largest if method == "occlusion" else 0), "no source in the target's future"
     if mambascope.METHODS[method].asks:
         assert result.target.asked == f"logit of {result.target.next_tokens[0][0]!r}"
         assert result.target.value is not None

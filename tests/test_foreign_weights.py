@@ -73,7 +73,7 @@ def pictures(folder):
 
 def test_the_mixers_are_rebuilt_and_explained(classifier):
     trace = capture(classifier, pixels=torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert max(trace.reconstruction_error) < 1e-6
+    assert max(trace.reconstruction_error) < 1e-5  # float32: sums of a few hundred products
     assert latim(trace).shape == (3, 2, 64, 64)
 
 

@@ -118,7 +118,8 @@ def test_float32_agrees_with_float64(family, name):
     ids, _ = padded_batch(100, 1, "left")
     single = METHODS[name].map(capture(stock_model(family, torch.float32), input_ids=ids), 0)
     double = METHODS[name].map(capture(stock_model(family, torch.float64), input_ids=ids), 0)
-    assert float((single - double).norm() / double.norm()) < 1e-5  # layer 0: the inputs themselves agree to 1e-7
+    # layer 0: the inputs themselves agree to 1e-7; ALTI divides small differences of norms by their sum
+    assert float((single - double).norm() / double.norm()) < (3e-5 if name == "latim-alti" else 1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

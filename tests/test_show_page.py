@@ -5,15 +5,19 @@ import hashlib
 import html
 import json
 import re
+import zlib
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
 from mambascope.errors import InputError
+from mambascope.grid import Grid
 from mambascope.methods.registry import METHODS
 from mambascope.show import html_page, notebook, notebook_frame
-from show_results import HOSTILE, PLAIN, result
+from mambascope.show.notebook import frame_height
+from mambascope.show.tokens import visible
+from show_results import HOSTILE, PLAIN, picture_result, result
 
 
 class Elements(HTMLParser):
@@ -155,13 +159,40 @@ def test_results_that_do_not_belong_together_are_refused():
         html_page(result(), broken)
 
 
-def test_the_notebook_frame_holds_the_page_whole(monkeypatch):
-    page = html_page(result(HOSTILE))
-    monkeypatch.setattr(notebook, "html_page", lambda _: page)
-    frame = notebook_frame(result(HOSTILE))
+def framed(frame):
+    """The page that a notebook's frame unpacks."""
     (tag, attrs), *others = Elements(frame).tags
     assert tag == "iframe"
     assert not others
-    assert attrs["srcdoc"] == page
+    packed = re.search(r'atob\("([^"]*)"\)', attrs["srcdoc"])[1]
+    return zlib.decompress(base64.b64decode(packed)).decode()
+
+
+def test_the_notebook_frame_holds_the_page_whole(monkeypatch):
+    page = html_page(result(HOSTILE))
+    monkeypatch.setattr(notebook, "html_page", lambda _: page)
+    attribution = result(HOSTILE)
+    object.__setattr__(attribution.model, "name", HOSTILE[1])
+    frame = notebook_frame(attribution)
+    assert framed(frame) == page
+    (_, attrs), *_ = Elements(frame).tags
     assert "allow-same-origin" not in attrs["sandbox"]
     assert html.unescape(frame) != frame
+    assert html.escape(visible(repr(attribution))) in frame, "what stands where frames are not shown"
+
+
+@pytest.mark.parametrize(
+    "shown", [result(single=True), result(signed=True), result(464, single=True), picture_result()]
+)
+def test_a_notebook_carries_less_than_two_thirds_of_a_page(shown):
+    """Eleven cells once weighed 1.3 MB. What is left is scores, which are packed already, and the page's own script."""
+    assert len(notebook_frame(shown)) < 2 / 3 * len(html_page(shown))
+
+
+def test_a_frame_grows_with_what_it_shows():
+    assert frame_height(result(("a",), layers=1)) < frame_height(result(layers=1)) < frame_height(result())
+    assert frame_height(result(14, single=True)) < frame_height(result(464, single=True))
+    assert frame_height(result(464, single=True)) == frame_height(result(5000, single=True)), "a long text scrolls"
+    tall, wide = (picture_result(Grid(rows, columns, 0, 8, 8)) for rows, columns in ((8, 4), (4, 8)))
+    assert frame_height(wide) < frame_height(tall)
+    assert frame_height(result()) < frame_height(result(caution="do not rely on this"))

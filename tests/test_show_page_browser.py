@@ -1,14 +1,17 @@
 """The page in a real browser without a network: it draws what the result says, and hostile text stays text."""
 
 import dataclasses
+import html
 import json
 import re
 
 import pytest
 
-from browser import open_file, with_script
+from browser import ATTEMPTS, open_file, with_script
+from mambascope.grid import Grid
 from mambascope.show import html_page, notebook_frame
-from show_results import HOSTILE, result
+from mambascope.show.notebook import frame_height
+from show_results import HOSTILE, picture_result, result
 
 pytestmark = pytest.mark.browser
 
@@ -17,10 +20,10 @@ pytestmark = pytest.mark.browser
 def opened(tmp_path):
     """Open a page's text in the browser and return its DOM and console messages."""
 
-    def open_page(page):
+    def open_page(page, *flags):
         file = tmp_path / "page.html"
         file.write_text(page, "utf-8")
-        return open_file(file)
+        return open_file(file, flags=flags)
 
     return open_page
 
@@ -98,3 +101,48 @@ def test_the_sources_that_are_not_listed_are_counted(opened, tokens, bidirection
 def test_the_notebook_frame_opens(opened):
     _, messages = opened("<!doctype html><meta charset=utf-8>" + notebook_frame(result()))
     assert not messages
+
+
+def test_what_the_notebook_frame_holds_unpacks_itself_and_hostile_text_stays_text(opened):
+    attribution = result(HOSTILE)
+    object.__setattr__(attribution.model, "name", HOSTILE[1])
+    held = html.unescape(re.search(r'srcdoc="([^"]*)"', notebook_frame(attribution))[1])
+    for _ in range(ATTEMPTS):  # the browser's own time may run out before a stream is unpacked, see `open_file`
+        dom, messages = opened(held)
+        body = next(attrs for tag, attrs in dom.elements if tag == "body")
+        if "data-ready" in body:
+            break
+    assert not messages
+    assert body["data-ready"] == "true"
+    assert len(dom.rows()) == 8
+    assert "data-hostile" not in next(attrs for tag, attrs in dom.elements if tag == "html")
+
+
+FRAMED = {
+    "one token": result(("",)),
+    "map": result(),
+    "one method, long": result(464, layers=1, single=True, signed=True),
+    "layers, long": result(464, single=True),
+    "caution": result(caution="the scores miss the number explained by 12 %: do not rely on them " * 3),
+    "picture": picture_result(Grid(8, 8, 0, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("case", FRAMED)
+def test_a_frame_is_as_tall_as_its_page_with_all_but_the_first_section_folded(opened, case):
+    """A browser alone knows how lines break, and with which letters: a tenth, or a line or three, may be missing."""
+    script = """
+      const [first, ...others] = [...document.querySelectorAll("main > section")].filter((one) => !one.hidden);
+      const tall = () => Math.ceil(document.body.getBoundingClientRect().bottom);
+      const folded = tall(), closed = others.map((one) => one.offsetHeight);
+      for (const button of document.querySelectorAll("h2 button")) button.click();
+      return [folded, tall(), first.offsetHeight, closed, others.map((one) => one.offsetHeight)];"""
+    page = html_page(FRAMED[case]).replace('"use strict";', '"use strict"; window.name = "mambascope-frame";', 1)
+    dom, messages = opened(with_script(page, script), "--window-size=900,900")
+    assert not messages
+    told = next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"]
+    folded, opened_up, first, closed, shown = json.loads(told)
+    assert max(closed) < 50 < min(shown)
+    assert opened_up > folded
+    assert first > 200
+    assert 0.9 * folded - 30 < frame_height(FRAMED[case]) < 1.1 * folded + 80

@@ -11,7 +11,7 @@ from browser import open_file, with_script
 from mambascope.grid import Grid
 from mambascope.show import html_page, notebook_frame
 from mambascope.show.overlay import laid_over, pale, upsampled
-from show_results import HOSTILE, picture_result
+from show_results import HOSTILE, PATCHES, picture_result
 from test_show_picture_page import one_row
 
 pytestmark = pytest.mark.browser
@@ -71,6 +71,15 @@ def test_the_page_shows_the_numbers_of_the_result(opened, case):
     classes = [attrs for tag, attrs in dom.elements if tag == "tr" and "data-score" not in attrs]
     shares = [float(attrs["data-share"]) for attrs in classes if "data-share" in attrs]
     assert shares == [share for _, share in attribution.target.next_tokens]
+
+
+@pytest.mark.parametrize("grid", [PATCHES, Grid(1, 9, None, 8, 8), Grid(1, 8, None, 8, 8)])
+def test_the_sources_that_are_not_listed_are_counted(opened, grid):
+    """All tokens are sources, the class token among them; eight are listed."""
+    script = """return [...document.querySelectorAll("#sources .rest td")].map((cell) => cell.textContent);"""
+    cells = told(opened(html_page(picture_result(grid, focus=3)), script=script)[0])
+    left = grid.tokens - 8
+    assert [cell for cell in cells if "other" in cell] == ([f"{left} other{'s' * (left > 1)}"] if left else [])
 
 
 def test_an_address_names_a_view(opened):

@@ -1,5 +1,6 @@
 """A picture in the terminal: its patches where they lie, in signs that any output can hold, and the numbers beside."""
 
+import dataclasses
 import io
 import re
 
@@ -63,6 +64,32 @@ def test_colour_fits_one_screen_too(case):
     lines = without_codes(colour(CASES[case])).splitlines()
     assert max(map(cell_len, lines)) <= 80
     assert len(lines) <= 40
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width", [40, 58])
+def test_a_narrow_screen_has_the_sources_in_lines_of_their_own(case, width):
+    lines = printed(CASES[case], width=width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    rows = [line for line in lines if re.search(r" \d{1,2}  (patch|class) .*[\d.]+ +<?[\d.]+ %$", line)]
+    assert len(rows) == len(CASES[case].top(10))
+
+
+def test_what_class_token_and_patches_hold_is_said_as_colours_are_scaled_to_the_largest_patch():
+    attribution = picture_result(layers=1, single=True)
+    attribution.scores[:] = 0.0003
+    attribution.scores[:, :, attribution.grid.class_position] = 0.9928
+    assert "class token 99.3 % · patches together 0.7 % · largest patch <0.1 %" in printed(attribution)
+    without = printed(picture_result(Grid(1, 90, None, 4, 4), single=True))
+    assert "class token" not in without
+    assert re.search(r"^largest patch [\d.]+ %$", without, re.M)
+
+
+def test_classes_that_do_not_exclude_each_other_are_said_to_be_independent():
+    attribution = picture_result()
+    assert "sees tabby cat 61.2 %, then rocket 20.1 %, astronaut 3.3 %" in printed(attribution)
+    several = dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
+    assert "sees, each class by itself: tabby cat 61.2 %, rocket 20.1 %, astronaut 3.3 %" in printed(several, width=100)
 
 
 @pytest.mark.parametrize("case", CASES)

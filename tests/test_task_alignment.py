@@ -27,7 +27,7 @@ class Tokenizer:
 
     sep_token_id = 49
 
-    def __call__(self, word, add_special_tokens):
+    def __call__(self, word, add_special_tokens, verbose):
         return {"input_ids": [1 + ord(letter) % 40 for letter in word]}
 
 
@@ -214,11 +214,20 @@ def test_every_method_is_judged_and_logits_only_where_they_are_predicted(tmp_pat
 
 def test_words_that_make_no_token_are_refused():
     class Nothing:
-        def __call__(self, word, add_special_tokens):
+        def __call__(self, word, add_special_tokens, verbose):
             return {"input_ids": []}
 
     with pytest.raises(InputError, match="has no token for the word 'a'"):
         pieces(Nothing(), ["a"])
+
+    class Other:
+        """One that cannot read words it does not know."""
+
+        def __call__(self, word, add_special_tokens, verbose):
+            raise Exception("Missing [UNK] token")
+
+    with pytest.raises(InputError, match=r"this model's tokenizer cannot read 'a' \(Missing \[UNK\] token\)"):
+        pieces(Other(), ["a"])
     with pytest.raises(InputError, match="reads `source <sep> target`"):
         Alignment().check((stock_model("mamba"), None), ["latim"])
 

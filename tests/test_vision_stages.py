@@ -81,6 +81,9 @@ def test_a_class_is_explained_by_gradients_back_to_the_first_stage_or_at_a_stage
     assert (result.method, result.grid.rows) == ("gradient-x-input", 8)
     expected = gradient_x_input(capture(model, **inputs), class_readout(2)).scores[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
+    against = explain_picture(model, pixels(), foil=1)
+    assert (against.method, against.grid.rows) == ("gradient-x-input", 8), "a foil alone asks about a class too"
+    assert against.target.asked.endswith("minus that of 'LABEL_1'")
     result = explain_picture(model, pixels(), target=2, method="mamba-attribution", stage=0)
     gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
     expected = from_gradients(capture(model, **inputs).stages[0], gradients, range(64))[0]

@@ -1,22 +1,70 @@
-"""The page in a frame, for notebooks."""
+"""The page in a frame, for notebooks: packed small, and as tall as what it shows."""
 
 from __future__ import annotations
 
+import base64
 import html
+import math
+import zlib
+from string import Template
 
 from mambascope.methods.attribution import Attribution
+from mambascope.show.pack import TOP
 from mambascope.show.page import html_page
+from mambascope.show.page_parts import asset
+from mambascope.show.tokens import visible
 
-HEIGHT = 760
+# Pixels that the parts of a framed page take at a notebook's usual width of 800 to 1,000 (see `page.css`, `.framed`).
+LINE, ROW, TEXT_LINE = 21, 24.4, 31.4
+LETTERS, TEXT_LETTERS = 115, 50  # on a line of the page, and on one of the text beside the table of sources
+MARGINS, HEADER, HEADING = 24, 60, 58
+LONGEST_TEXT, READOUT, OVERVIEW = 320, 50, 36
+TABLE, CLASSES, SETTINGS = 160, 50, 110
+STAGE, HIGHEST = 400, 620  # the most that a picture takes across and down, see `picturepage.js`
+FOLDED = 46
+CAUTION = 40
 
 
 def notebook_frame(attribution: Attribution) -> str:
     """Return an `<iframe>` that holds the result's page whole, for a notebook's rich output.
 
-    The frame is sandboxed: the page's script runs, but sees nothing of the notebook around it.
+    The frame is sandboxed: the page's script runs, but sees nothing of the notebook around it. The page is deflated in
+    it, to half its size or less, and what is below its first section is folded, since a frame cannot grow. Where frames
+    are not shown, as in a notebook that is not trusted, the result's one line is.
     """
-    page = html.escape(html_page(attribution), quote=True)
+    packed = base64.b64encode(zlib.compress(html_page(attribution).encode(), 9)).decode("ascii")
+    line = html.escape(visible(repr(attribution)))
+    title = html.escape(f"What {visible(attribution.model.name)} looked at")
+    page = Template(asset("frame.html")).substitute(title=title, says=line, packed=packed)
     return (
-        f'<iframe title="mambascope: what the model looked at" sandbox="allow-scripts allow-downloads" width="100%" '
-        f'height="{HEIGHT}" style="border: 0" srcdoc="{page}"></iframe>'
+        f'<iframe name="mambascope-frame" title="{title}" sandbox="allow-scripts allow-downloads" width="100%" '
+        f'height="{frame_height(attribution)}" style="border: 0; resize: vertical" '
+        f'srcdoc="{html.escape(page, quote=True)}">{line}</iframe>'
     )
+
+
+def frame_height(attribution: Attribution) -> int:
+    """Return about how many pixels tall the page is in a frame of usual width, its other sections folded.
+
+    An estimate, since only a browser knows: where it is too small the frame scrolls, and it can be drawn taller.
+    """
+    target = attribution.target
+    likely = sum(len(token) + 14 for token, _ in target.next_tokens) + len(target.asked)
+    head = HEADER + LINE * (math.ceil((likely + 60) / LETTERS) if attribution.grid is None else 1)
+    how = 4 * LINE
+    if attribution.diagnostics.get("caution"):
+        how += CAUTION + LINE * math.ceil(len(str(attribution.diagnostics["caution"])) / LETTERS)
+    rows = min(TOP, len(attribution.tokens)) + (len(attribution.tokens) > TOP)
+    side = TABLE + ROW * rows
+    if attribution.grid is None:
+        text = sum(len(visible(token)) for token in attribution.tokens)
+        breaks = sum(token.count("\n") for token in attribution.tokens)
+        shown = TEXT_LINE * (math.ceil(text / TEXT_LETTERS) + breaks) + 18
+        main = min(shown, LONGEST_TEXT) + READOUT + (OVERVIEW if shown > LONGEST_TEXT else 0)
+    else:
+        height, width = attribution.grid.size if attribution.image is None else attribution.image.shape[:2]
+        main = min(STAGE * height / width, HIGHEST) + SETTINGS
+        side += CLASSES + ROW * len(target.next_tokens)
+    layered, mapped = len(attribution.axes["layer"]) > 1, len(attribution.axes["target"]) > 1
+    folded = 1 + layered + (attribution.grid is None and (layered or mapped))
+    return math.ceil(MARGINS + head + HEADING + how + max(main, side) + FOLDED * folded)

@@ -28,7 +28,8 @@ from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "sources.js", "scene.js", "evidence.js", "patches.js", "overlay.js", "picturepage.js",
+    "decode.js", "colour.js", "sources.js", "scene.js", "evidence.js", "patches.js", "overlay.js",
+    "folding.js", "picturepage.js",
 )  # fmt: skip
 
 #: Pixels from which on a picture is stored as JPEG; smaller ones exactly.

@@ -15,7 +15,7 @@ from mambascope.show.tokens import visible
 
 SCRIPTS = (
     "decode.js", "colour.js", "text.js", "sources.js", "overview.js", "strip.js", "map.js", "mapinput.js", "scene.js",
-    "textscene.js", "evidence.js", "page.js",
+    "textscene.js", "evidence.js", "folding.js", "page.js",
 )  # fmt: skip
 
 
