@@ -30,7 +30,8 @@ import mambascope
 from mambascope.errors import InputError
 from mambascope.evaluate.metrics.rank_correlation import rank_correlation
 from mambascope.explanation import Question, explain_inputs
-from mambascope.methods.registry import METHODS, SCAN
+from mambascope.methods.method import SCAN
+from mambascope.methods.registry import METHODS
 
 INTERVENTIONS = ("occlusion", "knockout")
 FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.kinds >= SCAN]

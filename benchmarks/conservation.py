@@ -28,6 +28,7 @@ from training.language.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
+from mambascope.trace import capture
 from mambascope.trace.rules import GRADIENT, Rules
 
 RULE_SETS = {
@@ -74,7 +75,7 @@ def predicted(outputs: Any) -> Tensor:
 
 def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
     """Return (logit, sum of the tokens' relevance, sum of the biases') of every passage, in float64."""
-    found = [mamba_lrp(model, predicted, rules=rules, input_ids=rows) for rows in ids.split(BATCH)]
+    found = [mamba_lrp(capture(model, input_ids=rows), predicted, rules=rules) for rows in ids.split(BATCH)]
     terms = [one.terms for one in found]
     parts = ([one.value.double() for one in found], [t["tokens"] for t in terms], [t["biases"] for t in terms])
     f, tokens, biases = map(torch.cat, parts)

@@ -32,7 +32,6 @@ from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.readout import token_readout
 from mambascope.methods.rollout import rollout_row
-from mambascope.trace.differentiate import differentiate, direction
 
 SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
 MARKS = {"capture": "k:s", "rollout": "C0-o", "mamba-lrp": "C1-^", "mamba-attribution": "C2--v", "alti-logit": "C3--D"}
@@ -43,14 +42,11 @@ def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], A
     last = ids.shape[1] - 1
     readout = token_readout(last, 7)
 
-    def attribution() -> Any:
-        return mamba_attribution(trace, differentiate(model, readout, mixers=True, input_ids=ids), [last])
-
     return {
         "rollout": lambda: rollout_row(trace, last),
-        "mamba-lrp": lambda: mamba_lrp(model, readout, input_ids=ids),
-        "mamba-attribution": attribution,
-        "alti-logit": lambda: alti_logit(trace, direction(model, readout, input_ids=ids)),
+        "mamba-lrp": lambda: mamba_lrp(trace, readout),
+        "mamba-attribution": lambda: mamba_attribution(trace, readout),
+        "alti-logit": lambda: alti_logit(trace, readout),
     }
 
 

@@ -20,7 +20,8 @@ import transformers
 
 import mambascope
 from capture import FAMILIES, measured
-from mambascope.methods.registry import METHODS, SCAN
+from mambascope.methods.method import SCAN
+from mambascope.methods.registry import METHODS
 
 
 def multiply_rate() -> float:

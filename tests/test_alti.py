@@ -9,7 +9,6 @@ from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_r
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.readout import continuation_readout, token_readout
 from mambascope.trace import capture
-from mambascope.trace.differentiate import direction
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
 LENGTH, LAYERS = 14, 3
@@ -81,10 +80,9 @@ def test_a_row_that_nothing_brings_closer_is_the_targets_own():
 
 
 def explained(case, readout, rule="secant"):
-    family, model, ids, trace, _, _ = case
+    family, _, _, trace, _, _ = case
     with without_downcasts(family):
-        final = direction(model, readout, input_ids=ids)
-    return alti_logit(trace, final, rule=rule)
+        return alti_logit(trace, readout, rule=rule)
 
 
 def dense_scores(case, text, directions, rule):

@@ -7,7 +7,7 @@ import torch
 import mambascope
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.methods import memory
-from mambascope.methods.registry import SCAN
+from mambascope.methods.method import SCAN
 from mambascope.trace.tokens import decode_token
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint

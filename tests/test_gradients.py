@@ -9,6 +9,7 @@ import transformers
 from mambascope.errors import InputError
 from mambascope.methods.gradients import GradientScores, gradient_x_input, integrated_gradients, smooth_grad
 from mambascope.methods.readout import token_readout
+from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
@@ -18,6 +19,10 @@ READOUT = token_readout(LENGTH - 1, 7, foil=11)
 METHODS = (gradient_x_input, integrated_gradients, smooth_grad)
 #: Both sides are float64 throughout and differ in the order of their sums.
 BOUND = {"rtol": 1e-10, "atol": 1e-11}
+
+
+def traced(model, ids=IDS, mask=None):
+    return capture(model, input_ids=ids, **({} if mask is None else {"attention_mask": mask}))
 
 
 def gradient(model, embeddings, mask=None):
@@ -42,8 +47,8 @@ def test_gradient_x_input_is_that_of_autograd(family):
     with without_downcasts(family):
         flow, value = gradient(model, x, MASK)
         _, nothing = gradient(model, x * 0, MASK)
-        found = gradient_x_input(model, READOUT, input_ids=IDS, attention_mask=MASK)
-        from_embeddings = gradient_x_input(model, READOUT, inputs_embeds=x, attention_mask=MASK)
+        found = gradient_x_input(traced(model, IDS, MASK), READOUT)
+        from_embeddings = gradient_x_input(capture(model, inputs_embeds=x, attention_mask=MASK), READOUT)
     assert torch.allclose(found.scores, (flow * x).sum(dim=-1), **BOUND)
     assert torch.allclose(found.value, value, **BOUND)
     expected = (value - nothing - (flow * x).sum(dim=(1, 2))).abs() / (value - nothing).abs()
@@ -59,8 +64,8 @@ def test_integrated_gradients_are_the_integral_of_autograds(family):
     with without_downcasts(family):
         nodes, weights = _gauss_legendre(steps)
         flow = sum(w * gradient(model, node * x, MASK)[0] for node, w in zip(nodes, weights, strict=True))
-        found = integrated_gradients(model, READOUT, steps=steps, input_ids=IDS, attention_mask=MASK)
-        in_parts = integrated_gradients(model, READOUT, steps=steps, batch=4, input_ids=IDS, attention_mask=MASK)
+        found = integrated_gradients(traced(model, IDS, MASK), READOUT, steps=steps)
+        in_parts = integrated_gradients(traced(model, IDS, MASK), READOUT, steps=steps, batch=4)
     expected = (flow * x).sum(dim=-1)
     assert float((found.scores - expected).norm() / expected.norm()) < 3e-7
     assert torch.allclose(in_parts.scores, found.scores, rtol=1e-9, atol=1e-12)
@@ -80,7 +85,7 @@ def test_integrated_gradients_are_complete(family, baseline):
     inner = {"mixer_rms_eps": 1.0} if family == "falcon_mamba" else {}
     model = stock_model(family, torch.float64, layer_norm_epsilon=1.0, **inner)
     with without_downcasts(family):
-        found = integrated_gradients(model, READOUT, baseline=baseline, input_ids=IDS, attention_mask=MASK)
+        found = integrated_gradients(traced(model, IDS, MASK), READOUT, baseline=baseline)
         x = table(model)
         start = x * 0 + (table(model, slice(None)).mean(dim=0) if baseline == "mean" else 0)
         before = gradient(model, start, MASK)[1]
@@ -93,7 +98,7 @@ def test_an_integral_that_has_not_converged_says_so(family):
     """Stock norms make embeddings of zeros a corner of the model, which a rule of 5 steps cannot see."""
     model = stock_model(family, torch.float64)
     with without_downcasts(family):
-        found = integrated_gradients(model, READOUT, steps=5, input_ids=IDS[:1])
+        found = integrated_gradients(traced(model, IDS[:1]), READOUT, steps=5)
         before = gradient(model, table(model, IDS[:1]) * 0)[1]
     missing = float((found.value - before - found.scores.sum()).abs() / (found.value - before).abs())
     assert found.error.item() == pytest.approx(missing, rel=1e-9)
@@ -104,7 +109,7 @@ def test_smooth_grad_is_the_mean_over_noise(family):
     """The noise is drawn again here as captum draws it: one call for all samples, float32, from the seed."""
     model, samples, noise = stock_model(family, torch.float64), 6, 0.3
     with without_downcasts(family):
-        found = smooth_grad(model, READOUT, noise=noise, samples=samples, seed=4, input_ids=IDS, attention_mask=MASK)
+        found = smooth_grad(traced(model, IDS, MASK), READOUT, noise=noise, samples=samples, seed=4)
         for row in range(2):
             x, mask = table(model)[row : row + 1], MASK[row : row + 1]
             torch.manual_seed(4)
@@ -117,14 +122,14 @@ def test_smooth_grad_is_the_mean_over_noise(family):
 def test_smooth_grad_follows_its_seed_and_leaves_the_global_one(family):
     model = stock_model(family)
     before = torch.get_rng_state()
-    one, again, other = (smooth_grad(model, READOUT, samples=3, seed=s, input_ids=IDS).scores for s in (0, 0, 1))
+    one, again, other = (smooth_grad(traced(model), READOUT, samples=3, seed=s).scores for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert_equal_to_rounding(again, one)
     assert not torch.allclose(one, other)
-    alone = smooth_grad(model, READOUT, samples=3, seed=0, input_ids=IDS[1:]).scores
+    alone = smooth_grad(traced(model, IDS[1:]), READOUT, samples=3, seed=0).scores
     assert torch.allclose(alone, one[1:], rtol=1e-4, atol=1e-5), "a text's neighbours change nothing"  # float32
-    still = smooth_grad(model, READOUT, noise=1e-9, samples=1, input_ids=IDS).scores
-    assert torch.allclose(still, gradient_x_input(model, READOUT, input_ids=IDS).scores, rtol=1e-3, atol=1e-4)
+    still = smooth_grad(traced(model), READOUT, noise=1e-9, samples=1).scores
+    assert torch.allclose(still, gradient_x_input(traced(model), READOUT).scores, rtol=1e-3, atol=1e-4)
 
 
 def test_transformers_have_gradients_too():
@@ -133,7 +138,7 @@ def test_transformers_have_gradients_too():
     model = transformers.GPT2LMHeadModel(config).eval().double()
     x = table(model)
     flow, value = gradient(model, x)
-    found = gradient_x_input(model, READOUT, input_ids=IDS)
+    found = gradient_x_input(traced(model), READOUT)
     assert torch.allclose(found.scores, (flow * x).sum(dim=-1), **BOUND)
     assert torch.allclose(found.value, value, **BOUND)
 
@@ -149,13 +154,13 @@ def test_the_model_is_left_as_it_was(family, method):
 
     expected = hooks()
     ids = IDS.clone()
-    method(model, READOUT, input_ids=ids)
+    method(traced(model, ids), READOUT)
 
     def broken(outputs):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        method(model, broken, input_ids=ids)
+        method(traced(model, ids), broken)
     assert [p.requires_grad for p in model.parameters()] == asking
     assert not frozen.requires_grad
     assert all(p.grad is None for p in model.parameters())
@@ -169,7 +174,7 @@ def test_half_precision_and_no_grad_callers_are_served(method):
     model, seen = stock_model("mamba", torch.bfloat16), set()
     model.backbone.layers[0].register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
     with torch.no_grad():
-        found = method(model, READOUT, input_ids=IDS)
+        found = method(traced(model), READOUT)
     assert seen == {torch.bfloat16}, "the model reads embeddings of its own precision"
     assert isinstance(found, GradientScores)
     assert found.scores.dtype == torch.bfloat16
@@ -182,7 +187,7 @@ def test_without_captum_the_way_to_get_it_is_said(method, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
     with pytest.raises(InputError, match=r"pip install mambascope\[captum\]"):
-        method(stock_model("mamba"), READOUT, input_ids=IDS)
+        method(traced(stock_model("mamba")), READOUT)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -190,20 +195,23 @@ def test_quantised_models_are_refused(method):
     model = stock_model("mamba")
     model.hf_quantizer = object()
     with pytest.raises(InputError, match="is quantised"):
-        method(model, READOUT, input_ids=IDS)
+        method(traced(model), READOUT)
 
 
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda m: integrated_gradients(m, READOUT, steps=0, input_ids=IDS), "steps must be 1 or more"),
-        (lambda m: integrated_gradients(m, READOUT, batch=0, input_ids=IDS), "batch must be 1 or more"),
-        (lambda m: integrated_gradients(m, READOUT, baseline="noise", input_ids=IDS), "unknown baseline 'noise'"),
-        (lambda m: smooth_grad(m, READOUT, samples=0, input_ids=IDS), "samples must be 1 or more"),
-        (lambda m: smooth_grad(m, READOUT, noise=0.0, input_ids=IDS), "is not positive"),
-        (lambda m: smooth_grad(m, READOUT, noise=float("nan"), input_ids=IDS), "is not positive"),
-        (lambda m: gradient_x_input(m, READOUT, input_ids=IDS[0]), "must have shape"),
-        (lambda m: gradient_x_input(m, READOUT), "there is nothing to read"),
+        (lambda m: integrated_gradients(traced(m), READOUT, steps=0), "steps must be 1 or more"),
+        (lambda m: integrated_gradients(traced(m), READOUT, batch=0), "batch must be 1 or more"),
+        (
+            lambda m: integrated_gradients(traced(m), READOUT, baseline="noise"),
+            "unknown baseline 'noise'",
+        ),
+        (lambda m: smooth_grad(traced(m), READOUT, samples=0), "samples must be 1 or more"),
+        (lambda m: smooth_grad(traced(m), READOUT, noise=0.0), "is not positive"),
+        (lambda m: smooth_grad(traced(m), READOUT, noise=float("nan")), "is not positive"),
+        (lambda m: gradient_x_input(traced(m, IDS[0]), READOUT), "must have shape"),
+        (lambda m: gradient_x_input(capture(m), READOUT), "there is nothing to read"),
     ],
 )
 def test_refusals_are_one_sentence(run, words):

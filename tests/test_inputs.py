@@ -34,8 +34,8 @@ def test_a_text_longer_than_the_table_of_positions_is_refused(family):
     for given in ({"input_ids": ids(10)}, {"inputs_embeds": torch.randn(1, 10, 12)}):
         for run in (
             lambda **inputs: capture(model, **inputs),
-            lambda **inputs: gradient_x_input(model, readout, **inputs),
-            lambda **inputs: occlusion(model, readout, **inputs),
+            lambda **inputs: gradient_x_input(capture(model, **inputs), readout),
+            lambda **inputs: occlusion(capture(model, **inputs), readout),
             lambda **inputs: direction(model, readout, **inputs),
         ):
             with pytest.raises(InputError, match=f"the text has 10 tokens, and {words}"):
@@ -106,10 +106,10 @@ def test_positions_that_are_given_count_and_not_the_length():
 
 def test_nothing_to_read_is_refused_by_every_pass():
     for run in (
-        lambda: mamba_lrp(mamba, token_readout(1, 7)),
-        lambda: gradient_x_input(mamba, token_readout(1, 7)),
-        lambda: knockout(mamba, token_readout(1, 7), 1),
-        lambda: occlusion(mamba, token_readout(1, 7)),
+        lambda: mamba_lrp(capture(mamba), token_readout(1, 7)),
+        lambda: gradient_x_input(capture(mamba), token_readout(1, 7)),
+        lambda: knockout(capture(mamba), token_readout(1, 7), targets=1),
+        lambda: occlusion(capture(mamba), token_readout(1, 7)),
         lambda: direction(mamba, token_readout(1, 7)),
     ):
         with pytest.raises(InputError, match="there is nothing to read"):

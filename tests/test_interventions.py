@@ -11,10 +11,11 @@ import transformers
 from mambascope.errors import InputError, MapTooLargeError, UnsupportedModelError
 from mambascope.methods import memory
 from mambascope.methods.copies import BATCH_TOKENS, batches
-from mambascope.methods.interventions import knockout, occlusion, value_zeroing
+from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.occlusion import occlusion
 from mambascope.methods.readout import token_readout
 from mambascope.operators import naive
-from mambascope.trace import intervene, scanning
+from mambascope.trace import capture, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
@@ -23,6 +24,10 @@ IDS, _ = padded_batch(LENGTH, 1, "left", seed=3)
 READOUT = token_readout(LENGTH - 1, 7, foil=11)
 #: Both sides are float64 throughout and differ in the order of sums of a few hundred terms.
 BOUND = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def traced(model, ids=IDS):
+    return capture(model, input_ids=ids)
 
 
 def dense_scan(family, layer, keep):
@@ -90,7 +95,7 @@ def test_knockout_is_the_matrix_without_its_entries(family, targets, layers):
     window = range(2) if layers is None else range(layers[0], layers[1] % 2 + 1)
     expected = naive_effect(model, family, rows, window)
     with without_downcasts(family):
-        effect = knockout(model, READOUT, targets, layers=layers, input_ids=IDS)
+        effect = knockout(traced(model), READOUT, targets=targets, layers=layers)
     assert torch.allclose(effect.scores, expected, **BOUND)
     assert not effect.scores[max(rows) + 1 :].any(), "what comes after the target has exactly no effect"
     assert effect.scores[: max(rows) + 1].abs().max() > 1e-3, "the sources before it have one"
@@ -103,12 +108,12 @@ def test_tiles_and_scans_give_the_same_knockout(family, monkeypatch):
     tiles = intervene._through_tiles
     monkeypatch.setattr(intervene, "_through_tiles", lambda *args: used.append(1) or tiles(*args))
     with without_downcasts(family):
-        alone = knockout(model, READOUT, [3, -1], batch=1, input_ids=IDS)
+        alone = knockout(traced(model), READOUT, targets=[3, -1], batch=1)
         assert used
         used.clear()
-        at_once = knockout(model, READOUT, [3, -1], batch=LENGTH, input_ids=IDS)
+        at_once = knockout(traced(model), READOUT, targets=[3, -1], batch=LENGTH)
         assert not used
-        default = knockout(model, READOUT, [3, -1], input_ids=IDS)
+        default = knockout(traced(model), READOUT, targets=[3, -1])
         assert not used, "by default a short text's sources are cut at once"
     assert torch.allclose(alone.scores, at_once.scores, rtol=1e-12, atol=1e-12)
     assert_equal_to_rounding(default.scores, at_once.scores)
@@ -148,8 +153,8 @@ def test_value_zeroing_is_the_turn_of_the_blocks_output(family, layer):
     intact = block_output([])
     expected = torch.stack([1 - F.cosine_similarity(block_output([k]), intact, dim=-1) for k in range(LENGTH)], dim=1)
     with without_downcasts(family):
-        zeroed = value_zeroing(model, layer, input_ids=IDS)
-        by_two = value_zeroing(model, layer, batch=2, input_ids=IDS)
+        zeroed = value_zeroing(traced(model), layer)[0]
+        by_two = value_zeroing(traced(model), layer, batch=2)[0]
     assert torch.allclose(zeroed, expected, **BOUND)
     assert torch.allclose(by_two, zeroed, rtol=1e-12, atol=1e-13)
     assert not zeroed.triu(1).any(), "no target draws from its future"
@@ -169,8 +174,8 @@ def test_value_zeroing_of_a_mixer_in_no_block_compares_its_own_output():
             return self.mixer(hidden)
 
     x = torch.randn(1, 6, 12, generator=torch.Generator().manual_seed(0))
-    zeroed = value_zeroing(Net(), 0, hidden=x)
-    assert zeroed[0, 0] == pytest.approx(0.5, abs=1e-6), "the first token alone has nothing left: a vector of zeros"
+    zeroed = value_zeroing(capture(Net(), hidden=x), 0)
+    assert zeroed[0, 0, 0] == pytest.approx(0.5, abs=1e-6), "the first token alone has nothing left: a vector of zeros"
 
 
 def stock_readout(model, **inputs):
@@ -202,8 +207,8 @@ def test_occlusion_is_the_text_with_another_embedding(kind, replacement):
             embeddings = table[IDS].detach().clone()
             embeddings[0, j] = vector
             expected.append(intact - READOUT(stock_readout(model, inputs_embeds=embeddings))[0])
-        effect = occlusion(model, READOUT, replacement=replacement, input_ids=IDS)
-        by_four = occlusion(model, READOUT, replacement=replacement, batch=4, input_ids=IDS)
+        effect = occlusion(traced(model), READOUT, replacement=replacement)
+        by_four = occlusion(traced(model), READOUT, replacement=replacement, batch=4)
     assert torch.allclose(effect.scores, torch.stack(expected), **BOUND)
     assert torch.allclose(by_four.scores, effect.scores, rtol=1e-12, atol=1e-12)
     assert effect.scores.abs().min() > 1e-6
@@ -219,13 +224,13 @@ def test_deletion_is_the_shorter_text_read_where_the_token_has_moved_to(kind, gi
     inputs = {given: IDS if given == "input_ids" else table[IDS], "attention_mask": torch.ones_like(IDS)}
     with contextlib.nullcontext() if kind == "gpt2" else without_downcasts(kind):
         intact = readout(stock_readout(model, input_ids=IDS))
-        effect = occlusion(model, readout, replacement="delete", batch=4, **inputs)
+        effect = occlusion(capture(model, **inputs), readout, replacement="delete", batch=4)
         for j in range(LENGTH):
             shorter = torch.cat([IDS[:, :j], IDS[:, j + 1 :]], dim=1)
             moved = token_readout(4 if j <= 5 else 5, 7)
             expected = intact - moved(stock_readout(model, input_ids=shorter))
             assert torch.allclose(effect.scores[j], expected, **BOUND), f"token {j}"
-        first = occlusion(model, token_readout(0, 7), replacement="delete", input_ids=IDS)
+        first = occlusion(traced(model), token_readout(0, 7), replacement="delete")
     assert first.scores[0].isnan(), "nothing stands before the first token"
     assert torch.allclose(first.scores[1:], torch.zeros(LENGTH - 1, dtype=torch.float64), atol=1e-12)
 
@@ -240,7 +245,7 @@ def test_deletion_reads_classes_as_they_are():
     def second_class(outputs):
         return outputs.logits[:, 1]
 
-    effect = occlusion(model, second_class, replacement="delete", input_ids=IDS)
+    effect = occlusion(traced(model), second_class, replacement="delete")
     for j in (0, 4):
         shorter = torch.cat([IDS[:, :j], IDS[:, j + 1 :]], dim=1)
         with torch.no_grad():
@@ -258,13 +263,13 @@ def test_the_model_is_left_as_it_was(family):
         return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
 
     expected = hooks()
-    knockout(model, READOUT, -1, input_ids=IDS)
-    value_zeroing(model, 0, input_ids=IDS)
-    occlusion(model, READOUT, input_ids=IDS)
+    knockout(traced(model), READOUT, targets=-1)
+    value_zeroing(traced(model), 0)
+    occlusion(traced(model), READOUT)
     handle = model.backbone.layers[1].mixer.out_proj.register_forward_hook(lambda *_: 1 / 0)
     for run in (
-        lambda: knockout(model, READOUT, -1, input_ids=IDS),
-        lambda: occlusion(model, READOUT, input_ids=IDS),
+        lambda: knockout(traced(model), READOUT, targets=-1),
+        lambda: occlusion(traced(model), READOUT),
     ):
         with pytest.raises(ZeroDivisionError):
             run()
@@ -281,20 +286,20 @@ def test_the_model_is_left_as_it_was(family):
 def test_another_pass_of_the_model_inside_an_intervention_is_not_cut(family, place):
     """The pass starts inside a mixer that is cut, or before one that is not, and neither pass disturbs the other."""
     model, found, busy = stock_model(family), [], []
-    expected = knockout(model, READOUT, -1, layers=(0, 0), batch=LENGTH, input_ids=IDS)
+    expected = knockout(traced(model), READOUT, targets=-1, layers=(0, 0), batch=LENGTH)
 
     def nested(*_):
         if not busy:
             busy.append(True)
-            found.append(knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS))
+            found.append(knockout(traced(model), READOUT, targets=-1, batch=LENGTH))
             busy.clear()
 
     handle = model.get_submodule(place).register_forward_hook(nested)
-    outer = knockout(model, READOUT, -1, layers=(0, 0), batch=LENGTH, input_ids=IDS)
+    outer = knockout(traced(model), READOUT, targets=-1, layers=(0, 0), batch=LENGTH)
     handle.remove()
-    inner = knockout(model, READOUT, -1, batch=LENGTH, input_ids=IDS)
+    inner = knockout(traced(model), READOUT, targets=-1, batch=LENGTH)
     assert_equal_to_rounding(outer.scores, expected.scores)
-    assert len(found) == 3, "the capture, the intact text and its copies"
+    assert len(found) == 2, "the capture and the copies"
     for effect in found:
         assert_equal_to_rounding(effect.scores, inner.scores)
 
@@ -310,10 +315,10 @@ def test_another_thread_reads_the_text_as_it_is():
             thread.join()
 
     handle = model.backbone.layers[0].norm.register_forward_hook(elsewhere)
-    occlusion(model, READOUT, input_ids=IDS)
-    knockout(model, READOUT, -1, input_ids=IDS)
+    occlusion(traced(model), READOUT)
+    knockout(traced(model), READOUT, targets=-1)
     handle.remove()
-    assert len(seen) == 5, "a thread failed"  # the intact text and its copies, twice, and the capture
+    assert len(seen) == 4, "a thread failed"  # twice the capture and the copies
     for logits in seen:
         assert_equal_to_rounding(logits, plain)
 
@@ -322,11 +327,17 @@ def test_where_the_model_has_a_kernel_its_own_scan_is_cut(family, monkeypatch):
     """As on a GPU with mamba_ssm installed: the stock scan runs, and the sources' share is ours."""
     model = stock_model(family, torch.float64)
     with without_downcasts(family):
-        expected = knockout(model, READOUT, [4, -1], input_ids=IDS), value_zeroing(model, 1, input_ids=IDS)
+        expected = (
+            knockout(traced(model), READOUT, targets=[4, -1]),
+            value_zeroing(traced(model), 1),
+        )
         ours = []
         monkeypatch.setattr(scanning, "has_kernel", lambda tensor: True)
         monkeypatch.setattr(intervene, "scanned", lambda *_: ours.append(1))
-        found = knockout(model, READOUT, [4, -1], input_ids=IDS), value_zeroing(model, 1, input_ids=IDS)
+        found = (
+            knockout(traced(model), READOUT, targets=[4, -1]),
+            value_zeroing(traced(model), 1),
+        )
     assert not ours
     assert torch.allclose(found[0].scores, expected[0].scores, **BOUND)
     assert torch.allclose(found[1], expected[1], **BOUND)
@@ -334,17 +345,23 @@ def test_where_the_model_has_a_kernel_its_own_scan_is_cut(family, monkeypatch):
 
 def test_half_precision_runs(family):
     model = stock_model(family, torch.bfloat16)
-    exact = knockout(stock_model(family), READOUT, -1, input_ids=IDS)
-    effect = knockout(model, READOUT, -1, input_ids=IDS)
+    exact = knockout(capture(stock_model(family), input_ids=IDS), READOUT, targets=-1)
+    effect = knockout(traced(model), READOUT, targets=-1)
     assert effect.scores.dtype == torch.float32
     # bfloat16 keeps 8 bits of logits, and a score is their difference
     assert float((effect.scores - exact.scores).norm() / exact.scores.norm()) < 0.3
-    assert value_zeroing(model, 0, input_ids=IDS).dtype == torch.float32
+    assert value_zeroing(traced(model), 0).dtype == torch.float32
 
 
 def test_progress_and_batches():
     seen = []
-    knockout(stock_model("mamba"), READOUT, 4, batch=2, progress=lambda *done: seen.append(done), input_ids=IDS)
+    knockout(
+        traced(stock_model("mamba")),
+        READOUT,
+        targets=4,
+        batch=2,
+        progress=lambda *done: seen.append(done),
+    )
     assert seen == [(2, 5), (4, 5), (5, 5)], "the sources after the target are not run"
     assert next(iter(batches(5000, 500, None))) == (0, BATCH_TOKENS // 500)
     assert next(iter(batches(5000, 5000, None))) == (0, 1)
@@ -353,23 +370,34 @@ def test_progress_and_batches():
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda m: knockout(m, READOUT, LENGTH, input_ids=IDS), "target 9 is not a position"),
-        (lambda m: knockout(m, READOUT, [], input_ids=IDS), "is not a position"),
-        (lambda m: knockout(m, READOUT, -1, layers=(1, 0), input_ids=IDS), "layers 1 to 0 is empty"),
-        (lambda m: knockout(m, READOUT, -1, layers=(0, 2), input_ids=IDS), "layer 2 does not exist"),
-        (lambda m: knockout(m, READOUT, -1, batch=0, input_ids=IDS), "batch of 0 copies"),
-        (lambda m: knockout(m, lambda outputs: outputs.logits, -1, input_ids=IDS), "one number per text"),
-        (lambda m: knockout(m, lambda outputs: 1.0, -1, input_ids=IDS), "found a float"),
-        (lambda m: knockout(m, READOUT, -1, input_ids=IDS.expand(3, -1)), "one text at a time, found 3 in input_ids"),
-        (lambda m: value_zeroing(m, 0, input_ids=IDS.expand(2, -1)), "one text at a time"),
-        (lambda m: value_zeroing(m, 2, input_ids=IDS), "layer 2 does not exist"),
-        (lambda m: occlusion(m, READOUT, input_ids=IDS.expand(2, -1)), "one text at a time"),
-        (lambda m: occlusion(m, READOUT, replacement="noise", input_ids=IDS), "unknown replacement 'noise'"),
-        (lambda m: occlusion(m, READOUT, replacement=50, input_ids=IDS), "token id 50 is outside"),
-        (lambda m: occlusion(m, READOUT, replacement=5, inputs_embeds=torch.zeros(1, 3, 12)), "can only replace"),
-        (lambda m: occlusion(m, READOUT, replacement="delete", input_ids=IDS[:, :1]), "one token is empty without it"),
-        (lambda m: occlusion(m, READOUT), "there is nothing to read"),
-        (lambda m: occlusion(torch.nn.Linear(2, 2), READOUT, input_ids=IDS), "does not say where"),
+        (lambda m: knockout(traced(m), READOUT, targets=LENGTH), "target 9 is not a position"),
+        (lambda m: knockout(traced(m), READOUT, targets=[]), "is not a position"),
+        (lambda m: knockout(traced(m), READOUT, targets=-1, layers=(1, 0)), "layers 1 to 0 is empty"),
+        (lambda m: knockout(traced(m), READOUT, targets=-1, layers=(0, 2)), "layer 2 does not exist"),
+        (lambda m: knockout(traced(m), READOUT, targets=-1, batch=0), "batch of 0 copies"),
+        (
+            lambda m: knockout(traced(m), lambda outputs: outputs.logits, targets=-1),
+            "one number per text",
+        ),
+        (lambda m: knockout(traced(m), lambda outputs: 1.0, targets=-1), "found a float"),
+        (
+            lambda m: knockout(traced(m, IDS.expand(3, -1)), READOUT, targets=-1),
+            "one text at a time, found 3 in input_ids",
+        ),
+        (lambda m: value_zeroing(traced(m, IDS.expand(2, -1)), 0), "one text at a time"),
+        (lambda m: value_zeroing(traced(m), 2), "layer 2 does not exist"),
+        (lambda m: occlusion(traced(m, IDS.expand(2, -1)), READOUT), "one text at a time"),
+        (lambda m: occlusion(traced(m), READOUT, replacement="noise"), "unknown replacement 'noise'"),
+        (lambda m: occlusion(traced(m), READOUT, replacement=50), "token id 50 is outside"),
+        (
+            lambda m: occlusion(capture(m, inputs_embeds=torch.zeros(1, 3, 12)), READOUT, replacement=5),
+            "can only replace",
+        ),
+        (
+            lambda m: occlusion(traced(m, IDS[:, :1]), READOUT, replacement="delete"),
+            "one token is empty without it",
+        ),
+        (lambda m: occlusion(capture(m), READOUT), "there is nothing to read"),
     ],
 )
 def test_refusals_are_one_sentence(run, words):
@@ -380,11 +408,11 @@ def test_refusals_are_one_sentence(run, words):
 
 def test_models_without_a_scan_and_maps_without_room_are_refused(monkeypatch):
     for run in (
-        lambda: knockout(gpt2(), READOUT, -1, input_ids=IDS),
-        lambda: value_zeroing(gpt2(), 0, input_ids=IDS),
+        lambda: knockout(traced(gpt2()), READOUT, targets=-1),
+        lambda: value_zeroing(traced(gpt2()), 0),
     ):
         with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel holds no selective"):
             run()
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="shorten the text"):
-        value_zeroing(stock_model("mamba"), 0, input_ids=IDS)
+        value_zeroing(traced(stock_model("mamba")), 0)

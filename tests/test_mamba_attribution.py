@@ -9,7 +9,7 @@ import torch
 
 from dense_reference import distance, runs
 from mambascope import InputError
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.readout import class_readout, continuation_readout, token_readout
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
@@ -61,7 +61,7 @@ def ours(case, readout):
     family, model, ids, trace, _ = case
     with without_downcasts(family):
         gradients = differentiate(model, readout, mixers=True, input_ids=ids)
-        return mamba_attribution(trace, gradients, readout.positions)
+        return from_gradients(trace, gradients, readout.positions)
 
 
 @pytest.mark.parametrize("name", READOUTS)
@@ -109,7 +109,7 @@ def test_a_padded_batch_equals_one_by_one(family, side):
         with without_downcasts(family):
             trace = capture(model, **inputs)
             gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
-            return mamba_attribution(trace, gradients, (position,))
+            return from_gradients(trace, gradients, (position,))
 
     batch = scored(-1, input_ids=ids, attention_mask=mask)
     for text in range(3):
@@ -122,13 +122,11 @@ def test_a_padded_batch_equals_one_by_one(family, side):
 def test_wrong_requests_are_refused_in_one_sentence(case):
     family, model, ids, trace, _ = case
     with without_downcasts(family):
-        bare = differentiate(model, token_readout(3, 1), input_ids=ids)
         full = differentiate(model, token_readout(3, 1), mixers=True, input_ids=ids)
     for call, words in (
-        (lambda: mamba_attribution(trace, bare, (3,)), "no gradient for backbone.layers.0.mixer"),
-        (lambda: mamba_attribution(trace, full, (3, 4), compat="released"), "one target"),
-        (lambda: mamba_attribution(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
-        (lambda: mamba_attribution(trace, full, class_readout(1).positions), "is not a position"),
+        (lambda: from_gradients(trace, full, (3, 4), compat="released"), "one target"),
+        (lambda: from_gradients(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
+        (lambda: from_gradients(trace, full, class_readout(1).positions), "is not a position"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             call()

@@ -15,6 +15,7 @@ from dense_reference import RULES, distance, gamma_relevance, run
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.readout import continuation_readout, token_readout
 from mambascope.operators.frozen import frozen_ratio, gamma_stand_in
+from mambascope.trace import capture
 from mambascope.trace.rules import GRADIENT, Rules
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
@@ -62,7 +63,7 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(family, froze
     for readout in (token_readout(LENGTH - 1, 7, 30), continuation_readout(6, [4, 9], "…")):
         expected, value = reference(model, ids, readout, frozen)
         with without_downcasts(family):
-            result = mamba_lrp(model, readout, rules=rules(frozen), input_ids=ids)
+            result = mamba_lrp(capture(model, input_ids=ids), readout, rules=rules(frozen))
         assert distance(result.value[0], value) < BOUND
         assert distance(result.scores[0], expected) < BOUND
 
@@ -149,8 +150,8 @@ def test_the_gamma_rule_of_a_whole_model_is_the_explicit_one(family):
     readout = token_readout(7, 7)
     expected, _ = reference(model, ids, readout, RULES, gamma=0.25)
     with without_downcasts(family):
-        ours = mamba_lrp(model, readout, rules=LRP_VISION, input_ids=ids).scores[0]
-        plain = mamba_lrp(model, readout, rules=LRP, input_ids=ids).scores[0]
+        ours = mamba_lrp(capture(model, input_ids=ids), readout, rules=LRP_VISION).scores[0]
+        plain = mamba_lrp(capture(model, input_ids=ids), readout, rules=LRP).scores[0]
     assert distance(ours, expected) < BOUND
     assert distance(ours, plain) > 1e-2, "γ does something"
 
@@ -163,10 +164,10 @@ def test_relevance_of_tokens_and_biases_is_the_logit(family, length, batch, dtyp
     """The predicted token's logit; also for texts of different lengths padded on the left, and over 300 tokens."""
     model = stock_model(family, dtype)
     ids, mask = padded_batch(length, batch, "left")
-    given = {"rules": used, "input_ids": ids, "attention_mask": mask}
+    given = {"input_ids": ids, "attention_mask": mask}
     with without_downcasts(family) if dtype == torch.float64 else contextlib.nullcontext():
-        result = mamba_lrp(model, predicted, **given)
-        bare = mamba_lrp(without_biases(model), predicted, **given)
+        result = mamba_lrp(capture(model, **given), predicted, rules=used)
+        bare = mamba_lrp(capture(without_biases(model), **given), predicted, rules=used)
     assert float(result.conservation_error.max()) < CONSERVED[dtype]
     assert (result.biases.abs().amax(dim=0) > 1e-3).all(), "every layer has biases that hold something"
     assert not result.scores[mask == 0].any(), "padding has no relevance"
@@ -181,7 +182,7 @@ def test_without_biases_a_log_probabilitys_relevance_sums_to_its_linear_part(fam
     model = without_biases(stock_model(family, torch.float64))
     ids, _ = padded_batch(LENGTH, 1, "left")
     with without_downcasts(family):
-        result = mamba_lrp(model, continuation_readout(6, [4, 9], "…"), input_ids=ids)
+        result = mamba_lrp(capture(model, input_ids=ids), continuation_readout(6, [4, 9], "…"))
     linear = 0.0
     for position, token in ((5, 4), (6, 9)):
         z = result.outputs.logits[0, position]
@@ -203,7 +204,7 @@ def test_with_one_rule_off_relevance_is_not_conserved(family, off):
     model = without_biases(stock_model(family, torch.float64))
     ids, _ = padded_batch(20, 1, "left")
     with without_downcasts(family):
-        result = mamba_lrp(model, predicted, rules=rules(RULES - {off}), input_ids=ids)
+        result = mamba_lrp(capture(model, input_ids=ids), predicted, rules=rules(RULES - {off}))
     assert float(result.conservation_error) > 1e-3
 
 
@@ -214,7 +215,7 @@ def test_what_biases_hold_is_their_gradient_times_them_layer_by_layer(family):
     ids, _ = padded_batch(LENGTH, 1, "left")
     readout = token_readout(LENGTH - 1, 7)
     with without_downcasts(family):
-        result = mamba_lrp(model, readout, input_ids=ids)
+        result = mamba_lrp(capture(model, input_ids=ids), readout)
     value = readout.of_logits(run(model, model.backbone.embeddings(ids[0]), RULES).logits[None]).sum()
     for layer, block in enumerate(model.backbone.layers):
         parts = [p for name, p in block.named_parameters() if name.endswith("bias") and "dt_" not in name]
@@ -233,9 +234,9 @@ def test_biases_of_the_head_belong_to_no_layer(used):
     ids, _ = padded_batch(LENGTH, 3, "left")
     readout = token_readout(LENGTH - 1, 7)
     with without_downcasts("mamba"):
-        batch = mamba_lrp(model, readout, rules=used, input_ids=ids)
+        batch = mamba_lrp(capture(model, input_ids=ids), readout, rules=used)
         for row in range(3):
-            alone = mamba_lrp(model, readout, rules=used, input_ids=ids[row : row + 1])
+            alone = mamba_lrp(capture(model, input_ids=ids[row : row + 1]), readout, rules=used)
             assert distance(batch.biases[row], alone.biases[0]) < BOUND
     assert distance(batch.other_biases, model.lm_head.bias[7].detach().expand(3)) < BOUND
     assert float(batch.conservation_error.max()) < CONSERVED[torch.float64]
@@ -249,12 +250,12 @@ def test_a_padded_batch_equals_one_by_one(family, side, used):
     model = without_biases(stock_model(family, torch.float64))
     ids, mask = padded_batch(20, 3, side)
     with without_downcasts(family):
-        batch = mamba_lrp(model, token_readout(-1, 7), rules=used, input_ids=ids, attention_mask=mask)
+        batch = mamba_lrp(capture(model, input_ids=ids, attention_mask=mask), token_readout(-1, 7), rules=used)
     for row in range(3):
         real = mask[row].bool()
         with without_downcasts(family):
             text = ids[row : row + 1, real]
-            alone = mamba_lrp(model, token_readout(int(real.sum()) - 1, 7), rules=used, input_ids=text)
+            alone = mamba_lrp(capture(model, input_ids=text), token_readout(int(real.sum()) - 1, 7), rules=used)
         assert distance(batch.scores[row][real], alone.scores[0]) < BOUND, f"text {row}"
         assert distance(batch.value[row], alone.value[0]) < BOUND, f"text {row}"
         assert not batch.scores[row][~real].any(), "padding has no relevance"
@@ -266,7 +267,7 @@ def test_the_model_answers_as_before_and_is_left_as_it_was(family):
     ids, _ = padded_batch(LENGTH, 1, "left")
     plain = model(input_ids=ids).logits.detach()
     for used in (LRP, LRP_VISION):
-        result = mamba_lrp(model, token_readout(LENGTH - 1, 7), rules=used, input_ids=ids)
+        result = mamba_lrp(capture(model, input_ids=ids), token_readout(LENGTH - 1, 7), rules=used)
         # float32: the same sums in another order
         assert distance(result.outputs.logits, plain) < 1e-5
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -135,7 +135,7 @@ def test_rollout():
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(frozen, True)), tokens=batch)
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(frozen, True)))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], frozen)) < BOUND
     if "silu" in frozen:
@@ -146,7 +146,7 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
 def test_the_gamma_rule():
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25), tokens=batch)
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], RULES, 0.25)) < BOUND
 
@@ -155,7 +155,7 @@ def test_the_gamma_rule():
 def test_relevance_is_conserved(gamma):
     model = without_biases(line_model())
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
-    assert mamba_lrp(model, last_logit, rules=rules, tokens=tokens(model)).conservation_error.max() < 1e-12
+    assert mamba_lrp(capture(model, tokens=tokens(model)), last_logit, rules=rules).conservation_error.max() < 1e-12
 
 
 def cut(mixer, x, target, source):
@@ -174,13 +174,13 @@ def test_interventions_cut_the_scan():
     batch = tokens(model, 1)
     stream, dense = run(model, batch[0])[0][1]
     x = layer_norm(model.layers[1].norm, stream)
-    found = value_zeroing(model, 1, batch=3, tokens=batch)
-    effect = knockout(model, last_logit, 2, layers=(1, 1), batch=3, tokens=batch)
+    found = value_zeroing(capture(model, tokens=batch), 1, batch=3)
+    effect = knockout(capture(model, tokens=batch), last_logit, targets=2, layers=(1, 1), batch=3)
     after = stream + dense.y
     for target, source in ((0, 0), (4, 1), (6, 5)):
         without = stream[target] + cut(model.layers[1].mixer, x, target, source)
         expected = 1 - torch.cosine_similarity(without, after[target], dim=0)
-        assert float(found[target, source]) == pytest.approx(float(expected), rel=1e-6)
+        assert float(found[0, target, source]) == pytest.approx(float(expected), rel=1e-6)
     for source in range(7):
         turned = after.clone()
         turned[2] = stream[2] + (cut(model.layers[1].mixer, x, 2, source) if source <= 2 else dense.y[2])
@@ -245,10 +245,10 @@ def test_a_foreign_class_with_the_same_parts_is_read(foreign):
     assert distance(latim.latim(trace), latim.latim(expected)) < BOUND
     for frozen in COMBINATIONS:
         rules = Rules(**dict.fromkeys(frozen, True), gamma=0.25 if frozen == RULES else 0.0)
-        found = mamba_lrp(theirs, last_logit, rules=rules, tokens=batch)
-        assert distance(found.scores, mamba_lrp(ours, last_logit, rules=rules, tokens=batch).scores) < BOUND
-    lost = knockout(theirs, last_logit, 2, tokens=batch[:1]).scores
-    assert distance(lost, knockout(ours, last_logit, 2, tokens=batch[:1]).scores) < BOUND
+        found = mamba_lrp(capture(theirs, tokens=batch), last_logit, rules=rules)
+        assert distance(found.scores, mamba_lrp(capture(ours, tokens=batch), last_logit, rules=rules).scores) < BOUND
+    lost = knockout(capture(theirs, tokens=batch[:1]), last_logit, targets=2).scores
+    assert distance(lost, knockout(capture(ours, tokens=batch[:1]), last_logit, targets=2).scores) < BOUND
 
 
 def test_a_foreign_class_without_a_scan_to_answer_is_refused(foreign):
@@ -261,7 +261,7 @@ def test_a_foreign_class_that_computes_something_else_is_refused(foreign):
     with pytest.raises(ReconstructionError, match=r"layers.0.mixer, MixerOfTheirs\) cannot be rebuilt"):
         capture(model, tokens=tokens(model))
     with pytest.raises(ReconstructionError, match="MixerOfTheirs is not what its name and parts say"):
-        mamba_lrp(model, last_logit, tokens=tokens(model))
+        mamba_lrp(capture(model, check=False, tokens=tokens(model)), last_logit)
 
 
 def test_parts_alone_make_no_mixer():

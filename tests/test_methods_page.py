@@ -31,8 +31,8 @@ def test_make_methods_writes_the_table_before_the_page_that_is_made_from_it():
 def test_every_method_says_what_it_needs_and_can_be_run():
     for name, method in METHODS.items():
         assert method.name == name
-        assert (method.score is None) == (method.row is not None) == (method.scope == "layer")
-        assert method.map is None or method.scope == "layer"
+        assert (method.score is None) == (method.map is not None) == (method.scope == "layer")
+        assert method.row is None or method.scope == "layer"
         assert method.whole_map is None or method.scope == "model"
         assert method.kinds, "it can read some kind of layer"
         assert not (method.asks and method.needs == "forward"), "a logit is reached by a gradient or an intervention"

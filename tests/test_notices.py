@@ -61,9 +61,9 @@ LAST = mambascope.token_readout(-1, 0)
 PASSES = {
     "capture": lambda model, ids: mambascope.capture(model, input_ids=ids),
     "gradients": lambda model, ids: mambascope.differentiate(model, lambda out: out.logits[:, -1, 0], input_ids=ids),
-    "relevance": lambda model, ids: mambascope.mamba_lrp(model, LAST, input_ids=ids),
-    "occlusion": lambda model, ids: mambascope.occlusion(model, LAST, input_ids=ids),
-    "knockout": lambda model, ids: mambascope.knockout(model, LAST, 5, input_ids=ids),
+    "relevance": lambda model, ids: mambascope.mamba_lrp(mambascope.capture(model, input_ids=ids), LAST),
+    "occlusion": lambda model, ids: mambascope.occlusion(mambascope.capture(model, input_ids=ids), LAST),
+    "knockout": lambda model, ids: mambascope.knockout(mambascope.capture(model, input_ids=ids), LAST, targets=5),
 }
 
 

@@ -9,7 +9,7 @@ import vision_reference
 from dense_reference import distance
 from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.readout import class_readout, token_readout
 from mambascope.methods.registry import find_method
@@ -51,7 +51,7 @@ def test_texts(texts, target):
         gradients = differentiate(model, token_readout(target, 7), mixers=True, input_ids=ids)
     found = {
         "rollout": rollout_row(trace, target, compat="released"),
-        "Mamba-Attribution": mamba_attribution(trace, gradients, (target,), compat="released"),
+        "Mamba-Attribution": from_gradients(trace, gradients, (target,), compat="released"),
     }
     for number, text in enumerate(dense):
         vectors = [reference.class_vector(layer, None, target) for layer in text.layers]
@@ -76,7 +76,7 @@ def test_the_first_token_of_a_text_has_no_source(texts):
     for row in (
         raw_attention_row(trace, LAYERS - 1, 0, "released"),
         rollout_row(trace, 0, compat="released"),
-        mamba_attribution(trace, gradients, (0,), compat="released"),
+        from_gradients(trace, gradients, (0,), compat="released"),
     ):
         assert torch.equal(row, torch.zeros_like(row))
 
@@ -96,7 +96,7 @@ def test_pictures(place):
     found = {
         "raw attention": raw,
         "rollout": rollout_row(trace, c, compat="released"),
-        "Mamba-Attribution": mamba_attribution(trace, gradients, (c,), compat="released"),
+        "Mamba-Attribution": from_gradients(trace, gradients, (c,), compat="released"),
     }
     for number, run in enumerate(runs):
         vectors = [reference.class_vector(layer.forwards, layer.backwards, c) for layer in run.layers[FIRST:]]
@@ -147,7 +147,7 @@ def test_a_padded_batch_equals_one_by_one(family, side):
         return {
             "raw attention": raw_attention_row(trace, FIRST, target, "released"),
             "rollout": rollout_row(trace, target, compat="released"),
-            "Mamba-Attribution": mamba_attribution(trace, gradients, (target,), compat="released"),
+            "Mamba-Attribution": from_gradients(trace, gradients, (target,), compat="released"),
         }
 
     seen = set()  # where a sum of signed attention is below -1, rollout may be clamped to nothing

@@ -425,11 +425,11 @@ def test_relevance_down_to_the_pixels(kind):
         tokens = model.embed(leaf)
         logit = model(inputs_embeds=tokens).logits[0, 2]
         of_tokens, of_pixels = torch.autograd.grad(logit, [tokens, leaf])
-    found = mamba_lrp(model, class_readout(2), rules=Rules(), pixels=True, pixel_values=batch)
+    found = mamba_lrp(capture(model, pixel_values=batch), class_readout(2), rules=Rules(), pixels=True)
     assert distance(found.scores, (tokens * of_tokens).sum(dim=-1)) < BOUND
     assert distance(found.pixels, (leaf * of_pixels).sum(dim=1)) < BOUND
-    assert distance(gradient_x_input(model, class_readout(2), pixel_values=batch).scores, found.scores) < BOUND
-    frozen = mamba_lrp(model, class_readout(2), rules=LRP_VISION, pixels=True, pixel_values=batch)
+    assert distance(gradient_x_input(capture(model, pixel_values=batch), class_readout(2)).scores, found.scores) < BOUND
+    frozen = mamba_lrp(capture(model, pixel_values=batch), class_readout(2), rules=LRP_VISION, pixels=True)
     assert distance(frozen.value, logit) < BOUND
     assert distance(frozen.pixels, found.pixels) > 1e-3
 

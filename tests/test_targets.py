@@ -13,17 +13,19 @@ from mambascope.methods.alti import alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients
 from mambascope.methods.implicit_attention import implicit_rollout_row
-from mambascope.methods.interventions import knockout, occlusion
+from mambascope.methods.interventions import knockout
 from mambascope.methods.latim import contributions
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients as mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.methods.method import ATTENTION, SCAN
+from mambascope.methods.occlusion import occlusion
 from mambascope.methods.readout import OneEach, class_readout, continuation_readout, token_readout
-from mambascope.methods.registry import ATTENTION, METHODS, SCAN
+from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout_row
 from mambascope.methods.targets import positions_in
-from mambascope.methods.transformer_attribution import transformer_attribution
+from mambascope.methods.transformer_attribution import from_gradients as transformer_attribution
 from mambascope.trace import capture
-from mambascope.trace.differentiate import differentiate, direction
+from mambascope.trace.differentiate import differentiate
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, without_downcasts
 
 LENGTH, TEXTS = 13, 3
@@ -60,7 +62,7 @@ OF_ATTENTION = SHARED | {
     **{
         name: of_layer(name) for name, method in METHODS.items() if method.row is not None and method.kinds == ATTENTION
     },
-    "Transformer-Attribution": lambda trace, gradients, target: transformer_attribution(trace, gradients, target),
+    "Transformer-Attribution": lambda trace, gradients, target: transformer_attribution(trace, gradients, [target]),
 }
 
 
@@ -120,13 +122,13 @@ def test_readouts_count_their_positions_in_each_text():
 
 
 def of_alti_logit(model, readout, **inputs):
-    found = alti_logit(capture(model, **inputs), direction(model, readout, **inputs))
+    found = alti_logit(capture(model, **inputs), readout)
     return found.value, found.scores.sum(dim=1)
 
 
 def scored(method):
     def explain(model, readout, **inputs):
-        found = method(model, readout, **inputs)
+        found = method(capture(model, **inputs), readout)
         return found.value, found.scores
 
     return explain
@@ -143,10 +145,10 @@ def test_interventions_on_a_padded_text_are_those_on_the_text(side):
     model = stock_model("mamba2", torch.float64, use_bias=False, use_conv_bias=False)
     ids, mask = padded_batch(LENGTH, TEXTS, side)
     ids, mask, real = ids[2:], mask[2:], mask[2].bool()
-    cut = functools.partial(knockout, model, token_readout(-1, 7), -1)
-    for method in (cut, functools.partial(occlusion, model, token_readout(-1, 7))):
+    for method in (knockout, occlusion):
         with without_downcasts("mamba2"):
-            padded, alone = method(input_ids=ids, attention_mask=mask), method(input_ids=ids[:, real])
+            padded = method(capture(model, input_ids=ids, attention_mask=mask), token_readout(-1, 7))
+            alone = method(capture(model, input_ids=ids[:, real]), token_readout(-1, 7))
         assert padded.value == pytest.approx(alone.value, rel=1e-10)
         assert torch.allclose(padded.scores[real], alone.scores, rtol=1e-8, atol=1e-10)
         # the pass without a padded token is the intact one, but for the order of its sums
@@ -157,9 +159,9 @@ def test_copies_of_a_padded_text_each_have_a_readout_of_their_own():
     model = stock_model("mamba", torch.float64)
     ids, mask = padded_batch(LENGTH, TEXTS, "right")
     batch = {"input_ids": ids[1:2].expand(2, -1), "attention_mask": mask[1:2].expand(2, -1)}
-    both = mamba_lrp(model, OneEach((token_readout(-1, 7), token_readout(-2, 5))), **batch)
+    both = mamba_lrp(capture(model, **batch), OneEach((token_readout(-1, 7), token_readout(-2, 5))))
     for text, readout in enumerate((token_readout(-1, 7), token_readout(-2, 5))):
-        one = mamba_lrp(model, readout, input_ids=ids[1:2], attention_mask=mask[1:2])
+        one = mamba_lrp(capture(model, input_ids=ids[1:2], attention_mask=mask[1:2]), readout)
         assert both.value[text] == pytest.approx(float(one.value[0]), rel=1e-9)
         assert torch.allclose(both.scores[text], one.scores[0], rtol=1e-9, atol=1e-12)
 

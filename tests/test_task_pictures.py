@@ -163,7 +163,7 @@ def test_maps_are_the_methods_own_rows_laid_over_the_picture():
     for maps in found["rollout", -1]:
         torch.testing.assert_close(maps.flatten(), row[list(grid.patch_positions)], rtol=1e-4, atol=1e-5)
     for k, number in enumerate((3, 1)):
-        scores = mamba_lrp(model, class_readout(number), rules=LRP_VISION, **inputs).scores[0]
+        scores = mamba_lrp(capture(model, **inputs), class_readout(number), rules=LRP_VISION).scores[0]
         expected = scores[list(grid.patch_positions)]
         torch.testing.assert_close(found["mamba-lrp", -1][k].flatten(), expected, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(found["mamba-lrp", -1][0], found["mamba-lrp", -1][1])

@@ -1,5 +1,7 @@
 """Transformer counterparts on stock models against references written here from the papers' formulas, in float64."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,7 +15,6 @@ from mambascope.methods.readout import class_readout, token_readout
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
-from mambascope.trace.differentiate import differentiate, direction
 from models import stock_model, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding
 
@@ -69,7 +70,7 @@ def test_transformer_attribution_is_chefers(case):
     R = torch.eye(trace.shape[1], dtype=torch.float64)
     for p, flow in stock_attentions(model, inputs, readout):
         R = R + (p * flow).clamp(min=0).mean(dim=1)[0].double() @ R
-    found = transformer_attribution(trace, differentiate(model, readout, mixers=True, **inputs), place)
+    found = transformer_attribution(trace, dataclasses.replace(readout, positions=(place,)))
     assert torch.allclose(found[0], R[place], rtol=1e-5, atol=1e-7)
 
 
@@ -120,10 +121,9 @@ def test_alti_logit_on_transformers_sums_to_the_logit_with_mlps_as_a_term(case):
     family, model, inputs, trace, readout, _ = case
     if family == "bert":
         with pytest.raises(UnsupportedModelError, match="no norm after its last layer"):
-            direction(model, readout, **inputs)
+            alti_logit(trace, readout)
         return
-    found = direction(model, readout, **inputs)
-    updates = alti_logit(trace, found)
+    found, updates = trace.logit_direction(readout), alti_logit(trace, readout)
     assert float(updates.conservation_error) < 1e-6  # stock logits are float32 in some classes
     assert float(updates.value) == pytest.approx(float(readout(trace.outputs)), rel=1e-5)
     q = found.at_embeddings[0].double()
@@ -156,9 +156,8 @@ def test_alti_logit_moves_the_value_bias_from_its_term_to_the_sources(case):
     family, model, inputs, trace, readout, _ = case
     if family == "bert":
         return
-    final = direction(model, readout, **inputs)
-    plain, moved = (alti_logit(trace, final, value_bias=where) for where in ("bias", "source"))
-    q = final.at_embeddings[0].double()
+    plain, moved = (alti_logit(trace, readout, value_bias=where) for where in ("bias", "source"))
+    q = trace.logit_direction(readout).at_embeddings[0].double()
     last, first = (torch.einsum("ie,ije->j", q, dense_vectors(trace, layer, True)[0]) for layer in (1, 0))
     expected = torch.stack([first, last @ dense_alti(trace, 0, value_bias=True)])
     assert torch.allclose(moved.scores[0], expected, atol=1e-9 * float(expected.abs().max()))

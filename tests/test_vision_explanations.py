@@ -7,11 +7,12 @@ import torch
 from dense_reference import distance
 from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation.runner import score
 from mambascope.methods.attribution import Attribution
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
-from mambascope.methods.many import mamba_lrp_rows
+from mambascope.methods.method import Method
 from mambascope.methods.readout import FeatureReadout, class_readout, feature_readout
-from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.methods.registry import METHODS, find_method
 from mambascope.trace import capture
 from rounding import assert_equal_to_rounding
 from test_vision_methods import dense_relevance, readout_of
@@ -129,8 +130,8 @@ def test_several_classes_at_once_are_explained_by_the_rules_for_pictures():
     model = vision_mamba(class_token="first", image_size=(8, 12))
     inputs = {"pixel_values": pictures(model)[:1]}
     readouts = [class_readout(number, positions=(0,)) for number in (1, 3)]
-    rows = mamba_lrp_rows(model, inputs, capture(model, **inputs), readouts)[0]
+    rows = score(capture(model, **inputs), METHODS["mamba-lrp"], readouts).whole
     for row, readout in zip(rows, readouts, strict=True):
-        alone = mamba_lrp(model, readout, rules=LRP_VISION, **inputs).scores[0]
+        alone = mamba_lrp(capture(model, **inputs), readout, rules=LRP_VISION).scores[0]
         assert distance(row, alone) < 1e-5
-        assert distance(row, mamba_lrp(model, readout, rules=LRP, **inputs).scores[0]) > 1e-3
+        assert distance(row, mamba_lrp(capture(model, **inputs), readout, rules=LRP).scores[0]) > 1e-3

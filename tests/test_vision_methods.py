@@ -10,12 +10,12 @@ from mambascope.methods import hidden_attention as attention
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients, smooth_grad
 from mambascope.methods.interventions import knockout, value_zeroing
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.occlusion import occlusion
 from mambascope.methods.readout import class_readout, feature_readout
 from mambascope.trace import capture
-from mambascope.trace.differentiate import differentiate, direction
+from mambascope.trace.differentiate import differentiate
 from mambascope.trace.patches import patch_grid
 from mambascope.trace.rules import Rules
 from rounding import assert_equal_to_rounding
@@ -153,8 +153,7 @@ def test_alti(case):
 @pytest.mark.parametrize("query", QUERIES)
 def test_alti_logit(case, query):
     model, batch, trace, references = case
-    final = direction(model, readout_of(query), pixel_values=batch)
-    updates = alti_logit(trace, final)
+    updates = alti_logit(trace, readout_of(query))
     assert float(updates.conservation_error.max()) < BOUND
     for row, reference in enumerate(references):
         value, asked = dense_value(model, query, reference)
@@ -184,7 +183,7 @@ def test_mamba_attribution(case, query):
         for layer, flow in zip(reversed(reference.layers), reversed(flows), strict=True):
             weighted = (flow.mean(dim=1)[:, None] * hidden(layer).mean(dim=0)).clamp(min=0)
             rho = rho + rho @ weighted
-        assert distance(mamba_attribution(trace, gradients, asked)[row], rho) < BOUND
+        assert distance(from_gradients(trace, gradients, asked)[row], rho) < BOUND
 
 
 def dense_relevance(model, picture, query, frozen, gamma, pixels):
@@ -204,7 +203,7 @@ def test_mamba_lrp(case, query, gamma, pixels):
     model, batch, *_ = case
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
     assert rules == (LRP_VISION if gamma else LRP)
-    found = mamba_lrp(model, readout_of(query), rules=rules, pixels=pixels, pixel_values=batch)
+    found = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules, pixels=pixels)
     scores = found.pixels if pixels else found.scores
     for row, picture in enumerate(batch):
         expected, value = dense_relevance(model, picture, query, RULES, gamma, pixels)
@@ -212,14 +211,16 @@ def test_mamba_lrp(case, query, gamma, pixels):
         assert scores[row].shape == expected.shape
         assert distance(scores[row], expected) < BOUND
     if pixels:
-        at_tokens = mamba_lrp(model, readout_of(query), rules=rules, pixel_values=batch)
+        at_tokens = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules)
         assert_equal_to_rounding(found.scores, at_tokens.scores, "relevance of tokens with pixels and without")
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_each_rule_alone(case, rule):
     model, batch, *_ = case
-    found = mamba_lrp(model, class_readout(3), rules=Rules(**{rule: True}), pixels=True, pixel_values=batch[:1])
+    found = mamba_lrp(
+        capture(model, pixel_values=batch[:1]), class_readout(3), rules=Rules(**{rule: True}), pixels=True
+    )
     expected, _ = dense_relevance(model, batch[0], "class", frozenset({rule}), 0.0, True)
     assert distance(found.pixels[0], expected) < BOUND
     others, _ = dense_relevance(model, batch[0], "class", frozenset(), 0.0, True)
@@ -253,12 +254,12 @@ def test_relevance_is_conserved(place, gamma, dtype):
         model = vision_mamba(dtype, class_token=place)
         batch = pictures(model, 2)
         for pixels in (False, True):
-            found = mamba_lrp(model, readout_of(query), rules=rules, pixels=pixels, pixel_values=batch)
+            found = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules, pixels=pixels)
             assert found.conservation_error.max() < bound
             assert (found.biases.abs() > 1e-4).all()
         assert ((found.pixel_share - 1).abs() > 1e-3).all(), "class token and positions hold some"
         model = without_biases(model)
-        found = mamba_lrp(model, readout_of(query), rules=rules, pixels=True, pixel_values=batch)
+        found = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules, pixels=True)
         grid = patch_grid(model, {"pixel_values": batch})
         of_patches = found.scores.double()[:, list(grid.patch_positions)].sum(dim=1)
         sizes = found.pixels.double().abs().sum(dim=(1, 2))
@@ -270,23 +271,23 @@ def test_relevance_is_conserved(place, gamma, dtype):
 
 def test_pixels_that_no_patch_reads_have_no_relevance():
     model = vision_mamba(torch.float64)
-    given = {"rules": LRP_VISION, "pixel_values": pictures(model, 1, (14, 19))}
-    scores = mamba_lrp(model, class_readout(0), pixels=True, **given).pixels[0]
+    trace = capture(model, pixel_values=pictures(model, 1, (14, 19)))
+    scores = mamba_lrp(trace, class_readout(0), rules=LRP_VISION, pixels=True).pixels[0]
     assert scores.shape == (14, 19)
     assert scores[:12, :16].all()
     assert not scores[12:].any()
     assert not scores[:, 16:].any()
     with pytest.raises(InputError, match="no pixels"):
-        mamba_lrp(model, class_readout(0), pixels=True, inputs_embeds=model.embed(pictures(model)))
+        mamba_lrp(capture(model, inputs_embeds=model.embed(pictures(model))), class_readout(0), pixels=True)
     with pytest.raises(InputError, match="stopped at the tokens"):
-        mamba_lrp(model, class_readout(0), **given).pixel_share  # noqa: B018
+        mamba_lrp(trace, class_readout(0), rules=LRP_VISION).pixel_share  # noqa: B018
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_gradient_methods(case, query):
     model, batch, *_ = case
-    found = gradient_x_input(model, readout_of(query), pixel_values=batch)
-    through = mamba_lrp(model, readout_of(query), rules=Rules(), pixels=True, pixel_values=batch)
+    found = gradient_x_input(capture(model, pixel_values=batch), readout_of(query))
+    through = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=Rules(), pixels=True)
     for row, picture in enumerate(batch):
         expected, _ = dense_relevance(model, picture, query, frozenset(), 0.0, False)
         assert distance(found.scores[row], expected) < BOUND
@@ -294,11 +295,11 @@ def test_gradient_methods(case, query):
         assert distance(through.pixels[row], expected) < BOUND
     length = found.scores.shape[1]
     one = {"pixel_values": batch[:1]}
-    assert smooth_grad(model, readout_of(query), samples=2, noise=1e-6, **one).scores.shape == (1, length)
-    nearly = smooth_grad(model, readout_of(query), samples=2, noise=1e-9, **one).scores
+    assert smooth_grad(capture(model, **one), readout_of(query), samples=2, noise=1e-6).scores.shape == (1, length)
+    nearly = smooth_grad(capture(model, **one), readout_of(query), samples=2, noise=1e-9).scores
     assert distance(nearly, found.scores[:1]) < 1e-5
     if query == "class":
-        steps = integrated_gradients(model, readout_of(query), steps=3, **one).scores
+        steps = integrated_gradients(capture(model, **one), readout_of(query), steps=3).scores
         embedded = embed(model, batch[0]).detach()
         nodes = torch.tensor([0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5], dtype=torch.float64)
         expected = 0
@@ -323,7 +324,7 @@ def share_of(layer, target, source):
 def test_value_zeroing_turns_targets_before_the_source_too(case):
     model, batch, trace, references = case
     length = trace.shape[1]
-    found = value_zeroing(model, 1, batch=3, pixel_values=batch[:1])
+    found = value_zeroing(capture(model, pixel_values=batch[:1]), 1, batch=3)[0]
     layer = references[0].layers[1]
     after = layer.residual + layer.y
     expected = torch.zeros(length, length, dtype=torch.float64)
@@ -341,7 +342,7 @@ def test_knockout_cuts_both_directions(case):
     length, reference = trace.shape[1], references[0]
     place = place_of_class(model, length - 1)
     targets = [1, 4] if place is None else [place]
-    effect = knockout(model, class_readout(3), targets, layers=(1, 1), batch=4, pixel_values=batch[:1])
+    effect = knockout(capture(model, pixel_values=batch[:1]), class_readout(3), targets=targets, layers=(1, 1), batch=4)
     for source in range(length):
         stream = reference.stream.clone()
         for target in targets:
@@ -355,7 +356,7 @@ def test_knockout_cuts_both_directions(case):
 
 def test_occlusion(case):
     model, batch, trace, references = case
-    effect = occlusion(model, class_readout(3), pixel_values=batch[:1])
+    effect = occlusion(capture(model, pixel_values=batch[:1]), class_readout(3))
     tokens = references[0].tokens
     for source in range(trace.shape[1]):
         hidden_one = tokens.clone()

@@ -14,7 +14,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain_picture, explain_picture_methods
 from mambascope.explanation.stages import explains_stage
 from mambascope.methods.gradients import gradient_x_input
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.readout import class_readout
 from mambascope.methods.registry import METHODS
 from mambascope.show.picture_words import what_is_explained
@@ -79,14 +79,14 @@ def test_a_class_is_explained_by_gradients_back_to_the_first_stage_or_at_a_stage
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
     result = explain_picture(model, pixels(), target=2)
     assert (result.method, result.grid.rows) == ("gradient-x-input", 8)
-    expected = gradient_x_input(model, class_readout(2), **inputs).scores[0]
+    expected = gradient_x_input(capture(model, **inputs), class_readout(2)).scores[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
     against = explain_picture(model, pixels(), foil=1)
     assert (against.method, against.grid.rows) == ("gradient-x-input", 8), "a foil alone asks about a class too"
     assert against.target.asked.endswith("minus that of 'LABEL_1'")
     result = explain_picture(model, pixels(), target=2, method="mamba-attribution", stage=0)
     gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
-    expected = mamba_attribution(capture(model, **inputs).stages[0], gradients, range(64))[0]
+    expected = from_gradients(capture(model, **inputs).stages[0], gradients, range(64))[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
     other = explain_picture(model, pixels(), target=1, method="mamba-attribution", stage=0)
     assert not torch.allclose(result.row(), other.row())
@@ -98,13 +98,13 @@ def test_mamba_attribution_says_nothing_before_a_layer_norm_and_says_so():
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
     gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
     with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
-        mamba_attribution(capture(model, **inputs).stages[1], gradients, range(16))
+        from_gradients(capture(model, **inputs).stages[1], gradients, range(16))
     with pytest.raises(UnsupportedModelError, match="mamba-attribution cannot explain stage 1 of a VMamba by itself"):
         explain_picture(model, pixels(), target=2, method="mamba-attribution")
     model = mambavision()  # a batch norm follows its last stage, and takes no mean out
     inputs = {"pixel_values": read_picture(pixels(64, 64), model).pixel_values.double()}
     gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
-    assert mamba_attribution(capture(model, **inputs).stages[1], gradients, range(4)).std() > 0
+    assert from_gradients(capture(model, **inputs).stages[1], gradients, range(4)).std() > 0
 
 
 @pytest.mark.parametrize("stage", [0, 1])

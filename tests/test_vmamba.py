@@ -12,7 +12,7 @@ from mambascope.errors import ReconstructionError, UnsupportedModelError
 from mambascope.methods import alti, implicit_attention, latim, rollout
 from mambascope.methods import hidden_attention as attention
 from mambascope.methods.interventions import knockout, value_zeroing
-from mambascope.methods.mamba_attribution import mamba_attribution
+from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.orders import DirectedScan
@@ -147,7 +147,7 @@ def test_methods_across_layers():
     identity = torch.eye(12, dtype=torch.float64)
     gradients = differentiate(model, last_logit, mixers=True, tokens=batch)
     with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
-        mamba_attribution(trace, gradients, range(12))
+        from_gradients(trace, gradients, range(12))
     draw = torch.Generator().manual_seed(5)
     mixers = {
         name: (y, torch.randn(y.shape, generator=draw, dtype=y.dtype)) for name, (y, _) in gradients.mixers.items()
@@ -162,7 +162,7 @@ def test_methods_across_layers():
             rho = torch.full((12,), 1 / 12, dtype=torch.float64)
             for (_, dense), flow in zip(reversed(layers), reversed(flows), strict=True):
                 rho = rho + rho @ (flow.mean(dim=1)[:, None] * dense.alpha.mean(dim=0)).clamp(min=0)
-            assert distance(mamba_attribution(trace, gradients, range(12))[row], rho) < BOUND
+            assert distance(from_gradients(trace, gradients, range(12))[row], rho) < BOUND
             stream, dense = layers[0]
             T, after = contributions(dense), stream + dense.y
             T = T + torch.diag_embed(stream.t()).permute(1, 2, 0)
@@ -175,7 +175,7 @@ def test_methods_across_layers():
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
     model = grid_model()
     batch = tokens(model)
-    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(frozen, True)), tokens=batch)
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(frozen, True)))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], frozen)) < BOUND
     for rule in frozen:
@@ -186,7 +186,7 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
 def test_the_gamma_rule(options):
     model = grid_model(**options)
     batch = tokens(model)
-    found = mamba_lrp(model, last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25), tokens=batch)
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], RULES, 0.25)) < BOUND
 
@@ -197,7 +197,7 @@ def test_relevance_is_conserved(gated, gamma):
     """Each branch of the gate's product carries half of its relevance."""
     model = without_biases(grid_model(gated=gated))
     rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
-    assert mamba_lrp(model, last_logit, rules=rules, tokens=tokens(model)).conservation_error.max() < 1e-12
+    assert mamba_lrp(capture(model, tokens=tokens(model)), last_logit, rules=rules).conservation_error.max() < 1e-12
 
 
 @torch.no_grad()
@@ -215,11 +215,11 @@ def test_interventions_cut_all_four_scans():
         o = layer_norm(mixer.out_norm, (whole[target] - weight * s[source])[None])[0]
         return stream[target] + mixer.out_proj(o * z[target] * torch.sigmoid(z[target]))
 
-    found = value_zeroing(model, 1, batch=5, tokens=batch)
+    found = value_zeroing(capture(model, tokens=batch), 1, batch=5)
     for target, source in itertools.product((0, 5, 11), range(12)):
         expected = 1 - torch.cosine_similarity(cut(target, source), after[target], dim=0)
-        assert float(found[target, source]) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
-    effect = knockout(model, last_logit, [2, 7], layers=(1, 1), batch=5, tokens=batch)
+        assert float(found[0, target, source]) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
+    effect = knockout(capture(model, tokens=batch), last_logit, targets=[2, 7], layers=(1, 1), batch=5)
     for source in range(12):
         turned = after.clone()
         turned[2], turned[7] = cut(2, source), cut(7, source)

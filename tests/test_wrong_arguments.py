@@ -29,19 +29,18 @@ pixels = np.zeros((32, 32, 3), dtype=np.uint8)
 trace = capture(model, input_ids=ids)
 linear, wrapped = torch.nn.Linear(2, 2), torch.nn.ModuleList([model])
 explain, picture = mambascope.explain, mambascope.explain_picture
-PASSES = {
+PASSES = {name: getattr(mambascope, name) for name in ("differentiate", "direction")}
+OF_A_RUN = {
     name: getattr(mambascope, name)
-    for name in ("mamba_lrp", "gradient_x_input", "integrated_gradients", "smooth_grad", "differentiate", "direction")
-    + ("occlusion",)
+    for name in ("mamba_lrp", "gradient_x_input", "integrated_gradients", "smooth_grad", "occlusion", "knockout")
 }
-PASSES["knockout"] = lambda model, readout, **inputs: mambascope.knockout(model, readout, 1, **inputs)
 ONE_LAYER = {
     name: getattr(mambascope, name)
     for name in ("hidden_attention", "implicit_attention", "raw_attention", "latim", "alti")
 }
 ONE_LAYER["operator"] = mambascope.Trace.operator
 ONE_LAYER["contributions"] = lambda trace, layer: mambascope.contributions(trace, layer, 1)
-ONE_LAYER["value_zeroing"] = lambda trace, layer: mambascope.value_zeroing(model, layer, input_ids=ids)
+ONE_LAYER["value_zeroing"] = mambascope.value_zeroing
 
 result = mambascope.explain(model, tokenizer, text, method="latim", targets="all")
 
@@ -79,12 +78,14 @@ calls = {
     "load None": lambda: mambascope.load(None),
     "channels": lambda: mambascope.hidden_attention(trace, 0, [1.5]),
     "channels 5": lambda: mambascope.hidden_attention(trace, 0, 5),
-    "a window": lambda: mambascope.knockout(model, readout, 1, layers=1, input_ids=ids),
-    "no readout": lambda: mambascope.mamba_lrp(model, 5, input_ids=ids),
+    "a window": lambda: mambascope.knockout(trace, readout, targets=1, layers=1),
+    "no readout": lambda: mambascope.mamba_lrp(trace, 5),
 }
 for name in PASSES:
     calls[f"{name} str"] = lambda run=PASSES[name]: run("tiny-mamba", readout, input_ids=ids)
     calls[f"{name} nothing"] = lambda run=PASSES[name]: run(model, readout)
+for name in OF_A_RUN:
+    calls[f"{name} model"] = lambda run=OF_A_RUN[name]: run(model, readout)
 for wrong in ("3", 2.0, True, [1]):
     for name in ONE_LAYER:
         calls[f"{name} layer={wrong!r}"] = lambda run=ONE_LAYER[name], wrong=wrong: run(trace, wrong)
@@ -160,6 +161,7 @@ EXPECTED = {
 PATTERNS = {
     "str": "the model is the name 'tiny-mamba'; load it first",
     "nothing": "there is nothing to read: pass input_ids",
+    "model": "a trace is needed, what mambascope.capture(model, …) returned; found MambaForCausalLM(",
 }
 
 

@@ -17,32 +17,27 @@ from mambascope.cli.delivering import FIGURES, check_out, command_line
 from mambascope.errors import InputError
 from mambascope.explanation import explain_picture_methods
 from mambascope.explanation.explaining import check_heard
-from mambascope.explanation.pictures import WHEREVER_IT_IS_READ, has_features
+from mambascope.explanation.pictures import has_features
 from mambascope.explanation.stages import explains_stage
 from mambascope.files import whole_file
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS, find_method
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
 from mambascope.show.comparison_page import comparison_page
 from mambascope.show.picture_words import INDEPENDENT, source_name
 from mambascope.show.text import Screen, number, percent
 from mambascope.show.tokens import visible
-from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.families import kinds_of
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import read_picture
 
 FORMATS = (".html", *FIGURES, ".json")
 SET_IN: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
 
-#: The columns of the figure in the Hidden Attention paper and MambaLRP, each with the methods that stand in it: the
-#: first that can read the model.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "raw attention": ("raw-attention",),
-    "rollout": ("rollout",),
-    "attribution": ("mamba-attribution", "transformer-attribution", "alti-rollout"),
-    "relevance": ("mamba-lrp", "alti-logit", "gradient-x-input"),
-}
+#: The columns of the figure in the Hidden Attention paper, and relevance.
+COLUMNS = ("raw attention", "rollout", "attribution", "relevance")
 
 
 def compare(
@@ -59,7 +54,7 @@ def compare(
     out: Path | None,
 ) -> None:
     """Explain one picture by every method with every model, print the numbers, and write the grid."""
-    columns: dict[str, tuple[str, ...]] = COLUMNS
+    columns = {name: _standing_in(name) for name in COLUMNS}
     if methods is not None:
         columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
         check_heard([METHODS[names[0]] for names in columns.values()], target, foil)
@@ -84,6 +79,12 @@ def compare(
             print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
 
 
+def _standing_in(column: str) -> tuple[str, ...]:
+    """Return the methods of a column, of which the first that can read the model is taken: the most special first."""
+    found = [method for method in METHODS.values() if method.column == column]
+    return tuple(method.name for method in sorted(found, key=lambda method: len(method.kinds)))
+
+
 def _names(given: str, option: str) -> list[str]:
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
@@ -92,10 +93,10 @@ def _names(given: str, option: str) -> list[str]:
 
 
 def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
-    """Return one model's results, column by column; those that hear of no class are not told of one."""
-    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    """Return one model's results, column by column; methods that score a position are told of no class."""
+    kinds = kinds_of(model)
     named = question["target"] is not None or question["foil"] is not None
-    deaf = question["patch"] is not None and (named or not has_features(model))
+    one_patch = question["patch"] is not None and (named or not has_features(model))
     chosen: list[Method | None] = []
     reasons = []
     for names in columns.values():
@@ -103,7 +104,7 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
         if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
             able, reason = [], f"{able[0].name} cannot explain the last stage by itself"
-        if deaf and able and able[0].name in WHEREVER_IT_IS_READ:
+        if one_patch and able and not able[0].by_place:
             able, reason = [], f"{able[0].name} explains a class, not a single patch"
         chosen.append(able[0] if able else None)
         reasons.append(reason)
@@ -111,9 +112,9 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
     results: dict[str, Attribution] = {}
     for asks in (True, False):
         asked = [one.name for one in methods if one.asks is asks]
-        heard = question if asks else {"patch": question["patch"]}
+        given = question if asks else {"patch": question["patch"]}
         if asked:
-            results |= zip(asked, explain_picture_methods(model, picture, methods=asked, **heard), strict=True)
+            results |= zip(asked, explain_picture_methods(model, picture, methods=asked, **given), strict=True)
     return Compared(tuple(None if one is None else results[one.name] for one in chosen), tuple(reasons))
 
 

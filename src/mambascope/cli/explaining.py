@@ -17,7 +17,8 @@ from mambascope.explanation import default_method, explain_methods
 from mambascope.explanation.explaining import check_asked, check_heard
 from mambascope.explanation.views import readable_methods, with_views
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import Method, find_method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import find_method
 from mambascope.trace.preparation import reads_pictures
 
 

@@ -12,11 +12,11 @@ from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import DEFAULT_METHOD, default_method, explain_picture_methods
 from mambascope.explanation.explaining import check_asked, check_heard
-from mambascope.explanation.pictures import WHEREVER_IT_IS_READ
 from mambascope.explanation.stages import explains_stage, stage_number
 from mambascope.explanation.views import readable_methods, with_views
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import Method, find_method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import find_method
 from mambascope.numbering import Layers
 from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import read_picture
@@ -80,4 +80,4 @@ def _others(model: Any, layer: Layers, patch: tuple[int, int] | None, stage: int
     able = [one for one in readable_methods(model) if layer == "all" or one.scope == "layer"]
     if isinstance(model, StagedModel) and stage is not None:
         able = [one for one in able if explains_stage(model, one, stage)]
-    return [one for one in able if patch is None or one.name not in WHEREVER_IT_IS_READ]
+    return [one for one in able if patch is None or one.by_place]

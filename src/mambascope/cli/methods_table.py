@@ -10,7 +10,8 @@ from typing import Any
 
 from mambascope.cli.listing_methods import TABLE
 from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
-from mambascope.methods.registry import METHODS, Method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS
 
 NEEDS = {
     "forward": "one forward pass",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mambascope.errors import InputError
-from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.released import Compat, check_compat
 
 

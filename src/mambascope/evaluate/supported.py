@@ -9,7 +9,7 @@ from torch import nn
 from mambascope.errors import UnsupportedModelError
 from mambascope.evaluate.forms import find_form
 from mambascope.methods.registry import METHODS
-from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.families import kinds_of
 
 
 def supported_methods(model: nn.Module) -> list[str]:
@@ -18,7 +18,7 @@ def supported_methods(model: nn.Module) -> list[str]:
     Raises:
         UnsupportedModelError: if the model has no layer that mambascope can read.
     """
-    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    kinds = kinds_of(model)
     return [method.name for method in METHODS.values() if kinds <= method.kinds]
 
 
@@ -31,7 +31,7 @@ def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
     """
     forms = {name: find_form(name) for name in methods}
     able = supported_methods(model)
-    attends = any(isinstance(family, AttentionFamily) for _, _, family in find_mixers(model))
+    attends = "attention" in kinds_of(model)
     unable = [n for n, (method, form) in forms.items() if method.name not in able or (form == "released" and attends)]
     if unable:
         name = getattr(model, "name_or_path", "") or type(model).__name__

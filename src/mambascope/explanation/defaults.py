@@ -9,19 +9,23 @@ from transformers import PreTrainedModel
 
 from mambascope.methods.registry import METHODS
 from mambascope.numbering import Layers
-from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.trace.families import kinds_of
 from mambascope.trace.picture_models import StagedModel
 
 #: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
 #: agrees best with interventions in the size of its scores (docs/agreement.md).
-DEFAULT_METHOD = "latim"
+DEFAULT_METHOD = next(method.name for method in METHODS.values() if method.shows_layers)
 
 #: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
 #: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
-DEFAULT_ANSWERS = ("mamba-lrp", "alti-logit", "gradient-x-input")
+DEFAULT_ANSWERS = tuple(
+    method.name
+    for method in sorted(METHODS.values(), key=lambda method: method.answers or 0)
+    if method.answers is not None
+)
 
 #: The method that explains a class of a model with stages.
-STAGED_ANSWER = "gradient-x-input"
+STAGED_ANSWER = next(name for name in DEFAULT_ANSWERS if METHODS[name].by_stage)
 
 
 def default_method(
@@ -39,7 +43,7 @@ def default_method(
         return STAGED_ANSWER if named else DEFAULT_METHOD
     if not named and (layer != "all" or targets == "all" or not has_head(model)):
         return DEFAULT_METHOD
-    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    kinds = kinds_of(model)
     return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
 
 

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
 from mambascope.explanation.asking import Question, has_independent_classes, next_tokens, resolve
 from mambascope.explanation.defaults import default_method
+from mambascope.explanation.runner import Rows, score, score_every
 from mambascope.explanation.stages import one_stage, stage_number
-from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Model, Target
-from mambascope.methods.case import Case
-from mambascope.methods.memory import require_room
-from mambascope.methods.registry import METHODS, Method, find_method, layer_kinds
+from mambascope.methods.attribution import Attribution, Model, Target
+from mambascope.methods.method import Method
+from mambascope.methods.readout import Place
+from mambascope.methods.registry import METHODS, check_readable, find_method
 from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.methods.trust import caution
 from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers, shown
-from mambascope.show.progress import Steps, told
+from mambascope.progress import Steps, told
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
 from mambascope.trace.families import find_mixers
@@ -34,9 +35,6 @@ from mambascope.trace.tokens import encode
 
 #: What is told of the work: by default a bar in a terminal or notebook once it has taken two seconds; False for none.
 Progress = Steps | bool | None
-
-#: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
-MANY = 8
 
 
 def explain(
@@ -213,24 +211,27 @@ def _explained(
     numbered = map(str if grid is None else grid.name, range(trace.shape[1]))
     pieces = tuple(numbered) if pieces is None else tuple(pieces)
     for method in methods:
-        method.check(trace)
+        check_readable(method, trace)
     asked = resolve(model, tokenizer, trace, inputs, question)
-    case = Case(model, inputs, trace, asked.positions, asked.readout, compat)
+    readout = asked.readout or Place(asked.positions)
     step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
     described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
-    kinds = [layer_kinds(trace)[number] for number in layers]
+    kinds = [trace.kinds[number] for number in layers]
     results = []
     for method in methods:
         started = time.perf_counter()
-        scores, axis, over, evidence, pixels = _scores(case, method, layers, asked.place, targets, step)
+        if targets == "all":
+            rows = score_every(trace, method, layers=layers, step=step)
+        else:
+            rows = score(trace, method, [readout], layers=layers, compat=compat, step=step)
         errors = [trace.layers[number].reconstruction_error for number in layers]
         explains = asked.readout if method.asks else None
         results.append(
             Attribution(
-                scores=scores.float().cpu(),
+                scores=rows.scores.float().cpu(),
                 tokens=pieces,
                 axes={
-                    "layer": axis,
+                    "layer": rows.layers,
                     "target": tuple(range(len(pieces))) if targets == "all" else (asked.place,),
                     "source": tuple(range(len(pieces))),
                 },
@@ -250,15 +251,15 @@ def _explained(
                     "reconstruction_error": max(errors),
                     "reconstruction_error_per_layer": errors,
                     **of_stage,
-                    **_evidence(trace, method, layers, evidence),
+                    **_evidence(trace, method, layers, rows),
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
                     **({"compat": compat} if compat != "published" else {}),
                     **({"layer_kinds": kinds} if len(set(kinds)) > 1 else {}),
                 },
-                over_layers=over,
+                over_layers=rows.over_layers,
                 grid=grid,
-                pixels=None if pixels is None else pixels.float().cpu(),
+                pixels=None if rows.pixels is None else rows.pixels.float().cpu(),
             )
         )
     return results
@@ -282,50 +283,18 @@ def check_asked(methods: Sequence[Method], layer: LayersAsked, targets: str, com
 
 def check_heard(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
     """Raise InputError if a target or foil is named to a method that does not look at what is predicted."""
-    deaf = [method for method in methods if not method.asks]
-    if deaf and (target is not None or foil is not None):
+    unable = [method for method in methods if not method.asks]
+    if unable and (target is not None or foil is not None):
         able = ", ".join(method.name for method in METHODS.values() if method.asks)
         raise InputError(
-            f"{deaf[0].name} scores a position, whatever is predicted there; to explain a target or foil choose one of "
-            f"{able}"
+            f"{unable[0].name} scores a position, whatever is predicted there; to explain a target or foil choose one "
+            f"of {able}"
         )
 
 
-def _scores(
-    case: Case, method: Method, layers: list[int], place: int, targets: str, step: Callable[[], None]
-) -> tuple[Tensor, tuple[int | str, ...], Literal["mean", "sum"], dict[str, Any], Tensor | None]:
-    """Return scores (layer, target, source), the layer axis, how layers make the whole, evidence, scores of pixels."""
-    trace, length = case.trace, case.trace.shape[1]
-    if targets == "all":
-        require_room((len(layers), length, length), torch.empty(0), "explain one position, or shorten the text")
-    if method.scope == "model":
-        if targets == "all":
-            assert method.whole_map is not None
-            step()
-            return method.whole_map(trace), (WHOLE_MODEL,), "sum", {}, None
-        assert method.score is not None
-        scored = method.score(case)
-        step()
-        axis = (WHOLE_MODEL,) if len(scored.scores) == 1 else tuple(range(len(trace.layers)))
-        return scored.scores[:, None], axis, scored.over_layers, dict(scored.diagnostics), scored.pixels
-    rows = []
-    for number in layers:
-        if targets == "all":
-            assert method.map is not None
-            rows.append(method.map(trace, number)[0])
-        elif method.map is not None and case.compat == "published" and len(case.positions) > length // MANY:
-            rows.append(method.map(trace, number)[0, list(case.positions)].mean(dim=0)[None])
-        else:
-            assert method.row is not None
-            options = {"compat": case.compat} if case.compat != "published" else {}
-            of_targets = [method.row(trace, number, target, **options)[0] for target in case.positions]
-            rows.append(torch.stack(of_targets).mean(dim=0)[None])
-        step()
-    return torch.stack(rows), tuple(layers), "mean", {}, None
-
-
-def _evidence(trace: Trace, method: Method, layers: list[int], found: dict[str, Any]) -> dict[str, Any]:
+def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> dict[str, Any]:
     """Return what was measured about a method's scores, with what its activation rule leaves and a caution in words."""
+    found = dict(rows.diagnostics[0]) if rows.diagnostics else {}
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}

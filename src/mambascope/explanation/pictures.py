@@ -15,10 +15,11 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation.asking import Question
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.explaining import Progress, check_asked, check_heard, explain_inputs
-from mambascope.explanation.stages import BACK_TO_THE_FIRST, stage_number
+from mambascope.explanation.stages import stage_number
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import METHODS, Method, find_method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.released import Compat
 from mambascope.numbering import LayersAsked, read_layers, shown, whole_numbers
 from mambascope.trace.families import find_mixers
@@ -28,9 +29,6 @@ from mambascope.trace.picture_models import StagedModel
 from mambascope.trace.pictures import Picture, read_picture
 from mambascope.trace.preparation import own_size
 from mambascope.trace.vim import VisionMamba
-
-#: Methods that follow a number back to the tokens from wherever it is read: of a patch they explain the features alone.
-WHEREVER_IT_IS_READ = ("alti-logit", "mamba-lrp", *BACK_TO_THE_FIRST)
 
 
 def explain_picture(
@@ -156,12 +154,10 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
         patch: The patch, or None.
         features: Whether the number to explain is the patch's own features, and not a class's logit.
     """
-    deaf = [method.name for method in methods if method.name in WHEREVER_IT_IS_READ]
-    if patch is not None and deaf and not features:
-        able = ", ".join(name for name in METHODS if name not in WHEREVER_IT_IS_READ)
-        raise InputError(
-            f"{deaf[0]} explains a class, not a single patch; choose one of {able}"
-        )
+    unable = [method.name for method in methods if not method.by_place]
+    if patch is not None and unable and not features:
+        able = ", ".join(method.name for method in METHODS.values() if method.by_place)
+        raise InputError(f"{unable[0]} explains a class, not a single patch; choose one of {able}")
 
 
 def has_features(model: PreTrainedModel) -> bool:

@@ -9,16 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.methods.registry import METHODS, Method
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS
 from mambascope.numbering import whole_number
 from mambascope.trace import Trace
 from mambascope.trace.picture_models import StagedModel
-
-#: Methods that follow a number back to the tokens as they are embedded, through whatever lies between.
-BACK_TO_THE_FIRST = ("gradient-x-input", "integrated-gradients", "smoothgrad", "occlusion")
-
-#: Methods that add up layers, or change them, where a stage is no whole.
-WHOLE_MODELS = ("alti-logit", "mamba-lrp", "value-zeroing", "knockout")
 
 
 def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> int | None:
@@ -38,7 +33,7 @@ def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> in
     stage = None if stage is None else whole_number(stage, "stage")
     if stage is not None and not -count <= stage < count:
         raise InputError(f"stage {stage} does not exist: the model has {count} that mix tokens, 0 to {count - 1}")
-    back = any(method.name in BACK_TO_THE_FIRST for method in methods)
+    back = any(method.reaches_embeddings for method in methods)
     number = (0 if back else count - 1) if stage is None else stage % count
     unable = [method.name for method in methods if not explains_stage(model, method, number)]
     if unable:
@@ -51,11 +46,11 @@ def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> in
 
 def explains_stage(model: StagedModel, method: Method, number: int) -> bool:
     """Return whether a method has something to say of one stage."""
-    if method.name in BACK_TO_THE_FIRST:
+    if method.reaches_embeddings:
         return number == 0 and model.cells()[0] == model.embedded_cell
-    if method.name == "mamba-attribution" and model.centred_end:
+    if method.takes_means and model.centred_end:
         return number != len(model.cells()) - 1
-    return method.name not in WHOLE_MODELS
+    return method.by_stage
 
 
 def one_stage(model: StagedModel, trace: Trace, number: int) -> Trace:

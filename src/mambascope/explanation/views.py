@@ -10,8 +10,9 @@ from torch import nn
 
 from mambascope.explanation.defaults import DEFAULT_METHOD
 from mambascope.methods.attribution import Attribution
-from mambascope.methods.registry import METHODS, Method
-from mambascope.trace.families import AttentionFamily, find_mixers
+from mambascope.methods.method import Method
+from mambascope.methods.registry import METHODS
+from mambascope.trace.families import kinds_of
 
 #: Seconds that all methods which nobody asked for may take together, by their estimate.
 METHOD_SECONDS = 1.0
@@ -58,7 +59,7 @@ def with_views(
 
 def readable_methods(model: nn.Module) -> list[Method]:
     """Return the methods that can read every layer of a model."""
-    kinds = {"attention" if isinstance(family, AttentionFamily) else "scan" for _, _, family in find_mixers(model)}
+    kinds = kinds_of(model)
     return [one for one in METHODS.values() if kinds <= one.kinds]
 
 

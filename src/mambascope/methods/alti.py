@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import LATIM, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_numbers
@@ -175,3 +176,32 @@ def _normalised(raw: Float[Tensor, "b t L"], first: int) -> Float[Tensor, "b t L
     if empty.any():
         raw[:, :, first:].diagonal(dim1=-2, dim2=-1).masked_fill_(empty[..., 0], 1.0)
     return raw
+
+
+def _rollout(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    row = alti_rollout_row(trace, readout.positions)
+    return MethodResult(row, {"conservation_error": abs(1 - float(row.sum()))})
+
+
+METHODS = [
+    Method(
+        "latim-alti",
+        "share of each source in the residual stream after the layer, by ℓ1 distance",
+        LATIM,
+        signed=False,
+        row=alti_row,
+        map=alti,
+    ),
+    Method(
+        "alti-rollout",
+        "product of the layers' ALTI shares: share of each input in the last layer",
+        LATIM,
+        signed=False,
+        cost="quadratic",
+        passes=3.0,
+        growth=0.1,
+        score=_rollout,
+        whole_map=alti_rollout,
+        column="attribution",
+    ),
+]

@@ -15,8 +15,9 @@ so does `value_bias="source"` (see `mambascope.methods.alti`). The sum is the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,9 +26,11 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
+from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
+from mambascope.methods.readout import Readout
 from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
-from mambascope.trace.differentiate import Gradients
+from mambascope.trace.differentiate import Gradients, directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ class LogitUpdates:
 
 def alti_logit(
     trace: Trace,
-    final: Gradients,
+    readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     rule: Rule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
@@ -67,9 +70,8 @@ def alti_logit(
 
     Args:
         trace: A capture.
-        final: `direction(model, readout, …)` on the same model and text: the stream before the final norm and the
-            readout's gradient there, the norm frozen. A readout that is not linear in the logits (a log-probability)
-            is explained to first order; the rest is in the term `constant`.
+        readout: Given the model's outputs, returns one number per text. One that is not linear in the logits (a
+            log-probability) is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
         maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, where several readouts
             share them; computed one at a time if not given.
@@ -77,9 +79,21 @@ def alti_logit(
 
     Raises:
         InputError: if the rule or the value bias does not exist.
-        UnsupportedModelError: if the model has a norm after each layer's sum (BERT) or no readable blocks.
+        UnsupportedModelError: if the model has a norm after each layer's sum (BERT), no final norm or no readable
+            blocks.
         MapTooLargeError: if a layer's map would not fit in memory.
     """
+    return _updates(trace, trace.logit_direction(readout), rule, maps, value_bias)
+
+
+def _updates(
+    trace: Trace,
+    final: Gradients,
+    rule: Rule = "secant",
+    maps: Sequence[Float[Tensor, "b L L"]] | None = None,
+    value_bias: ValueBias = "bias",
+) -> LogitUpdates:
+    """Return every input's share of the readout whose direction in the stream before the final norm is given."""
     first = trace.layers[0].captured.residual
     if first is None or any(record.post_norm is not None for record in trace.layers):
         raise UnsupportedModelError(
@@ -110,3 +124,40 @@ def alti_logit(
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:
     return (a.double() * b.double()).sum(dim=(1, 2))
+
+
+def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    updates = alti_logit(trace, number_of(readout))
+    terms = {"tokens": float(updates.scores[0].double().sum())}
+    terms |= {name: float(term[0]) for name, term in updates.terms.items()}
+    evidence = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
+    return MethodResult(updates.scores[0], evidence | {"value": float(updates.value[0])})
+
+
+def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "layer T L"]:
+    """The forward pass and the layers' ALTI maps are the same for every readout and are made once."""
+    maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
+    finals = directions(trace.model, readouts, **trace.inputs)
+    return torch.stack([_updates(trace, final, maps=maps).scores[0] for final in finals], dim=1)
+
+
+METHODS = [
+    Method(
+        "alti-logit",
+        "what each layer's update of the logit owes to each input, traced back by ALTI",
+        LATIM,
+        signed=True,
+        needs="backward",
+        cost="quadratic",
+        passes=3.0,
+        growth=0.1,
+        score=_scored,
+        score_many=_rows,
+        asks=True,
+        split=True,
+        by_place=False,
+        by_stage=False,
+        answers=1,
+        column="relevance",
+    ),
+]

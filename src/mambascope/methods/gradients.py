@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.methods.mamba_lrp import gradient_x_pixels
+from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.readout import OneEach
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
-from mambascope.trace.inputs import check_inputs
 from mambascope.trace.running import call, in_texts
 
 #: Tokens that run at a time, unless the caller says how many texts: their graph is kept for the backward pass.
@@ -54,31 +57,29 @@ class GradientScores:
         return {"completeness_error": float(self.error.max())}
 
 
-def gradient_x_input(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> GradientScores:
+def gradient_x_input(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> GradientScores:
     """Return gradient times input of every token for a readout.
 
     Args:
-        model: A stock model.
+        trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
-        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+        InputError: if captum is not installed, or the model is quantised.
     """
-    with _passes(model, readout, inputs) as passes:
+    with _passes(trace, readout) as passes:
         method = _captum().InputXGradient(passes.run)
         leaf = passes.embeddings.clone().requires_grad_()
         return passes.scored(method.attribute(leaf, additional_forward_args=passes.rest))
 
 
 def integrated_gradients(
-    model: nn.Module,
+    trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     steps: int = 50,
     baseline: str = "zero",
     batch: int | None = None,
-    **inputs: Any,
 ) -> GradientScores:
     """Return integrated gradients of every token for a readout, along the line from a baseline to the embedded text.
 
@@ -86,25 +87,24 @@ def integrated_gradients(
     zero, and there within 1e-6 of the line's length, where a rule of 50 steps, or 500, may see next to nothing.
 
     Args:
-        model: A stock model.
+        trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
         steps: Points of the Gauss-Legendre rule; raise it if the completeness error is too large.
         baseline: `zero`, a vector of zeros for every token, or `mean`, the mean of all embeddings.
         batch: Texts that run at a time, at least as many as there are; None for as many as make 1024 tokens.
-        inputs: As in `gradient_x_input`.
 
     Raises:
-        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+        InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
     _require_positive("steps", steps)
     if baseline not in ("zero", "mean"):
         raise InputError(f"unknown baseline {baseline!r}; choose 'zero' or 'mean'")
-    with _passes(model, readout, inputs) as passes:
+    with _passes(trace, readout) as passes:
         method = _captum().IntegratedGradients(passes.run)
         texts = len(passes.embeddings)
         start = torch.zeros_like(passes.embeddings)
         if baseline == "mean":
-            start += mean_embedding(model).to(start.dtype)
+            start += mean_embedding(trace.model).to(start.dtype)
         attributions = method.attribute(
             passes.embeddings,
             baselines=start,
@@ -116,14 +116,13 @@ def integrated_gradients(
 
 
 def smooth_grad(
-    model: nn.Module,
+    trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     noise: float = 0.1,
     samples: int = 25,
     seed: int = 0,
     batch: int | None = None,
-    **inputs: Any,
 ) -> GradientScores:
     """Return the gradient averaged over noisy copies of the embedded text, times the text, for every token.
 
@@ -131,22 +130,21 @@ def smooth_grad(
     `batch` give the same scores, and the global random state stays as it is.
 
     Args:
-        model: A stock model.
+        trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
         noise: Standard deviation of the noise, in standard deviations of the text's embeddings. (The paper measures it
             by their range, which outliers set in embeddings, unlike in pixels.)
         samples: Noisy copies of each text.
         seed: Seed of the noise.
         batch: Copies that run at a time; None for as many as make 1024 tokens.
-        inputs: As in `gradient_x_input`.
 
     Raises:
-        InputError: if captum is not installed, the inputs cannot be used, or the model is quantised.
+        InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
     _require_positive("samples", samples)
     if not noise > 0:
         raise InputError(f"noise {noise} is not positive; give a share of the embeddings' standard deviation")
-    with _passes(model, readout, inputs) as passes:
+    with _passes(trace, readout) as passes:
         captum = _captum()
         gradients = []
         for row, text in enumerate(passes.embeddings):
@@ -216,13 +214,12 @@ class _Passes:
 
 
 @contextmanager
-def _passes(
-    model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], inputs: dict[str, Any]
-) -> Iterator[_Passes]:
+def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iterator[_Passes]:
+    check_trace(trace)
     _captum()
-    check_inputs(model, inputs)
-    with differentiable(model):
-        yield _Passes(model, readout, inputs, embedded(model, inputs))
+    inputs = dict(trace.inputs)
+    with differentiable(trace.model):
+        yield _Passes(trace.model, readout, inputs, embedded(trace.model, inputs))
 
 
 def _captum() -> Any:
@@ -242,3 +239,73 @@ def _captum() -> Any:
 def _require_positive(name: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{name} must be 1 or more, found {value}")
+
+
+def _scored(trace: Trace, found: GradientScores, pixels: Tensor | None = None) -> MethodResult:
+    evidence = {"value": float(found.value[0])} | found.evidence
+    return MethodResult(at_positions(trace, found.scores), evidence, pixels=None if pixels is None else pixels[0])
+
+
+def _gradient_x_input(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    number = number_of(readout)
+    return _scored(trace, gradient_x_input(trace, number), gradient_x_pixels(trace, number))
+
+
+def _rows(trace: Trace, readout: OneEach) -> Float[Tensor, "b L"]:
+    return at_positions(trace, gradient_x_input(trace, readout).scores)
+
+
+def _integrated_gradients(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    """From the mean embedding, from zeros for pictures.
+
+    After RMS norms nearly all change on the way from zero happens in its first millionth, which no sum of steps sees.
+    """
+    baseline = "zero" if trace.input_ids is None else "mean"
+    return _scored(trace, integrated_gradients(trace, number_of(readout), baseline=baseline))
+
+
+def _smooth_grad(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    return _scored(trace, smooth_grad(trace, number_of(readout)))
+
+
+METHODS = [
+    Method(
+        "gradient-x-input",
+        "the logit's gradient at each embedding, times the embedding",
+        "Shrikumar et al. 2017, arXiv 1605.01713",
+        signed=True,
+        needs="backward",
+        score=_gradient_x_input,
+        batches=_rows,
+        passes=4.0,
+        asks=True,
+        by_place=False,
+        reaches_embeddings=True,
+        answers=2,
+        column="relevance",
+    ),
+    Method(
+        "integrated-gradients",
+        "gradients averaged on the way from the mean embedding, times the way",
+        "Sundararajan et al. 2017, arXiv 1703.01365",
+        signed=True,
+        needs="backward",
+        score=_integrated_gradients,
+        passes=100.0,
+        asks=True,
+        by_place=False,
+        reaches_embeddings=True,
+    ),
+    Method(
+        "smoothgrad",
+        "gradient times input averaged over noisy embeddings",
+        "Smilkov et al. 2017, arXiv 1706.03825",
+        signed=True,
+        needs="backward",
+        score=_smooth_grad,
+        passes=50.0,
+        asks=True,
+        by_place=False,
+        reaches_embeddings=True,
+    ),
+]

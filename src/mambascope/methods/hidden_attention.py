@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_number
 from mambascope.operators.blocks import Block, Workspace, split
@@ -111,3 +112,15 @@ def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
     if wrong or not chosen:
         raise InputError(f"channels {wrong or chosen} do not exist: this layer has {count} maps, 0 to {count - 1}")
     return chosen
+
+
+METHODS = [
+    Method(
+        "hidden-attention",
+        "the scan's own matrix, averaged over channels",
+        HIDDEN_ATTENTION,
+        signed=True,
+        row=hidden_attention_row,
+        map=hidden_attention_mean,
+    ),
+]

@@ -9,6 +9,7 @@ matrix times u, plus the biases' part, is exactly what W_o receives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from einops import reduce
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
 from mambascope.trace import Trace
@@ -91,3 +93,22 @@ def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Ten
     for layer in reversed(range(len(trace.layers))):
         rho = rho + trace.operator(layer).implicit_pull(rho)
     return rho
+
+
+METHODS = [
+    Method(
+        "implicit-attention",
+        "the scan's matrix with gate, convolution and skip, averaged over channels",
+        IMPLICIT,
+        signed=True,
+        row=implicit_attention_row,
+        map=partial(implicit_attention, channels="mean"),
+    ),
+    Method(
+        "implicit-rollout",
+        "product over layers of identity plus implicit attention",
+        IMPLICIT,
+        signed=True,
+        score=lambda trace, readout, compat: MethodResult(implicit_rollout_row(trace, readout.positions)),
+    ),
+]

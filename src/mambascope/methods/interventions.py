@@ -15,33 +15,28 @@ from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, batches, copies, measure, one_each, require_one_text
 from mambascope.methods.memory import require_room
-from mambascope.methods.occlusion import occlusion
+from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
 from mambascope.numbering import shown
-from mambascope.trace import LayerRecord, Trace, capture
-from mambascope.trace.families import Family
-from mambascope.trace.inputs import check_inputs
+from mambascope.trace import LayerRecord, Trace, check_trace
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
 from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.trace import precision
 
-__all__ = ["Effect", "knockout", "occlusion", "value_zeroing"]
-
 
 def knockout(
-    model: nn.Module,
+    trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
-    targets: int | Sequence[int],
     *,
+    targets: int | Sequence[int] | None = None,
     layers: tuple[int, int] | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **inputs: Any,
 ) -> Effect:
     """Return how far a readout falls when the scans of some targets run without one source, for every source.
 
@@ -50,48 +45,48 @@ def knockout(
     which the convolution has mixed with the K-1 before it. A hybrid's attention layers are left alone.
 
     Args:
-        model: A stock model with selective-scan mixers.
+        trace: A capture of one text by a model with selective-scan mixers.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
-        targets: The positions that lose the source; negative numbers count back from the text's own last token.
+        targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
+            text's own last token.
         layers: First and last layer of a window, both included; None for all.
         batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
-        inputs: One text, handed to the model: `input_ids` (1, L) or `inputs_embeds` (1, L, E), …
 
     Raises:
-        InputError: if the inputs are not one text, or a target, a layer or the readout cannot be used.
+        InputError: if the trace is not of one text, or a target, a layer or the readout cannot be used.
         UnsupportedModelError: if the model has no selective scan.
         ReconstructionError: if the model's scans are not what they seem.
     """
+    check_trace(trace)
+    model, inputs = trace.model, dict(trace.inputs)
     scan_mixers(model)
-    check_inputs(model, inputs)
     require_one_text(inputs)
-    readout = in_texts(readout, inputs)
+    readout, own = in_texts(readout, inputs), getattr(readout, "positions", None)
+    targets = own if targets is None else targets
+    if targets is None:
+        raise InputError("this readout does not say where it is read; pass targets, the positions that lose the source")
     with running(model):
-        trace = capture(model, **inputs)
         length, device = trace.shape[1], trace.layers[0].captured.x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
         window = _window(trace, layers)
         mixers = frozenset(record.name for record in window)
-        with intervening(model, None):
-            outputs = call(model, inputs)
 
         def without(start: int, stop: int) -> Any:
             with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(model, copies(inputs, stop - start))
 
         sources = max(record.operator().seen(max(rows)).stop for record in window)  # others give the targets nothing
-        return measure(readout, outputs, without, length=length, sources=sources, batch=batch, progress=progress)
+        return measure(readout, trace.outputs, without, length=length, sources=sources, batch=batch, progress=progress)
 
 
 def value_zeroing(
-    model: nn.Module,
+    trace: Trace,
     layer: int,
     *,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **inputs: Any,
-) -> Float[Tensor, "L L"]:
+) -> Float[Tensor, "1 L L"]:
     """Return how far each target's output of one layer turns when one source's value is zero there.
 
     Row i is the target, column k the source: the cosine distance between the layer's output at i with the whole text
@@ -99,26 +94,25 @@ def value_zeroing(
     block input plus y, or y alone where it stands in no block. The paper divides rows by their sum; these are not.
 
     Args:
-        model: A stock model with selective-scan mixers.
+        trace: A capture of one text by a model with selective-scan mixers.
         layer: Number of the mixer, from 0; negative numbers count from the end.
         batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
-        inputs: One text, as in `knockout`.
 
     Returns:
         Distances from 0 to 2, exactly zero where a target cannot see a source.
 
     Raises:
-        InputError: if the inputs are not one text, or the layer does not exist or has no scan.
+        InputError: if the trace is not of one text, or the layer does not exist or has no scan.
         UnsupportedModelError: if the model has no selective scan.
         MapTooLargeError: if the map would not fit in memory.
         ReconstructionError: if the model's scans are not what they seem.
     """
+    check_trace(trace)
+    model = trace.model
     scan_mixers(model)
-    check_inputs(model, inputs)
-    require_one_text(inputs)
+    require_one_text(dict(trace.inputs))
     with running(model):
-        trace = capture(model, **inputs)
         length, index = trace.shape[1], trace.index(layer)
         (record,) = _window(trace, (index, index))
         intact = _stream(record, record.captured.y)
@@ -132,6 +126,7 @@ def value_zeroing(
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
                 progress(stop, length)
+    distances = distances[None]
     return distances.tril_() if causal else distances  # before its source a column of a batch holds rounding alone
 
 
@@ -163,8 +158,42 @@ def _window(trace: Trace, layers: tuple[int, int] | None) -> list[LayerRecord]:
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:
         raise InputError(f"the window of layers {first} to {last} is empty; give its first layer, then its last")
-    found = [record for record in trace.layers[first : last + 1] if isinstance(record.family, Family)]
+    found = [record for record in trace.layers[first : last + 1] if record.kind == "scan"]
     if not found:
         classes = sorted({type(record.mixer).__name__ for record in trace.layers[first : last + 1]})
         raise InputError(f"there is no scan to cut in layers {first} to {last}: they are {', '.join(classes)}")
     return found
+
+
+def _knocked_out(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    effect = knockout(trace, number_of(readout))
+    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
+
+
+METHODS = [
+    Method(
+        "value-zeroing",
+        "how far a layer's output turns when one token's value is zeroed in it",
+        "Mohebbi et al. 2023, arXiv 2301.12971",
+        signed=False,
+        needs="interventions",
+        cost="quadratic",
+        growth=1.0,
+        kinds=SCAN,
+        map=value_zeroing,
+        by_stage=False,
+    ),
+    Method(
+        "knockout",
+        "drop of the logit when every scan loses what flows from one token to the target",
+        "Mamba Knockout 2025, arXiv 2505.24244",
+        signed=True,
+        needs="interventions",
+        cost="quadratic",
+        growth=1.0,
+        kinds=SCAN,
+        score=_knocked_out,
+        asks=True,
+        by_stage=False,
+    ),
+]

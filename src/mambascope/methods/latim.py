@@ -6,7 +6,8 @@ secant, leaves none: the vectors and the bias add up to the mixer's output.
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
@@ -85,3 +87,28 @@ def check_norm(norm: object) -> None:
     """Raise InputError unless the norm is 1 or 2."""
     if norm not in (1, 2):
         raise InputError(f"norm {norm!r} is not one of LaTIM's: choose 1 or 2")
+
+
+def _variant(name: str, title: str, rule: Rule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
+    row, whole = partial(latim_row, norm=norm, rule=rule), partial(latim, norm=norm, rule=rule)
+    return Method(name, title, LATIM, signed=False, row=row, map=whole, rule=rule, **facts)
+
+
+METHODS = [
+    _variant("latim", "ℓ2 norm of each source's exact contribution to the layer's output", shows_layers=True),
+    _variant("latim-l1", "ℓ1 norm of each source's exact contribution to the layer's output", norm=1, offered=False),
+    _variant(
+        "latim-silu",
+        "ℓ2 norm of contributions with the paper's activation of each share, which leaves a residual",
+        rule="silu",
+        kinds=SCAN,
+        offered=False,
+    ),
+    _variant(
+        "latim-identity",
+        "ℓ2 norm of contributions without the activation, for models trained without it",
+        rule="identity",
+        kinds=SCAN,
+        offered=False,
+    ),
+]

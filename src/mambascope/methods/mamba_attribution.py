@@ -9,7 +9,7 @@ same formula has the gradient at the layer's output; Transformer-Attribution pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.hidden_attention import mean_tiles
+from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, Asked, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
+from mambascope.methods.readout import FeatureReadout, Readout
 from mambascope.methods.released import (
     Compat,
     check_compat,
@@ -33,28 +35,32 @@ from mambascope.trace.differentiate import Gradients
 
 
 def mamba_attribution(
-    trace: Trace, gradients: Gradients, targets: Sequence[int], *, compat: Compat = "published"
+    trace: Trace, readout: Readout | FeatureReadout, *, compat: Compat = "published"
 ) -> Float[Tensor, "b L"]:
-    """Return the scores of all sources for the readout whose gradients are given.
+    """Return the scores of all sources for a readout; where it has several positions, their rows are averaged.
 
     Args:
         trace: A capture.
-        gradients: `differentiate(model, readout, mixers=True, …)` on the same model and text.
-        targets: The readout's positions, whose rows are averaged; negative numbers count back from each text's own
-            last token.
+        readout: What is explained, with its positions; negative numbers count back from each text's own last token.
         compat: `released` is what the released code does: one target's row alone per layer, hidden attention clamped at
             0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1] over tokens.
             That code leaves the target out of its answer; here it keeps its place, with the score 0. Where the readout
             reads one token, the last layer gives nothing: its gradient is zero at every other source.
 
     Raises:
-        InputError: if the gradients belong to another model, compat does not exist, or a target is padding in one of
-            the texts.
+        InputError: if a position does not exist or is padding in one of the texts, or compat does not exist.
         UnsupportedModelError: if released behaviour is asked of softmax attention, or the gradients' means over the
             width are zero but for rounding, as they are where nothing but LayerNorms follows, which take means out.
     """
     check_compat(compat)
-    flows = _flows(trace, gradients.mixers)
+    return from_gradients(trace, trace.gradients(readout), readout.positions, compat)
+
+
+def from_gradients(
+    trace: Trace, gradients: Gradients, targets: Sequence[int], compat: Compat = "published"
+) -> Float[Tensor, "b L"]:
+    """Return `mamba_attribution` of these targets for the number whose gradients at the mixers are given."""
+    flows = [gradients.mixers[record.name][1] for record in trace.layers]
     if compat == "released":
         if len(targets) != 1:
             raise InputError("the released Mamba-Attribution explains one target at a time")
@@ -98,9 +104,25 @@ def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tens
     return attention * min_max(strength[:, None], real)[:, 0]
 
 
-def _flows(trace: Trace, mixers: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Return the gradient at every captured mixer's output, in the trace's order."""
-    missing = [record.name for record in trace.layers if record.name not in mixers]
-    if missing:
-        raise InputError(f"there is no gradient for {missing[0]}: pass differentiate(…, mixers=True) of the same model")
-    return [mixers[record.name][1] for record in trace.layers]
+def _scored(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
+    return MethodResult(mamba_attribution(trace, number_of(readout), compat=compat))
+
+
+METHODS = [
+    Method(
+        "mamba-attribution",
+        "rollout of hidden attention weighted by the logit's gradient, its positive part",
+        HIDDEN_ATTENTION,
+        signed=False,
+        needs="backward",
+        cost="quadratic",
+        passes=3.0,
+        growth=0.1,
+        kinds=SCAN,
+        score=_scored,
+        released=True,
+        asks=True,
+        takes_means=True,
+        column="attribution",
+    ),
+]

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.readout import FeatureReadout, InTexts, OneEach, Readout
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
-from mambascope.trace.families import find_mixers
-from mambascope.trace.rules import Rules
+from mambascope.trace.rules import GRADIENT, Rules
 from mambascope.trace.running import in_texts
 
 #: The published rules for language (section 4): all frozen, linear layers plain.
@@ -89,31 +90,30 @@ class Relevance:
 
 
 def mamba_lrp(
-    model: nn.Module,
+    trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     rules: Rules = LRP,
     pixels: bool = False,
-    **inputs: Any,
 ) -> Relevance:
-    """Return the relevance of every token for a readout of the model.
+    """Return the relevance of every token for a readout of a run.
 
     Args:
-        model: A stock model.
+        trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
         rules: What is frozen: all by default; switch rules off for an ablation, or set γ. `LRP_VISION` has the γ
             published for vision; `Rules()` gives gradient times input.
         pixels: Go on from the tokens of a picture to its pixels, with the same rules in the same pass.
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
-        InputError: if the inputs cannot be used or the model is quantised.
+        InputError: if there are no pixels to go back to, or the model is quantised.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
-    readout = in_texts(readout, inputs)
-    passed = differentiate(model, readout, rules=rules, pixels=pixels, biases=True, **inputs)
+    check_trace(trace)
+    readout = in_texts(readout, trace.inputs)
+    passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     known = (Readout, OneEach, FeatureReadout, InTexts)
-    biases, others = _by_layer(model, passed)
+    biases, others = _by_layer(trace, passed)
     return Relevance(
         scores=_times_gradient(passed.embeddings, passed.at_embeddings, -1),
         biases=biases,
@@ -129,9 +129,9 @@ def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
     return (value.double() * gradient.double()).sum(dim=summed).to(value.dtype)
 
 
-def _by_layer(model: nn.Module, passed: Gradients) -> tuple[Float[Tensor, "b layer"], Float[Tensor, " b"]]:
+def _by_layer(trace: Trace, passed: Gradients) -> tuple[Float[Tensor, "b layer"], Float[Tensor, " b"]]:
     """Return what flows into the biases of every layer's block, and into those that stand in none."""
-    blocks = [name.rpartition(".")[0] for name, _, _ in find_mixers(model)]
+    blocks = [record.name.rpartition(".")[0] for record in trace.layers]
     layers = passed.value.new_zeros(len(passed.value), len(blocks), dtype=torch.float64)
     others = layers.new_zeros(len(layers))
     for name, held in passed.biases.items():
@@ -141,3 +141,48 @@ def _by_layer(model: nn.Module, passed: Gradients) -> tuple[Float[Tensor, "b lay
         else:
             layers[:, layer] += held
     return layers, others
+
+
+def gradient_x_pixels(trace: Trace, readout: Callable[[Any], Tensor]) -> Float[Tensor, "b H W"] | None:
+    """Return the true gradient at every pixel times the pixel; None where the run read no picture."""
+    seen = trace.inputs.get("pixel_values") is not None
+    return mamba_lrp(trace, readout, rules=GRADIENT, pixels=True).pixels if seen else None
+
+
+def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    """By the published rules for language or for vision."""
+    seen = trace.inputs.get("pixel_values") is not None
+    found = mamba_lrp(trace, number_of(readout), rules=published_rules(trace.inputs), pixels=seen)
+    evidence = {
+        "value": float(found.value[0]),
+        "conservation_error": float(found.conservation_error[0]),
+        "terms": {name: float(term[0]) for name, term in found.terms.items()},
+        "biases_per_layer": found.biases[0].tolist(),
+    }
+    if found.pixels is None:
+        return MethodResult(found.scores, evidence)
+    return MethodResult(found.scores, evidence | {"pixel_share": float(found.pixel_share[0])}, pixels=found.pixels[0])
+
+
+def _rows(trace: Trace, readout: OneEach) -> Float[Tensor, "b L"]:
+    return at_positions(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)).scores)
+
+
+METHODS = [
+    Method(
+        "mamba-lrp",
+        "relevance of each token, conserved on its way from the logit to the embeddings",
+        "Jafari et al. 2024, arXiv 2406.07592",
+        signed=True,
+        needs="backward",
+        kinds=SCAN,
+        score=_scored,
+        batches=_rows,
+        passes=2.0,
+        asks=True,
+        by_place=False,
+        by_stage=False,
+        answers=0,
+        column="relevance",
+    ),
+]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import ATTENTION, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.trace import Trace
@@ -75,3 +76,16 @@ def _attention(trace: Trace, layer: int) -> AttentionLayer:
             f"attention is defined for softmax attention; use latim, whose contributions are its counterpart"
         )
     return operator
+
+
+METHODS = [
+    Method(
+        "norm-based",
+        "ℓ2 norm of each source's value vector times its attention, summed over heads",
+        "Kobayashi et al. 2020, arXiv 2004.10102",
+        signed=False,
+        kinds=ATTENTION,
+        row=norm_based_row,
+        map=norm_based,
+    ),
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,40 +13,41 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.methods.copies import Effect, copies, measure, require_one_text
+from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.readout import Readout
+from mambascope.trace import Trace, check_trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
-from mambascope.trace.inputs import check_inputs
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call, in_texts, running
 from mambascope.trace.tokens import check_ids
 
 
 def occlusion(
-    model: nn.Module,
+    trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     replacement: str | int = "zero",
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **inputs: Any,
 ) -> Effect:
     """Return how far a readout falls when one token of the text is occluded, for every token.
 
     Any transformers model that reads tokens will do, Transformers included.
 
     Args:
-        model: A transformers model.
+        trace: A capture of one text.
         readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
         replacement: What stands in a token's place: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a
             token id; or `delete`, nothing: the text closes up. A position's outputs are then read where its token has
             moved to, those of the deleted one where the text before it ends; the score is NaN where there is none.
         batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
         progress: Called with (tokens done, tokens in all) after each batch.
-        inputs: One text, handed to the model: `input_ids` (1, L) or `inputs_embeds` (1, L, E), …
 
     Raises:
-        InputError: if the inputs are not one text, or the replacement or the readout cannot be used.
+        InputError: if the trace is not of one text, or the replacement or the readout cannot be used.
     """
-    check_inputs(model, inputs)
+    check_trace(trace)
+    model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
     readout = in_texts(readout, inputs)
     with running(model):
@@ -58,9 +59,7 @@ def occlusion(
             with intervening(model, None):
                 return occluded(torch.arange(start, stop, device=text.device))
 
-        with intervening(model, None):
-            outputs = call(model, inputs)
-        return measure(readout, outputs, without, length=length, sources=length, batch=batch, progress=progress)
+        return measure(readout, trace.outputs, without, length=length, sources=length, batch=batch, progress=progress)
 
 
 def _occluding(
@@ -129,3 +128,40 @@ def _moved_back(output: Tensor, places: Int[Tensor, " b"], text: torch.Size) -> 
     aligned = output[torch.arange(len(places), device=places.device)[:, None], moved.clamp(min=0)]
     aligned[moved < 0] = torch.nan
     return aligned
+
+
+def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+    effect = occlusion(trace, number_of(readout))
+    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
+
+
+def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "1 T L"]:
+    """Every readout is read from the same passes: the intact one, and then those without a token."""
+    noted: list[Float[Tensor, "T b"]] = []
+
+    def noting(outputs: Any) -> Float[Tensor, " b"]:
+        values = torch.stack([readout(outputs) for readout in readouts])
+        noted.append(values.to(torch.promote_types(values.dtype, torch.float32)))
+        return values[0]
+
+    occlusion(trace, noting)
+    intact, *without = noted
+    return at_positions(trace, intact - torch.cat(without, dim=1))[None]
+
+
+METHODS = [
+    Method(
+        "occlusion",
+        "drop of the logit when one token's embedding is replaced by zero",
+        "Zeiler & Fergus 2014, arXiv 1311.2901",
+        signed=True,
+        needs="interventions",
+        cost="quadratic",
+        growth=1.0,
+        score=_scored,
+        score_many=_rows,
+        asks=True,
+        by_place=False,
+        reaches_embeddings=True,
+    ),
+]

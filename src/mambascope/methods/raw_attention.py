@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.released import Compat, check_compat, min_max, real_tokens, released_row
 from mambascope.methods.targets import looks_ahead, of_each_text
 from mambascope.trace import Trace
@@ -69,3 +70,17 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
             seen = length if ahead else target + 1
             out[:, target, :seen] = min_max(tile[:, :, place, :seen], real_tokens(trace, seen)).mean(dim=1)
     return out
+
+
+METHODS = [
+    Method(
+        "raw-attention",
+        "hidden attention brought to [0, 1], averaged over channels",
+        HIDDEN_ATTENTION,
+        signed=False,
+        row=raw_attention_row,
+        map=raw_attention,
+        released=True,
+        column="raw attention",
+    ),
+]

@@ -117,6 +117,19 @@ class Readout:
         return (c * rows.detach()).sum(dim=(1, 2))
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place of a text whose model returns no number: what stands at its positions is explained.
+
+    Attributes:
+        positions: The positions.
+    """
+
+    positions: tuple[int, ...]
+
+    __repr__ = brief
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureReadout:
     """How far one token's features, after the final norm, reach in a direction.

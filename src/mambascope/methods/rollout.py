@@ -10,6 +10,7 @@ matrices, and cost time and memory quadratic in L.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.hidden_attention import hidden_attention_mean
 from mambascope.methods.memory import require_room
+from mambascope.methods.method import HIDDEN_ATTENTION, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.released import Compat, check_compat, first_released_layer, released_rollout, released_row
 from mambascope.methods.targets import looks_ahead, of_each_text
@@ -158,3 +160,34 @@ def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tenso
     if channels == "product":
         return tile.log().mean(dim=1).exp()
     return tile.amax(dim=1) if channels == "max" else tile.amin(dim=1)
+
+
+def _scored(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
+    return MethodResult(rollout_row(trace, readout.positions, compat=compat))
+
+
+def _normalised(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
+    return MethodResult(rollout_row(trace, readout.positions, normalise=True))
+
+
+METHODS = [
+    Method(
+        "rollout",
+        "product over layers of identity plus hidden attention",
+        HIDDEN_ATTENTION,
+        signed=True,
+        score=_scored,
+        whole_map=rollout,
+        released=True,
+        column="rollout",
+    ),
+    Method(
+        "rollout-normalised",
+        "rollout with every row of identity plus hidden attention divided by its sum",
+        "Abnar & Zuidema 2020, arXiv 2005.00928",
+        signed=True,
+        offered=False,
+        score=_normalised,
+        whole_map=partial(rollout, normalise=True),
+    ),
+]

@@ -14,33 +14,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.errors import InputError
+from mambascope.errors import UnsupportedModelError
+from mambascope.methods.method import ATTENTION, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
+from mambascope.methods.readout import FeatureReadout, Readout
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
 
-def transformer_attribution(trace: Trace, gradients: Gradients, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
-    """Return the scores of all sources for the readout whose gradients are given.
+def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> Float[Tensor, "b L"]:
+    """Return the scores of all sources for a readout; where it has several positions, their rows are averaged.
 
     Args:
         trace: A capture of a Transformer.
-        gradients: `differentiate(model, readout, mixers=True, …)` on the same model and text.
-        target: The readout's position, or several, whose rows are averaged; negative numbers count back from each
-            text's own last token.
+        readout: What is explained, with its positions; negative numbers count back from each text's own last token.
 
     Raises:
-        InputError: if the gradients belong to another model, or a target is not a position of the text or
-            is padding in one of the texts.
+        InputError: if a position is not one of the text or is padding in one of the texts.
+        UnsupportedModelError: if a layer is not softmax attention.
     """
-    rho = one_hot(trace, target)
+    return from_gradients(trace, trace.gradients(readout), readout.positions)
+
+
+def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -> Float[Tensor, "b L"]:
+    """Return `transformer_attribution` of these targets for the number whose gradients at attention are given."""
+    rho = one_hot(trace, targets)
     for record in reversed(trace.layers):
         if record.name not in gradients.attention:
-            raise InputError(
-                f"there is no gradient at the attention of {record.name}: pass differentiate(…, mixers=True) of the "
-                "same Transformer"
+            raise UnsupportedModelError(
+                f"{record.name} is a {type(record.mixer).__name__}, which has no attention probabilities, and "
+                "Transformer-Attribution weights those"
             )
         p, flow = gradients.attention[record.name]
         weighted = (p.to(rho.dtype) * flow.to(rho.dtype)).clamp_(min=0).mean(dim=1)
         rho = rho + torch.einsum("bi,bij->bj", rho, weighted)
     return rho
+
+
+METHODS = [
+    Method(
+        "transformer-attribution",
+        "rollout of attention weighted by the logit's gradient, its positive part",
+        "Chefer et al. 2021, arXiv 2103.15679",
+        signed=False,
+        needs="backward",
+        cost="quadratic",
+        passes=3.0,
+        growth=0.1,
+        kinds=ATTENTION,
+        score=lambda trace, readout, compat: MethodResult(transformer_attribution(trace, number_of(readout))),
+        asks=True,
+        column="attribution",
+    ),
+]

@@ -74,10 +74,10 @@ def capture(
     if not recorder.records:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
     return Trace(
+        model=model,
+        inputs=inputs,
         layers=tuple(recorder.records),
         outputs=outputs,
-        input_ids=inputs.get("input_ids"),
-        attention_mask=inputs.get("attention_mask"),
         seconds=time.perf_counter() - started,
     )
 

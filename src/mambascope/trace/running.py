@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -46,7 +46,7 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
     return model(**inputs)
 
 
-def in_texts(readout: Callable[[Any], Any], inputs: dict[str, Any]) -> Callable[[Any], Any]:
+def in_texts(readout: Callable[[Any], Any], inputs: Mapping[str, Any]) -> Callable[[Any], Any]:
     """Return a readout that counts its positions in each text where texts are padded, if it has positions to count."""
     if not callable(readout):
         raise InputError(

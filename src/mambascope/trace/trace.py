@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
-from mambascope.numbering import existing_layer
+from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
-from mambascope.trace.families import Captured, MixerFamily
+from mambascope.trace.differentiate import Gradients, differentiate, direction
+from mambascope.trace.families import Captured, Kind, MixerFamily
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,11 @@ class LayerRecord:
         return one_line("LayerRecord", [str(self.index), repr(self.name), kind, read, error])
 
     @property
+    def kind(self) -> Kind:
+        """What it mixes tokens with."""
+        return self.family.kind
+
+    @property
     def post_norm(self) -> nn.Module | None:
         """The norm that follows once the residual stream has been added to y; None for models that normalise before."""
         return self.family.post_norm(self.mixer)
@@ -61,21 +68,22 @@ class LayerRecord:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One forward pass.
+    """One run: a model, what it was called with, what its layers consumed and gave, and what it returned.
 
     Attributes:
+        model: The model.
+        inputs: What it was called with.
         layers: A record per token mixer, in the order in which they ran.
         outputs: What the model returned.
-        input_ids: The tokens, or None when embeddings were given.
-        attention_mask: The padding mask, or None.
         seconds: How long the capture took, its self-check included.
     """
 
+    model: nn.Module
+    inputs: Mapping[str, Any]
     layers: tuple[LayerRecord, ...]
     outputs: Any
-    input_ids: Int[Tensor, "b L"] | None
-    attention_mask: Int[Tensor, "b L"] | None
     seconds: float
+    _passes: dict[tuple[str, Any], Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         read = ", then ".join(shape_of(stage.layers[0].captured.x[..., 0]) for stage in self.stages)
@@ -88,6 +96,45 @@ class Trace:
     def reconstruction_error(self) -> tuple[float, ...]:
         """Relative error with which each layer's output was rebuilt, in the order of `layers`."""
         return tuple(record.reconstruction_error for record in self.layers)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each layer mixes tokens with."""
+        return tuple(record.kind for record in self.layers)
+
+    @property
+    def input_ids(self) -> Int[Tensor, "b L"] | None:
+        """The tokens, or None when embeddings or pixels were given."""
+        return self.inputs.get("input_ids")
+
+    @property
+    def attention_mask(self) -> Int[Tensor, "b L"] | None:
+        """The padding mask, or None."""
+        return self.inputs.get("attention_mask")
+
+    def gradients(self, readout: Callable[[Any], Float[Tensor, " b"]]) -> Gradients:
+        """Return the readout's true gradient at the embedded tokens and at every mixer's output, computed once.
+
+        Raises:
+            InputError: if the model's weights are quantised.
+        """
+        return self._once("gradients", readout, lambda: differentiate(self.model, readout, mixers=True, **self.inputs))
+
+    def logit_direction(self, readout: Callable[[Any], Float[Tensor, " b"]]) -> Gradients:
+        """Return the residual stream before the final norm and the readout's direction in it, computed once.
+
+        Raises:
+            UnsupportedModelError: if the model has no final norm that mambascope can find.
+        """
+        return self._once("direction", readout, lambda: direction(self.model, readout, **self.inputs))
+
+    def _once(self, kind: str, readout: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return what belongs to the readout asked about last; one of each kind is kept, as it may be large."""
+        if (kind, readout) not in self._passes:
+            for key in [key for key in self._passes if key[0] == kind]:
+                del self._passes[key]
+            self._passes[kind, readout] = compute()
+        return self._passes[kind, readout]
 
     @property
     def logits(self) -> Float[Tensor, "b *v"] | None:
@@ -132,6 +179,12 @@ class Trace:
     def index(self, layer: int) -> int:
         """Return the layer's number counted from 0, or raise InputError if there is no such layer."""
         return existing_layer(layer, len(self.layers))
+
+
+def check_trace(trace: Any) -> None:
+    """Raise InputError, which says what to pass, unless this is a trace."""
+    if not isinstance(trace, Trace):
+        raise InputError(f"a trace is needed, what mambascope.capture(model, …) returned; found {shown(trace)}")
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:

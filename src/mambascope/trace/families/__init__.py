@@ -19,7 +19,7 @@ from mambascope.trace.families import (
     vmamba,
 )
 from mambascope.trace.families.attention import AttentionFamily
-from mambascope.trace.families.family import Captured, Family, MixerFamily, ScanCall
+from mambascope.trace.families.family import Captured, Family, Kind, MixerFamily, ScanCall
 from mambascope.trace.inputs import check_model
 
 #: Families of selective-scan mixers, by model type.
@@ -45,9 +45,11 @@ __all__ = [
     "AttentionFamily",
     "Captured",
     "Family",
+    "Kind",
     "MixerFamily",
     "ScanCall",
     "find_mixers",
+    "kinds_of",
 ]
 
 
@@ -78,6 +80,11 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
             f"{supported()}"
         )
     return mixers
+
+
+def kinds_of(model: nn.Module) -> frozenset[Kind]:
+    """Return what a model's layers mix tokens with; errors as in `find_mixers`."""
+    return frozenset(family.kind for _, _, family in find_mixers(model))
 
 
 def supported() -> str:

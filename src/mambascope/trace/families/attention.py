@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
-from mambascope.trace.families.family import Captured, weights
+from mambascope.trace.families.family import Captured, Kind, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class AttentionFamily:
         norm_after: Given the layer, returns the norm that follows once the residual stream has been added to y; None
             for layers that write into the stream without one.
         excludes: Whether a layer of this class is not a mixer of its own tokens, such as cross-attention.
+        kind: What it mixes tokens with.
     """
 
     model_type: str
@@ -61,6 +62,7 @@ class AttentionFamily:
     writer: Callable[[Any], nn.Module] | None = None
     norm_after: Callable[[Any], nn.Module] | None = None
     excludes: Callable[[Any], bool] = lambda mixer: bool(getattr(mixer, "is_cross_attention", False))
+    kind: Kind = "attention"
 
     __repr__ = brief
 

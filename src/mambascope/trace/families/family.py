@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,9 @@ from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace.convolutions import causal_convolution
 from mambascope.trace.seam import Seam
+
+#: What a layer mixes tokens with.
+Kind = Literal["scan", "attention"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,10 @@ class MixerFamily(Protocol):
     def mixer_class(self) -> str:
         """Name of the mixer's class."""
 
+    @property
+    def kind(self) -> Kind:
+        """What it mixes tokens with."""
+
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
 
@@ -150,6 +157,7 @@ class Family:
         convolve: The convolution without its activation, given its input, weight and bias.
         gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
         stand_in: For mixers of foreign classes.
+        kind: What it mixes tokens with.
     """
 
     model_type: str
@@ -166,6 +174,7 @@ class Family:
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution
     gate_function: str | None = None
     stand_in: StandIn | None = None
+    kind: Kind = "scan"
 
     __repr__ = brief
 

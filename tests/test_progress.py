@@ -6,7 +6,7 @@ import time
 import pytest
 
 import mambascope
-from mambascope.show import progress
+from mambascope import progress
 from small_checkpoint import make_checkpoint
 
 

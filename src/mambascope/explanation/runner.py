@@ -1,0 +1,164 @@
+"""The one place where methods are run: their rows for readouts of one text, their maps of every position."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.brief import brief
+from mambascope.methods.attribution import WHOLE_MODEL
+from mambascope.methods.copies import batches, copies
+from mambascope.methods.memory import require_room
+from mambascope.methods.method import Asked, Method
+from mambascope.methods.readout import OneEach, Readout
+from mambascope.methods.released import Compat
+from mambascope.trace import Trace
+
+#: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
+MANY = 8
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a method says of several readouts of one text, or of every position.
+
+    Attributes:
+        scores: A row per readout (or position), in each layer or for the whole model.
+        layers: The layers' numbers, or `WHOLE_MODEL` alone.
+        over_layers: How the layers' rows make the model's.
+        diagnostics: The evidence of each readout's row, where a method has evidence of its own.
+        pixels: Scores of a picture's pixels, for the only readout, from methods that go down to them.
+    """
+
+    scores: Float[Tensor, "layer T L"]
+    layers: tuple[int | str, ...]
+    over_layers: Literal["mean", "sum"]
+    diagnostics: tuple[Mapping[str, Any], ...] = ()
+    pixels: Float[Tensor, "H W"] | None = None
+
+    __repr__ = brief
+
+    @property
+    def whole(self) -> Float[Tensor, "T L"]:
+        """The model's rows."""
+        return self.scores.sum(dim=0) if self.over_layers == "sum" else self.scores.mean(dim=0)
+
+
+def score(
+    trace: Trace,
+    method: Method,
+    readouts: Sequence[Asked],
+    *,
+    layers: Sequence[int] | None = None,
+    compat: Compat = "published",
+    step: Step = lambda: None,
+) -> Rows:
+    """Return a method's rows for readouts of one text; one with several positions has the mean of their rows.
+
+    Args:
+        trace: A capture of one text.
+        method: The method.
+        readouts: What is explained.
+        layers: The layers that a method of layers scores; all of them by default.
+        compat: The paper's formulas, or what its code does.
+        step: Called after each layer, or once where a method explains the whole model.
+    """
+    if method.scope == "layer":
+        numbers = range(len(trace.layers)) if layers is None else layers
+        scores = []
+        for number in numbers:
+            scores.append(_layer_rows(trace, method, number, readouts, compat))
+            step()
+        return Rows(torch.stack(scores), tuple(numbers), "mean")
+    rows = _model_rows(trace, method, readouts, compat)
+    step()
+    return rows
+
+
+def score_every(
+    trace: Trace, method: Method, *, layers: Sequence[int] | None = None, step: Step = lambda: None
+) -> Rows:
+    """Return a method's rows of every position: its maps.
+
+    Raises:
+        MapTooLargeError: if they would not fit in memory.
+    """
+    numbers = range(len(trace.layers)) if layers is None else layers
+    length = trace.shape[1]
+    require_room((len(numbers), length, length), torch.empty(0), "explain one position, or shorten the text")
+    if method.scope == "model":
+        assert method.whole_map is not None
+        whole = method.whole_map(trace)
+        step()
+        return Rows(whole, (WHOLE_MODEL,), "sum")
+    assert method.map is not None
+    maps = []
+    for number in numbers:
+        maps.append(method.map(trace, number)[0])
+        step()
+    return Rows(torch.stack(maps), tuple(numbers), "mean")
+
+
+def _layer_rows(
+    trace: Trace, method: Method, layer: int, readouts: Sequence[Asked], compat: Compat
+) -> Float[Tensor, "T L"]:
+    if compat == "published" and (method.row is None or _many(trace, readouts)):
+        assert method.map is not None
+        return _at(method.map(trace, layer)[0], readouts)
+    assert method.row is not None
+    options = {} if compat == "published" else {"compat": compat}
+    rows = {
+        place: method.row(trace, layer, place, **options)[0]
+        for place in dict.fromkeys(place for readout in readouts for place in readout.positions)
+    }
+    return torch.stack([torch.stack([rows[place] for place in one.positions]).mean(dim=0) for one in readouts])
+
+
+def _model_rows(trace: Trace, method: Method, readouts: Sequence[Asked], compat: Compat) -> Rows:
+    many = len(readouts) > max(1, trace.shape[1] // MANY)
+    if compat == "published" and method.whole_map is not None and many:
+        return Rows(_at(method.whole_map(trace)[0], readouts)[None], (WHOLE_MODEL,), "sum")
+    numbers = [readout for readout in readouts if isinstance(readout, Readout)]
+    if len(readouts) == len(numbers) > 1 and method.score_many is not None:
+        scores = method.score_many(trace, numbers)
+        return Rows(scores, _axis(scores), "sum")
+    if len(readouts) == len(numbers) > 1 and method.batches is not None:
+        return Rows(_side_by_side(trace, method.batches, numbers)[None], (WHOLE_MODEL,), "sum")
+    assert method.score is not None
+    found = [method.score(trace, readout, compat) for readout in readouts]
+    scores = torch.stack([one.scores for one in found], dim=1)
+    pixels = found[0].pixels if len(found) == 1 else None
+    return Rows(scores, _axis(scores), found[0].over_layers, tuple(one.diagnostics for one in found), pixels)
+
+
+def _side_by_side(
+    trace: Trace, rows: Callable[[Trace, OneEach], Tensor], readouts: Sequence[Readout]
+) -> Float[Tensor, "T L"]:
+    """Return the rows of a method that explains a batch: copies of the text, each with its own readout."""
+    parts = []
+    for start, stop in batches(len(readouts), trace.shape[1], None):
+        run = dataclasses.replace(trace, inputs=copies(dict(trace.inputs), stop - start), _passes={})
+        parts.append(rows(run, OneEach(tuple(readouts[start:stop]))))
+    return torch.cat(parts)
+
+
+def _axis(scores: Float[Tensor, "layer T L"]) -> tuple[int | str, ...]:
+    return (WHOLE_MODEL,) if len(scores) == 1 else tuple(range(len(scores)))
+
+
+def _many(trace: Trace, readouts: Sequence[Asked]) -> bool:
+    """Return whether so many rows are asked for that a map costs no more."""
+    return sum(len(readout.positions) for readout in readouts) > trace.shape[1] // MANY
+
+
+def _at(scores: Float[Tensor, "L L"], readouts: Sequence[Asked]) -> Float[Tensor, "T L"]:
+    """Return each readout's row of a map."""
+    return torch.stack([scores[list(readout.positions)].mean(dim=0) for readout in readouts])
