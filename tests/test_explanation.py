@@ -8,6 +8,7 @@ import mambascope
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.methods import memory
 from mambascope.methods.method import SCAN
+from mambascope.trace.characters import predicted_name
 from mambascope.trace.tokens import decode_token
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
@@ -48,7 +49,8 @@ def test_the_result_says_what_was_explained_and_how_exactly(loaded):
         ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
         probabilities = model(ids, use_cache=False).logits[0, -1].softmax(-1)
     token, share = result.target.next_tokens[0]
-    assert decode_token(tokenizer, int(probabilities.argmax())) == token
+    before = [decode_token(tokenizer, one) for one in ids[0].tolist()]
+    assert predicted_name(before, decode_token(tokenizer, int(probabilities.argmax()))) == token
     assert share == pytest.approx(float(probabilities.max()), rel=1e-3)
     assert result.model.layers == 2
     assert result.model.family == model.config.model_type
