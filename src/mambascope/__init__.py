@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from mambascope.methods.rollout import rollout as rollout
     from mambascope.methods.rollout import rollout_row as rollout_row
     from mambascope.methods.transformer_attribution import transformer_attribution as transformer_attribution
-    from mambascope.trace import LayerRecord as LayerRecord
+    from mambascope.trace import Block as Block
+    from mambascope.trace import Branch as Branch
     from mambascope.trace import Trace as Trace
     from mambascope.trace import capture as capture
     from mambascope.trace.differentiate import differentiate as differentiate
@@ -107,7 +108,7 @@ _HOMES = {
         "methods.registry": ["METHODS"],
         "methods.rollout": ["rollout", "rollout_row"],
         "methods.transformer_attribution": ["transformer_attribution"],
-        "trace": ["LayerRecord", "Trace", "capture"],
+        "trace": ["Block", "Branch", "Trace", "capture"],
         "trace.differentiate": ["differentiate", "direction"],
         "trace.load": ["load"],
         "trace.pictures": ["read_picture"],

@@ -43,7 +43,7 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     trace = capture(model, **inputs)
     return {
         "model": name,
-        "family": trace.layers[0].family.model_type,
+        "family": trace.branches[0].family.model_type,
         "class": type(model).__name__,
         "layers": len(trace.layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

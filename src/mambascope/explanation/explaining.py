@@ -216,7 +216,7 @@ def _explained(
     readout = asked.readout or Place(asked.positions)
     step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
     described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
-    kinds = [trace.kinds[number] for number in layers]
+    kinds = [trace.layers[number].kind for number in layers]
     results = []
     for method in methods:
         started = time.perf_counter()
@@ -298,7 +298,7 @@ def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> di
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}
-    words = caution(found, trace.layers[0].captured.y.dtype)
+    words = caution(found, trace.layers[0].y.dtype)
     return found | ({"caution": words} if words else {})
 
 
@@ -312,10 +312,10 @@ def _layers(layers: Layers, count: int, compat: str) -> list[int]:
 def _describe(model: nn.Module, trace: Trace) -> Model:
     return Model(
         name=Path(getattr(model, "name_or_path", "")).name or type(model).__name__,
-        family=trace.layers[0].family.model_type,
+        family=trace.branches[0].family.model_type,
         class_name=type(model).__name__,
         layers=len(trace.layers),
-        hidden_size=trace.layers[0].captured.x.shape[-1],
+        hidden_size=trace.layers[0].x.shape[-1],
     )
 
 

@@ -128,20 +128,14 @@ class _Stream:
     """The residual stream after one layer, and what a contribution does to it."""
 
     def __init__(self, trace: Trace, layer: int) -> None:
-        record = trace.layers[trace.index(layer)]
-        residual, dtype = record.captured.residual, trace.operator(layer).x.dtype
-        if residual is None:
-            raise UnsupportedModelError(
-                f"ALTI needs the residual stream around each mixer, and {record.name} has no block around it that "
-                "mambascope can read"
-            )
-        self.residual = residual.to(dtype)
-        self.total = self.residual + record.captured.y.to(dtype)
-        self.norm = record.post_norm
+        block, dtype = trace.layers[trace.index(layer)], trace.operator(layer).x.dtype
+        self.residual = block.stream("ALTI").to(dtype)
+        self.total = self.residual + block.y.to(dtype)
+        self.norm = block.post_norm
         if self.norm is not None:  # a norm after the sum (BERT), its statistic frozen: linear but for its bias
             if not isinstance(self.norm, nn.LayerNorm):
                 raise UnsupportedModelError(
-                    f"ALTI reads LayerNorm after a sum, and {record.name} has another norm there"
+                    f"ALTI reads LayerNorm after a sum, and {block.name} has another norm there"
                 )
             deviation = self.total.var(dim=-1, unbiased=False, keepdim=True).add(self.norm.eps).rsqrt()
             self.scale = deviation * self.norm.weight.detach().to(dtype)

@@ -27,10 +27,11 @@ from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
-from mambascope.methods.readout import Readout
+from mambascope.methods.readout import Readout, first_order
 from mambascope.operators.affine import Rule
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, directions
+from mambascope.trace.running import in_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,23 +84,24 @@ def alti_logit(
             blocks.
         MapTooLargeError: if a layer's map would not fit in memory.
     """
-    return _updates(trace, trace.logit_direction(readout), rule, maps, value_bias)
+    return _updates(trace, readout, trace.logit_direction(readout), rule, maps, value_bias)
 
 
 def _updates(
     trace: Trace,
+    readout: Callable[[Any], Float[Tensor, " b"]],
     final: Gradients,
     rule: Rule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
     """Return every input's share of the readout whose direction in the stream before the final norm is given."""
-    first = trace.layers[0].captured.residual
-    if first is None or any(record.post_norm is not None for record in trace.layers):
+    if any(block.post_norm is not None for block in trace.layers):
         raise UnsupportedModelError(
-            "ALTI-Logit follows a residual stream from the embeddings to one final norm, and this model has none "
-            "(its blocks are not readable, or normalise after each sum)"
+            "ALTI-Logit follows a residual stream from the embeddings to one final norm, and this model normalises "
+            "after each sum"
         )
+    entering = [block.stream("ALTI-Logit") for block in trace.layers]
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
     q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
     updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
@@ -107,17 +109,19 @@ def _updates(
         operator = with_value_bias(trace.operator(layer), value_bias)
         updates.append(operator.pull(q.to(operator.x.dtype), rule))
         bias = bias + _dot(q, operator.bias(rule))
-    mixed = sum(_dot(q, record.captured.y.to(dtype)) for record in trace.layers)
-    beginning, end = _dot(q, first.to(dtype)), _dot(q, stream)
+    leaving = [block.stream_out for block in trace.layers if block.stream_out is not None]
+    between = zip([*entering[1:], stream], leaving, strict=True)
     rows = updates[-1][:, None]
     for layer in reversed(range(len(trace.layers) - 1)):
         back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
         rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
+    linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
+    rest = final.value.double() - linear.double()  # of a readout that is not linear in the logits
     terms = {
-        "residual": beginning,
+        "residual": _dot(q, entering[0].to(dtype)),
         "bias": bias,
-        "other": end - beginning - mixed,
-        "constant": final.value.double() - end,
+        "other": torch.stack([_dot(q, after.to(dtype) - left.to(dtype)) for after, left in between]).sum(dim=0),
+        "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
     return LogitUpdates(rows, terms, final.value)
 
@@ -138,7 +142,8 @@ def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "layer T L
     """The forward pass and the layers' ALTI maps are the same for every readout and are made once."""
     maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
     finals = directions(trace.model, readouts, **trace.inputs)
-    return torch.stack([_updates(trace, final, maps=maps).scores[0] for final in finals], dim=1)
+    pairs = zip(readouts, finals, strict=True)
+    return torch.stack([_updates(trace, one, final, maps=maps).scores[0] for one, final in pairs], dim=1)
 
 
 METHODS = [

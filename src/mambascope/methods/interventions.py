@@ -23,10 +23,10 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
 from mambascope.numbering import shown
-from mambascope.trace import LayerRecord, Trace, check_trace
+from mambascope.trace import Block, Branch, Trace, check_trace
+from mambascope.trace.block import precision
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
 from mambascope.trace.running import call, in_texts, running
-from mambascope.trace.trace import precision
 
 
 def knockout(
@@ -67,16 +67,16 @@ def knockout(
     if targets is None:
         raise InputError("this readout does not say where it is read; pass targets, the positions that lose the source")
     with running(model):
-        length, device = trace.shape[1], trace.layers[0].captured.x.device
+        length, device = trace.shape[1], trace.layers[0].x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
         window = _window(trace, layers)
-        mixers = frozenset(record.name for record in window)
+        mixers = frozenset(branch.name for block in window for branch in block.branches if branch.kind == "scan")
 
         def without(start: int, stop: int) -> Any:
             with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(model, copies(inputs, stop - start))
 
-        sources = max(record.operator().seen(max(rows)).stop for record in window)  # others give the targets nothing
+        sources = max(block.operator().seen(max(rows)).stop for block in window)  # others give the targets nothing
         return measure(readout, trace.outputs, without, length=length, sources=sources, batch=batch, progress=progress)
 
 
@@ -114,14 +114,15 @@ def value_zeroing(
     require_one_text(dict(trace.inputs))
     with running(model):
         length, index = trace.shape[1], trace.index(layer)
-        (record,) = _window(trace, (index, index))
-        intact = _stream(record, record.captured.y)
+        (block,) = _window(trace, (index, index))
+        branch = block.branch
+        intact = _stream(block, branch.captured.y)
         require_room((length, length), intact, "shorten the text")
-        distances, causal = intact.new_zeros(length, length), record.operator().scan.causal
+        distances, causal = intact.new_zeros(length, length), branch.operator().scan.causal
         for start, stop in batches(length, length, batch):
-            edit = Knockout((record.name,), one_each(start, stop, length, intact.device))
+            edit = Knockout((branch.name,), one_each(start, stop, length, intact.device))
             with intervening(model, edit):
-                without = _stream(record, _mixed(record, stop - start))
+                without = _stream(block, _mixed(branch, stop - start))
             first = start if causal else 0
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
@@ -130,20 +131,19 @@ def value_zeroing(
     return distances.tril_() if causal else distances  # before its source a column of a batch holds rounding alone
 
 
-def _mixed(record: LayerRecord, count: int) -> Tensor:
+def _mixed(branch: Branch, count: int) -> Tensor:
     """Return the mixer's output for copies of what it consumed in the capture."""
-    captured, mask = record.captured, record.captured.mask
+    captured, mask = branch.captured, branch.captured.mask
     options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
-    output = record.mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
+    output = branch.mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
     y = output[0] if isinstance(output, tuple) else output
     return y if captured.grid is None else y.flatten(1, 2)
 
 
-def _stream(record: LayerRecord, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
+def _stream(block: Block, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
     """Return the residual stream after the mixer, which is what the paper compares: a layer's output."""
     working = precision(y.dtype)
-    residual = record.captured.residual
-    return y.to(working) if residual is None else residual.to(working) + y.to(working)
+    return y.to(working) if block.stream_in is None else block.stream_in.to(working) + y.to(working)
 
 
 def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Float[Tensor, "b t"]:
@@ -151,16 +151,17 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
     return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
 
 
-def _window(trace: Trace, layers: tuple[int, int] | None) -> list[LayerRecord]:
-    """Return the records of a window of layers that have a scan."""
+def _window(trace: Trace, layers: tuple[int, int] | None) -> list[Block]:
+    """Return the blocks of a window of layers that have a scan."""
     if layers is not None and (not isinstance(layers, Sequence) or len(layers) != 2):
         raise InputError(f"a window of layers is its first and its last, found {shown(layers)}")
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:
         raise InputError(f"the window of layers {first} to {last} is empty; give its first layer, then its last")
-    found = [record for record in trace.layers[first : last + 1] if record.kind == "scan"]
+    found = [block for block in trace.layers[first : last + 1] if "scan" in block.kinds]
     if not found:
-        classes = sorted({type(record.mixer).__name__ for record in trace.layers[first : last + 1]})
+        inside = [branch for block in trace.layers[first : last + 1] for branch in block.branches]
+        classes = sorted({type(branch.mixer).__name__ for branch in inside})
         raise InputError(f"there is no scan to cut in layers {first} to {last}: they are {', '.join(classes)}")
     return found
 

@@ -60,7 +60,7 @@ def from_gradients(
     trace: Trace, gradients: Gradients, targets: Sequence[int], compat: Compat = "published"
 ) -> Float[Tensor, "b L"]:
     """Return `mamba_attribution` of these targets for the number whose gradients at the mixers are given."""
-    flows = [gradients.mixers[record.name][1] for record in trace.layers]
+    flows = [gradients.mixers[block.branch.name][1] for block in trace.layers]
     if compat == "released":
         if len(targets) != 1:
             raise InputError("the released Mamba-Attribution explains one target at a time")

@@ -20,7 +20,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
-from mambascope.methods.readout import FeatureReadout, InTexts, OneEach, Readout
+from mambascope.methods.readout import OneEach, first_order
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.rules import GRADIENT, Rules
@@ -112,14 +112,13 @@ def mamba_lrp(
     check_trace(trace)
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
-    known = (Readout, OneEach, FeatureReadout, InTexts)
     biases, others = _by_layer(trace, passed)
     return Relevance(
         scores=_times_gradient(passed.embeddings, passed.at_embeddings, -1),
         biases=biases,
         other_biases=others,
         value=passed.value,
-        first_order=readout.first_order(passed.outputs) if isinstance(readout, known) else passed.value,
+        first_order=first_order(readout, passed.outputs, passed.value),
         outputs=passed.outputs,
         pixels=None if passed.pixels is None else _times_gradient(*passed.pixels, 1),
     )
@@ -131,7 +130,7 @@ def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
 
 def _by_layer(trace: Trace, passed: Gradients) -> tuple[Float[Tensor, "b layer"], Float[Tensor, " b"]]:
     """Return what flows into the biases of every layer's block, and into those that stand in none."""
-    blocks = [record.name.rpartition(".")[0] for record in trace.layers]
+    blocks = [block.branches[0].name.rpartition(".")[0] for block in trace.layers]
     layers = passed.value.new_zeros(len(passed.value), len(blocks), dtype=torch.float64)
     others = layers.new_zeros(len(layers))
     for name, held in passed.biases.items():

@@ -70,10 +70,10 @@ def _attention(trace: Trace, layer: int) -> AttentionLayer:
     """Return a layer's operator if it is softmax attention."""
     operator = trace.operator(layer)
     if not isinstance(operator, AttentionLayer):
-        record = trace.layers[trace.index(layer)]
+        branch = trace.layers[trace.index(layer)].branch
         raise UnsupportedModelError(
-            f"layer {record.index} ({record.name}, {type(record.mixer).__name__}) is a selective scan and norm-based "
-            f"attention is defined for softmax attention; use latim, whose contributions are its counterpart"
+            f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan and "
+            f"norm-based attention is defined for softmax attention; use latim, whose contributions are its counterpart"
         )
     return operator
 

@@ -244,6 +244,17 @@ def logits_of(outputs: Any) -> Tensor:
     return logits
 
 
+def first_order(readout: Any, outputs: Any, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Return what a linear account of a readout adds up to: its value, unless it says that it is not linear.
+
+    Args:
+        readout: Any function of a model's outputs.
+        outputs: What the model returned.
+        value: The readout's value there.
+    """
+    return readout.first_order(outputs) if hasattr(readout, "first_order") else value
+
+
 def token_readout(position: int, token: int, foil: int | None = None, names: tuple[str, str] | None = None) -> Readout:
     """Return the logit of the token predicted after a position, or its lead over a foil.
 

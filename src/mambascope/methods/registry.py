@@ -54,8 +54,8 @@ def find_method(name: str) -> Method:
 
 def check_readable(method: Method, trace: Trace) -> None:
     """Raise UnsupportedModelError unless every layer of the trace is of a kind that the method can read."""
-    if not set(trace.kinds) <= method.kinds:
-        kinds = set(trace.kinds)
+    kinds = trace.kinds
+    if not kinds <= method.kinds:
         able = ", ".join(one.name for one in METHODS.values() if kinds <= one.kinds and one.scope == method.scope)
         raise UnsupportedModelError(
             f"{method.name} reads {says_kinds(method.kinds)} and this model mixes tokens by {says_kinds(kinds)}; of "

@@ -64,12 +64,10 @@ def rollout_row(
         )
         return released_rollout(rows)
     rho = one_hot(trace, target)
-    for layer in reversed(range(len(trace.layers))):
-        scan = trace.operator(layer).scan
+    for block in reversed(trace.layers):
         if normalise:
-            sums = 1 + scan.apply(torch.ones_like(scan.skip).expand(*trace.shape, -1)).mean(dim=-1)
-            rho = rho / sums
-        rho = rho + scan.pull(rho)
+            rho = rho / (1 + block.mean_sums())
+        rho = rho + block.mean_pull(rho)
     return rho
 
 

@@ -39,13 +39,13 @@ def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> 
 def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -> Float[Tensor, "b L"]:
     """Return `transformer_attribution` of these targets for the number whose gradients at attention are given."""
     rho = one_hot(trace, targets)
-    for record in reversed(trace.layers):
-        if record.name not in gradients.attention:
+    for branch in (block.branch for block in reversed(trace.layers)):
+        if branch.name not in gradients.attention:
             raise UnsupportedModelError(
-                f"{record.name} is a {type(record.mixer).__name__}, which has no attention probabilities, and "
+                f"{branch.name} is a {type(branch.mixer).__name__}, which has no attention probabilities, and "
                 "Transformer-Attribution weights those"
             )
-        p, flow = gradients.attention[record.name]
+        p, flow = gradients.attention[branch.name]
         weighted = (p.to(rho.dtype) * flow.to(rho.dtype)).clamp_(min=0).mean(dim=1)
         rho = rho + torch.einsum("bi,bij->bj", rho, weighted)
     return rho

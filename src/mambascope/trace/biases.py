@@ -36,6 +36,11 @@ class BiasLedger:
         """Forget what was noted so far: it lies before the tokens that relevance goes back to."""
         self._begun = object()
 
+    def taken(self) -> dict[str, Float[Tensor, " b"]]:
+        """Return what is held, and begin another sum."""
+        held, self.held = self.held, {}
+        return held
+
     def note(self, bias: Tensor, output: Tensor, axis: int) -> None:
         """Credit a bias with its product with the gradient that will arrive at an output it was added to.
 

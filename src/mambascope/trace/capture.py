@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.trace import scanning
+from mambascope.trace.block import Branch, precision
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
 from mambascope.trace.inputs import check_inputs
 from mambascope.trace.running import call, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.seam import Seam, listener, listening
-from mambascope.trace.trace import LayerRecord, Trace, precision
+from mambascope.trace.streams import Streams
+from mambascope.trace.trace import Trace
 
 #: Largest relative error of a rebuilt output. Half precision rounds each product to 8 or 11 bits and a mixer chains
 #: several; float32 leaves 1e-7 to 1e-5 on stock models; float64 models still compute their norms in float32.
@@ -69,14 +71,15 @@ def capture(
             stack.enter_context(eager_attention(model))
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(model, name, mixer, family))
+        stack.enter_context(recorder.streams.watching(model, mixers))
         stack.enter_context(listening(recorder, recorder.families))
         outputs = call(model, inputs)
-    if not recorder.records:
+    if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
     return Trace(
         model=model,
         inputs=inputs,
-        layers=tuple(recorder.records),
+        layers=tuple(recorder.streams.blocks),
         outputs=outputs,
         seconds=time.perf_counter() - started,
     )
@@ -91,12 +94,14 @@ class _Recorder:
     tolerance: float | None
     mixers: int
     progress: Callable[[int, int], None] | None
-    records: list[LayerRecord] = field(default_factory=list)
+    streams: Streams = field(init=False)
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
-    _residual: Tensor | None = None
     _written: Tensor | None = None
 
     __repr__ = brief
+
+    def __post_init__(self) -> None:
+        self.streams = Streams(lambda: listener() is self, self.allowed)
 
     def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""
@@ -114,11 +119,7 @@ class _Recorder:
 
     @contextmanager
     def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
-        """Record this mixer's input and output, and its block's input, when it runs in this capture's own pass."""
-
-        def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if listener() is self:
-                self._residual = args[0] if args else kwargs.get("hidden_states")
+        """Record what this mixer reads and gives when it runs in this capture's own pass."""
 
         def before(*_: Any) -> None:
             if listener() is self:
@@ -132,19 +133,16 @@ class _Recorder:
             if listener() is self:
                 x = args[0] if args else kwargs["hidden_states"]
                 if isinstance(family, AttentionFamily):
-                    self._finish(name, module, family, *self._attended(name, module, x, output))
+                    self._finish(model, name, module, family, *self._attended(name, module, x, output))
                 elif isinstance(family, Family):
-                    self._finish(name, module, family, *self._scanned(name, module, family, x, output, kwargs))
+                    self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
 
-        block = model.get_submodule(name.rpartition(".")[0])
         handles = [
             mixer.register_forward_pre_hook(before),
             mixer.register_forward_hook(after, with_kwargs=True),
         ]
         if isinstance(family, AttentionFamily) and family.writer is not None:
             handles.append(family.writer(mixer).register_forward_hook(wrote))
-        if block is not model:
-            handles.append(block.register_forward_pre_hook(entered, with_kwargs=True))
         try:
             yield
         finally:
@@ -167,12 +165,11 @@ class _Recorder:
         self._calls.clear()
         y = output[0] if isinstance(output, tuple) else output
         mask = kwargs.get("attention_mask")
-        residual = self._taken(y)
         grid = None
         if x.ndim == 4:  # tokens as they lie in a picture
             grid = (x.shape[1], x.shape[2])
-            x, y, residual = x.flatten(1, 2), y.flatten(1, 2), None if residual is None else residual.flatten(1, 2)
-        return Captured(x, y, scans, None if mask is None else mask.bool(), residual, grid), scan_error
+            x, y = x.flatten(1, 2), y.flatten(1, 2)
+        return Captured(x, y, scans, None if mask is None else mask.bool(), grid), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
         """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""
@@ -189,31 +186,36 @@ class _Recorder:
             )
         y = output[0] if self._written is None else self._written
         self._written = None
-        return Captured(x, y, ({"p": p.detach()},), None, self._taken(y)), 0.0
+        return Captured(x, y, ({"p": p.detach()},), None), 0.0
 
-    def _taken(self, y: Tensor) -> Tensor | None:
-        """Return the input of the block that is running if it is the stream that y is added to, and forget it."""
-        residual, self._residual = self._residual, None
-        return residual if isinstance(residual, Tensor) and residual.shape == y.shape else None
-
-    def _finish(self, name: str, mixer: nn.Module, family: MixerFamily, captured: Captured, scan_error: float) -> None:
-        """Make the mixer's record, rebuild its output and compare."""
-        y = captured.y
-        record = LayerRecord(len(self.records), name, family, mixer, captured, scan_error)
+    def _finish(
+        self,
+        model: nn.Module,
+        name: str,
+        mixer: nn.Module,
+        family: MixerFamily,
+        captured: Captured,
+        scan_error: float,
+    ) -> None:
+        """Make the mixer's record, rebuild its output and compare; it belongs to the block that is running."""
+        y, place = captured.y, name.rpartition(".")[0]
+        branch = Branch(name, family, mixer, captured, scan_error, family.scale(model.get_submodule(place)))
         if self.check:
-            operator = record.operator(precision(y.dtype))
-            error = relative_error(operator.output(), y)
-            allowed = TOLERANCE.get(y.dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
+            error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)
             if not max(error, scan_error) <= allowed:
                 raise ReconstructionError(
-                    f"layer {record.index} ({name}, {type(mixer).__name__}) cannot be rebuilt from what was captured: "
-                    f"relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed {allowed:.0e} "
-                    f"({_versions()})"
+                    f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "
+                    f"was captured: relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed "
+                    f"{allowed:.0e} ({_versions()})"
                 )
-            record = dataclasses.replace(record, reconstruction_error=error)
-        self.records.append(record)
+            branch = dataclasses.replace(branch, reconstruction_error=error)
+        self.streams.add(branch)
         if self.progress is not None:
-            self.progress(len(self.records), self.mixers)
+            self.progress(self.streams.branches, self.mixers)
+
+    def allowed(self, dtype: torch.dtype) -> float:
+        """Return the largest relative error that passes in a model of this precision."""
+        return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
 
 
 def _versions() -> str:

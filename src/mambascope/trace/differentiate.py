@@ -109,15 +109,16 @@ def directions(
     check_inputs(model, inputs)
     norm = final_norm(model)
     leaves: list[Tensor] = []
-    with differentiable(model, Rules(norm=True)), _leaf_before(norm, inputs, leaves) as inputs:
+    ledger = BiasLedger(model)
+    with differentiable(model, Rules(norm=True), ledger), _leaf_before(norm, inputs, leaves) as inputs:
         outputs = call(model, inputs)
         found = []
         for number, readout in enumerate(readouts, start=1):
             value = in_texts(readout, inputs)(outputs)
             (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
-            found.append((value.detach(), flow))
-    for value, flow in found:
-        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow)
+            found.append((value.detach(), flow, ledger.taken()))
+    for value, flow, biases in found:
+        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow, biases=biases)
 
 
 def final_norm(model: nn.Module) -> nn.Module:

@@ -1,10 +1,9 @@
-"""What one capture leaves: a record per mixer, in the order in which they ran."""
+"""What one capture leaves: a run of a model, and the blocks it went through."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -18,52 +17,9 @@ from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
 from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
+from mambascope.trace.block import Block, Branch, rebuilt
 from mambascope.trace.differentiate import Gradients, differentiate, direction
-from mambascope.trace.families import Captured, Kind, MixerFamily
-
-
-@dataclass(frozen=True, eq=False)
-class LayerRecord:
-    """One mixer's record.
-
-    Attributes:
-        index: Its number among the model's mixers, from 0.
-        name: Its name in the model, as in `named_modules`.
-        family: The family that reads it.
-        mixer: The module itself; its weights are read when an operator is built, not copied.
-        captured: What it consumed and gave.
-        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran,
-            as it always does for attention.
-        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN when the capture was told not to check.
-    """
-
-    index: int
-    name: str
-    family: MixerFamily
-    mixer: nn.Module
-    captured: Captured
-    scan_error: float
-    reconstruction_error: float = float("nan")
-
-    def __repr__(self) -> str:
-        kind = f"{type(self.mixer).__name__} of {self.family.model_type}"
-        read, error = f"{shape_of(self.captured.x[..., 0])} tokens", _rebuilt(self.reconstruction_error)
-        return one_line("LayerRecord", [str(self.index), repr(self.name), kind, read, error])
-
-    @property
-    def kind(self) -> Kind:
-        """What it mixes tokens with."""
-        return self.family.kind
-
-    @property
-    def post_norm(self) -> nn.Module | None:
-        """The norm that follows once the residual stream has been added to y; None for models that normalise before."""
-        return self.family.post_norm(self.mixer)
-
-    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
-        """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
-        with torch.no_grad():
-            return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
+from mambascope.trace.families import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,34 +29,39 @@ class Trace:
     Attributes:
         model: The model.
         inputs: What it was called with.
-        layers: A record per token mixer, in the order in which they ran.
+        layers: The blocks that the run went through, in their order.
         outputs: What the model returned.
         seconds: How long the capture took, its self-check included.
     """
 
     model: nn.Module
     inputs: Mapping[str, Any]
-    layers: tuple[LayerRecord, ...]
+    layers: tuple[Block, ...]
     outputs: Any
     seconds: float
     _passes: dict[tuple[str, Any], Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
-        read = ", then ".join(shape_of(stage.layers[0].captured.x[..., 0]) for stage in self.stages)
-        kinds = Counter(record.family.model_type for record in self.layers)
+        read = ", then ".join(shape_of(stage.layers[0].x[..., 0]) for stage in self.stages)
+        kinds = Counter(" + ".join(branch.family.model_type for branch in block.branches) for block in self.layers)
         layers = ", ".join(f"{count} layer{'s' if count > 1 else ''} of {kind}" for kind, count in kinds.items())
         error = max(self.reconstruction_error, default=float("nan"))
-        return one_line("Trace", [type(self.outputs).__name__, f"{read} tokens", layers, _rebuilt(error)])
+        return one_line("Trace", [type(self.outputs).__name__, f"{read} tokens", layers, rebuilt(error)])
 
     @property
     def reconstruction_error(self) -> tuple[float, ...]:
         """Relative error with which each layer's output was rebuilt, in the order of `layers`."""
-        return tuple(record.reconstruction_error for record in self.layers)
+        return tuple(block.reconstruction_error for block in self.layers)
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """What each layer mixes tokens with."""
-        return tuple(record.kind for record in self.layers)
+    def branches(self) -> tuple[Branch, ...]:
+        """Every mixer of the run, block by block."""
+        return tuple(branch for block in self.layers for branch in block.branches)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What its layers mix tokens with."""
+        return frozenset(branch.kind for branch in self.branches)
 
     @property
     def input_ids(self) -> Int[Tensor, "b L"] | None:
@@ -148,7 +109,7 @@ class Trace:
         Raises:
             InputError: if the model has stages, whose layers read different numbers of tokens.
         """
-        found = {tuple(record.captured.x.shape[:2]) for record in self.layers}
+        found = {tuple(block.x.shape[:2]) for block in self.layers}
         if len(found) > 1:
             numbers = ", ".join(str(stage.shape[1]) for stage in self.stages)
             raise InputError(
@@ -161,14 +122,14 @@ class Trace:
     @property
     def stages(self) -> tuple[Trace, ...]:
         """The trace of each run of layers that read the same tokens: one, or the stages of a picture model."""
-        runs = itertools.groupby(self.layers, key=lambda record: tuple(record.captured.x.shape[:2]))
-        return tuple(dataclasses.replace(self, layers=tuple(records)) for _, records in runs)
+        runs = itertools.groupby(self.layers, key=lambda block: tuple(block.x.shape[:2]))
+        return tuple(dataclasses.replace(self, layers=tuple(blocks)) for _, blocks in runs)
 
     def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMap:
         """Return one layer's exact affine map.
 
         Args:
-            layer: Number of the mixer, from 0; negative numbers count from the end.
+            layer: Number of the block, from 0; negative numbers count from the end.
             dtype: Precision of the mathematics; float32 by default, float64 for float64 models.
 
         Raises:
@@ -185,12 +146,3 @@ def check_trace(trace: Any) -> None:
     """Raise InputError, which says what to pass, unless this is a trace."""
     if not isinstance(trace, Trace):
         raise InputError(f"a trace is needed, what mambascope.capture(model, …) returned; found {shown(trace)}")
-
-
-def precision(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision in which operators compute for a model of this dtype: at least float32."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _rebuilt(error: float) -> str:
-    return "not checked" if math.isnan(error) else f"rebuilt to within {error:.0e}"

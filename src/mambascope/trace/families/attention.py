@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
-from mambascope.trace.families.family import Captured, Kind, weights
+from mambascope.trace.families.family import Captured, Kind, nothing_beside, unscaled, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,8 @@ class AttentionFamily:
             for layers that write into the stream without one.
         excludes: Whether a layer of this class is not a mixer of its own tokens, such as cross-attention.
         kind: What it mixes tokens with.
+        scale: Given the block that the layer stands in, returns what its output is multiplied by in the stream.
+        beside: Given the block, returns its token-wise parts that read what entered and are added with the layer.
     """
 
     model_type: str
@@ -63,6 +65,8 @@ class AttentionFamily:
     norm_after: Callable[[Any], nn.Module] | None = None
     excludes: Callable[[Any], bool] = lambda mixer: bool(getattr(mixer, "is_cross_attention", False))
     kind: Kind = "attention"
+    scale: Callable[[Any], float] = unscaled
+    beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
 
     __repr__ = brief
 

@@ -30,7 +30,6 @@ class Captured:
         scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
             tokens second, in the order of the call); of an attention layer its probabilities `p`, heads second.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
-        residual: The residual stream that enters the mixer's block, before its norm; None where there is no such block.
         grid: Rows and columns of the tokens, where the mixer was handed them as they lie in a picture.
     """
 
@@ -38,7 +37,6 @@ class Captured:
     y: Float[Tensor, "b L F"]
     scans: tuple[dict[str, Tensor], ...]
     mask: Bool[Tensor, "b L"] | None
-    residual: Float[Tensor, "b L F"] | None = None
     grid: tuple[int, int] | None = None
 
     __repr__ = brief
@@ -118,8 +116,26 @@ class MixerFamily(Protocol):
         """Return the norm that follows once the residual stream has been added to y, or None."""
 
     @property
+    def scale(self) -> Callable[[Any], float]:
+        """Given the block that the mixer stands in, returns what its output is multiplied by in the stream."""
+
+    @property
+    def beside(self) -> Callable[[Any], tuple[nn.Module, ...]]:
+        """Given the block, returns its token-wise parts that read what entered and are added with the mixer."""
+
+    @property
     def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
         """Given the mixer, what was captured, and a dtype, returns the mixer's affine map."""
+
+
+def unscaled(block: nn.Module) -> float:
+    """Return 1: the mixer's output is added as it is."""
+    return 1.0
+
+
+def nothing_beside(block: nn.Module) -> tuple[nn.Module, ...]:
+    """Return no part: what else the block adds, it adds after the mixer."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,8 @@ class Family:
         gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
         stand_in: For mixers of foreign classes.
         kind: What it mixes tokens with.
+        scale: Given the block that the mixer stands in, returns what its output is multiplied by in the stream.
+        beside: Given the block, returns its token-wise parts that read what entered and are added with the mixer.
     """
 
     model_type: str
@@ -175,6 +193,8 @@ class Family:
     gate_function: str | None = None
     stand_in: StandIn | None = None
     kind: Kind = "scan"
+    scale: Callable[[Any], float] = unscaled
+    beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
 
     __repr__ = brief
 

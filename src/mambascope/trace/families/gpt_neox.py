@@ -1,4 +1,7 @@
-"""GPT-NeoX and Pythia (Black et al., arXiv 2204.06745): one projection holds query, key and value head by head."""
+"""GPT-NeoX and Pythia (Black et al., arXiv 2204.06745): one projection holds query, key and value head by head.
+
+Attention and MLP read what enters the layer and are added to it side by side, unless `use_parallel_residual` is off.
+"""
 
 from __future__ import annotations
 
@@ -25,4 +28,5 @@ FAMILY = AttentionFamily(
     mixer_class="GPTNeoXAttention",
     module="transformers.models.gpt_neox.modeling_gpt_neox",
     projections=projections,
+    beside=lambda block: (block.mlp,) if block.use_parallel_residual else (),
 )

@@ -1,0 +1,188 @@
+"""One update of the residual stream: what entered, which mixers ran side by side, what left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mambascope.brief import one_line, shape_of
+from mambascope.errors import UnsupportedModelError
+from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.sum_of_maps import SumOfMaps
+from mambascope.trace.families import Captured, Kind, MixerFamily
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One mixer of a block.
+
+    Attributes:
+        name: Its name in the model, as in `named_modules`.
+        family: The family that reads it.
+        mixer: The module itself; its weights are read when an operator is built, not copied.
+        captured: What it consumed and gave.
+        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran,
+            as it always does for attention.
+        scale: What its output is multiplied by where it is added to the stream.
+        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN when the capture was told not to check.
+    """
+
+    name: str
+    family: MixerFamily
+    mixer: nn.Module
+    captured: Captured
+    scan_error: float
+    scale: float = 1.0
+    reconstruction_error: float = float("nan")
+
+    def __repr__(self) -> str:
+        kind = f"{type(self.mixer).__name__} of {self.family.model_type}"
+        read = f"{shape_of(self.captured.x[..., 0])} tokens"
+        return one_line("Branch", [repr(self.name), kind, read, rebuilt(self.reconstruction_error)])
+
+    @property
+    def kind(self) -> Kind:
+        """What it mixes tokens with."""
+        return self.family.kind
+
+    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
+        """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
+        with torch.no_grad():
+            return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One layer: stream_in + Σ scale · y of its branches = stream_out.
+
+    Attributes:
+        index: Its number among the model's blocks, from 0.
+        name: Its name in the model; a mixer's own where it stands in no block.
+        branches: The mixers whose outputs are added to the stream side by side; nearly always one.
+        stream_in: The residual stream that enters the block; None where there is no block that mambascope can read.
+        stream_out: The stream once the branches' outputs have been added to it, before anything else changes it.
+        stream_error: ‖stream_in + Σ scale · y - stream_out‖ / ‖stream_out‖; NaN where there is no stream.
+        trusted: Whether the stream is what the sum says, up to rounding.
+    """
+
+    index: int
+    name: str
+    branches: tuple[Branch, ...]
+    stream_in: Float[Tensor, "b L F"] | None = None
+    stream_out: Float[Tensor, "b L F"] | None = None
+    stream_error: float = float("nan")
+    trusted: bool = True
+
+    def __repr__(self) -> str:
+        kinds = " beside ".join(type(branch.mixer).__name__ for branch in self.branches)
+        read = f"{shape_of(self.x[..., 0])} tokens"
+        return one_line("Block", [str(self.index), repr(self.name), kinds, read, rebuilt(self.reconstruction_error)])
+
+    @property
+    def branch(self) -> Branch:
+        """The only branch.
+
+        Raises:
+            UnsupportedModelError: if there are several side by side.
+        """
+        if len(self.branches) > 1:
+            names = " and ".join(branch.name for branch in self.branches)
+            raise UnsupportedModelError(
+                f"layer {self.index} ({self.name}) adds the outputs of {names} side by side, and this method reads one "
+                "mixer in each layer"
+            )
+        return self.branches[0]
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What its branches mix tokens with."""
+        return tuple(branch.kind for branch in self.branches)
+
+    @property
+    def kind(self) -> str:
+        """The same in words: `scan`, `attention`, or of branches side by side `scan + attention`."""
+        return " + ".join(self.kinds)
+
+    @property
+    def x(self) -> Float[Tensor, "b L E"]:
+        """What its mixers read."""
+        return self.branches[0].captured.x
+
+    @property
+    def y(self) -> Float[Tensor, "b L F"]:
+        """What is added to the stream: Σ scale · y, in at least float32 where there are several."""
+        if len(self.branches) == 1 and self.branches[0].scale == 1:
+            return self.branches[0].captured.y
+        parts = [branch.captured.y.to(precision(branch.captured.y.dtype)) * branch.scale for branch in self.branches]
+        return torch.stack(parts).sum(dim=0)
+
+    @property
+    def reconstruction_error(self) -> float:
+        """The largest of its branches' errors."""
+        return max(branch.reconstruction_error for branch in self.branches)
+
+    @property
+    def scan_error(self) -> float:
+        """The largest of its branches' errors."""
+        return max(branch.scan_error for branch in self.branches)
+
+    @property
+    def post_norm(self) -> nn.Module | None:
+        """The norm that follows once y has been added to the stream; None for models that normalise before."""
+        return self.branches[0].family.post_norm(self.branches[0].mixer)
+
+    def stream(self, method: str) -> Float[Tensor, "b L F"]:
+        """Return the residual stream that enters the block, or refuse.
+
+        Args:
+            method: What needs it, for the message.
+
+        Raises:
+            UnsupportedModelError: if there is none that mambascope can read, or the block changes it in another way
+                than by adding its mixers' outputs.
+        """
+        if self.stream_in is None:
+            raise UnsupportedModelError(
+                f"{method} needs the residual stream around each mixer, and {self.name} has no block around it that "
+                "mambascope can read"
+            )
+        if not self.trusted:
+            raise UnsupportedModelError(
+                f"{method} follows the residual stream, and {self.name} changes it in a way that mambascope does not "
+                f"know: what entered and its mixers' outputs miss what left by {self.stream_error:.1e}"
+            )
+        return self.stream_in
+
+    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
+        """Return what the block adds to the stream as an exact affine map: the sum of its branches' maps, scaled."""
+        if len(self.branches) == 1 and self.branches[0].scale == 1:
+            return self.branches[0].operator(dtype)
+        maps = [(branch.scale, branch.operator(dtype)) for branch in self.branches]
+        return SumOfMaps.side_by_side(maps[0][1].x, maps)
+
+    def mean_sums(self) -> Float[Tensor, "b L"]:
+        """Return the sum of each target's row of Ā, see `mean_pull`."""
+        parts = []
+        for branch in self.branches:
+            scan = branch.operator().scan
+            ones = torch.ones_like(scan.skip).expand(*self.x.shape[:2], -1)
+            parts.append(branch.scale * scan.apply(ones).mean(dim=-1))
+        return torch.stack(parts).sum(dim=0)
+
+    def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return ρ Ā, Ā being each branch's token mixing averaged over its channels, scaled, added over branches."""
+        return torch.stack([branch.scale * branch.operator().scan.pull(rho) for branch in self.branches]).sum(dim=0)
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision in which operators compute for a model of this dtype: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def rebuilt(error: float) -> str:
+    """Return a reconstruction error in words."""
+    return "not checked" if math.isnan(error) else f"rebuilt to within {error:.0e}"

@@ -1,0 +1,142 @@
+"""The residual stream around each block of a run: what entered, and what left once the mixers' outputs were added.
+
+A norm that runs after the mixers reads the sum, unless it reads what entered (a token-wise part beside them, as in
+GPT-NeoX); where none runs, the block returns the sum. Mixers between which a norm reads a new sum are blocks of their
+own, one after the other; those that all read what entered stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mambascope.brief import brief
+from mambascope.trace.block import Block, Branch, precision
+from mambascope.trace.families import MixerFamily
+from mambascope.trace.rules import is_norm
+from mambascope.trace.scanning import relative_error
+
+
+class Streams:
+    """Collects the blocks of one pass.
+
+    Attributes:
+        blocks: Those that are complete, in their order.
+        branches: How many mixers have run.
+    """
+
+    def __init__(self, mine: Callable[[], bool], allowed: Callable[[torch.dtype], float]) -> None:
+        self.blocks: list[Block] = []
+        self.branches = 0
+        self._mine, self._allowed = mine, allowed
+        self._open: dict[str, _Open] = {}
+
+    def add(self, branch: Branch) -> None:
+        """Take a mixer that has run: into the block that is running, or as a block of its own where there is none."""
+        self.branches += 1
+        place = branch.name.rpartition(".")[0]
+        if place in self._open:
+            self._open[place].branches.append(branch)
+        else:
+            self.blocks.append(Block(len(self.blocks), branch.name, (branch,)))
+
+    @contextmanager
+    def watching(self, model: nn.Module, mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> Iterator[None]:
+        """Note what enters and leaves every block that holds mixers, inside, in this pass."""
+        places: dict[str, list[tuple[nn.Module, MixerFamily]]] = {}
+        for name, mixer, family in mixers:
+            places.setdefault(name.rpartition(".")[0], []).append((mixer, family))
+        with ExitStack() as stack:
+            for place, inside in places.items():
+                block = model.get_submodule(place)
+                for handle in self._hooks(place, block, inside) if block is not model else ():
+                    stack.callback(handle.remove)
+            yield
+
+    def _hooks(
+        self, place: str, block: nn.Module, mixers: Sequence[tuple[nn.Module, MixerFamily]]
+    ) -> Iterator[RemovableHandle]:
+        def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._mine():
+                self._open[place] = _Open(args[0] if args else kwargs.get("hidden_states"))
+
+        def normed(_: nn.Module, args: tuple[Any, ...]) -> None:
+            opened = self._open.get(place) if self._mine() else None
+            if opened is not None and opened.branches and args[0] is not opened.stream_in:
+                self._close(place, args[0])
+                self._open[place] = _Open(args[0])
+
+        def summed(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if self._mine() and place in self._open:
+                self._open[place].summed = args[0]
+
+        def beside(_: nn.Module, __: Any, output: Tensor) -> None:
+            if self._mine() and place in self._open:
+                self._open[place].beside = output
+
+        def left(_: nn.Module, __: Any, output: Any) -> None:
+            if self._mine() and place in self._open:
+                self._close(place, output[0] if isinstance(output, tuple) else output)
+                del self._open[place]
+
+        yield block.register_forward_pre_hook(entered, with_kwargs=True)
+        yield block.register_forward_hook(left)
+        inside = {part for mixer, _ in mixers for part in mixer.modules()}
+        for part in block.modules():
+            if is_norm(part) and part not in inside:
+                yield part.register_forward_pre_hook(normed)
+        for mixer, family in mixers:
+            post = family.post_norm(mixer)
+            if post is not None:
+                yield post.register_forward_pre_hook(summed)
+        for part in mixers[0][1].beside(block):
+            yield part.register_forward_hook(beside)
+
+    def _close(self, place: str, output: Any) -> None:
+        """Make the block of the mixers that ran since the stream entered, and hold their sum to what left."""
+        opened = self._open[place]
+        if not opened.branches:
+            return
+        branches = tuple(opened.branches)
+        block = Block(len(self.blocks), place, branches)
+        stream_in, stream_out = (_in_line(branches[0], stream) for stream in (opened.stream_in, opened.left(output)))
+        if stream_in is not None and stream_out is not None:
+            working = precision(stream_out.dtype)
+            error = relative_error(stream_in.to(working) + block.y.to(working), stream_out.to(working))
+            trusted = error <= self._allowed(stream_out.dtype)
+            block = Block(len(self.blocks), place, branches, stream_in, stream_out, error, trusted)
+        self.blocks.append(block)
+
+
+@dataclass
+class _Open:
+    """A block that is running: what entered it, the mixers that have run, and what else is added beside them."""
+
+    stream_in: Any
+    branches: list[Branch] = field(default_factory=list)
+    beside: Tensor | None = None
+    summed: Tensor | None = None
+
+    __repr__ = brief
+
+    def left(self, output: Any) -> Any:
+        """Return the stream once the mixers' outputs have been added to it, given what the block returned."""
+        if self.summed is not None:
+            return self.summed
+        return output if self.beside is None or not isinstance(output, Tensor) else output - self.beside
+
+
+def _in_line(branch: Branch, stream: Any) -> Float[Tensor, "b L F"] | None:
+    """Return a stream with its tokens in line, if it is one that the mixer's output can be added to."""
+    if not isinstance(stream, Tensor):
+        return None
+    captured = branch.captured
+    stream = stream.flatten(1, 2) if captured.grid is not None and stream.ndim == 4 else stream
+    return stream.detach() if stream.shape == captured.y.shape else None
