@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mambascope
+from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.registry import find_method
 from mambascope.trace.characters import character_starts, piece_names, predicted_name
@@ -86,6 +87,12 @@ def test_a_result_names_the_character_that_a_prediction_completes(tmp_path):
         assert result.target.asked == f"logit of {says!r}"
     names = [name for name, _ in result.target.next_tokens]
     assert not any("<0x" in name for name in names)
+
+
+def test_a_target_of_several_tokens_is_told_by_their_names(tmp_path):
+    model, tokenizer = mambascope.load(make_checkpoint(tmp_path, "mamba"))
+    with pytest.raises(InputError, match="the target '好' is 3 tokens, '好', '‹2/3 of 好›', '‹3/3 of 好›'; name one"):
+        mambascope.explain(model, tokenizer, "a", target="好")
 
 
 def test_the_top_sources_of_a_cut_character_have_names(tmp_path):

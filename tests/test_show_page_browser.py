@@ -28,6 +28,9 @@ def opened(tmp_path):
     return open_page
 
 
+TOLD = """return [[...document.querySelectorAll("#text [role=option]")].map((one) => one.textContent),
+  [...document.querySelectorAll("#sources tbody button")].map((one) => one.textContent)];"""
+
 CASES = {
     "plain": (result(layers=12), result(layers=12, signed=True, method="latim")),
     "hostile": (result(HOSTILE, signed=True),),
@@ -96,6 +99,15 @@ def test_the_sources_that_are_not_listed_are_counted(opened, tokens, bidirection
     told = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
     left = (tokens if bidirectional else focus + 1) - 8
     assert [cell for cell in told if "other" in cell] == ([f"{left} other{'s' * (left > 1)}"] if left > 0 else [])
+
+
+def test_parts_of_a_character_are_dots_in_the_text_and_have_names_beside_it(opened):
+    attribution = result(("a", "好", "", ""), layers=1)
+    dom, messages = opened(with_script(html_page(attribution), TOLD))
+    assert not messages
+    words, sources = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
+    assert words == ["a", "好", "·", "·"]
+    assert set(sources) == {"‘a’", "‘好’", "‘‹2/3 of 好›’", "‘‹3/3 of 好›’"}
 
 
 def test_the_notebook_frame_opens(opened):

@@ -153,7 +153,7 @@ def fails(match, function, *args, **kwargs):
 
 
 def test_no_tokenizer():
-    fails("this model has no tokenizer; pass tokenizer=", encode, None, "a", vocab_size=SIZE)
+    fails("this model has no tokenizer; load it with tokenizer=", encode, None, "a", vocab_size=SIZE)
 
 
 def test_nothing_to_encode():

@@ -116,6 +116,8 @@ class Method:
     shows_layers: bool = False
     column: str = ""
 
+    __repr__ = brief
+
     @property
     def scope(self) -> Literal["layer", "model"]:
         """Whether it scores each layer or the whole model."""

@@ -12,11 +12,15 @@ from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, th
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
 from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
+from mambascope.trace.characters import character_starts, piece_names
 
 SCRIPTS = (
     "decode.js", "colour.js", "text.js", "sources.js", "overview.js", "strip.js", "map.js", "mapinput.js", "scene.js",
     "textscene.js", "evidence.js", "folding.js", "page.js",
 )  # fmt: skip
+
+#: What stands in the text for a token that goes on with the character before it.
+PART = "·"
 
 
 def text_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
@@ -50,9 +54,12 @@ def text_page(attribution: Attribution, *others: Attribution, command: str | Non
 def _description(results: tuple[Attribution, ...], command: str | None) -> dict[str, Any]:
     """Everything but the scores: texts, axes, colours, evidence."""
     first = results[0]
+    names, starts = piece_names(first.tokens), character_starts(first.tokens)
+    in_text = [visible(name) if starts[j] == j else PART for j, name in enumerate(names)]
     return {
         "tokens": list(first.tokens),
-        "shown": {j: visible(token) for j, token in enumerate(first.tokens) if visible(token) != token},
+        "shown": {j: word for j, word in enumerate(in_text) if word != first.tokens[j]},
+        "parts": {j: visible(name) for j, name in enumerate(names) if starts[j] != j},
         "command": command or first.diagnostics.get("command"),
         "methods": [_facts(result) for result in results],
         "palette": ANCHORS,

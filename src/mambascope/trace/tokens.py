@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
 from mambascope.numbering import shown
+from mambascope.trace.characters import piece_names
 from mambascope.trace.checkpoint import one_line
 
 #: What a tokenizer's library in Rust raises where it would crash; it is no `Exception`, and has no name to import.
@@ -123,7 +124,7 @@ def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str
     ids = text_ids(tokenizer, text)
     if len(ids) == 1:
         return int(ids[0])
-    pieces = ", ".join(repr(decode_token(tokenizer, token)) for token in ids)
+    pieces = ", ".join(map(repr, piece_names([decode_token(tokenizer, token) for token in ids])))
     spaced = text_ids(tokenizer, " " + text)
     hint = f"; with a space before it, {' ' + text!r}, it is one" if len(spaced) == 1 else ""
     raise InputError(

@@ -7,7 +7,9 @@ const cache = new Map();
 
 // A token as it is shown: invisible characters made visible.
 const shown = (j) => RESULT.shown[j] ?? RESULT.tokens[j];
-const quoted = (j) => `‘${shown(j)}’`;
+// A token by name: one that goes on with a character says which part of which it is.
+const named = (j) => RESULT.parts?.[j] ?? shown(j);
+const quoted = (j) => `‘${named(j)}’`;
 
 async function inflate(id) {
   const packed = atob(document.getElementById(id).textContent);

@@ -13,7 +13,7 @@ function matrixGrid(block) {
   return {
     rows: targets.length, columns: TOKENS, square: true,
     row: (t) => ({ codes: block.codes, start: block.starts[t], length: block.lengths[t], scale: block.scales[t] }),
-    rowName: (t) => shown(targets[t]), rowNumber: (t) => targets[t],
+    rowName: (t) => named(targets[t]), rowNumber: (t) => targets[t],
     score: (t, j) => scoreAt(block, t, j),
   };
 }
@@ -32,7 +32,7 @@ function stripGrid(blocks) {
 function marginForNames() {
   const context = mapCanvas.getContext("2d");
   context.font = `12px ${SANS}`;
-  const widths = RESULT.tokens.map((_, j) => context.measureText(clipName(shown(j), LONGEST_NAME)).width);
+  const widths = RESULT.tokens.map((_, j) => context.measureText(clipName(named(j), LONGEST_NAME)).width);
   return Math.ceil(widths.reduce((most, width) => Math.max(most, width), 24)) + 14;
 }
 
