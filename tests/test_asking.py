@@ -107,11 +107,13 @@ def test_a_continuation_is_one_target_and_no_mean_of_pooled_positions(loaded, me
     assert max(source.position for source in result.top(99)) <= last, "what comes after it is no source"
 
 
+@pytest.mark.parametrize("text", [TEXT, 5 * TEXT], ids=["short", "long"])
 @pytest.mark.parametrize("method", ["value-zeroing", "latim", "latim-alti", "alti-rollout", "implicit-rollout"])
-def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(loaded, method):
-    joined = TEXT + " to the"
-    start, end = (len(loaded[1](text)["input_ids"]) for text in (TEXT, joined))
-    found = mambascope.explain(*loaded, TEXT, method=method, continuation=" to the")
+def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(loaded, method, text):
+    """Of a short text its positions are so many that they are taken from a map; of a long one, row by row."""
+    joined = text + " to the"
+    start, end = (len(loaded[1](one)["input_ids"]) for one in (text, joined))
+    found = mambascope.explain(*loaded, text, method=method, continuation=" to the")
     alone = [mambascope.explain(*loaded, joined, method=method, position=k) for k in range(start - 1, end - 1)]
     assert len(alone) > 1
     expected = torch.stack([one.scores for one in alone]).mean(dim=0)

@@ -136,7 +136,8 @@ def scored(method):
 
 EXPLAINERS = {
     "alti-logit": of_alti_logit,
-    **{method.__name__: scored(method) for method in (mamba_lrp, gradient_x_input, integrated_gradients)},
+    **{method.__name__: scored(method) for method in (mamba_lrp, gradient_x_input)},
+    "integrated_gradients": scored(functools.partial(integrated_gradients, steps=8)),
 }
 
 
