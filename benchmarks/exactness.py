@@ -58,7 +58,7 @@ def errors(family: str, dtype: torch.dtype, length: int) -> list[float]:
         trace = mambascope.capture(model, input_ids=ids, attention_mask=mask)
     worst = [0.0] * 4
     for layer in range(len(trace.layers)):
-        operator, y = trace.operator(layer), trace.layers[layer].captured.y
+        operator, y = trace.operator(layer), trace.branches[layer].captured.y
         total = operator.bias()
         for block, tile in operator.contribution_tiles():
             total[:, block.rows] += tile.sum(dim=-1).transpose(1, 2)

@@ -113,7 +113,7 @@ def similarity(models: dict[str, Any], pictures: str, numbers: Sequence[int]) ->
 def cosines(trace: Trace, model: Any, picture: Any) -> Tensor:
     """Return the cosines of all pairs of patches in the residual stream before each layer, (layers, P, P)."""
     places = list(class_grid(model, model_inputs(model, picture))[0].patch_positions)
-    streams = [record.captured.residual for record in trace.layers]
+    streams = [block.stream_in for block in trace.layers]
     found = torch.stack([stream[0, places].float() for stream in streams if stream is not None])
     unit = torch.nn.functional.normalize(found, dim=-1)
     return unit @ unit.transpose(1, 2)

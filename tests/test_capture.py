@@ -59,7 +59,7 @@ def test_a_model_in_training_mode_is_captured_in_evaluation_mode_and_put_back(fa
     expected = [module.training for module in model.modules()]
     trace = capture(model, input_ids=IDS)
     assert [module.training for module in model.modules()] == expected
-    assert not any(t.requires_grad for t in trace.layers[0].captured.scan.values())
+    assert not any(t.requires_grad for t in trace.branches[0].captured.scan.values())
 
 
 def test_everything_is_restored_when_the_model_raises(family):
@@ -116,7 +116,7 @@ def test_threads_do_not_see_each_other(family, shared):
         assert len(results[name]) == 12, "a thread failed"
         for trace in results[name]:
             assert_equal_to_rounding(trace.logits, expected[name].logits)
-            for record, right in zip(trace.layers, expected[name].layers, strict=True):
+            for record, right in zip(trace.branches, expected[name].branches, strict=True):
                 assert_equal_to_rounding(record.captured.scan["dt"], right.captured.scan["dt"])
 
 

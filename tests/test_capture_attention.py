@@ -79,7 +79,7 @@ def test_layers_are_rebuilt_and_contributions_sum_to_the_output(family, dtype, s
     assert_equal_to_rounding(trace.logits, stock.logits, "logits", LEAST)
     assert trace.shape == ((3, 17) if family == "vit" else (3, 11))
     assert len(trace.layers) == 2
-    for record, (x, y) in zip(trace.layers, layers, strict=True):
+    for record, (x, y) in zip(trace.branches, layers, strict=True):
         assert_equal_to_rounding(record.captured.x, x, "inputs of a layer", LEAST)
         assert_equal_to_rounding(record.captured.y, y, "outputs of a layer", LEAST)
         y = record.captured.y  # of the pass that p was captured in
@@ -153,17 +153,17 @@ def test_what_surrounds_a_layer_is_recorded(family):
             module.register_forward_hook(lambda _, args, output: norms.append((args[0], output)))
     trace = capture(model, **transformer_inputs(family))
     for record in trace.layers:
-        captured, block = record.captured, model.get_submodule(record.name.rpartition(".")[0])
-        assert torch.equal(captured.residual, blocks[record.name.rpartition(".")[0]])
+        captured, block = record.branch.captured, model.get_submodule(record.name)
+        assert torch.equal(record.stream_in, blocks[record.name])
         if family == "bert":
             before, after = norms[record.index]
-            assert torch.equal(captured.x, captured.residual)
-            assert torch.equal(captured.y + captured.residual, before)
+            assert torch.equal(captured.x, record.stream_in)
+            assert torch.equal(captured.y + record.stream_in, before)
             assert_equal_to_rounding(record.post_norm(before), after)
         else:
             norm = {"gpt2": "ln_1", "vit": "layernorm_before"}.get(family, "input_layernorm")
             assert record.post_norm is None
-            assert_equal_to_rounding(captured.x, getattr(block, norm)(captured.residual))
+            assert_equal_to_rounding(captured.x, getattr(block, norm)(record.stream_in))
 
 
 def test_the_attention_implementation_is_put_back(family):
@@ -292,8 +292,8 @@ def test_a_model_of_both_kinds_is_captured_in_the_order_of_its_layers():
 
     trace = capture(Hybrid(), x=torch.randn(2, 9, 12))
     kinds = [ATTENTION_FAMILIES["gpt2"], FAMILIES["mamba"], ATTENTION_FAMILIES["gpt2"]]
-    assert [record.family for record in trace.layers] == kinds
-    assert [record.name for record in trace.layers] == ["layers.0.attn", "layers.1.mixer", "layers.2.attn"]
-    assert all(record.captured.residual is not None for record in trace.layers)
+    assert [record.family for record in trace.branches] == kinds
+    assert [record.name for record in trace.branches] == ["layers.0.attn", "layers.1.mixer", "layers.2.attn"]
+    assert all(block.stream_in is not None for block in trace.layers)
     assert latim(trace).shape == (2, 3, 9, 9)
     assert gpt2.config._attn_implementation == "sdpa"

@@ -73,7 +73,7 @@ def test_operator_rebuilds_the_stock_mixer(family, length, batch, side, dtype):
         stock = stock_outputs(model, ids, mask)
         trace = capture(model, input_ids=ids, attention_mask=mask)
     assert max(trace.reconstruction_error) < BOUND[dtype]
-    record, (x, y) = trace.layers[0], stock[0]
+    record, (x, y) = trace.branches[0], stock[0]
     assert relative(record.captured.x, x) < BOUND[dtype], "the input of the mixer"
     operator = record.operator()
     assert relative(operator.output(), y) < BOUND[dtype], "the scan form"
@@ -107,7 +107,7 @@ def test_tiles_equal_the_naive_form(family, rule, side, length):
         assert relative(tiled[row], T) < 1e-12, f"contributions of sequence {row}"
         if rule == "secant":
             assert relative(operator.bias()[row], beta) < 1e-12, f"bias of sequence {row}"
-            assert relative(T.sum(dim=1) + beta, trace.layers[1].captured.y[row]) < 1e-12, f"output of sequence {row}"
+            assert relative(T.sum(dim=1) + beta, trace.branches[1].captured.y[row]) < 1e-12, f"output of sequence {row}"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -126,7 +126,7 @@ def test_contributions_and_bias_sum_to_the_output_for_any_size(family, length, b
     ids, mask = padded_batch(length, batch, side, seed)
     with without_downcasts(family):
         trace = capture(model, input_ids=ids, attention_mask=mask)
-    operator, y = trace.operator(0), trace.layers[0].captured.y
+    operator, y = trace.operator(0), trace.branches[0].captured.y
     total = operator.bias()
     for block, tile in operator.contribution_tiles():
         total[:, block.rows] += tile.sum(dim=-1).transpose(1, 2)
@@ -140,7 +140,7 @@ def test_inexact_rules_leave_a_residual_and_exact_ones_none(family):
     ids, _ = padded_batch(40, 1, "left")
     with without_downcasts(family):
         trace = capture(model, input_ids=ids)
-    operator, y = trace.operator(0), trace.layers[0].captured.y
+    operator, y = trace.operator(0), trace.branches[0].captured.y
     residual = {}
     for rule in ("secant", "silu", "identity"):
         total = operator.bias(rule)

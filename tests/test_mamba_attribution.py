@@ -72,7 +72,7 @@ def test_gradients_at_the_mixers_are_the_stock_models(case, name):
     with without_downcasts(family):
         gradients = differentiate(model, readout, mixers=True, input_ids=ids)
     assert len(gradients.mixers) == LAYERS
-    for layer, (record, gradient) in enumerate(zip(trace.layers, expected, strict=True)):
+    for layer, (record, gradient) in enumerate(zip(trace.branches, expected, strict=True)):
         assert distance(gradients.mixers[record.name][1], gradient) < BOUND, f"layer {layer}"
         assert distance(gradients.mixers[record.name][0], record.captured.y) < BOUND, f"output of layer {layer}"
 

@@ -240,7 +240,7 @@ def test_a_foreign_class_with_the_same_parts_is_read(foreign):
     ours.load_state_dict(theirs.state_dict())
     batch = tokens(ours)
     trace, expected = capture(theirs, tokens=batch), capture(ours, tokens=batch)
-    assert [type(record.mixer).__name__ for record in trace.layers] == ["MixerOfTheirs"] * 2
+    assert [type(record.mixer).__name__ for record in trace.branches] == ["MixerOfTheirs"] * 2
     assert max(trace.reconstruction_error) < 1e-12
     assert distance(latim.latim(trace), latim.latim(expected)) < BOUND
     for frozen in COMBINATIONS:

@@ -24,7 +24,7 @@ def test_it_is_the_papers_formula(family, layer):
     model = stock_transformer(family, torch.float64)
     trace = capture(model, **transformer_inputs(family, torch.float64))
     value, out = value_and_output(model, family, layer)
-    captured = trace.layers[layer].captured
+    captured = trace.branches[layer].captured
     p, x = captured.scan["p"], captured.x
     total = torch.zeros(3, x.shape[1], x.shape[1], 12, dtype=torch.float64)
     for head in range(3):

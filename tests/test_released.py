@@ -60,7 +60,7 @@ def test_texts(texts, target):
             expected = reference.raw_attention([vector[:, : target + 1]], target)
             agree(raw[: target + 1], expected, target, f"raw attention of layer {layer}, text {number}")
             assert not raw[target + 1 :].any()
-        flows = [gradients.mixers[record.name][1][number] for record in trace.layers]
+        flows = [gradients.mixers[record.name][1][number] for record in trace.branches]
         expected = {
             "rollout": reference.rollout(vectors[FIRST:], target),
             "Mamba-Attribution": reference.attribution(vectors[FIRST:], flows[FIRST:], target),
@@ -100,7 +100,7 @@ def test_pictures(place):
     }
     for number, run in enumerate(runs):
         vectors = [reference.class_vector(layer.forwards, layer.backwards, c) for layer in run.layers[FIRST:]]
-        flows = [gradients.mixers[record.name][1][number] for record in trace.layers[FIRST:]]
+        flows = [gradients.mixers[record.name][1][number] for record in trace.branches[FIRST:]]
         expected = {
             "raw attention": reference.raw_attention(vectors, c),
             "rollout": reference.rollout(vectors, c),

@@ -112,7 +112,7 @@ def test_the_operator_is_the_dense_reference(grid, options):
     length = batch.shape[1]
     trace = capture(model, tokens=batch)
     assert trace.shape == (2, length)
-    assert trace.layers[0].captured.grid == grid
+    assert trace.branches[0].captured.grid == grid
     assert max(trace.reconstruction_error) < 1e-12
     for row in range(2):
         with torch.no_grad():
@@ -122,7 +122,7 @@ def test_the_operator_is_the_dense_reference(grid, options):
             operator = trace.operator(layer)
             assert isinstance(operator, AffineMap)
             assert isinstance(operator.scan, DirectedScan)
-            assert distance(trace.layers[layer].captured.residual[row], stream) < BOUND
+            assert distance(trace.layers[layer].stream_in[row], stream) < BOUND
             T, beta = contributions(dense), biases(dense)
             assert distance(T.sum(dim=1) + beta, dense.y) < BOUND
             target = length // 2

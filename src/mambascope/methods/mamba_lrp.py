@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.readout import OneEach, first_order
 from mambascope.trace import Trace, check_trace
@@ -107,9 +107,15 @@ def mamba_lrp(
 
     Raises:
         InputError: if there are no pixels to go back to, or the model is quantised.
+        UnsupportedModelError: if the model has layers of softmax attention and a rule is on.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
     check_trace(trace)
+    if rules != GRADIENT and not trace.kinds <= SCAN:
+        raise UnsupportedModelError(
+            "MambaLRP has rules for selective scans, and this model also has softmax attention, through which relevance "
+            "would not be conserved; use alti-logit, or rules=GRADIENT for gradient times input"
+        )
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     biases, others = _by_layer(trace, passed)
