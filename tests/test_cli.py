@@ -232,7 +232,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
     code, _, err = run("maps", TEXT, *use, "--layer", "0", "--out", tmp_path / "m.safetensors")
     assert code == 2
-    assert 'GiB are free; ask for --channels mean or for a few channels' in err
+    assert "GiB are free; ask for --channels mean or for a few channels" in err
 
 
 @pytest.mark.parametrize("verb", ["explain", "maps"])
