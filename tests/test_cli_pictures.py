@@ -153,7 +153,16 @@ def test_classes_that_may_be_there_together_have_each_their_own_probability(run,
     pixels = mambascope.read_picture(photographs / "cat.jpg", model).pixel_values
     with torch.no_grad():
         expected = model(pixels).logits[0].sigmoid().sort(descending=True).values.tolist()
-    assert [share for _, share in json.loads(out)["target"]["next_tokens"]] == pytest.approx(expected, rel=1e-4)
+    target = json.loads(out)["target"]
+    assert [share for _, share in target["next_tokens"]] == pytest.approx(expected, rel=1e-4)
+    assert target["independent"] is True
+    _, out, _ = run("explain", photographs / "cat.jpg", "--model", tmp_path / "several")
+    assert "in cat.jpg sees, each class by itself: " in out
+    _, out, _ = run("compare", photographs / "cat.jpg", "--models", tmp_path / "several", "--methods", "latim")
+    assert "  sees, each class by itself: " in out
+    saved(vim(), tmp_path / "one")
+    _, out, _ = run("explain", photographs / "cat.jpg", "--model", tmp_path / "one", "--json")
+    assert json.loads(out)["target"]["independent"] is False
 
 
 @pytest.mark.parametrize(("name", "maps"), [("vit", 3), ("vim", 12)])
@@ -194,10 +203,9 @@ def test_page_and_json_agree(run, models, photographs, tmp_path, name):
     for row, source in zip(dom.rows(), best, strict=True):
         assert float(row["data-score"]) == pytest.approx(result["scores"][source], rel=1e-4)
     targets = {one["name"]: len(one["targets"]) for one in data_of(page.read_text(encoding="utf-8"))["methods"]}
-    chosen, attribution = {"vit": ("alti-logit", "transformer"), "vim": ("mamba-lrp", "mamba")}[name]
-    assert next(iter(targets)) == chosen
-    assert targets["latim"] == 17, "any patch can be explained at a click"
-    assert targets["rollout"] == targets[f"{attribution}-attribution"] == targets["hidden-attention"] == 1
+    assert next(iter(targets)) == {"vit": "alti-logit", "vim": "mamba-lrp"}[name]
+    assert targets.pop("latim") == 17, "any patch can be explained at a click"
+    assert set(targets.values()) == {1}, "which others there are depends on the machine's speed"
 
 
 @pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json"])

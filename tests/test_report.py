@@ -397,7 +397,7 @@ def test_a_whole_report(tmp_path):
 
 def test_places_that_cannot_be_written_are_refused(tmp_path):
     frame = table(samples=2)
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         write_report(frame, tmp_path / "absent" / "report", resamples=10)
     frame["task"] = frame["task"].replace({"align": "a/b", "copying": "a:b"})
     with pytest.raises(InputError, match="same file"):

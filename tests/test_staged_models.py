@@ -172,7 +172,7 @@ def test_tokens_can_be_given_in_place_of_pictures(kind):
     for wrong in ({}, {"pixel_values": batch, "inputs_embeds": model.embed(batch)}):
         with pytest.raises(InputError, match="one of them"):
             model(**wrong)
-    with pytest.raises(InputError, match="135 tokens are those of no square"):
+    with pytest.raises(InputError, match="135 tokens do not make a square"):
         model(inputs_embeds=model.embed(pictures(1, 36, 60)))
     with pytest.raises(InputError, match=r"shape \(batch, 2, height, width\)"):
         model(pixel_values=batch[:, :1])
@@ -364,7 +364,7 @@ def test_files_of_another_layout_are_refused(tmp_path):
     save_file({"weight": torch.ones(2)}, other)
     with pytest.raises(CheckpointError, match="is a file"):
         mambascope.load(other)
-    with pytest.raises(CheckpointError, match="no MambaVision checkpoint"):
+    with pytest.raises(CheckpointError, match="not a MambaVision checkpoint"):
         released.load_released(other)
 
 

@@ -258,7 +258,7 @@ def test_files_that_are_no_released_vim_are_refused(tmp_path):
         mambascope.load(odd)
     other = tmp_path / "other.pth"
     torch.save({"model": {"weight": torch.ones(2)}}, other)
-    with pytest.raises(CheckpointError, match="no Vim checkpoint"):
+    with pytest.raises(CheckpointError, match="not a Vim checkpoint"):
         load_released(other)
     with pytest.raises(CheckpointError, match="is a file"):
         mambascope.load(other)

@@ -37,7 +37,7 @@ def with_views(
 
     Args:
         first: The result that the page opens with; its capture tells what a forward pass costs.
-        others: Methods that can read the model and what is asked, in the order in which a page offers them.
+        others: Methods that can read the model and what is asked; those that stand in a column of `compare` go first.
         explained: Makes the results.
         started: When the work began, as `time.perf_counter` had it.
     """
@@ -49,7 +49,8 @@ def with_views(
         results += explained([METHODS[DEFAULT_METHOD]], True)
     held = {one.method for one in results}
     whole_map = every or first.target.pooled > 1  # of many positions together, every row is drawn from
-    cheap = _affordable([one for one in others if one.offered and one.name not in held], tokens, one_pass, whole_map)
+    offered = [one for one in sorted(others, key=lambda one: not one.column) if one.offered and one.name not in held]
+    cheap = _affordable(offered, tokens, one_pass, whole_map)
     cheap = [one for one in cheap if not every or one.map is not None or one.whole_map is not None]
     for group in ([one for one in cheap if one.asks], [one for one in cheap if not one.asks]):
         results += explained(group, every) if group else []
