@@ -252,7 +252,7 @@ def first_order(readout: Any, outputs: Any, value: Float[Tensor, " b"]) -> Float
         outputs: What the model returned.
         value: The readout's value there.
     """
-    return readout.first_order(outputs) if hasattr(readout, "first_order") else value
+    return (readout.first_order(outputs) if hasattr(readout, "first_order") else value).detach()
 
 
 def token_readout(position: int, token: int, foil: int | None = None, names: tuple[str, str] | None = None) -> Readout:

@@ -1,0 +1,5 @@
+"""`python -m mambascope`: the command."""
+
+from mambascope.cli import main
+
+main()

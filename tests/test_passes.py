@@ -1,0 +1,74 @@
+"""No pass is run twice for the same question: forward passes of the model, and captures, method by method."""
+
+import pytest
+import torch
+
+from mambascope.explanation import Question, explain_inputs, explaining
+from mambascope.methods.readout import token_readout
+from mambascope.methods.registry import METHODS
+from mambascope.trace import capture
+from models import padded_batch, stock_model
+
+#: Forward passes of one explanation of 6 tokens: that of the capture, and those that the method needs. Interventions
+#: run all copies of so short a text at once; captum's gradients are held to the readout at both ends of their way.
+PASSES = {
+    "alti-logit": 2,
+    "mamba-attribution": 2,
+    "mamba-lrp": 2,
+    "gradient-x-input": 4,
+    "smoothgrad": 4,
+    "knockout": 2,
+    "occlusion": 2,
+}
+#: Integrated gradients run in parts, as many as their steps ask for.
+VARIES = {"integrated-gradients"}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A model whose forward passes are counted, and so are captures."""
+    model, counts = stock_model("mamba"), {"passes": 0, "captures": 0}
+
+    def passed(*_):
+        counts["passes"] += 1
+
+    def captured(*args, **kwargs):
+        counts["captures"] += 1
+        return stock(*args, **kwargs)
+
+    stock = explaining.capture
+    monkeypatch.setattr(explaining, "capture", captured)
+    model.register_forward_hook(passed)
+    return model, counts
+
+
+def explained(model, names):
+    inputs = {"input_ids": padded_batch(6, 1, "left")[0]}
+    methods = [METHODS[name] for name in names]
+    return explain_inputs(model, inputs, None, methods, Question(), progress=False)
+
+
+@pytest.mark.parametrize("name", [m.name for m in METHODS.values() if "scan" in m.kinds and m.name not in VARIES])
+def test_passes_of_each_method(counted, name):
+    model, counts = counted
+    explained(model, [name])
+    assert counts == {"passes": PASSES.get(name, 1), "captures": 1}
+
+
+def test_methods_that_are_asked_together_share_what_they_need(counted):
+    """One capture for all, one backward pass for those that weight by gradients, whatever is asked in between."""
+    model, counts = counted
+    names = ["latim", "rollout", "value-zeroing", "mamba-attribution", "alti-logit", "mamba-lrp"]
+    explained(model, names)
+    assert counts == {"passes": 4, "captures": 1}
+
+
+def test_a_run_computes_the_gradients_of_a_readout_once(counted):
+
+    model, counts = counted
+    trace = capture(model, input_ids=torch.tensor([[3, 4, 5]]))
+    first, again, other = (trace.gradients(token_readout(2, token)) for token in (7, 7, 8))
+    assert first is again
+    assert other is not first
+    assert trace.logit_direction(token_readout(2, 7)) is trace.logit_direction(token_readout(2, 7))
+    assert counts["passes"] == 4
