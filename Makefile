@@ -41,7 +41,7 @@ evaluate-pictures: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.evaluation --of pictures --page docs/evaluation_pictures.md
 
 figures: .venv/ready .venv-test/ready
-	.venv/bin/mambascope explain "$(TEXT)" --out docs/explained.png
+	.venv/bin/mambascope explain "$(TEXT)" --targets all --out docs/explained.png
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 
 PAIR = zoo:vision-digits-vim,zoo:vision-digits-vit

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mambascope import Attribution
 from mambascope.errors import CheckpointError, InputError
@@ -52,6 +54,16 @@ def test_a_saved_result_comes_back_whole(tmp_path):
     for name in ("tokens", "axes", "method", "target", "model", "signed", "diagnostics"):
         assert getattr(loaded, name) == getattr(result, name), name
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_file_from_before_classes_could_be_independent_is_read(tmp_path):
+    path = make().save(tmp_path / "x.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata, scores = file.metadata(), file.get_tensor("scores")
+    header = json.loads(metadata["attribution"])
+    assert header["target"].pop("independent") is False
+    save_file({"scores": scores}, path, metadata=metadata | {"attribution": json.dumps(header)})
+    assert Attribution.load(path).target == make().target
 
 
 def test_a_half_written_or_foreign_file_is_refused(tmp_path):

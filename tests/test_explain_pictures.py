@@ -8,7 +8,7 @@ import torch
 from mambascope import Attribution, capture
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import Question, explain_inputs
-from mambascope.explanation.pictures import WHEREVER_IT_IS_READ, explain_picture
+from mambascope.explanation.pictures import explain_picture
 from mambascope.grid import Grid
 from mambascope.methods.attribution import Model, Target
 from mambascope.methods.latim import latim
@@ -105,7 +105,7 @@ def test_a_patch_to_explain_is_heard_or_refused(model, name):
     """A method listed as deaf gives the same wherever it is asked; one that is not gives something else."""
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
     asked = [explain_inputs(model, inputs, None, [METHODS[name]], Question(position=place))[0] for place in (0, 7)]
-    assert torch.allclose(asked[0].row(0), asked[1].row(7), rtol=1e-4) == (name in WHEREVER_IT_IS_READ)
+    assert torch.allclose(asked[0].row(0), asked[1].row(7), rtol=1e-4) == (not METHODS[name].by_place)
 
 
 @pytest.mark.parametrize("place", ["middle", "none"])
@@ -119,7 +119,7 @@ def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
     assert of_patch.target.asked.startswith("size of the features") == METHODS[name].asks
     other = explain_picture(vision, astronaut(), method=name, patch=(0, 3))
     assert not torch.allclose(of_patch.picture(), other.picture(), rtol=1e-2)
-    if name in WHEREVER_IT_IS_READ:
+    if not METHODS[name].by_place:
         with pytest.raises(InputError, match="not a single patch"):
             explain_picture(vision, astronaut(), method=name, patch=(2, 1), target=0)
         with pytest.raises(InputError, match="not a single patch"):

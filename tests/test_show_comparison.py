@@ -50,7 +50,7 @@ def test_the_figure_has_a_row_per_model_and_a_column_per_method():
     cells = sheet.get_axes()[:8]
     assert [axes.texts[0].get_text() for axes in cells[:4]] == ["picture", *COLUMNS]
     titles = [axes.get_title(loc="left").replace("\n", " ") for axes in cells]
-    assert titles[0] == "made-up/vision-tiny: tabby cat 61.2 %"
+    assert titles[0] == "made-up/vision-tiny sees tabby cat 61.2 %"
     assert titles[1:4] == ["", "mamba-attribution: 'rocket'", "mamba-lrp: 'rocket'"]
     assert titles[5:7] == ["", "transformer-attribution"]
     assert len(cells[6].patches) == 2, "the patch that is explained is outlined"

@@ -75,7 +75,7 @@ def _head(axes: Axes, name: str) -> None:
     """Write a column's name above its first cell and that cell's own title."""
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center"}
     looks: dict[str, Any] = {"fontsize": LETTERS + 1, "fontweight": "bold", "family": families()}
-    axes.annotate(drawable(name), (0.5, 1), (0, 20), parse_math=False, annotation_clip=False, **place, **looks)
+    axes.annotate(drawable(name), (0.5, 1), (0, 26), parse_math=False, annotation_clip=False, **place, **looks)
 
 
 def _row(cells: Sequence[Axes], row: Compared, columns: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def _row(cells: Sequence[Axes], row: Compared, columns: Sequence[str]) -> None:
     assert first.grid is not None
     image = ground_of(first.image, first.grid)
     cells[0].imshow(image.numpy())
-    says = f"{_short(first.model.name, 22)}: {sees(first)}" if first.target.next_tokens else first.model.name
+    says = _short(first.model.name, 26) + (f"\nsees {sees(first)}" if first.target.next_tokens else "")
     _title(cells[0], says)
     for axes, result, reason, column in zip(cells[1:], row.results, row.reasons, columns, strict=True):
         if result is None:
@@ -150,7 +150,7 @@ def _shape(row: Compared) -> float:
 def _title(axes: Axes, says: str) -> None:
     if not says:
         return
-    lines = _broken(says, 27).split("\n")
+    lines = [line for part in says.split("\n") for line in _broken(part, 27).split("\n")]
     kept = lines if len(lines) < 3 else [lines[0], lines[1][:25] + "…"]
     text = drawable("\n".join(kept)) if len(kept) == 1 else "\n".join(map(drawable, kept))
     axes.set_title(text, fontsize=6.5, loc="left", pad=3, parse_math=False, family=families())

@@ -52,7 +52,7 @@ def how_to_read_map(attribution: Attribution, small: bool) -> str:
         says += "Blue: the source adds, orange with a minus: it takes away; the deeper, the more. "
     else:
         says += "The darker, the more was drawn. "
-    return says + f"{SHADES}." + (" At the right the same for each layer by its number, each on its own scale." * small)
+    return says + f"{SHADES}." + (" At the right each layer by its number, on its own scale." * small)
 
 
 def how_to_read_bars(attribution: Attribution, layers: bool) -> str:
