@@ -100,7 +100,7 @@ def test_the_means_are_plain_lines_of_at_most_80_columns(evaluate, checkpoint, t
     code, out, err = evaluate("toy", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80, "a path is as long as it is"
     assert "\x1b" not in out
     head = next(line for line in lines if line.startswith("method"))
     assert head.split() == ["method", "AUC", "↑", "conservation", "error", "↓"]

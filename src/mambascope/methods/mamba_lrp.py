@@ -114,7 +114,7 @@ def mamba_lrp(
     if rules != GRADIENT and not trace.kinds <= SCAN:
         raise UnsupportedModelError(
             "MambaLRP has rules for selective scans, and this model also has softmax attention, through which relevance "
-            "would not be conserved; use alti-logit, or rules=GRADIENT for gradient times input"
+            "is not conserved yet; use alti-logit, or gradient-x-input"
         )
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
