@@ -51,7 +51,7 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     trace = mambascope.capture(model, input_ids=torch.randint(0, config.vocab_size, (1, options.length)))
     operator = trace.operator(0)
-    L, D, E = options.length, operator.conv.shape[0], options.width
+    L, D, E = options.length, operator.inner_width, options.width
     inner = operator.scan.state_size * operator.scan.maps
     pairs = L * (L + 1) / 2
     floors = {"hidden-attention": 2 * pairs * inner, "implicit-attention": 2 * pairs * inner,

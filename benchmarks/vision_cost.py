@@ -88,10 +88,11 @@ def main() -> None:
     middle = len(trace.layers) // 2
     ours, our_seconds = timed(lambda: mambascope.hidden_attention(trace, middle))
     parts = trace.operator(middle).scan.parts
-    loops, loop_seconds = timed(lambda: [looped(one.scan) for one in parts])
+    loops, loop_seconds = timed(lambda: [looped(one.mixer) for one in parts])
     total = torch.zeros_like(ours)
     for one, alpha in zip(parts, loops, strict=True):
-        total += one.weight * alpha[None][:, :, one.order.steps[:, None], one.order.steps]
+        steps = one.permutation.steps
+        total += one.scale * alpha[None][:, :, steps[:, None], steps]
     error = float((total - ours).norm() / ours.norm())
     print(f"hidden attention of layer {middle}, every channel: ours {our_seconds:.2f} s, a loop over pairs ", end="")
     print(f"{loop_seconds:.1f} s, {loop_seconds / our_seconds:.0f} times as long; they differ by {error:.0e}")

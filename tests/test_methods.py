@@ -11,7 +11,7 @@ from mambascope.methods.latim import check_norm, contributions, latim
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.operators import affine, naive
-from mambascope.operators.affine import check_rule
+from mambascope.operators.affine_map import check_rule
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from dense_reference import distance
 from mambascope.errors import InputError
-from mambascope.operators import affine, naive
+from mambascope.operators import affine_map, naive
 from mambascope.operators.affine_map import AffineMap
-from mambascope.operators.grid_convolution import GridConvolution
-from mambascope.operators.neighbours import NeighbourMixer
-from mambascope.operators.orders import DirectedScan, Order, OrderedScan
+from mambascope.operators.grid_convolution import GridConvolution, GridConvolutionMixer
+from mambascope.operators.multi_scan import MultiScan
+from mambascope.operators.permutation import Part, Permutation
 from mambascope.operators.selective_scan import SelectiveScan
 from neighbour_reference import convolved, vectors
 
@@ -36,13 +36,14 @@ def case(grid, kernel, orders, batch, centred, biases, seed=0, rule="secant"):
         tokens = torch.arange(length) if number == 0 else torch.randperm(length, generator=draw)
         dt, A, skip = normal(batch, length, D).exp() / 3, -normal(D, N).exp(), normal(D)
         scan = SelectiveScan(dt, A, *normal(2, batch, length, N), skip)
-        parts.append(OrderedScan(scan, Order(tokens)))
+        parts.append(Part(scan, Permutation(tokens)))
         steps = tokens.argsort()
         dense = [naive.selective_scan_matrix(dt[row], A, scan.B[row], scan.C[row]) for row in range(batch)]
         alpha = alpha + torch.stack(dense)[:, :, steps][..., steps]
-    scan = parts[0].scan if orders == 1 else DirectedScan(tuple(parts))
-    operator = NeighbourMixer(
-        x, scan, W_x, b_x, GridConvolution(taps, *grid), conv_bias, gate, W_o, b_o, centred, offset
+    scan = parts[0].mixer if orders == 1 else MultiScan(tuple(parts))
+    convolution = GridConvolution(taps, *grid)
+    operator = GridConvolutionMixer(
+        x, scan, W_x, b_x, convolution, conv_bias, gate, W_o, b_o, centred=centred, offset=offset
     )
     T, beta, implicit = [], [], []
     zero = torch.zeros(D, dtype=torch.float64)
@@ -92,7 +93,7 @@ def test_any_grid_any_orders(grid, kernel, orders, batch, centred, biases, eleme
     length, size = grid[0] * grid[1], T.abs().amax() + 1
     y = T.sum(dim=2) + beta
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(affine, "TILE_ELEMENTS", elements)
+        patch.setattr(affine_map, "TILE_ELEMENTS", elements)
         assert (tiled(operator.contribution_tiles(), operator, E) - T).abs().max() < BOUND * size
         assert distance(tiled(operator.implicit_tiles(), operator, D).permute(0, 3, 1, 2), implicit) < BOUND
         assert distance(operator.implicit_mean(), implicit.mean(dim=1)) < BOUND

@@ -123,8 +123,8 @@ def test_a_layer_is_its_naive_form_under_every_rule(length, causal, rule):
     tiled = torch.zeros(2, length, length, 5, dtype=torch.float64)
     for block, tile in layer.contribution_tiles(rule):
         tiled[:, block.rows, block.columns] = tile.permute(0, 2, 3, 1)
-    for block, tile in AffineMixer.contribution_tiles(layer, rule):
-        general = tile.permute(0, 2, 3, 1)
+    for block in layer.blocks():
+        general = AffineMixer.contribution_tile(layer, block, rule, Workspace()).permute(0, 2, 3, 1)
         torch.testing.assert_close(tiled[:, block.rows, block.columns], general, rtol=1e-12, atol=1e-12)
     values = layer.x @ layer.W_x.t() + layer.b_x
     output = layer.scan.apply(values) @ layer.W_o.t() + layer.b_o

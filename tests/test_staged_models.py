@@ -13,7 +13,7 @@ from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_lrp import LRP_VISION, mamba_lrp
 from mambascope.methods.readout import class_readout
 from mambascope.operators.attention_layer import AttentionLayer
-from mambascope.operators.neighbours import NeighbourMixer
+from mambascope.operators.grid_convolution import GridConvolutionMixer
 from mambascope.trace import capture
 from mambascope.trace.mambavision import MambaVision, MambaVisionConfig, released
 from mambascope.trace.mambavision.windows import from_windows, to_windows
@@ -404,8 +404,8 @@ def test_attention_layers_of_mambavision_are_read_too():
     model, batch = small("mambavision"), pictures(1, 48, 96)
     trace = capture(model, pixel_values=batch)
     assert max(trace.reconstruction_error) < BOUND
-    assert [type(trace.operator(k)) for k in range(5)] == [NeighbourMixer] * 2 + [AttentionLayer] + [
-        NeighbourMixer,
+    assert [type(trace.operator(k)) for k in range(5)] == [GridConvolutionMixer] * 2 + [AttentionLayer] + [
+        GridConvolutionMixer,
         AttentionLayer,
     ]
     third, fourth = trace.stages

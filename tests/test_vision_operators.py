@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 
 from dense_reference import distance
 from mambascope.errors import InputError, ReconstructionError
-from mambascope.operators import affine, naive
+from mambascope.operators import affine_map, naive
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.blocks import Block, Workspace, split
-from mambascope.operators.directions import DirectedMixer, Direction
-from mambascope.operators.orders import DirectedScan, Order, OrderedScan, as_slice
+from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.multi_scan import MultiScan
+from mambascope.operators.permutation import Part, Permutation, as_slice
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.state_space_dual import StateSpaceDual
+from mambascope.operators.sum_of_maps import SumOfMaps
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import capture
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
@@ -55,7 +57,7 @@ def orders_of(length, count, draw):
     """Return random orders, the first two forwards and backwards."""
     orders = [torch.arange(length), torch.arange(length).flip(0)]
     orders += [torch.randperm(length, generator=draw) for _ in range(count - 2)]
-    return [Order(order) for order in orders[:count]]
+    return [Permutation(order) for order in orders[:count]]
 
 
 def directed(kind, length, batch, count, seed=0):
@@ -65,10 +67,10 @@ def directed(kind, length, batch, count, seed=0):
     for number, order in enumerate(orders_of(length, count, draw)):
         scan, alpha = scan_of(kind, length, batch, draw)
         weight = 1.0 + number / 2
-        parts.append(OrderedScan(scan, order, weight))
+        parts.append(Part(scan, order, weight))
         steps = order.tokens.argsort()
         total = total + weight * alpha[:, :, steps][..., steps]
-    return DirectedScan(tuple(parts)), total
+    return MultiScan(tuple(parts)), total
 
 
 def per_channel(scan, tile):
@@ -96,7 +98,7 @@ def test_a_directed_scan_is_the_sum_of_permuted_matrices(kind, count, length):
     assert distance(per_channel(scan, scan.tile(part, part)), dense[:, :, part, part]) < bound
     one = scan.tile(whole, whole, [scan.maps - 1])
     assert distance(one[:, 0], dense[:, -1]) < bound
-    skips = [part.weight * part.scan.skip for part in scan.parts]
+    skips = [part.scale * part.mixer.skip for part in scan.parts]
     assert distance(scan.skip + 1, sum(skips) + 1) < bound
 
 
@@ -133,8 +135,8 @@ def test_blocks_of_whole_rows_hold_every_pair_once(kind, count):
 def test_an_order_holds_every_token_once():
     for wrong in ([0, 1, 1], [1, 2, 3]):
         with pytest.raises(InputError, match="each of their numbers once"):
-            Order(torch.tensor(wrong))
-    order = Order(torch.tensor([2, 0, 1]))
+            Permutation(torch.tensor(wrong))
+    order = Permutation(torch.tensor([2, 0, 1]))
     values = torch.tensor([[10.0, 11.0, 12.0]])
     assert order.read(values).tolist() == [[12, 10, 11]]
     assert torch.equal(order.restore(order.read(values)), values)
@@ -151,12 +153,12 @@ def mixer_of(kind, length, batch, count, taps, silu=True, seed=0):
         return torch.randn(*shape, dtype=torch.float64, generator=draw)
 
     x, W_x, b_x, W_o, b_o = normal(batch, length, E), normal(D, E), normal(D), normal(E, D), normal(E)
-    directions, T, beta = [], 0, b_o
+    parts, T, beta = [], 0, b_o
     for number, order in enumerate(orders_of(length, count, draw)):
         scan, alpha = scan_of(kind, length, batch, draw)
         conv, conv_bias, gate = normal(D, taps), normal(D), normal(batch, length, D)
-        own = AffineMixer(order.read(x), scan, W_x, b_x, conv, conv_bias, gate, W_o, None, silu=silu)
-        directions.append(Direction(own, order, 1.0 + number / 2))
+        own = AffineMixer(order.read(x), scan, W_x, b_x, CausalConvolution(conv), conv_bias, gate, W_o, None, silu=silu)
+        parts.append(Part(own, order, 1.0 + number / 2))
         steps = order.tokens.argsort()
         vectors, constants = [], []
         for row in range(batch):
@@ -168,7 +170,7 @@ def mixer_of(kind, length, batch, count, taps, silu=True, seed=0):
             constants.append(naive.bias_vectors(*known[0], constant, *known[1])[steps])
         T = T + (1.0 + number / 2) * torch.stack(vectors)
         beta = beta + (1.0 + number / 2) * torch.stack(constants)
-    return DirectedMixer(x, tuple(directions), b_o), T, beta
+    return SumOfMaps(x, tuple(parts), b_o), T, beta
 
 
 def tiled(operator):
@@ -195,7 +197,7 @@ def test_any_orders_any_sizes(kind, length, batch, count, taps, elements, seed):
     assert isinstance(operator, AffineMap)
     y, bound = T.sum(dim=2) + beta, 1e-12
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(affine, "TILE_ELEMENTS", elements)
+        patch.setattr(affine_map, "TILE_ELEMENTS", elements)
         assert distance(tiled(operator), T) < bound
     assert distance(operator.output(), y) < bound
     assert distance(operator.bias(), beta) < bound
@@ -226,7 +228,7 @@ def cross_scan(rows, columns):
     """Return VMamba's four orders (arXiv 2401.10166): by rows, by columns, and both backwards."""
     by_rows = torch.arange(rows * columns)
     by_columns = by_rows.view(rows, columns).t().flatten()
-    return [Order(tokens) for tokens in (by_rows, by_columns, by_rows.flip(0), by_columns.flip(0))]
+    return [Permutation(tokens) for tokens in (by_rows, by_columns, by_rows.flip(0), by_columns.flip(0))]
 
 
 def test_a_cross_scan_of_four_is_one_operator():
@@ -235,14 +237,14 @@ def test_a_cross_scan_of_four_is_one_operator():
     length, parts = 15, []
     for order in cross_scan(3, 5):
         scan, _ = scan_of("mamba", length, 1, draw)
-        parts.append(OrderedScan(scan, order))
-    scan = DirectedScan(tuple(parts))
+        parts.append(Part(scan, order))
+    scan = MultiScan(tuple(parts))
     s = torch.randn(1, length, D, dtype=torch.float64, generator=draw)
     expected = torch.zeros_like(s)
     for part in parts:
         state = torch.zeros(D, N, dtype=torch.float64)
-        for step, token in enumerate(part.order.tokens.tolist()):
-            own = part.scan
+        for step, token in enumerate(part.permutation.tokens.tolist()):
+            own = part.mixer
             decay = torch.exp(own.dt[0, step, :, None] * own.A)
             state = decay * state + (own.dt[0, step] * s[0, token])[:, None] * own.B[0, step]
             expected[0, token] += state @ own.C[0, step] + own.skip * s[0, token]

@@ -15,7 +15,7 @@ from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.operators.affine_map import AffineMap
-from mambascope.operators.orders import DirectedScan
+from mambascope.operators.multi_scan import MultiScan
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.families import find_mixers
@@ -121,7 +121,7 @@ def test_the_operator_is_the_dense_reference(grid, options):
         for layer, (stream, dense) in enumerate(layers):
             operator = trace.operator(layer)
             assert isinstance(operator, AffineMap)
-            assert isinstance(operator.scan, DirectedScan)
+            assert isinstance(operator.scan, MultiScan)
             assert distance(trace.layers[layer].stream_in[row], stream) < BOUND
             T, beta = contributions(dense), biases(dense)
             assert distance(T.sum(dim=1) + beta, dense.y) < BOUND

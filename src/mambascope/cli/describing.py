@@ -11,8 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
-from mambascope.operators.affine import Rule
-from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.affine_map import AffineMap, Rule
 from mambascope.trace import Trace, capture
 from mambascope.trace.inputs import longest_text
 from mambascope.trace.patches import patch_grid
@@ -99,7 +98,7 @@ def _residual(trace: Trace, rule: Rule) -> float:
 def _sizes(operator: AffineMap) -> dict[str, int]:
     return {
         "hidden_size_E": operator.x.shape[-1],
-        "inner_width_D": operator.conv.shape[0],
+        "inner_width_D": operator.inner_width,
         "state_size_N": operator.scan.state_size,
         "convolution_taps_K": operator.taps,
         "maps_per_layer": operator.scan.maps,

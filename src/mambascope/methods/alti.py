@@ -27,8 +27,7 @@ from mambascope.methods.method import LATIM, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_numbers
-from mambascope.operators.affine import Rule
-from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.affine_map import AffineMap, Rule
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block
 from mambascope.trace import Trace

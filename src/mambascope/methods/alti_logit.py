@@ -28,7 +28,7 @@ from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
 from mambascope.methods.readout import Readout, first_order
-from mambascope.operators.affine import Rule
+from mambascope.operators.affine_map import Rule
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, directions
 from mambascope.trace.running import in_texts

@@ -17,7 +17,7 @@ from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text
-from mambascope.operators.affine import Rule
+from mambascope.operators.affine_map import Rule
 from mambascope.trace import Trace
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.readout import FeatureReadout, Place, Readout
-from mambascope.operators.affine import Rule
+from mambascope.operators.affine_map import Rule
 from mambascope.trace import Trace
 from mambascope.trace.families import Kind
 

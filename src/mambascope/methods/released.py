@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.operators.orders import DirectedScan
+from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.operators.token_mixer import TokenMixer
@@ -57,12 +57,12 @@ def released_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L"
         UnsupportedModelError: if the layer is not a selective scan.
     """
     scan = trace.operator(layer).scan
-    if not isinstance(scan, DirectedScan):
+    if not isinstance(scan, MultiScan):
         return _early_row(scan, trace.shape, layer, target)
     row = scan.skip.new_zeros(trace.shape[0], scan.maps, trace.shape[1])
     for part in scan.parts:
-        own = _early_row(part.scan, trace.shape, layer, int(part.order.steps[target]))
-        row += part.weight * own[..., part.order.steps]
+        own = _early_row(part.mixer, trace.shape, layer, int(part.permutation.steps[target]))
+        row += part.scale * own[..., part.permutation.steps]
     return row
 
 

@@ -1,82 +1,191 @@
-"""What methods ask of a whole token-mixing layer, whatever mixes its tokens."""
+"""A token-mixing layer as the exact affine map of its input tokens: what methods ask of one, whatever mixes its tokens.
+
+    y_i = Σ_j T_ij(x_j) + β_i
+
+with the data-dependent coefficients frozen at their forward values (methods section 3; the central object). A map is
+one mixer between two projections (`mambascope.operators.affine`) or several maps added up
+(`mambascope.operators.sum_of_maps`). Nothing of size L·L·D is ever held.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.affine import Rule
-from mambascope.operators.blocks import Block
+from mambascope.brief import brief
+from mambascope.errors import InputError
+from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 
+#: The activation rule: what becomes of the SiLU when its argument is a sum over sources.
+Rule = Literal["secant", "silu", "identity"]
 
-@runtime_checkable
-class AffineMap(Protocol):
-    """A layer as the exact affine map of its input tokens, y_i = Σ_j T_ij(x_j) + β_i.
+#: Numbers that one tile of per-channel values may hold (64 MiB in float32).
+TILE_ELEMENTS = 1 << 24
 
-    `mambascope.operators.affine.AffineMixer` says what each part means.
+#: Most sources of a tile.
+TILE_COLUMNS = 128
+
+
+class AffineMap(ABC):
+    """One layer with its coefficients frozen: an affine map from source tokens to target tokens.
+
+    Attributes:
+        x: The layer's input.
+        scan: The token mixing itself.
+        W_o: The output projection; None where the parts of a sum have none in common.
     """
 
-    @property
-    def x(self) -> Float[Tensor, "b L E"]:
-        """The layer's input."""
+    x: Float[Tensor, "b L E"]
+    scan: TokenMixer
+    W_o: Float[Tensor, "F D"] | None
+
+    __repr__ = brief
 
     @property
-    def scan(self) -> TokenMixer:
-        """The token mixing itself."""
+    @abstractmethod
+    def causal(self) -> bool:
+        """Whether no target draws from its future."""
 
     @property
-    def conv(self) -> Float[Tensor, "D K"]:
-        """Convolution taps."""
+    @abstractmethod
+    def inner_width(self) -> int:
+        """D, the number of channels."""
 
     @property
-    def W_o(self) -> Float[Tensor, "F D"]:
-        """Output projection."""
+    @abstractmethod
+    def taps(self) -> int:
+        """K, the number of convolution taps."""
 
-    @property
-    def b_o(self) -> Float[Tensor, " F"] | None:
-        """Its bias, or None."""
+    @abstractmethod
+    def output(self) -> Float[Tensor, "b L F"]:
+        """Return y, rebuilt from the frozen coefficients by one scan."""
+
+    @abstractmethod
+    def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+        """Return β for every target: what the output owes to biases and to no token."""
+
+    @abstractmethod
+    def explained(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+        """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
+
+    @abstractmethod
+    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
+        """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i.
+
+        Their sum over j plus the bias is the layer's output at i, exactly with the `secant` rule. O(L·D·(N + E)).
+
+        Args:
+            target: Position i, counted from 0.
+            rule: The activation rule.
+
+        Raises:
+            InputError: if the target is not a position of the text or the rule is unknown.
+        """
+
+    @abstractmethod
+    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+        """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan.
+
+        Args:
+            q: A direction in the output's space per target, zero where a target is not asked about.
+            rule: The activation rule.
+        """
+
+    @abstractmethod
+    def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
+        """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
+
+    @abstractmethod
+    def implicit_pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the implicit attention averaged over channels, by one reversed scan."""
+
+    @abstractmethod
+    def received_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+        """Return what W_o makes T of, for one block; the answer may live in the workspace."""
+
+    @abstractmethod
+    def implicit_tile(self, block: Block, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+        """Return the implicit attention per channel for one block; the answer may live in the workspace."""
 
     @property
     def length(self) -> int:
         """L, the number of tokens."""
-
-    @property
-    def taps(self) -> int:
-        """K, the number of convolution taps."""
-
-    def output(self) -> Float[Tensor, "b L F"]:
-        """Return y."""
-
-    def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
-        """Return β for every target."""
+        return self.x.shape[1]
 
     def residual(self, rule: Rule) -> float:
-        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule."""
-
-    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
-        """Return T_ij(x_j) of one target for every source, and its bias."""
-
-    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
-        """Return Σ_i q_i · T_ij(x_j) for every source."""
-
-    def implicit_pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
-        """Return vᵀ times the mean implicit attention."""
-
-    def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield T for every block of pairs."""
-
-    def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
-        """Yield the implicit attention per channel for every block of pairs."""
-
-    def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
-        """Return one row of the mean implicit attention, for the sources that the target sees."""
-
-    def implicit_mean(self) -> Float[Tensor, "b L L"]:
-        """Return the mean implicit attention."""
+        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant."""
+        exact = self.output()
+        return float((self.explained(rule) - exact).norm() / exact.norm())
 
     def seen(self, target: int) -> slice:
-        """Return the sources that a target may draw from."""
+        """Return the sources that a target may draw from: those up to it, or all if the map is not causal.
+
+        Raises:
+            InputError: if the target is not a position of the text.
+        """
+        if not 0 <= target < self.length:
+            raise InputError(
+                f"target {target} is not a position of this text, which has positions 0 to {self.length - 1}"
+            )
+        return slice(0, target + 1 if self.causal else self.length)
+
+    def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield blocks that hold every pair that is not zero once, whatever their size: all of them, in whole rows.
+
+        Args:
+            taps: Where blocks are for other maps too, the most convolution taps of one.
+        """
+        yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield every pair that is not zero once, in blocks whose per-channel tiles stay within TILE_ELEMENTS."""
+        rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.inner_width * TILE_COLUMNS))
+        for coarse in self.coarse_blocks():
+            yield from split(coarse, rows, TILE_COLUMNS)
+
+    def contribution_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+        """Return T for one block: the product of W_o with what it receives."""
+        assert self.W_o is not None
+        received = self.received_tile(block, rule, workspace)
+        tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
+        torch.matmul(self.W_o, received.flatten(2), out=tile)
+        return tile.view(len(received), len(self.W_o), *block.shape)
+
+    def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+        """Yield T for every block of pairs; a tile lasts until the next one is asked for.
+
+        Every pair that is not zero is in one block. Per tile: the operator's product and W_o's.
+        """
+        check_rule(rule)
+        workspace = Workspace()
+        for block in self.blocks():
+            yield block, self.contribution_tile(block, rule, workspace)
+
+    def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
+        """Yield the matrix acting on u per channel, gate, convolution, secant and skip included ([4]; we keep D).
+
+        The mean that a norm subtracts joins all channels and is in none of their own matrices: with one, W_o receives
+        what these make of u, less its mean weighted by the gate.
+        """
+        workspace = Workspace()
+        for block in self.blocks():
+            yield block, self.implicit_tile(block, workspace)
+
+    def implicit_mean(self) -> Float[Tensor, "b L L"]:
+        """Return the implicit attention averaged over channels."""
+        out = self.x.new_zeros(self.x.shape[0], self.length, self.length)
+        for block, tile in self.implicit_tiles():
+            out[:, block.rows, block.columns] = tile.mean(dim=1)
+        return out
+
+
+def check_rule(rule: str) -> None:
+    """Raise InputError unless the activation rule is one of `secant`, `silu`, `identity`."""
+    if rule not in get_args(Rule):
+        raise InputError(f"unknown activation rule {rule!r}; choose one of {', '.join(get_args(Rule))}")

@@ -16,36 +16,40 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.brief import brief
-from mambascope.operators.affine import AffineMixer, Rule, check_rule
+from mambascope.operators.affine import AffineMixer
+from mambascope.operators.affine_map import Rule
 from mambascope.operators.blocks import Block, Workspace
+from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.softmax_attention import SoftmaxAttention
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionLayer(AffineMixer):
     """An attention layer with its probabilities frozen; make one by `attention_layer`."""
 
-    __repr__ = brief
-
-    def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield T for every block of pairs; the rules are one here. A tile lasts until the next one is asked for."""
-        check_rule(rule)
-        yield from self.tiles_of(self.u)
+    def contribution_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+        """Return T for one block; the rules are one here."""
+        return self._tile(self.u, block, workspace)
 
     def tiles_of(self, values: Float[Tensor, "b L D"]) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile lasts until the next one is asked for."""
-        heads, workspace = self.scan.maps, Workspace()
-        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values, self.W_o))
-        columns: slice | None = None
-        for block in self._blocks():
-            if block.columns != columns:
-                columns = block.columns
-                written = torch.einsum("hbcp,hfp->bchf", by_head[:, :, columns], W_o).contiguous()
-            p = rearrange(self.scan.tile(block.rows, block.columns), "b h t c -> b c t h").contiguous()
-            tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
-            torch.matmul(p, written, out=tile)
-            yield block, rearrange(tile, "b c t f -> b f t c")
+        workspace = Workspace()
+        for block in self.blocks():
+            yield block, self._tile(values, block, workspace)
+
+    def _tile(self, values: Float[Tensor, "b L D"], block: Block, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+        """Return Σ_h p^h_ij W_O^h values_j for one block, what every source writes projected once per head."""
+        heads, columns = self.scan.maps, block.columns
+        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
+        written = workspace.keep(
+            "written",
+            (id(self), columns.start, columns.stop),
+            lambda: torch.einsum("hbcp,hfp->bchf", by_head, W_o).contiguous(),
+        )
+        p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").contiguous()
+        tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
+        torch.matmul(p, written, out=tile)
+        return rearrange(tile, "b c t f -> b f t c")
 
 
 def attention_layer(
@@ -72,7 +76,7 @@ def attention_layer(
         scan=SoftmaxAttention(p, skip=W_V.new_zeros(channels)),
         W_x=W_V,
         b_x=b_V,
-        conv=one.expand(channels, 1),
+        convolution=CausalConvolution(one.expand(channels, 1)),
         conv_bias=None,
         gate=one.expand(*x.shape[:2], channels),
         W_o=W_O,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,8 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._kept: dict[str, tuple[Hashable, Tensor]] = {}
+        self._within: dict[str, Workspace] = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return an uninitialised contiguous tensor; what was taken under this name before is overwritten."""
@@ -121,3 +123,13 @@ class Workspace:
         if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype or buffer.device != like.device:
             buffer = self._buffers[name] = like.new_empty(size)
         return buffer[:size].view(shape)
+
+    def keep(self, name: str, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return what was made under this name if it was for the same key, else make it and keep it in its place."""
+        if name not in self._kept or self._kept[name][0] != key:
+            self._kept[name] = key, make()
+        return self._kept[name][1]
+
+    def within(self, name: str) -> Workspace:
+        """Return the workspace of this name inside this one, whose buffers are its own."""
+        return self._within.setdefault(name, Workspace())

@@ -1,10 +1,11 @@
-"""A depthwise convolution over tokens that lie in a grid and look at their neighbours on all sides.
+"""A depthwise convolution over tokens that lie in a grid and look at their neighbours on all sides, and its mixer.
 
     a_k[d] = Σ_o w_o[d] u_{k+o}[d]
 
-where o runs over the steps from a token to its neighbours, rows and columns, and nothing lies beyond the grid's edge.
-VMamba has such a convolution over its patches (arXiv 2401.10166); MambaVision's, over tokens in a line (arXiv
-2407.08083), is the same with one row. A causal convolution looks back alone: `mambascope.operators.affine` has it.
+where o runs over the steps from a token to its neighbours, rows and columns, and nothing lies beyond the grid's edge:
+source j writes at the tokens j-o that have it for a neighbour. VMamba has such a convolution over its patches (arXiv
+2401.10166), before four scans; MambaVision's (arXiv 2407.08083), over tokens in a line before one scan in half of the
+channels, is the same with one row.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
+from mambascope.operators.affine import AffineMixer
+from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.blocks import Block, Workspace, numbers
 
 
 @dataclass(frozen=True, eq=False)
 class GridConvolution:
-    """One depthwise convolution without its bias; tokens stand last, row by row.
+    """One depthwise convolution without its bias over tokens that stand row by row.
 
     Attributes:
         kernel: Taps, `p` from top to bottom and `q` from left to right, centred on the token; of an even number one
@@ -48,19 +52,26 @@ class GridConvolution:
         """The taps in the order of `steps`."""
         return self.kernel.flatten(1)
 
-    def read(self, values: Float[Tensor, "*s L"], tap: int) -> Float[Tensor, "*s L"]:
-        """Return for every token the value of the neighbour that it reads with a tap, zero beyond the edge."""
-        return self._moved(values, *self.steps[tap])
+    def apply(self, u: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return the convolution of u."""
+        return self.gather(self.taps.t()[:, :, None] * u[:, None].transpose(-1, -2))
 
-    def written(self, values: Float[Tensor, "*s L"], tap: int) -> Float[Tensor, "*s L"]:
+    def at_written(self, values: Float[Tensor, "b L D"], sources: slice) -> Float[Tensor, "b K D c"]:
+        """Return the values of the tokens that read each source with each tap; zero beyond the edge."""
+        by_channel = values.transpose(1, 2)
+        return torch.stack([self.readers(by_channel, tap)[..., sources] for tap in range(len(self.steps))], dim=1)
+
+    def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
+        """Return for every token the sum of what its neighbours write there."""
+        total = torch.zeros_like(written[:, 0])
+        for (down, right), part in zip(self.steps, written.unbind(1), strict=True):
+            total += self._moved(part, down, right)
+        return total.transpose(1, 2)
+
+    def readers(self, values: Float[Tensor, "*s L"], tap: int) -> Float[Tensor, "*s L"]:
         """Return for every token the value of the one that reads it with a tap, zero beyond the edge."""
         down, right = self.steps[tap]
         return self._moved(values, -down, -right)
-
-    def apply(self, u: Float[Tensor, "*s D L"]) -> Float[Tensor, "*s D L"]:
-        """Return the convolution of u."""
-        products = (self.taps[:, tap, None] * self.read(u, tap) for tap in range(len(self.steps)))
-        return sum(products, start=torch.zeros_like(u))
 
     def _moved(self, values: Tensor, down: int, right: int) -> Tensor:
         """Return the value that stands so many rows and columns further; negative padding cuts."""
@@ -68,3 +79,34 @@ class GridConvolution:
             return torch.zeros_like(values)
         grid = values.unflatten(-1, (self.rows, self.columns))
         return F.pad(grid, (-right, right, -down, down)).flatten(-2)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GridConvolutionMixer(AffineMixer):
+    """A mixer whose convolution looks at neighbours on all sides, so that it sees the future even if its scan does not.
+
+    A source writes at tokens that may lie far apart, so that tiles are whole rows of the scan's matrix, brought to the
+    sources tap by tap.
+    """
+
+    convolution: GridConvolution
+
+    @property
+    def causal(self) -> bool:
+        """The convolution looks ahead."""
+        return False
+
+    coarse_blocks = AffineMap.coarse_blocks
+    implicit_mean = AffineMap.implicit_mean
+
+    def _mixed(
+        self, block: Block, taps: Float[Tensor, "b K D L"], gate: Float[Tensor, "b t D"] | None, workspace: Workspace
+    ) -> Float[Tensor, "b D t L"]:
+        """Return g_i ⊙ Σ_k (alpha_ik + D [i=k]) ⊙ taps of whole rows."""
+        alpha = self.scan.mix(block, None, None, workspace)
+        rows = numbers(block.rows, alpha.device)
+        alpha[:, :, torch.arange(len(rows), device=rows.device), rows] += self.scan.skip[:, None]
+        mixed = workspace.take("by taps", tuple(alpha.shape), alpha).zero_()
+        for tap in range(self.taps):
+            mixed.addcmul_(self.convolution.readers(alpha, tap), taps[:, tap, :, None])
+        return mixed if gate is None else mixed.mul_(gate.transpose(1, 2)[..., None])

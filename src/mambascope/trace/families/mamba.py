@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
+from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.trace.families.family import Captured, Family, ScanCall, weights
 
@@ -62,7 +63,7 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
         scan=scan,
         W_x=weights(in_proj.weight, dtype, slice(channels)),
         b_x=weights(in_proj.bias, dtype, slice(channels)),
-        conv=weights(conv.weight, dtype, slice(channels))[:, 0].flip(1),
+        convolution=CausalConvolution(weights(conv.weight, dtype, slice(channels))[:, 0].flip(1)),
         conv_bias=weights(conv.bias, dtype, slice(channels)),
         gate=F.silu(gate.to(dtype)) if gate is not None else torch.ones_like(scan.dt),
         W_o=weights(out_proj.weight, dtype),

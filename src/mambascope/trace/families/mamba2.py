@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
+from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace.families.family import Captured, Family, ScanCall, weights
 
@@ -64,7 +65,7 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
         scan=scan,
         W_x=weights(in_proj.weight, dtype, branch),
         b_x=weights(in_proj.bias, dtype, branch),
-        conv=weights(conv.weight, dtype, slice(channels))[:, 0].flip(1),
+        convolution=CausalConvolution(weights(conv.weight, dtype, slice(channels))[:, 0].flip(1)),
         conv_bias=weights(conv.bias, dtype, slice(channels)),
         gate=gate * norm_factor(captured.scan["o"].to(dtype) * gate, mixer.norm),
         W_o=weights(out_proj.weight, dtype),

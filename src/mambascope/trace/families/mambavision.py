@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambascope.operators.grid_convolution import GridConvolution
-from mambascope.operators.neighbours import NeighbourMixer
+from mambascope.operators.grid_convolution import GridConvolution, GridConvolutionMixer
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.trace.convolutions import neighbour_convolution
 from mambascope.trace.families import mamba
@@ -31,7 +30,7 @@ PARTS = ("in_proj", "conv1d_x", "conv1d_z", "x_proj", "dt_proj", "out_proj")
 FOREIGN_SCAN = "selective_scan_fn"
 
 
-def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> NeighbourMixer:
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> GridConvolutionMixer:
     """Return the mixer's affine map; the channels of the scan come first, as in out_proj."""
     x = captured.x.to(dtype)
     scan = mamba.selective_scan(captured.scan, dtype)
@@ -40,7 +39,7 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> NeighbourMixer
     )
     W_o = weights(mixer.out_proj.weight, dtype)
     assert kernel is not None
-    return NeighbourMixer(
+    return GridConvolutionMixer(
         x=x,
         scan=_widened(scan),
         W_x=weights(mixer.in_proj.weight, dtype),

@@ -8,20 +8,21 @@ import torch
 import torch.nn.functional as F
 
 from mambascope.operators.affine import AffineMixer
-from mambascope.operators.directions import DirectedMixer, Direction
-from mambascope.operators.orders import Order
+from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.permutation import Part, Permutation
+from mambascope.operators.sum_of_maps import SumOfMaps
 from mambascope.trace.families import mamba
 from mambascope.trace.families.family import Captured, Family, Reading, weights
 
 
-def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> DirectedMixer:
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> SumOfMaps:
     """Return the mixer's affine map; the halves of an average stand in the gates."""
     x = captured.x.to(dtype)
     in_proj, out_proj = mixer.in_proj, mixer.out_proj
     share = 0.5 if mixer.divide_output else 1.0
-    directions = []
+    parts = []
     for reading, consumed, conv in zip(READINGS, captured.scans, (mixer.conv1d, mixer.conv1d_b), strict=True):
-        order = Order(reading.tokens(consumed))
+        order = Permutation(reading.tokens(consumed))
         scan = mamba.selective_scan(consumed, dtype)
         branch = slice(scan.maps)
         own = AffineMixer(
@@ -29,14 +30,14 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> DirectedMixer:
             scan=scan,
             W_x=weights(in_proj.weight, dtype, branch),
             b_x=weights(in_proj.bias, dtype, branch),
-            conv=weights(conv.weight, dtype)[:, 0].flip(1),
+            convolution=CausalConvolution(weights(conv.weight, dtype)[:, 0].flip(1)),
             conv_bias=weights(conv.bias, dtype),
             gate=share * F.silu(consumed["z"].to(dtype)),
             W_o=weights(out_proj.weight, dtype),
             b_o=None,
         )
-        directions.append(Direction(own, order))
-    return DirectedMixer(x, tuple(directions), weights(out_proj.bias, dtype))
+        parts.append(Part(own, order))
+    return SumOfMaps(x, tuple(parts), weights(out_proj.bias, dtype))
 
 
 READINGS = (Reading("forwards", torch.arange), Reading("backwards", lambda length: torch.arange(length).flip(0)))

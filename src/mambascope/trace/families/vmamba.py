@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambascope.operators.grid_convolution import GridConvolution
-from mambascope.operators.neighbours import NeighbourMixer
-from mambascope.operators.orders import DirectedScan, Order, OrderedScan
+from mambascope.operators.grid_convolution import GridConvolution, GridConvolutionMixer
+from mambascope.operators.multi_scan import MultiScan
+from mambascope.operators.permutation import Part, Permutation
 from mambascope.trace.convolutions import neighbour_convolution
 from mambascope.trace.families import mamba
 from mambascope.trace.families.family import Captured, Family, Reading, ScanCall, weights
@@ -27,7 +27,7 @@ def read(*args: Any, order: Tensor, **kwargs: Any) -> ScanCall:
     return replace(call, coefficients=call.coefficients | {"order": order})
 
 
-def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> NeighbourMixer:
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> GridConvolutionMixer:
     """Return the mixer's affine map; in_proj holds W_x first and, where there is a gate, W_z second."""
     assert captured.grid is not None
     x, norm, W_o = captured.x.to(dtype), mixer.out_norm, weights(mixer.out_proj.weight, dtype)
@@ -35,12 +35,12 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> NeighbourMixer
     branch, gating = slice(channels), slice(channels, None)
     W, b = mixer.in_proj.weight, mixer.in_proj.bias
     scans = [
-        OrderedScan(mamba.selective_scan(consumed, dtype), Order(reading.tokens(consumed)))
+        Part(mamba.selective_scan(consumed, dtype), Permutation(reading.tokens(consumed)))
         for reading, consumed in zip(READINGS, captured.scans, strict=True)
     ]
-    ungated = NeighbourMixer(
+    ungated = GridConvolutionMixer(
         x=x,
-        scan=DirectedScan(tuple(scans)),
+        scan=MultiScan(tuple(scans)),
         W_x=weights(W, dtype, branch),
         b_x=weights(b, dtype, branch),
         convolution=GridConvolution(weights(mixer.conv2d.weight, dtype)[:, 0], *captured.grid),

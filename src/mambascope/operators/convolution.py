@@ -1,0 +1,68 @@
+"""The depthwise convolution before a scan: to which tokens a source writes, and with which weights.
+
+A causal one looks back, a_k = Σ_δ w_δ ⊙ u_{k-δ}, so that source j writes at j … j+K-1;
+`mambascope.operators.grid_convolution` looks at neighbours on all sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.brief import brief
+
+
+@runtime_checkable
+class Convolution(Protocol):
+    """What the affine map of a layer needs of its convolution, which has no bias and no activation here."""
+
+    @property
+    def taps(self) -> Float[Tensor, "D K"]:
+        """The weights, tap by tap."""
+
+    def apply(self, u: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return the convolution of u."""
+
+    def at_written(self, values: Float[Tensor, "b L D"], sources: slice) -> Float[Tensor, "b K D c"]:
+        """Return the values of the tokens at which each source writes with each tap; zero where there is none."""
+
+    def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
+        """Return for every token the sum of what sources write there with their taps."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalConvolution:
+    """A convolution that looks back.
+
+    Attributes:
+        taps: Weights, tap 0 on the current token.
+    """
+
+    taps: Float[Tensor, "D K"]
+
+    __repr__ = brief
+
+    def apply(self, u: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return Σ_δ w_δ ⊙ u_{k-δ}, with nothing before the first token."""
+        padded = F.pad(u.transpose(1, 2), (self.taps.shape[1] - 1, 0))
+        return F.conv1d(padded, self.taps.flip(1)[:, None], groups=self.taps.shape[0]).transpose(1, 2)
+
+    def at_written(self, values: Float[Tensor, "b L D"], sources: slice) -> Float[Tensor, "b K D c"]:
+        """Return values[j + δ] for every source j and δ < K, zero beyond the end."""
+        reach = self.taps.shape[1] - 1
+        part = values[:, sources.start : sources.stop + reach]
+        missing = sources.stop - sources.start + reach - part.shape[1]
+        return F.pad(part, (0, 0, 0, missing)).unfold(1, reach + 1, 1).permute(0, 3, 2, 1)
+
+    def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
+        """Return Σ_δ of what source k - δ writes at every token k."""
+        taps, length = written.shape[1], written.shape[-1]
+        total = torch.zeros_like(written[:, 0].transpose(1, 2))
+        for shift in range(min(taps, length)):
+            total[:, shift:] += written[:, shift, :, : length - shift].transpose(1, 2)
+        return total
