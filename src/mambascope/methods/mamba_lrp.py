@@ -113,8 +113,8 @@ def mamba_lrp(
     check_trace(trace)
     if rules != GRADIENT and not trace.kinds <= SCAN:
         raise UnsupportedModelError(
-            "MambaLRP has rules for selective scans, and this model also has softmax attention, which does not conserve "
-            "relevance yet; use alti-logit or gradient-x-input"
+            "MambaLRP has rules for selective scans, and this model also has softmax attention, which does not "
+            "conserve relevance yet; use alti-logit or gradient-x-input"
         )
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
