@@ -1,13 +1,13 @@
-"""Shape annotations are checked at run time in tests: jaxtyping's hook with beartype, before mambascope is imported."""
+"""Settings of all tests; shape annotations are checked at run time from the package's import on."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+import shape_checks
 
-install_import_hook("mambascope", "beartype.beartype")
+shape_checks.install("mambascope")
 
 import pytest
 import torch
