@@ -37,7 +37,7 @@ def dense(operator: AffineMixer, row: int) -> torch.Tensor:
 
 def implicit(operator: AffineMixer, row: int) -> torch.Tensor:
     """Return the mean implicit attention, (L, L): contributions of a unit u, with W_o the mean over channels."""
-    scan, length, width = operator.scan, operator.length, operator.conv.shape[0]
+    scan, length, width = operator.scan, operator.length, operator.inner_width
     kept = torch.ones(length) if operator.mask is None else operator.mask[row]
     alpha = dense(operator, row).repeat_interleave(width // scan.maps, dim=0)
     alpha = (alpha + torch.diag_embed(scan.skip.double()[:, None].expand(-1, length))) * kept.double()

@@ -10,7 +10,7 @@ from mambascope.methods.implicit_attention import implicit_attention, implicit_a
 from mambascope.methods.latim import check_norm, contributions, latim
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS, find_method
-from mambascope.operators import affine, naive
+from mambascope.operators import affine_map, naive
 from mambascope.operators.affine_map import check_rule
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.trace import capture
@@ -55,7 +55,7 @@ def test_hidden_attention_acts_on_the_scan_input(trace):
 def test_implicit_attention_acts_on_the_scan_branch(trace):
     """Per channel the matrix times u, plus the constant part, is what W_o receives: D and the biases are kept."""
     operator = trace.operator(0)
-    width = operator.conv.shape[0]
+    width = operator.inner_width
     full = torch.zeros(2, width, LENGTH, LENGTH, dtype=torch.float64)
     for block, tile in operator.implicit_tiles():
         full[:, :, block.rows, block.columns] = tile
@@ -176,8 +176,8 @@ def test_refusals_are_one_sentence(trace, monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tiles_do_not_grow_with_the_text(family, monkeypatch):
     """The tiled loops hold a bounded number of values per tile, however long the text is."""
-    monkeypatch.setattr(affine, "TILE_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(affine_map, "TILE_ELEMENTS", 1 << 16)
     operator = capture(stock_model(family), input_ids=padded_batch(900, 1, "left")[0], check=False).operator(0)
-    sizes = [block.shape[0] * block.shape[1] * operator.conv.shape[0] for block, _ in operator.contribution_tiles()]
+    sizes = [block.shape[0] * block.shape[1] * operator.inner_width for block, _ in operator.contribution_tiles()]
     assert max(sizes) <= 1 << 16
-    assert sum(sizes) >= 900 * 901 / 2 * operator.conv.shape[0]
+    assert sum(sizes) >= 900 * 901 / 2 * operator.inner_width

@@ -178,7 +178,8 @@ def mixed_kinds(length=12, batch=2, seed=0):
     """Return maps of every kind over tokens in a grid of 3 x 4, sums among them."""
     normal = drawing(seed)
     x = normal(batch, length, E)
-    scan, attention = scan_branch(x, normal)[0], attention_branch(x, False, normal)[0]
+    scan = scan_branch(x, normal)[0]
+    attention, other = (attention_branch(x, False, normal)[0] for _ in range(2))
     grid = GridConvolution(normal(D, 3, 3), 3, 4)
     gate, W_o = normal(batch, length, D), normal(E, D)
     neighbours = GridConvolutionMixer(
@@ -186,7 +187,8 @@ def mixed_kinds(length=12, batch=2, seed=0):
     )
     backwards = Permutation(torch.arange(length).flip(0))
     both_ways = SumOfMaps(x, (Part(scan, Permutation.identity(length)), Part(scan, backwards, 0.5)), normal(E))
-    return x, [scan, attention, neighbours, both_ways, SumOfMaps.side_by_side(x, [(2.0, attention), (0.5, both_ways)])]
+    nested = SumOfMaps.side_by_side(x, [(2.0, attention), (-1.0, other), (0.5, both_ways)])
+    return x, [scan, attention, neighbours, both_ways, nested]
 
 
 @pytest.mark.parametrize("elements", [1, 1 << 10, 1 << 24])
@@ -201,11 +203,8 @@ def test_any_kinds_in_any_orders(elements, monkeypatch):
     T, implicit = 0, 0
     for part in parts:
         steps = part.permutation.tokens.argsort()
-        T = (
-            T
-            + part.scale
-            * torch.stack([part.mixer.contributions(i)[0] for i in range(12)], dim=1)[:, steps][:, :, steps]
-        )
+        of_part = torch.stack([part.mixer.contributions(step)[0] for step in range(12)], dim=1)
+        T = T + part.scale * of_part[:, steps][:, :, steps]
         implicit = implicit + part.scale * part.mixer.implicit_mean()[:, steps][:, :, steps]
         beta = beta + part.scale * part.mixer.bias()[:, steps]
     assert not operator.causal
