@@ -175,9 +175,7 @@ def mixer_of(kind, length, batch, count, taps, silu=True, seed=0):
 
 def tiled(operator):
     """Return all contributions from tiles."""
-    missing = (
-        0 if operator.causal else torch.nan
-    )  # blocks of a causal map leave out pairs of the future, which are zero
+    missing = 0 if operator.causal else torch.nan  # a causal map's blocks leave out the future
     shape = (*operator.x.shape[:2], operator.length, operator.W_o.shape[0])
     T = torch.full(shape, missing, dtype=operator.x.dtype)
     for block, tile in operator.contribution_tiles():
