@@ -92,8 +92,8 @@ def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
 
     right = 0
     with torch.no_grad(), listening(OurScan(), [FAMILIES["mamba"].scan_seam]):
-        for start in range(0, len(labels), 500):
-            right += int((classifier(pixels[start : start + 500]).argmax(dim=1) == labels[start : start + 500]).sum())
+        for some, known in zip(pixels.split(50), labels.split(50), strict=True):  # fits the processor's cache
+            right += int((classifier(some).argmax(dim=1) == known).sum())
     accuracy = right / len(labels)
     print(f"accuracy {accuracy:.4f}")
     assert accuracy == pytest.approx(0.63, abs=0.01)
