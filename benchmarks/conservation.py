@@ -29,14 +29,14 @@ from training.language.corpus import data_folder, read_novels, split_novels
 import mambascope
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
 from mambascope.trace import capture
-from mambascope.trace.rules import GRADIENT, Rules
+from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
 
 RULE_SETS = {
     "all rules": LRP,
-    "SiLU rule off": Rules(silu=False, scan=True, gate=True, norm=True),
-    "scan rule off": Rules(silu=True, scan=False, gate=True, norm=True),
-    "gate rule off": Rules(silu=True, scan=True, gate=False, norm=True),
-    "norm rule off": Rules(silu=True, scan=True, gate=True, norm=False),
+    "SiLU rule off": PropagationRules(silu=False, scan=True, gate=True, norm=True),
+    "scan rule off": PropagationRules(silu=True, scan=False, gate=True, norm=True),
+    "gate rule off": PropagationRules(silu=True, scan=True, gate=False, norm=True),
+    "norm rule off": PropagationRules(silu=True, scan=True, gate=True, norm=False),
     "gradient × input": GRADIENT,
 }
 MODELS = {
@@ -73,7 +73,7 @@ def predicted(outputs: Any) -> Tensor:
     return outputs.logits[:, -1].max(dim=-1).values
 
 
-def measure(model: nn.Module, ids: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+def measure(model: nn.Module, ids: Tensor, rules: PropagationRules) -> tuple[Tensor, Tensor, Tensor]:
     """Return (logit, sum of the tokens' relevance, sum of the biases') of every passage, in float64."""
     found = [mamba_lrp(capture(model, input_ids=rows), predicted, rules=rules) for rows in ids.split(BATCH)]
     terms = [one.terms for one in found]

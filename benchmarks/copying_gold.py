@@ -14,12 +14,12 @@ import torch
 import transformers
 
 import mambascope
+from mambascope import readouts
 from mambascope.evaluate.metrics.average_precision import average_precision
 from mambascope.evaluate.metrics.roc_auc import roc_auc
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.task import NO_LAYER
 from mambascope.evaluate.tasks.copying import SEPARATOR, Copying
-from mambascope.methods.readout import token_readout
 
 METHODS = ("hidden-attention", "latim", "mamba-lrp")
 SHIFTS = (-1, 0, 1)
@@ -33,10 +33,10 @@ def judged(name: str, strings: int) -> dict[tuple[str, int], tuple[float, float]
         text = sample.data["text"]
         n, ids = len(text), tokenizer.convert_tokens_to_ids(list(text + SEPARATOR + text))
         targets = list(range(n + 1, 2 * n - 1))  # both neighbours of every source are letters of the first string
-        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        numbers = [readouts.token(target, ids[target + 1]) for target in targets]
         inputs = {"input_ids": torch.tensor([ids])}
         valid = (torch.arange(len(ids)) < n).expand(len(targets), -1)
-        for scored in score_rows(model, inputs, METHODS, readouts):
+        for scored in score_rows(model, inputs, METHODS, numbers):
             if scored.layer != NO_LAYER:
                 continue
             for shift in SHIFTS:

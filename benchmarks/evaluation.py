@@ -40,8 +40,8 @@ SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,ra
 FAST = f"{SOURCES},mamba-lrp,gradient-x-input,random"
 PERTURBED = f"{FAST},mamba-attribution,integrated-gradients,smoothgrad,occlusion"
 PICTURES = (
-    "raw-attention,raw-attention:released,rollout,rollout:released,rollout-normalised,mamba-attribution,"
-    "mamba-attribution:released,transformer-attribution,hidden-attention,implicit-attention,norm-based,latim,latim-alti,"
+    "raw-attention,raw-attention:reference-code,rollout,rollout:reference-code,rollout-normalised,mamba-attribution,"
+    "mamba-attribution:reference-code,transformer-attribution,hidden-attention,implicit-attention,norm-based,latim,latim-alti,"
     "alti-rollout,alti-logit,mamba-lrp,gradient-x-input,integrated-gradients,smoothgrad,occlusion,random"
 )
 #: Without those that go through the model dozens of times for every class: a road scene has half a dozen.

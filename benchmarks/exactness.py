@@ -20,7 +20,6 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import mambascope
 from mambascope.operators import naive
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -53,17 +52,20 @@ def errors(family: str, dtype: torch.dtype, length: int) -> list[float]:
     ids, mask = padded_batch(length, 3, "left")
     if dtype == torch.float64:
         with without_downcasts(family):
-            trace = mambascope.capture(model, input_ids=ids, attention_mask=mask)
+            trace = capture(model, input_ids=ids, attention_mask=mask)
     else:
-        trace = mambascope.capture(model, input_ids=ids, attention_mask=mask)
+        trace = capture(model, input_ids=ids, attention_mask=mask)
     worst = [0.0] * 4
     for layer in range(len(trace.layers)):
         operator, y = trace.operator(layer), trace.branches[layer].captured.y
         total = operator.bias()
         for block, tile in operator.contribution_tiles():
             total[:, block.rows] += tile.sum(dim=-1).transpose(1, 2)
-        maps = [mambascope.hidden_attention(trace, layer), mambascope.implicit_attention(trace, layer, "mean")]
-        maps.append(mambascope.latim(trace, layer))
+        maps = [
+            methods.hidden_attention(trace, layer),
+            methods.implicit_attention(trace, layer, "mean"),
+        ]
+        maps.append(methods.latim(trace, layer))
         for row in range(3):
             T, _ = naive_layer(operator, row)
             references = [dense(operator, row), implicit(operator, row), T.norm(dim=-1)]

@@ -27,10 +27,10 @@ import transformers
 
 import mambascope
 from capture import FAMILIES, measured
+from mambascope import readouts
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
-from mambascope.methods.readout import token_readout
 from mambascope.methods.rollout import rollout_row
 
 SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
@@ -40,7 +40,7 @@ MARKS = {"capture": "k:s", "rollout": "C0-o", "mamba-lrp": "C1-^", "mamba-attrib
 def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """Return what is measured, by name."""
     last = ids.shape[1] - 1
-    readout = token_readout(last, 7)
+    readout = readouts.token(last, 7)
 
     return {
         "rollout": lambda: rollout_row(trace, last),

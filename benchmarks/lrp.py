@@ -19,8 +19,8 @@ import transformers
 
 import mambascope
 from capture import FAMILIES, measured
+from mambascope import readouts
 from mambascope.methods.mamba_lrp import mamba_lrp
-from mambascope.methods.readout import token_readout
 
 
 def stock_gradient(model: Any, ids: torch.Tensor) -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     config = FAMILIES[options.family](options.width, options.layers)
     model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     ids = torch.randint(0, config.vocab_size, (1, options.length))
-    readout = token_readout(options.length - 1, 7)
+    readout = readouts.token(options.length - 1, 7)
 
     def forward() -> Any:
         return mambascope.capture(model, input_ids=ids, check=False)

@@ -62,21 +62,21 @@ def main() -> None:
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
-    config = mambascope.VisionMambaConfig(
+    config = mambascope.models.vim.VisionMambaConfig(
         image_size=options.size,
         patch_size=options.patch,
         hidden_size=options.width,
         num_hidden_layers=options.layers,
         num_labels=1000,
     )
-    model = mambascope.VisionMamba(config).eval().requires_grad_(False)
+    model = mambascope.models.vim.VisionMamba(config).eval().requires_grad_(False)
     inputs = {"pixel_values": torch.randn(1, 3, options.size, options.size)}
 
     def forward() -> Any:
         return mambascope.capture(model, check=False, **inputs)
 
     def explained(name: str) -> Any:
-        return mambascope.explain_inputs(model, inputs, None, [find_method(name)], Question(target=7))
+        return mambascope.explanation.explain_inputs(model, inputs, None, [find_method(name)], Question(target=7))
 
     trace = forward()
     print(f"{config.grid().tokens} tokens, {torch.get_num_threads()} threads")
@@ -86,7 +86,7 @@ def main() -> None:
         ratio = statistics.median(method / passed for passed, method in pairs)
         print(f"{name:22} {min(method for _, method in pairs):8.2f} {ratio:15.1f}", flush=True)
     middle = len(trace.layers) // 2
-    ours, our_seconds = timed(lambda: mambascope.hidden_attention(trace, middle))
+    ours, our_seconds = timed(lambda: mambascope.methods.hidden_attention(trace, middle))
     parts = trace.operator(middle).scan.parts
     loops, loop_seconds = timed(lambda: [looped(one.mixer) for one in parts])
     total = torch.zeros_like(ours)

@@ -32,11 +32,11 @@ import mambascope
 from mambascope.evaluate.data.picture_sets import picture_set
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.picture_task import model_inputs
+from mambascope.loading.zoo import PREFIX
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.raw_attention import raw_attention
 from mambascope.show.palette import colormap
 from mambascope.trace import Trace
-from mambascope.zoo import PREFIX
 
 DEPTHS = (0.25, 0.5, 0.75)
 INK = colormap(signed=False)

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from mambascope.trace.mambavision import MambaVisionMixer
-from mambascope.trace.vmamba import SS2D
+from mambascope.models.mambavision import MambaVisionMixer
+from mambascope.models.vmamba import SS2D
 
 CLASSES = 4
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mambascope.attribution import Attribution, Model, Target
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Attribution, Model, Target
 
 PLAIN = (
     "When",

@@ -5,9 +5,9 @@ import torch
 
 from dense_reference import alti as dense_alti
 from dense_reference import biases, contributions, distance, runs
+from mambascope import readouts
 from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row
 from mambascope.methods.alti_logit import alti_logit
-from mambascope.methods.readout import continuation_readout, token_readout
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
@@ -111,7 +111,7 @@ def dense_terms(text, directions):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_logits_scores_are_updates_carried_to_the_inputs(case, rule, position):
     _, model, _, _, texts, _ = case
-    result = explained(case, token_readout(position, 7), rule)
+    result = explained(case, readouts.token(position, 7), rule)
     for number, text in enumerate(texts):
         directions = [(position, logit_direction(model, text, position, 7))]
         assert distance(result.scores[number], dense_scores(case, number, directions, rule)) < BOUND, f"text {number}"
@@ -120,7 +120,7 @@ def test_a_logits_scores_are_updates_carried_to_the_inputs(case, rule, position)
 @pytest.mark.parametrize("position", TARGETS)
 def test_scores_and_terms_sum_to_the_logit(case, position):
     _, model, _, _, texts, _ = case
-    result = explained(case, token_readout(position, 7))
+    result = explained(case, readouts.token(position, 7))
     assert set(result.terms) == {"residual", "bias", "other", "constant"}
     assert result.conservation_error.max() < 1e-12
     for number, text in enumerate(texts):
@@ -136,7 +136,7 @@ def test_scores_and_terms_sum_to_the_logit(case, position):
 
 
 def test_a_contrast_is_the_difference_of_two_logits(case):
-    both, target, foil = (explained(case, token_readout(9, *tokens)) for tokens in ((7, 30), (7,), (30,)))
+    both, target, foil = (explained(case, readouts.token(9, *tokens)) for tokens in ((7, 30), (7,), (30,)))
     assert distance(both.scores, target.scores - foil.scores) < BOUND
     for name in ("residual", "bias"):
         assert distance(both.terms[name], target.terms[name] - foil.terms[name]) < BOUND, name
@@ -147,7 +147,7 @@ def test_a_continuation_is_explained_to_first_order_at_all_its_positions(case):
     """q_t is the gradient of log p(w_t) in the stream; what is not linear in the stream is the term `constant`."""
     _, model, _, _, texts, _ = case
     tokens, start = (4, 9, 33), 8
-    result = explained(case, continuation_readout(start, tokens, "…"))
+    result = explained(case, readouts.continuation(start, tokens, "…"))
     assert result.conservation_error.max() < 1e-12
     W_U = model.lm_head.weight.detach()
     for number, text in enumerate(texts):
@@ -171,5 +171,5 @@ def test_a_continuation_is_explained_to_first_order_at_all_its_positions(case):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_activation_rule_shows_in_the_conservation_error(case, rule):
     """The secant leaves nothing; the other two leave a residual of tenths of the output on random weights."""
-    error = explained(case, token_readout(LENGTH - 1, 7), rule).conservation_error
+    error = explained(case, readouts.token(LENGTH - 1, 7), rule).conservation_error
     assert (error < 1e-12).all() if rule == "secant" else (error > 1e-3).all()

@@ -141,7 +141,7 @@ def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(lo
         ({"foil": "e", "targets": "all"}, "mamba-lrp explains one position at a time"),
         ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
         ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
-        ({"method": "latim", "compat": "released"}, "latim has one form; .*rollout"),
+        ({"method": "latim", "variant": "reference-code"}, "latim has one form; .*rollout"),
     ],
 )
 def test_questions_without_an_answer_are_refused_in_one_sentence(loaded, options, words):

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mambascope import Attribution
+from mambascope.attribution import Model, Target
 from mambascope.errors import CheckpointError, InputError
-from mambascope.methods.attribution import Model, Target
 from rounding import assert_equal_to_rounding
 
 

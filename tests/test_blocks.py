@@ -15,6 +15,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.mamba import modeling_mamba
 
 from dense_reference import distance
+from mambascope import families, readouts
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import alti, alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit
@@ -22,10 +23,9 @@ from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.latim import latim
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
-from mambascope.methods.readout import token_readout
 from mambascope.methods.rollout import rollout_row
-from mambascope.trace import capture, families
-from mambascope.trace.rules import GRADIENT
+from mambascope.trace import capture
+from mambascope.trace.propagation_rules import GRADIENT
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, transformer_inputs, without_downcasts
 from test_staged_models import small
 from vision_models import pictures, vision_mamba
@@ -107,7 +107,7 @@ class Model(nn.Module):
         self.head = nn.Linear(WIDTH, 7)
 
     def forward(self, hidden):
-        embeddings = self.rotary(hidden, torch.arange(hidden.shape[1])[None])
+        embeddings = self.rotary(hidden, torch.arange(hidden.shape[1], dtype=torch.float32)[None])
         for layer in self.layers:
             hidden = layer(hidden, embeddings)
         return types.SimpleNamespace(logits=self.head(self.norm_f(hidden)))
@@ -194,7 +194,7 @@ def test_rollout_multiplies_layers_and_adds_what_stands_side_by_side(hybrid):
 def test_alti_logits_terms_are_found_apart_and_add_up(hybrid):
     """Tokens and biases from the maps, the embedding and what lies between layers from the stream, the rest from the
     head: a block whose sum is another one shows in the conservation error."""
-    readout = token_readout(LENGTH - 1, 3)
+    readout = readouts.token(LENGTH - 1, 3)
     with without_downcasts("mamba"):
         found = alti_logit(hybrid, readout)
     assert float(found.conservation_error) < 1e-6
@@ -218,7 +218,7 @@ def test_a_block_that_adds_in_another_way_is_not_walked(monkeypatch):
     trace = capture(model, hidden=torch.randn(1, LENGTH, WIDTH, dtype=torch.float64))
     assert not any(block.trusted for block in trace.layers)
     assert max(trace.reconstruction_error) < 1e-6
-    for method in (functools.partial(alti, trace, 0), functools.partial(alti_logit, trace, token_readout(-1, 3))):
+    for method in (functools.partial(alti, trace, 0), functools.partial(alti_logit, trace, readouts.token(-1, 3))):
         with pytest.raises(UnsupportedModelError, match=r"layers\.0 changes it in a way that mambascope does not know"):
             method()
     assert latim(trace, 0).shape == (1, LENGTH, LENGTH)
@@ -226,15 +226,15 @@ def test_a_block_that_adds_in_another_way_is_not_walked(monkeypatch):
 
 def test_methods_that_read_one_mixer_a_layer_refuse_two(hybrid):
     with pytest.raises(UnsupportedModelError, match=r"layer \d \(layers\.\d\) adds the outputs of .* side by side"):
-        mamba_attribution(hybrid, token_readout(LENGTH - 1, 3))
+        mamba_attribution(hybrid, readouts.token(LENGTH - 1, 3))
 
 
 def test_relevance_has_no_rule_for_attention_yet_and_says_so(hybrid):
     with pytest.raises(UnsupportedModelError, match="this model also has softmax attention"):
-        mamba_lrp(hybrid, token_readout(LENGTH - 1, 3))
+        mamba_lrp(hybrid, readouts.token(LENGTH - 1, 3))
     with without_downcasts("mamba"):
-        assert mamba_lrp(hybrid, token_readout(LENGTH - 1, 3), rules=GRADIENT).scores.shape == (1, LENGTH)
+        assert mamba_lrp(hybrid, readouts.token(LENGTH - 1, 3), rules=GRADIENT).scores.shape == (1, LENGTH)
     for family in ("gpt2", "llama"):
         trace = capture(stock_transformer(family), **transformer_inputs(family))
         with pytest.raises(UnsupportedModelError, match="this model also has softmax attention"):
-            mamba_lrp(trace, token_readout(2, 3))
+            mamba_lrp(trace, readouts.token(2, 3))

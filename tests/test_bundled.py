@@ -32,7 +32,7 @@ def test_a_clone_has_its_zoo(name):
     assert (folder / "README.md").is_file(), "a model has a card"
     model, tokenizer = mambascope.load(name)
     if "vision" in name:
-        result = mambascope.explain_picture(model, DIGITS, target="6")
+        result = mambascope.explanation.explain_picture(model, DIGITS, target="6")
         seen = {label for label, share in result.target.next_tokens if share > 0.5}
         assert seen == {"0", "1", "6"}
         with pytest.raises(InputError, match="reads pictures, and this is a text; use explain_picture"):

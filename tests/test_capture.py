@@ -10,10 +10,10 @@ from torch import nn
 
 from mambascope import ReconstructionError, UnsupportedModelError, capture
 from mambascope.errors import InputError
+from mambascope.families import FAMILIES as KNOWN
 from mambascope.methods.latim import latim
 from mambascope.trace import scanning
 from mambascope.trace.capture import TOLERANCE
-from mambascope.trace.families import FAMILIES as KNOWN
 from models import FAMILIES, padded_batch, stock_model
 from rounding import assert_equal_to_rounding
 

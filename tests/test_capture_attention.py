@@ -7,11 +7,12 @@ import torch
 import transformers
 from torch import nn
 
-from mambascope import ReconstructionError, capture, hidden_attention, implicit_attention, latim
+from mambascope import ReconstructionError, capture
+from mambascope.families import ATTENTION_FAMILIES, FAMILIES, find_mixers
+from mambascope.methods import hidden_attention, implicit_attention, latim
 from mambascope.methods.hidden_attention import hidden_attention_mean, hidden_attention_row
 from mambascope.methods.implicit_attention import implicit_attention_row
 from mambascope.methods.latim import latim_row
-from mambascope.trace.families import ATTENTION_FAMILIES, FAMILIES, find_mixers
 from models import TRANSFORMERS, padded_batch, stock_model, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding
 

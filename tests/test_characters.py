@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import mambascope
+from mambascope.characters import character_starts, piece_names, predicted_name
 from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
+from mambascope.inputs.tokens import encode
 from mambascope.methods.registry import find_method
-from mambascope.trace.characters import character_starts, piece_names, predicted_name
-from mambascope.trace.tokens import encode
 from small_checkpoint import make_checkpoint
 from test_tokens import SIZE, byte_level, sentencepiece, word_pieces
 

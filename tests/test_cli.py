@@ -78,9 +78,9 @@ def test_a_page_opens_with_the_prediction_and_offers_every_position(run, checkpo
     assert first["diagnostics"]["seconds_in_all"] > first["diagnostics"]["seconds"]
 
 
-@pytest.mark.parametrize("method", [name for name, m in mambascope.METHODS.items() if "scan" in m.kinds])
+@pytest.mark.parametrize("method", [name for name, m in mambascope.methods.METHODS.items() if "scan" in m.kinds])
 def test_the_screen_is_plain_in_a_pipe_and_says_the_evidence(run, checkpoint, method):
-    layer = ["--layer", "0"] if mambascope.METHODS[method].scope == "layer" else []
+    layer = ["--layer", "0"] if mambascope.methods.METHODS[method].scope == "layer" else []
     code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", method, *layer, "--position", "-3")
     assert code == 0
     assert "\x1b" not in out
@@ -118,8 +118,10 @@ def test_a_target_and_a_foil_are_asked_by_the_command(run, checkpoint):
     assert code == 0
     assert "logit of 'e' minus that of 't'" in out
     assert "of the number explained, which they add up to within" in " ".join(out.split())
-    code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", "rollout", "--compat", "released", "--json")
-    assert (code, json.loads(out)["diagnostics"]["compat"]) == (0, "released")
+    code, out, _ = run(
+        "explain", TEXT, "--model", checkpoint, "--method", "rollout", "--variant", "reference-code", "--json"
+    )
+    assert (code, json.loads(out)["diagnostics"]["variant"]) == (0, "reference-code")
     code, out, _ = run(
         "explain", TEXT, "--model", checkpoint, "--method", "mamba-lrp", "--continuation", " to", "--json"
     )
@@ -130,7 +132,7 @@ def test_a_target_and_a_foil_are_asked_by_the_command(run, checkpoint):
         (("--target", "e", "--foil", "e"), "the foil is the target itself"),
         (("--method", "mamba-lrp", "--layer", "1"), "explains the whole model"),
         (("--method", "norm-based"), "reads softmax attention"),
-        (("--method", "latim", "--compat", "released"), "has one form"),
+        (("--method", "latim", "--variant", "reference-code"), "has one form"),
     ):
         code, out, err = run("explain", TEXT, "--model", checkpoint, *options)
         assert code == 2
@@ -161,7 +163,7 @@ def test_info_prints_sizes_and_the_self_check(run, checkpoint):
 
 def test_lists_name_every_method_and_model(run):
     out = run("methods")[1]
-    assert all(name in out for name in mambascope.METHODS)
+    assert all(name in out for name in mambascope.methods.METHODS)
     out = run("models")[1]
     assert all(name in out for name in mambascope.bundled_models())
 

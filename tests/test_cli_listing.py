@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 import mambascope
-from mambascope.bundled import bundled_models
 from mambascope.cli import main
 from mambascope.cli.app import app
 from mambascope.cli.listing_models import parameters
 from mambascope.errors import CheckpointError
+from mambascope.loading.bundled import bundled_models
 
 VERBS = [command.callback.__name__ for command in app.registered_commands]
 LISTS = [["models"], ["methods"], ["methods", "--markdown"], ["--version"], ["--help"], *([v, "--help"] for v in VERBS)]

@@ -50,7 +50,7 @@ def test_json_is_what_the_library_says(run, models, photographs, name):
     assert (code, err) == (0, "")
     printed = json.loads(out)
     model, _ = mambascope.load(models[name])
-    result = mambascope.explain_picture(model, photographs / "cat.jpg", target="rocket")
+    result = mambascope.explanation.explain_picture(model, photographs / "cat.jpg", target="rocket")
     assert printed["method"] == result.method == {"vit": "alti-logit", "vim": "mamba-lrp"}[name]
     assert printed["scores"] == pytest.approx(result.row().tolist(), rel=1e-4, abs=1e-6)
     for row, expected in zip(printed["picture"], result.picture().tolist(), strict=True):

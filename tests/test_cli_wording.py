@@ -22,13 +22,14 @@ SOURCE = Path(inspect.getfile(mambascope)).parent
 PYTHON_ONLY = {"mixers", "pixels", "use_cache", "layers", "interpolate_pos_encoding", "snum"}
 #: Files whose messages name functions to those who call them; the command reaches none of these.
 CALLERS_ONLY = {
-    "trace/inputs.py",
+    "families/__init__.py",
+    "inputs/checks.py",
     "trace/running.py",
     "trace/trace.py",
     "explanation/explaining.py",
     "methods/mamba_attribution.py",
     "methods/transformer_attribution.py",
-    "methods/attribution.py",
+    "attribution.py",
     "show/check.py",
 }
 
@@ -83,11 +84,12 @@ def test_every_argument_that_a_message_names_is_an_option_or_known_to_be_of_pyth
     }
     assert left == set()
     named = {name for _, message in messages for name in re.findall(r"\b([a-z_]+)=", message)}
-    assert named & set(options()) >= {"layer", "targets", "compat", "tokenizer", "trust_remote_code", "continuation"}
+    assert named & set(options()) >= {"layer", "targets", "variant", "tokenizer", "trust_remote_code", "continuation"}
 
 
 def test_no_message_of_the_command_names_a_function():
-    functions = {name for name in dir(mambascope) if inspect.isfunction(getattr(mambascope, name))}
+    public = (mambascope, mambascope.methods, mambascope.readouts)
+    functions = {name for room in public for name in dir(room) if inspect.isfunction(getattr(room, name))}
     named = {
         (file, name)
         for file, message in raised()
@@ -125,7 +127,7 @@ def with_code_of_its_own(folder):
             "one position at a time here; leave --targets position\n",
             None,
         ),
-        (["--method", "latim", "--compat", "released"], "has one form; --compat released is for ", None),
+        (["--method", "latim", "--variant", "reference-code"], "has one form; --variant reference-code is for ", None),
         (["--method", "mamba-lrp", "--target", "store"], "log-probability of the whole with --continuation …\n", None),
         ([], "this model has no tokenizer; load it with --tokenizer …, a folder or a hub id", without_tokenizer),
         ([], "read that code, then pass --trust-remote-code\n", with_code_of_its_own),

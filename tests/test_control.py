@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import mambascope
+from mambascope import readouts
 from mambascope.evaluate.score_rows import score_rows
-from mambascope.methods.readout import token_readout
 from models import stock_model
 
 
 def drawn(seed):
     model, inputs = stock_model("mamba"), {"input_ids": torch.arange(300)[None] % 50}
     torch.manual_seed(seed)
-    (rows,) = score_rows(model, inputs, ["random"], [token_readout(199, 3), token_readout(299, 3)])
+    (rows,) = score_rows(model, inputs, ["random"], [readouts.token(199, 3), readouts.token(299, 3)])
     assert rows.method == "random"
     return rows.rows
 
@@ -33,4 +33,4 @@ def test_a_random_row_holds_nothing_that_the_target_cannot_see():
 
 
 def test_the_command_offers_it():
-    assert mambascope.METHODS["random"].scope == "model"
+    assert mambascope.methods.METHODS["random"].scope == "model"

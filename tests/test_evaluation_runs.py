@@ -13,10 +13,10 @@ pytest.importorskip("pyarrow", reason="evaluation needs pyarrow: pip install mam
 from killed_runs import run_killed_thrice
 from mambascope.errors import InputError, OutputError, UnsupportedModelError
 from mambascope.evaluate import fingerprint, results
-from mambascope.evaluate.judging import in_shard, sample_seed
-from mambascope.evaluate.parts import DamagedPartError, read_part
+from mambascope.evaluate.result_shards import DamagedShardError, read_result_shard
 from mambascope.evaluate.results import part_files, read_run
 from mambascope.evaluate.run import run
+from mambascope.evaluate.sample_runner import in_shard, sample_seed
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.tasks import find_task
 from models import stock_model
@@ -168,13 +168,13 @@ def test_a_damaged_part_is_said_and_computed_again(whole, tmp_path, damage):
 def test_no_flipped_byte_changes_a_number(tmp_path):
     manifest = toy_run(tmp_path).manifest
     path = part_files(tmp_path)[0]
-    content, clean = path.read_bytes(), read_part(path, manifest)
+    content, clean = path.read_bytes(), read_result_shard(path, manifest)
     damaged = 0
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
         try:
-            assert str(read_part(path, manifest).table.to_pylist()) == str(clean.table.to_pylist()), place
-        except DamagedPartError:
+            assert str(read_result_shard(path, manifest).table.to_pylist()) == str(clean.table.to_pylist()), place
+        except DamagedShardError:
             damaged += 1
     assert damaged > len(content) / 7 / 2
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from mambascope import Attribution, capture
+from mambascope.attribution import Model, Target
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import Question, explain_inputs
 from mambascope.explanation.pictures import explain_picture
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Model, Target
+from mambascope.inputs.pictures import read_picture
 from mambascope.methods.latim import latim
 from mambascope.methods.registry import METHODS
-from mambascope.trace.pictures import read_picture
 from models import stock_model
 from picture_checkpoints import CLASSES, GRID, SIDE, astronaut, saved, vim, vit
 from rounding import assert_equal_to_rounding

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import mambascope
+from mambascope.characters import predicted_name
 from mambascope.errors import InputError, MapTooLargeError
+from mambascope.inputs.tokens import decode_token
 from mambascope.methods import memory
 from mambascope.methods.method import SCAN
-from mambascope.trace.characters import predicted_name
-from mambascope.trace.tokens import decode_token
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
 
@@ -21,15 +21,15 @@ def loaded(request, tmp_path_factory):
     return mambascope.load(make_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param))
 
 
-MAPPED = [n for n, m in mambascope.METHODS.items() if (m.map or m.whole_map) and m.kinds >= SCAN]
-WHOLE = [n for n, m in mambascope.METHODS.items() if m.scope == "model" and m.kinds >= SCAN]
+MAPPED = [n for n, m in mambascope.methods.METHODS.items() if (m.map or m.whole_map) and m.kinds >= SCAN]
+WHOLE = [n for n, m in mambascope.methods.METHODS.items() if m.scope == "model" and m.kinds >= SCAN]
 
 
 @pytest.mark.parametrize("method", MAPPED)
 def test_one_position_is_a_row_of_the_whole_map(loaded, method):
     whole = mambascope.explain(*loaded, TEXT, method=method, targets="all")
     count = len(whole.tokens)
-    layers = 2 if mambascope.METHODS[method].scope == "layer" else 1
+    layers = 2 if mambascope.methods.METHODS[method].scope == "layer" else 1
     assert whole.scores.shape == (layers, count, count)
     assert "".join(whole.tokens) == TEXT
     for position in (0, 3, count - 1, -2):
@@ -64,8 +64,8 @@ def test_a_range_of_layers(loaded):
     assert both.axes["layer"] == (0, 1)
     assert last.axes["layer"] == (1,)
     assert_equal_to_rounding(last.row(), both.row(layer=1))
-    released = mambascope.explain(*loaded, TEXT, method="raw-attention", compat="released")
-    assert released.axes["layer"] == (1,), "the released code begins at layer 15 of 24, here round(1.25)"
+    released = mambascope.explain(*loaded, TEXT, method="raw-attention", variant="reference-code")
+    assert released.axes["layer"] == (1,), "the reference code begins at layer 15 of 24, here round(1.25)"
     with pytest.raises(InputError, match="no layers in 2:; this model has layers 0–1"):
         mambascope.explain(*loaded, TEXT, layer=slice(2, None))
 
@@ -85,7 +85,7 @@ def test_a_whole_model_method_explains_the_likeliest_next_token(loaded, method):
     ahead, largest = result.row()[6:].abs().max(), result.row().abs().max()
     # occlusion subtracts what two passes in float32 gave; the others compute nothing there
     assert ahead <= (1e-4 * largest if method == "occlusion" else 0), "no source in the target's future"
-    if mambascope.METHODS[method].asks:
+    if mambascope.methods.METHODS[method].asks:
         assert result.target.asked == f"logit of {result.target.next_tokens[0][0]!r}"
         assert result.target.value is not None
     else:
@@ -120,7 +120,7 @@ def test_integrated_gradients_go_from_the_mean_embedding_to_the_text(loaded):
 def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
     model, calls = loaded[0], []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
-    results = mambascope.explain_methods(*loaded, TEXT, methods=["latim", "hidden-attention"])
+    results = mambascope.explanation.explain_methods(*loaded, TEXT, methods=["latim", "hidden-attention"])
     handle.remove()
     assert calls == [1]
     assert [r.method for r in results] == ["latim", "hidden-attention"]
@@ -130,7 +130,7 @@ def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
 
 def test_progress_counts_captured_layers_and_layers_of_every_method(loaded):
     seen = []
-    mambascope.explain_methods(
+    mambascope.explanation.explain_methods(
         *loaded, TEXT, methods=["latim", "latim-l1"], progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(done, 6) for done in range(1, 7)]

@@ -9,8 +9,9 @@ import torch
 import transformers
 from torch import nn
 
-from mambascope import capture, latim
-from mambascope.trace.seam import listening
+from mambascope import capture
+from mambascope.families.patch_points import intercepting
+from mambascope.methods import latim
 
 pytestmark = pytest.mark.data
 
@@ -82,7 +83,7 @@ def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
     pixels, labels = pictures(data)
     assert len(labels) == 10_000
 
-    from mambascope.trace.families import FAMILIES
+    from mambascope.families import FAMILIES
     from mambascope.trace.scanning import read_call, scanned
 
     class OurScan:
@@ -91,7 +92,7 @@ def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
             return call.give(scanned(FAMILIES["mamba"], call))
 
     right = 0
-    with torch.no_grad(), listening(OurScan(), [FAMILIES["mamba"].scan_seam]):
+    with torch.no_grad(), intercepting(OurScan(), [FAMILIES["mamba"].scan_point]):
         for some, known in zip(pixels.split(50), labels.split(50), strict=True):  # fits the processor's cache
             right += int((classifier(some).argmax(dim=1) == known).sum())
     accuracy = right / len(labels)

@@ -6,16 +6,16 @@ import pytest
 import torch
 import transformers
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.methods.gradients import GradientScores, gradient_x_input, integrated_gradients, smooth_grad
-from mambascope.methods.readout import token_readout
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
 LENGTH = 9
 IDS, MASK = padded_batch(LENGTH, 2, "left", seed=3)
-READOUT = token_readout(LENGTH - 1, 7, foil=11)
+READOUT = readouts.token(LENGTH - 1, 7, foil=11)
 METHODS = (gradient_x_input, integrated_gradients, smooth_grad)
 #: Both sides are float64 throughout and differ in the order of their sums.
 BOUND = {"rtol": 1e-10, "atol": 1e-11}

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
+from mambascope.inputs.checks import longest_text
 from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.interventions import knockout
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.occlusion import occlusion
-from mambascope.methods.readout import class_readout, token_readout
 from mambascope.trace import capture
-from mambascope.trace.differentiate import direction
-from mambascope.trace.inputs import longest_text
+from mambascope.trace.differentiate import logit_direction
 from models import stock_model, stock_transformer
 
 
@@ -30,13 +30,13 @@ def test_a_text_longer_than_the_table_of_positions_is_refused(family):
     words, options = TOO_LONG[family]
     model = stock_transformer(family, **options)
     assert longest_text(model) == 9
-    readout = class_readout(1) if family == "bert" else token_readout(3, 7)
+    readout = readouts.class_(1) if family == "bert" else readouts.token(3, 7)
     for given in ({"input_ids": ids(10)}, {"inputs_embeds": torch.randn(1, 10, 12)}):
         for run in (
             lambda **inputs: capture(model, **inputs),
             lambda **inputs: gradient_x_input(capture(model, **inputs), readout),
             lambda **inputs: occlusion(capture(model, **inputs), readout),
-            lambda **inputs: direction(model, readout, **inputs),
+            lambda **inputs: logit_direction(model, readout, **inputs),
         ):
             with pytest.raises(InputError, match=f"the text has 10 tokens, and {words}"):
                 run(**given)
@@ -106,11 +106,11 @@ def test_positions_that_are_given_count_and_not_the_length():
 
 def test_nothing_to_read_is_refused_by_every_pass():
     for run in (
-        lambda: mamba_lrp(capture(mamba), token_readout(1, 7)),
-        lambda: gradient_x_input(capture(mamba), token_readout(1, 7)),
-        lambda: knockout(capture(mamba), token_readout(1, 7), targets=1),
-        lambda: occlusion(capture(mamba), token_readout(1, 7)),
-        lambda: direction(mamba, token_readout(1, 7)),
+        lambda: mamba_lrp(capture(mamba), readouts.token(1, 7)),
+        lambda: gradient_x_input(capture(mamba), readouts.token(1, 7)),
+        lambda: knockout(capture(mamba), readouts.token(1, 7), targets=1),
+        lambda: occlusion(capture(mamba), readouts.token(1, 7)),
+        lambda: logit_direction(mamba, readouts.token(1, 7)),
     ):
         with pytest.raises(InputError, match="there is nothing to read"):
             run()

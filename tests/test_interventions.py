@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from mambascope import readouts
 from mambascope.errors import InputError, MapTooLargeError, UnsupportedModelError
 from mambascope.methods import memory
-from mambascope.methods.copies import BATCH_TOKENS, batches
+from mambascope.methods.ablation import BATCH_TOKENS, batches
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.occlusion import occlusion
-from mambascope.methods.readout import token_readout
 from mambascope.operators import naive
 from mambascope.trace import capture, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
@@ -21,7 +21,7 @@ from rounding import assert_equal_to_rounding
 
 LENGTH = 9
 IDS, _ = padded_batch(LENGTH, 1, "left", seed=3)
-READOUT = token_readout(LENGTH - 1, 7, foil=11)
+READOUT = readouts.token(LENGTH - 1, 7, foil=11)
 #: Both sides are float64 throughout and differ in the order of sums of a few hundred terms.
 BOUND = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -220,17 +220,17 @@ def test_occlusion_is_the_text_with_another_embedding(kind, replacement):
 def test_deletion_is_the_shorter_text_read_where_the_token_has_moved_to(kind, given):
     model = gpt2() if kind == "gpt2" else stock_model(kind, torch.float64)
     table = model.get_input_embeddings().weight.detach()
-    readout = token_readout(5, 7)
+    readout = readouts.token(5, 7)
     inputs = {given: IDS if given == "input_ids" else table[IDS], "attention_mask": torch.ones_like(IDS)}
     with contextlib.nullcontext() if kind == "gpt2" else without_downcasts(kind):
         intact = readout(stock_readout(model, input_ids=IDS))
         effect = occlusion(capture(model, **inputs), readout, replacement="delete", batch=4)
         for j in range(LENGTH):
             shorter = torch.cat([IDS[:, :j], IDS[:, j + 1 :]], dim=1)
-            moved = token_readout(4 if j <= 5 else 5, 7)
+            moved = readouts.token(4 if j <= 5 else 5, 7)
             expected = intact - moved(stock_readout(model, input_ids=shorter))
             assert torch.allclose(effect.scores[j], expected, **BOUND), f"token {j}"
-        first = occlusion(traced(model), token_readout(0, 7), replacement="delete")
+        first = occlusion(traced(model), readouts.token(0, 7), replacement="delete")
     assert first.scores[0].isnan(), "nothing stands before the first token"
     assert torch.allclose(first.scores[1:], torch.zeros(LENGTH - 1, dtype=torch.float64), atol=1e-12)
 

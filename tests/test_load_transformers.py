@@ -12,9 +12,9 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertMo
 
 import mambascope
 from mambascope.errors import CheckpointError, UnsupportedModelError
-from mambascope.trace import hub
-from mambascope.trace.families import ATTENTION_FAMILIES
-from mambascope.trace.load import load
+from mambascope.families import ATTENTION_FAMILIES
+from mambascope.loading import hub
+from mambascope.loading.load import load
 from models import TRANSFORMERS, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding, assert_same_weights
 

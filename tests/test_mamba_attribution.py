@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from dense_reference import distance, runs
-from mambascope import InputError
+from mambascope import InputError, readouts
 from mambascope.methods.mamba_attribution import from_gradients
-from mambascope.methods.readout import class_readout, continuation_readout, token_readout
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
@@ -21,11 +20,11 @@ BOUND = 1e-10
 
 #: What is explained, and the same in plain torch on logits (b, L, tokens).
 READOUTS = {
-    "the last token's logit": (token_readout(LENGTH - 1, 7), lambda z: z[:, LENGTH - 1, 7]),
-    "a logit in the middle": (token_readout(8, 21), lambda z: z[:, 8, 21]),
-    "a lead": (token_readout(LENGTH - 1, 7, 30), lambda z: z[:, LENGTH - 1, 7] - z[:, LENGTH - 1, 30]),
+    "the last token's logit": (readouts.token(LENGTH - 1, 7), lambda z: z[:, LENGTH - 1, 7]),
+    "a logit in the middle": (readouts.token(8, 21), lambda z: z[:, 8, 21]),
+    "a lead": (readouts.token(LENGTH - 1, 7, 30), lambda z: z[:, LENGTH - 1, 7] - z[:, LENGTH - 1, 30]),
     "a continuation": (
-        continuation_readout(12, [4, 9, 33], "…"),
+        readouts.continuation(12, [4, 9, 33], "…"),
         lambda z: sum(z[:, 11 + k].log_softmax(dim=-1)[:, token] for k, token in enumerate([4, 9, 33])),
     ),
 }
@@ -108,7 +107,7 @@ def test_a_padded_batch_equals_one_by_one(family, side):
     def scored(position, **inputs):
         with without_downcasts(family):
             trace = capture(model, **inputs)
-            gradients = differentiate(model, token_readout(position, 7), mixers=True, **inputs)
+            gradients = differentiate(model, readouts.token(position, 7), mixers=True, **inputs)
             return from_gradients(trace, gradients, (position,))
 
     batch = scored(-1, input_ids=ids, attention_mask=mask)
@@ -122,11 +121,11 @@ def test_a_padded_batch_equals_one_by_one(family, side):
 def test_wrong_requests_are_refused_in_one_sentence(case):
     family, model, ids, trace, _ = case
     with without_downcasts(family):
-        full = differentiate(model, token_readout(3, 1), mixers=True, input_ids=ids)
+        full = differentiate(model, readouts.token(3, 1), mixers=True, input_ids=ids)
     for call, words in (
-        (lambda: from_gradients(trace, full, (3, 4), compat="released"), "one target"),
+        (lambda: from_gradients(trace, full, (3, 4), variant="reference-code"), "one target"),
         (lambda: from_gradients(trace, full, (LENGTH,)), f"target {LENGTH} is not a position"),
-        (lambda: from_gradients(trace, full, class_readout(1).positions), "is not a position"),
+        (lambda: from_gradients(trace, full, readouts.class_(1).positions), "is not a position"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             call()

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from dense_reference import RULES, distance, gamma_relevance, run
+from mambascope import readouts
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
-from mambascope.methods.readout import continuation_readout, token_readout
 from mambascope.operators.frozen import frozen_ratio, gamma_stand_in
 from mambascope.trace import capture
-from mambascope.trace.rules import GRADIENT, Rules
+from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
 LENGTH = 12
@@ -29,7 +29,7 @@ CONSERVED = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def rules(names, gamma=0.0):
-    return Rules(**dict.fromkeys(names, True), gamma=gamma)
+    return PropagationRules(**dict.fromkeys(names, True), gamma=gamma)
 
 
 def reference(model, ids, readout, frozen, gamma=0.0):
@@ -60,7 +60,7 @@ def without_biases(model):
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(family, frozen):
     model = stock_model(family, torch.float64)
     ids, _ = padded_batch(LENGTH, 1, "left")
-    for readout in (token_readout(LENGTH - 1, 7, 30), continuation_readout(6, [4, 9], "…")):
+    for readout in (readouts.token(LENGTH - 1, 7, 30), readouts.continuation(6, [4, 9], "…")):
         expected, value = reference(model, ids, readout, frozen)
         with without_downcasts(family):
             result = mamba_lrp(capture(model, input_ids=ids), readout, rules=rules(frozen))
@@ -76,7 +76,7 @@ def test_the_default_is_all_rules_and_the_sets_differ():
     for family in FAMILIES:
         model = stock_model(family, torch.float64)
         ids, _ = padded_batch(LENGTH, 1, "left")
-        scores = [reference(model, ids, token_readout(LENGTH - 1, 7), frozen)[0] for frozen in COMBINATIONS]
+        scores = [reference(model, ids, readouts.token(LENGTH - 1, 7), frozen)[0] for frozen in COMBINATIONS]
         assert min(distance(a, b) for a, b in itertools.combinations(scores, 2)) > 1e-4
 
 
@@ -147,7 +147,7 @@ def test_the_gamma_rule_of_a_whole_model_is_the_explicit_one(family):
     """With biases, which take their own part, and γ = 0.25 in in_proj, convolution and out_proj."""
     model = stock_model(family, torch.float64)
     ids, _ = padded_batch(8, 1, "left")
-    readout = token_readout(7, 7)
+    readout = readouts.token(7, 7)
     expected, _ = reference(model, ids, readout, RULES, gamma=0.25)
     with without_downcasts(family):
         ours = mamba_lrp(capture(model, input_ids=ids), readout, rules=LRP_VISION).scores[0]
@@ -182,7 +182,7 @@ def test_without_biases_a_log_probabilitys_relevance_sums_to_its_linear_part(fam
     model = without_biases(stock_model(family, torch.float64))
     ids, _ = padded_batch(LENGTH, 1, "left")
     with without_downcasts(family):
-        result = mamba_lrp(capture(model, input_ids=ids), continuation_readout(6, [4, 9], "…"))
+        result = mamba_lrp(capture(model, input_ids=ids), readouts.continuation(6, [4, 9], "…"))
     linear = 0.0
     for position, token in ((5, 4), (6, 9)):
         z = result.outputs.logits[0, position]
@@ -213,7 +213,7 @@ def test_what_biases_hold_is_their_gradient_times_them_layer_by_layer(family):
     """Against autograd through the dense graph, each bias taken as an input of its own."""
     model = stock_model(family, torch.float64)
     ids, _ = padded_batch(LENGTH, 1, "left")
-    readout = token_readout(LENGTH - 1, 7)
+    readout = readouts.token(LENGTH - 1, 7)
     with without_downcasts(family):
         result = mamba_lrp(capture(model, input_ids=ids), readout)
     value = readout.of_logits(run(model, model.backbone.embeddings(ids[0]), RULES).logits[None]).sum()
@@ -232,7 +232,7 @@ def test_biases_of_the_head_belong_to_no_layer(used):
     model = stock_model("mamba", torch.float64)
     model.lm_head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features, dtype=torch.float64)
     ids, _ = padded_batch(LENGTH, 3, "left")
-    readout = token_readout(LENGTH - 1, 7)
+    readout = readouts.token(LENGTH - 1, 7)
     with without_downcasts("mamba"):
         batch = mamba_lrp(capture(model, input_ids=ids), readout, rules=used)
         for row in range(3):
@@ -250,12 +250,12 @@ def test_a_padded_batch_equals_one_by_one(family, side, used):
     model = without_biases(stock_model(family, torch.float64))
     ids, mask = padded_batch(20, 3, side)
     with without_downcasts(family):
-        batch = mamba_lrp(capture(model, input_ids=ids, attention_mask=mask), token_readout(-1, 7), rules=used)
+        batch = mamba_lrp(capture(model, input_ids=ids, attention_mask=mask), readouts.token(-1, 7), rules=used)
     for row in range(3):
         real = mask[row].bool()
         with without_downcasts(family):
             text = ids[row : row + 1, real]
-            alone = mamba_lrp(capture(model, input_ids=text), token_readout(int(real.sum()) - 1, 7), rules=used)
+            alone = mamba_lrp(capture(model, input_ids=text), readouts.token(int(real.sum()) - 1, 7), rules=used)
         assert distance(batch.scores[row][real], alone.scores[0]) < BOUND, f"text {row}"
         assert distance(batch.value[row], alone.value[0]) < BOUND, f"text {row}"
         assert not batch.scores[row][~real].any(), "padding has no relevance"
@@ -267,7 +267,7 @@ def test_the_model_answers_as_before_and_is_left_as_it_was(family):
     ids, _ = padded_batch(LENGTH, 1, "left")
     plain = model(input_ids=ids).logits.detach()
     for used in (LRP, LRP_VISION):
-        result = mamba_lrp(capture(model, input_ids=ids), token_readout(LENGTH - 1, 7), rules=used)
+        result = mamba_lrp(capture(model, input_ids=ids), readouts.token(LENGTH - 1, 7), rules=used)
         # float32: the same sums in another order
         assert distance(result.outputs.logits, plain) < 1e-5
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -1,24 +1,29 @@
 """Checkpoints in the layout of the original mamba_ssm package: settings, tensors, and what is refused."""
 
+import inspect
 import json
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
-from mambascope.trace.load import load
-from mambascope.trace.mamba_ssm import is_mamba_ssm, to_transformers
+from mambascope.loading import mamba_ssm
+from mambascope.loading.load import load
+from mambascope.loading.mamba_ssm import is_mamba_ssm, to_transformers
 from rounding import assert_equal_to_rounding, assert_same_weights
 
 WIDTH, INNER, STATE, ROWS = 16, 32, 4, 48
+#: Before transformers 5.23 the norm takes the whole width for one group.
+GROUPS = 2 if "group_size" in inspect.signature(MambaRMSNormGated).parameters else 1
 MAMBA1 = {
     "d_model": WIDTH, "n_layer": 2, "vocab_size": 45, "ssm_cfg": {"d_state": STATE}, "rms_norm": True,
     "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8,
 }  # fmt: skip
 MAMBA2 = MAMBA1 | {
-    "ssm_cfg": {"layer": "Mamba2", "d_state": STATE, "headdim": 8, "ngroups": 2, "chunk_size": 4},
+    "ssm_cfg": {"layer": "Mamba2", "d_state": STATE, "headdim": 8, "ngroups": GROUPS, "chunk_size": 4},
     "pad_vocab_size_multiple": 16, "tie_embeddings": False, "attn_layer_idx": [], "attn_cfg": {}, "d_intermediate": 0,
 }  # fmt: skip
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5]])
@@ -31,7 +36,7 @@ def mixer_shapes(version):
             "in_proj.weight": (2 * INNER, WIDTH), "x_proj.weight": (1 + 2 * STATE, INNER),
             "dt_proj.weight": (INNER, 1), "dt_proj.bias": (INNER,), "out_proj.weight": (WIDTH, INNER),
         }  # fmt: skip
-    heads, conv = INNER // 8, INNER + 2 * 2 * STATE
+    heads, conv = INNER // 8, INNER + 2 * GROUPS * STATE
     return {
         "A_log": (heads,), "D": (heads,), "dt_bias": (heads,), "conv1d.weight": (conv, 1, 4), "conv1d.bias": (conv,),
         "in_proj.weight": (INNER + conv + heads, WIDTH), "norm.weight": (INNER,), "out_proj.weight": (WIDTH, INNER),
@@ -91,13 +96,13 @@ def mamba1_mixer(x, p):
 
 def mamba2_mixer(x, p):
     heads = INNER // 8
-    z, u, step = (x @ p["in_proj.weight"].t()).split([INNER, INNER + 4 * STATE, heads], dim=-1)
-    s, B, C = causal_conv(u, p).split([INNER, 2 * STATE, 2 * STATE], dim=-1)
+    z, u, step = (x @ p["in_proj.weight"].t()).split([INNER, INNER + 2 * GROUPS * STATE, heads], dim=-1)
+    s, B, C = causal_conv(u, p).split([INNER, GROUPS * STATE, GROUPS * STATE], dim=-1)
     step = F.softplus(step + p["dt_bias"]).repeat_interleave(8, dim=-1)
     A = -p["A_log"].exp().repeat_interleave(8)[:, None].expand(-1, STATE)
-    every = [M.unflatten(-1, (2, STATE)).repeat_interleave(INNER // 2, dim=1) for M in (B, C)]
+    every = [M.unflatten(-1, (GROUPS, STATE)).repeat_interleave(INNER // GROUPS, dim=1) for M in (B, C)]
     o = scan(s, step, A, *every) + p["D"].repeat_interleave(8) * s
-    gated = (o * F.silu(z)).unflatten(-1, (2, INNER // 2))
+    gated = (o * F.silu(z)).unflatten(-1, (GROUPS, INNER // GROUPS))
     return (p["norm.weight"] * rms(gated, 1.0).flatten(-2)) @ p["out_proj.weight"].t()
 
 
@@ -199,6 +204,13 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, config, named):
     with pytest.raises(CheckpointError, match=named) as raised:
         load(write(tmp_path / "model", config, make_tensors(1)))
     assert "\n" not in str(raised.value)
+
+
+def test_groups_that_the_norm_cannot_tell_apart_are_refused(monkeypatch):
+    """As with transformers before 5.23, whose norm takes the whole width for one group."""
+    monkeypatch.setattr(mamba_ssm, "MambaRMSNormGated", lambda hidden_size, eps: None)
+    with pytest.raises(UnsupportedModelError, match="m norms its 2 groups apart"):
+        to_transformers(with_mixer(MAMBA2, ngroups=2), name="m")
 
 
 def test_a_mamba1_file_with_mamba2_settings_is_refused(tmp_path):

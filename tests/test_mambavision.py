@@ -9,16 +9,15 @@ import torch
 from torch import nn
 
 from dense_reference import RULES, distance
+from mambascope import methods
 from mambascope.errors import ReconstructionError, UnsupportedModelError
-from mambascope.methods import hidden_attention as attention
-from mambascope.methods import implicit_attention, latim, rollout
+from mambascope.families import find_mixers
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.models.mambavision import MambaVisionMixer
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import capture
-from mambascope.trace.families import find_mixers
-from mambascope.trace.mambavision import MambaVisionMixer
-from mambascope.trace.rules import Rules
+from mambascope.trace.propagation_rules import PropagationRules
 from neighbour_reference import biases, contributions, layer_norm, line_mixer, relevance, run
 from neighbour_reference import implicit_attention as dense_implicit
 from picture_mixer_models import last_logit, line_model, tokens, without_biases
@@ -105,15 +104,15 @@ def test_the_operator_is_the_dense_reference(length, options):
             vectors, own_bias = operator.contributions(target)
             assert distance(vectors[row], T[target]) < BOUND
             assert (own_bias[row] - beta[target]).abs().max() < BOUND
-            assert distance(latim.latim(trace, layer)[row], T.norm(dim=-1)) < BOUND
-            assert distance(latim.latim(trace, layer, 1)[row], T.norm(p=1, dim=-1)) < BOUND
+            assert distance(methods.latim(trace, layer)[row], T.norm(dim=-1)) < BOUND
+            assert distance(methods.latim(trace, layer, 1)[row], T.norm(p=1, dim=-1)) < BOUND
             assert distance(T.sum(dim=1) + beta, dense.y) < BOUND
-            maps = attention.hidden_attention(trace, layer)
+            maps = methods.hidden_attention(trace, layer)
             assert distance(maps[row], dense.alpha) < BOUND
-            assert distance(attention.hidden_attention(trace, layer, "mean")[row], dense.alpha.mean(dim=0)) < BOUND
+            assert distance(methods.hidden_attention(trace, layer, "mean")[row], dense.alpha.mean(dim=0)) < BOUND
             implicit = dense_implicit(dense)
-            assert distance(implicit_attention.implicit_attention(trace, layer)[row], implicit) < BOUND
-            mean = implicit_attention.implicit_attention_row(trace, layer, target)[row]
+            assert distance(methods.implicit_attention(trace, layer)[row], implicit) < BOUND
+            mean = methods.implicit_attention_row(trace, layer, target)[row]
             assert distance(mean, implicit.mean(dim=0)[target]) < BOUND
 
 
@@ -126,16 +125,16 @@ def test_rollout():
         with torch.no_grad():
             layers, _ = run(model, batch[row])
         first, second = (identity + dense.alpha.mean(dim=0) for _, dense in layers)
-        assert distance(rollout.rollout(trace)[row], second @ first) < BOUND
+        assert distance(methods.rollout(trace)[row], second @ first) < BOUND
         first, second = (identity + dense_implicit(dense).mean(dim=0) for _, dense in layers)
-        assert distance(implicit_attention.implicit_rollout_row(trace, 3)[row], (second @ first)[3]) < BOUND
+        assert distance(methods.implicit_rollout_row(trace, 3)[row], (second @ first)[3]) < BOUND
 
 
 @pytest.mark.parametrize("frozen", COMBINATIONS, ids=lambda names: "+".join(sorted(names)) or "none")
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(frozen, True)))
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=PropagationRules(**dict.fromkeys(frozen, True)))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], frozen)) < BOUND
     if "silu" in frozen:
@@ -146,7 +145,9 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
 def test_the_gamma_rule():
     model = line_model()
     batch = tokens(model)
-    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25))
+    found = mamba_lrp(
+        capture(model, tokens=batch), last_logit, rules=PropagationRules(**dict.fromkeys(RULES, True), gamma=0.25)
+    )
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], RULES, 0.25)) < BOUND
 
@@ -154,7 +155,7 @@ def test_the_gamma_rule():
 @pytest.mark.parametrize("gamma", [0.0, 0.25])
 def test_relevance_is_conserved(gamma):
     model = without_biases(line_model())
-    rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
     assert mamba_lrp(capture(model, tokens=tokens(model)), last_logit, rules=rules).conservation_error.max() < 1e-12
 
 
@@ -195,7 +196,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from {scan_module} import mamba_selective_scan as {name}
-from mambascope.trace.mambavision import MambaVisionMixer
+from mambascope.models.mambavision import MambaVisionMixer
 
 
 class MixerOfTheirs(nn.Module):
@@ -242,9 +243,9 @@ def test_a_foreign_class_with_the_same_parts_is_read(foreign):
     trace, expected = capture(theirs, tokens=batch), capture(ours, tokens=batch)
     assert [type(record.mixer).__name__ for record in trace.branches] == ["MixerOfTheirs"] * 2
     assert max(trace.reconstruction_error) < 1e-12
-    assert distance(latim.latim(trace), latim.latim(expected)) < BOUND
+    assert distance(methods.latim(trace), methods.latim(expected)) < BOUND
     for frozen in COMBINATIONS:
-        rules = Rules(**dict.fromkeys(frozen, True), gamma=0.25 if frozen == RULES else 0.0)
+        rules = PropagationRules(**dict.fromkeys(frozen, True), gamma=0.25 if frozen == RULES else 0.0)
         found = mamba_lrp(capture(theirs, tokens=batch), last_logit, rules=rules)
         assert distance(found.scores, mamba_lrp(capture(ours, tokens=batch), last_logit, rules=rules).scores) < BOUND
     lost = knockout(capture(theirs, tokens=batch[:1]), last_logit, targets=2).scores

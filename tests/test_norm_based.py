@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mambascope import InputError, UnsupportedModelError, capture, latim
+from mambascope import InputError, UnsupportedModelError, capture
+from mambascope.methods import latim
 from mambascope.methods.norm_based import norm_based, norm_based_row
 from models import TRANSFORMERS, padded_batch, stock_model, stock_transformer, transformer_inputs
 

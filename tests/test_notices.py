@@ -10,9 +10,9 @@ import torch
 from transformers.utils import logging
 
 import mambascope
-from mambascope.trace.checkpoint import quiet
+from mambascope.loading.checkpoint import quiet
+from mambascope.notices import KERNELS, kept_off
 from mambascope.trace.intervene import intervening
-from mambascope.trace.notices import KERNELS, kept_off
 from mambascope.trace.running import running
 
 TEXT = "The cat sat on the mat. The cat"
@@ -57,13 +57,17 @@ def advised(loaded):
     handle.remove()
 
 
-LAST = mambascope.token_readout(-1, 0)
+LAST = mambascope.readouts.token(-1, 0)
 PASSES = {
     "capture": lambda model, ids: mambascope.capture(model, input_ids=ids),
-    "gradients": lambda model, ids: mambascope.differentiate(model, lambda out: out.logits[:, -1, 0], input_ids=ids),
-    "relevance": lambda model, ids: mambascope.mamba_lrp(mambascope.capture(model, input_ids=ids), LAST),
-    "occlusion": lambda model, ids: mambascope.occlusion(mambascope.capture(model, input_ids=ids), LAST),
-    "knockout": lambda model, ids: mambascope.knockout(mambascope.capture(model, input_ids=ids), LAST, targets=5),
+    "gradients": lambda model, ids: mambascope.trace.differentiate.differentiate(
+        model, lambda out: out.logits[:, -1, 0], input_ids=ids
+    ),
+    "relevance": lambda model, ids: mambascope.methods.mamba_lrp(mambascope.capture(model, input_ids=ids), LAST),
+    "occlusion": lambda model, ids: mambascope.methods.occlusion(mambascope.capture(model, input_ids=ids), LAST),
+    "knockout": lambda model, ids: mambascope.methods.knockout(
+        mambascope.capture(model, input_ids=ids), LAST, targets=5
+    ),
 }
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mambascope import readouts
 from mambascope.explanation import Question, explain_inputs, explaining
-from mambascope.methods.readout import token_readout
 from mambascope.methods.registry import METHODS
 from mambascope.trace import capture
 from models import padded_batch, stock_model
@@ -67,8 +67,8 @@ def test_a_run_computes_the_gradients_of_a_readout_once(counted):
 
     model, counts = counted
     trace = capture(model, input_ids=torch.tensor([[3, 4, 5]]))
-    first, again, other = (trace.gradients(token_readout(2, token)) for token in (7, 7, 8))
+    first, again, other = (trace.gradients(readouts.token(2, token)) for token in (7, 7, 8))
     assert first is again
     assert other is not first
-    assert trace.logit_direction(token_readout(2, 7)) is trace.logit_direction(token_readout(2, 7))
+    assert trace.logit_direction(readouts.token(2, 7)) is trace.logit_direction(readouts.token(2, 7))
     assert counts["passes"] == 4

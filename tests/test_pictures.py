@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mambascope.errors import CheckpointError, InputError
-from mambascope.trace.pictures import SHOWN_SIDE, is_picture, read_picture
+from mambascope.inputs.pictures import SHOWN_SIDE, is_picture, read_picture
 from models import stock_model
 from picture_checkpoints import PROCESSOR, SIDE, astronaut, cat, saved, vim, vit
 

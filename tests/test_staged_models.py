@@ -7,18 +7,18 @@ from safetensors.torch import save_file
 
 import mambascope
 from dense_reference import distance
+from mambascope import methods, readouts
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
-from mambascope.methods import latim, rollout
+from mambascope.loading import released_mambavision as released
 from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_lrp import LRP_VISION, mamba_lrp
-from mambascope.methods.readout import class_readout
+from mambascope.models.mambavision import MambaVision, MambaVisionConfig
+from mambascope.models.mambavision.windows import from_windows, to_windows
+from mambascope.models.vmamba import VMamba, VMambaConfig
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.grid_convolution import GridConvolutionMixer
 from mambascope.trace import capture
-from mambascope.trace.mambavision import MambaVision, MambaVisionConfig, released
-from mambascope.trace.mambavision.windows import from_windows, to_windows
-from mambascope.trace.rules import Rules
-from mambascope.trace.vmamba import VMamba, VMambaConfig
+from mambascope.trace.propagation_rules import PropagationRules
 from neighbour_reference import grid_mixer, line_mixer
 from picture_mixer_models import drawn
 from rounding import assert_equal_to_rounding, assert_same_weights
@@ -396,8 +396,8 @@ def test_stages_of_a_trace():
     assert [record.captured.grid for record in trace.branches] == [(4, 6), (2, 3), (2, 3)]
     identity = torch.eye(6, dtype=torch.float64)
     means = [second.operator(k).scan.tile(slice(0, 6), slice(0, 6)).mean(dim=1) for k in range(2)]
-    assert distance(rollout.rollout(second), (identity + means[1]) @ (identity + means[0])) < BOUND
-    assert latim.latim(first).shape == (2, 1, 24, 24)
+    assert distance(methods.rollout(second), (identity + means[1]) @ (identity + means[0])) < BOUND
+    assert methods.latim(first).shape == (2, 1, 24, 24)
 
 
 def test_attention_layers_of_mambavision_are_read_too():
@@ -425,13 +425,15 @@ def test_relevance_down_to_the_pixels(kind):
         tokens = model.embed(leaf)
         logit = model(inputs_embeds=tokens).logits[0, 2]
         of_tokens, of_pixels = torch.autograd.grad(logit, [tokens, leaf])
-    found = mamba_lrp(capture(model, pixel_values=batch), class_readout(2), rules=Rules(), pixels=True)
+    found = mamba_lrp(capture(model, pixel_values=batch), readouts.class_(2), rules=PropagationRules(), pixels=True)
     assert distance(found.scores, (tokens * of_tokens).sum(dim=-1)) < BOUND
     assert distance(found.pixels, (leaf * of_pixels).sum(dim=1)) < BOUND
-    assert distance(gradient_x_input(capture(model, pixel_values=batch), class_readout(2)).scores, found.scores) < BOUND
+    assert (
+        distance(gradient_x_input(capture(model, pixel_values=batch), readouts.class_(2)).scores, found.scores) < BOUND
+    )
     if kind == "mambavision":  # its last stages have attention, for which there is no rule
         return
-    frozen = mamba_lrp(capture(model, pixel_values=batch), class_readout(2), rules=LRP_VISION, pixels=True)
+    frozen = mamba_lrp(capture(model, pixel_values=batch), readouts.class_(2), rules=LRP_VISION, pixels=True)
     assert distance(frozen.value, logit) < BOUND
     assert distance(frozen.pixels, found.pixels) > 1e-3
 

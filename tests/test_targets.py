@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.explanation.asking import Question
 from mambascope.explanation.explaining import explain_inputs
@@ -19,11 +20,11 @@ from mambascope.methods.mamba_attribution import from_gradients as mamba_attribu
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.method import ATTENTION, SCAN
 from mambascope.methods.occlusion import occlusion
-from mambascope.methods.readout import OneEach, class_readout, continuation_readout, token_readout
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout_row
-from mambascope.methods.targets import positions_in
 from mambascope.methods.transformer_attribution import from_gradients as transformer_attribution
+from mambascope.positions import positions_in
+from mambascope.readouts import OneEach
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, without_downcasts
@@ -67,7 +68,7 @@ OF_ATTENTION = SHARED | {
 
 
 def passes(model, target, **inputs):
-    readout = token_readout(target, 7)
+    readout = readouts.token(target, 7)
     return capture(model, **inputs), differentiate(model, readout, mixers=True, **inputs)
 
 
@@ -106,8 +107,8 @@ def test_a_padded_batch_gives_the_rows_of_one_by_one_in_transformers(family, sid
 
 def test_readouts_count_their_positions_in_each_text():
     model = stock_model("mamba", torch.float64, use_bias=False, use_conv_bias=False)
-    readouts = (token_readout(-1, 7, 11), continuation_readout(3, [4, 9], "…"), token_readout(-2, 5))
-    for side, readout in itertools.product(("right", "left"), readouts):
+    numbers = (readouts.token(-1, 7, 11), readouts.continuation(3, [4, 9], "…"), readouts.token(-2, 5))
+    for side, readout in itertools.product(("right", "left"), numbers):
         ids, mask = padded_batch(LENGTH, TEXTS, side)
         if side == "left" and readout.positions[0] >= 0:
             continue  # the position is padding there
@@ -148,8 +149,8 @@ def test_interventions_on_a_padded_text_are_those_on_the_text(side):
     ids, mask, real = ids[2:], mask[2:], mask[2].bool()
     for method in (knockout, occlusion):
         with without_downcasts("mamba2"):
-            padded = method(capture(model, input_ids=ids, attention_mask=mask), token_readout(-1, 7))
-            alone = method(capture(model, input_ids=ids[:, real]), token_readout(-1, 7))
+            padded = method(capture(model, input_ids=ids, attention_mask=mask), readouts.token(-1, 7))
+            alone = method(capture(model, input_ids=ids[:, real]), readouts.token(-1, 7))
         assert padded.value == pytest.approx(alone.value, rel=1e-10)
         assert torch.allclose(padded.scores[real], alone.scores, rtol=1e-8, atol=1e-10)
         # the pass without a padded token is the intact one, but for the order of its sums
@@ -160,8 +161,8 @@ def test_copies_of_a_padded_text_each_have_a_readout_of_their_own():
     model = stock_model("mamba", torch.float64)
     ids, mask = padded_batch(LENGTH, TEXTS, "right")
     batch = {"input_ids": ids[1:2].expand(2, -1), "attention_mask": mask[1:2].expand(2, -1)}
-    both = mamba_lrp(capture(model, **batch), OneEach((token_readout(-1, 7), token_readout(-2, 5))))
-    for text, readout in enumerate((token_readout(-1, 7), token_readout(-2, 5))):
+    both = mamba_lrp(capture(model, **batch), OneEach((readouts.token(-1, 7), readouts.token(-2, 5))))
+    for text, readout in enumerate((readouts.token(-1, 7), readouts.token(-2, 5))):
         one = mamba_lrp(capture(model, input_ids=ids[1:2], attention_mask=mask[1:2]), readout)
         assert both.value[text] == pytest.approx(float(one.value[0]), rel=1e-9)
         assert torch.allclose(both.scores[text], one.scores[0], rtol=1e-9, atol=1e-12)
@@ -215,11 +216,11 @@ def test_readouts_say_what_is_not_there():
     ids, mask = padded_batch(LENGTH, TEXTS, "right")
     for explain in EXPLAINERS.values():
         for readout, words in (
-            (token_readout(LENGTH - 1, 7), "position 12 is padding in text 1"),
-            (token_readout(28, 7), "position 28 is not a position of this text, which has positions 0 to 12"),
-            (token_readout(2, 50), "there is no logit 50: the model predicts 50 tokens, 0 to 49"),
-            (token_readout(2, -1), "there is no logit -1"),
-            (class_readout(2), "a class is asked about, and this model predicts a token at every position"),
+            (readouts.token(LENGTH - 1, 7), "position 12 is padding in text 1"),
+            (readouts.token(28, 7), "position 28 is not a position of this text, which has positions 0 to 12"),
+            (readouts.token(2, 50), "there is no logit 50: the model predicts 50 tokens, 0 to 49"),
+            (readouts.token(2, -1), "there is no logit -1"),
+            (readouts.class_(2), "a class is asked about, and this model predicts a token at every position"),
         ):
             with pytest.raises(InputError, match=words):
                 explain(model, readout, input_ids=ids, attention_mask=mask)

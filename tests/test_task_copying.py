@@ -5,6 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mambascope import readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
 from mambascope.evaluate.supported import check_supported
@@ -15,8 +16,7 @@ from mambascope.evaluate.tasks.copying import SEPARATOR, SYMBOLS, Copying
 from mambascope.evaluate.tasks.induction import Induction
 from mambascope.methods.latim import latim
 from mambascope.methods.raw_attention import raw_attention_row
-from mambascope.methods.readout import token_readout
-from mambascope.methods.released import first_released_layer
+from mambascope.methods.reference_code import first_reference_layer
 from mambascope.methods.rollout import rollout_row
 from mambascope.trace import capture
 from models import stock_model, stock_transformer
@@ -58,11 +58,11 @@ def test_every_method_and_layer_is_judged_on_every_metric(loaded):
 def test_a_score_that_points_at_the_symbol_to_come_is_perfect(loaded, monkeypatch, shift, best):
     """Target n + k reads the copy's k-th symbol as its next: its source is position k, not k ± 1."""
 
-    def oracle(model, inputs, methods, readouts, trace):
-        targets = [readout.positions[0] for readout in readouts]
+    def oracle(model, inputs, methods, numbers, trace):
+        targets = [readout.positions[0] for readout in numbers]
         n, ids = len(targets), inputs["input_ids"][0]
         rows = torch.full((n, len(ids)), 0.1)
-        for k, (target, readout) in enumerate(zip(targets, readouts, strict=True)):
+        for k, (target, readout) in enumerate(zip(targets, numbers, strict=True)):
             assert readout.terms[0].entry == ids[target + 1], "the symbol asked about is the one that comes next"
             rows[k, (k + shift) % n] = -9.0  # sizes count, not signs
             rows[k, n:] = 99.0  # the copy itself is no candidate
@@ -109,13 +109,13 @@ def test_models_that_cannot_be_judged_are_refused():
 def test_induction_points_at_what_followed_last_time(monkeypatch):
     task, model = Induction(span=6, count=2, first=10), stock_model("mamba2")
 
-    def oracle(model, inputs, methods, readouts, trace):
-        targets = [readout.positions[0] for readout in readouts]
+    def oracle(model, inputs, methods, numbers, trace):
+        targets = [readout.positions[0] for readout in numbers]
         ids = inputs["input_ids"][0].tolist()
         assert len(set(ids[:6])) == 6
         assert ids[:6] == ids[6:]
         rows = torch.zeros(len(targets), 12)
-        for k, (target, readout) in enumerate(zip(targets, readouts, strict=True)):
+        for k, (target, readout) in enumerate(zip(targets, numbers, strict=True)):
             assert readout.terms[0].entry == ids[target + 1]
             rows[k, ids.index(ids[target]) + 1] = 1.0
         yield ScoredRows("latim", -1, rows)
@@ -130,39 +130,39 @@ def test_rows_of_a_method_are_those_of_its_maps_and_of_explain(loaded):
     model = loaded[0]
     inputs = {"input_ids": torch.arange(1, 9)[None]}
     trace = capture(model, **inputs)
-    readouts = [token_readout(4, 3), token_readout(6, 2)]
-    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, readouts, trace)}
+    numbers = [readouts.token(4, 3), readouts.token(6, 2)]
+    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, numbers, trace)}
     maps = latim(trace)[0]
     assert_equal_to_rounding(found["latim", 1], maps[1, [4, 6]])
     assert torch.allclose(found["latim", -1], maps.mean(dim=0)[[4, 6]])
     assert torch.allclose(found["alti-logit", -1], found["alti-logit", 0] + found["alti-logit", 1], atol=1e-5)
-    alone = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, readouts[1:])}
+    alone = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, METHODS, numbers[1:])}
     for key, rows in alone.items():
         assert torch.allclose(rows[0], found[key][1], rtol=1e-4, atol=1e-6), key
 
 
 def test_the_released_form_of_a_method_is_judged_beside_the_published_one(loaded):
-    """Its rows are those of `explain(compat="released")`, from the layer on where the released code begins."""
+    """Its rows are those of `explain(variant="reference-code")`, from the layer on where the reference code begins."""
     model = loaded[0]
     inputs = {"input_ids": torch.arange(1, 9)[None]}
-    trace, names = capture(model, **inputs), ["raw-attention:released", "rollout:released", "rollout"]
-    readouts = [token_readout(4, 3), token_readout(6, 2)]
-    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, names, readouts, trace)}
-    first = first_released_layer(len(trace.layers))
-    assert [layer for name, layer in found if name == "raw-attention:released"] == [*range(first, 2), -1]
+    trace, names = capture(model, **inputs), ["raw-attention:reference-code", "rollout:reference-code", "rollout"]
+    numbers = [readouts.token(4, 3), readouts.token(6, 2)]
+    found = {(one.method, one.layer): one.rows for one in score_rows(model, inputs, names, numbers, trace)}
+    first = first_reference_layer(len(trace.layers))
+    assert [layer for name, layer in found if name == "raw-attention:reference-code"] == [*range(first, 2), -1]
     for k, target in enumerate((4, 6)):
-        expected = raw_attention_row(trace, first, target, "released")[0]
-        assert_equal_to_rounding(found["raw-attention:released", first][k], expected)
-        rolled = rollout_row(trace, target, compat="released")[0]
-        assert_equal_to_rounding(found["rollout:released", -1][k], rolled)
-        assert not torch.allclose(found["rollout:released", -1][k], found["rollout", -1][k])
+        expected = raw_attention_row(trace, first, target, "reference-code")[0]
+        assert_equal_to_rounding(found["raw-attention:reference-code", first][k], expected)
+        rolled = rollout_row(trace, target, variant="reference-code")[0]
+        assert_equal_to_rounding(found["rollout:reference-code", -1][k], rolled)
+        assert not torch.allclose(found["rollout:reference-code", -1][k], found["rollout", -1][k])
 
 
 def test_a_form_that_is_not_there_is_refused(loaded):
-    with pytest.raises(InputError, match="latim has one form; ':released' is for raw-attention"):
-        check_supported(loaded[0], ["latim:released"])
-    with pytest.raises(InputError, match="unknown compat 'paper'"):
+    with pytest.raises(InputError, match="latim has one form; ':reference-code' is for raw-attention"):
+        check_supported(loaded[0], ["latim:reference-code"])
+    with pytest.raises(InputError, match="unknown variant 'paper'"):
         check_supported(loaded[0], ["rollout:paper"])
-    check_supported(loaded[0], ["rollout:released", "rollout:published"])
-    with pytest.raises(UnsupportedModelError, match="rollout:released cannot read"):
-        check_supported(stock_transformer("gpt2"), ["rollout:released"])
+    check_supported(loaded[0], ["rollout:reference-code", "rollout:published"])
+    with pytest.raises(UnsupportedModelError, match="rollout:reference-code cannot read"):
+        check_supported(stock_transformer("gpt2"), ["rollout:reference-code"])

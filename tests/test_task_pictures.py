@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from mambascope import readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.data import picture_sets
 from mambascope.evaluate.data.picture_sets import JudgedPicture, nearest, picture_set
@@ -17,7 +18,6 @@ from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.segmentation import Segmentation
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.mamba_lrp import LRP_VISION, mamba_lrp
-from mambascope.methods.readout import class_readout
 from mambascope.methods.registry import find_method
 from mambascope.methods.rollout import rollout
 from mambascope.trace import capture
@@ -163,7 +163,7 @@ def test_maps_are_the_methods_own_rows_laid_over_the_picture():
     for maps in found["rollout", -1]:
         torch.testing.assert_close(maps.flatten(), row[list(grid.patch_positions)], rtol=1e-4, atol=1e-5)
     for k, number in enumerate((3, 1)):
-        scores = mamba_lrp(capture(model, **inputs), class_readout(number), rules=LRP_VISION).scores[0]
+        scores = mamba_lrp(capture(model, **inputs), readouts.class_(number), rules=LRP_VISION).scores[0]
         expected = scores[list(grid.patch_positions)]
         torch.testing.assert_close(found["mamba-lrp", -1][k].flatten(), expected, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(found["mamba-lrp", -1][0], found["mamba-lrp", -1][1])
@@ -264,8 +264,10 @@ def test_models_that_do_not_fit_are_refused():
         task.check((vision_mamba(num_channels=3, image_size=8, patch_size=4), None), ["latim"])
     with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares 5"):
         task.check((vim(num_labels=4), None), ["latim"])
-    with pytest.raises(UnsupportedModelError, match="rollout:released: the released code reads the class token's row"):
-        task.check((vim(class_token="none"), None), ["latim", "rollout:released"])
+    with pytest.raises(
+        UnsupportedModelError, match="rollout:reference-code: the reference code reads the class token's row"
+    ):
+        task.check((vim(class_token="none"), None), ["latim", "rollout:reference-code"])
     with pytest.raises(UnsupportedModelError, match="norm-based cannot read"):
         task.check((vim(), None), ["norm-based"])
     with pytest.raises(InputError, match="unknown pictures 'cats'; choose one of digits"):

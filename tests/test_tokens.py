@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from mambascope.errors import InputError
-from mambascope.trace.tokens import check_ids, decode_token, encode, single_token
+from mambascope.inputs.tokens import check_ids, decode_token, encode, single_token
 
 TEXTS = [
     "When Mary and John went to the store",

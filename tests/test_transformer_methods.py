@@ -5,13 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from mambascope import capture
+from mambascope import capture, readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention_row
-from mambascope.methods.readout import class_readout, token_readout
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
@@ -30,7 +29,7 @@ def case(request):
     inputs = {key: value[:1] for key, value in transformer_inputs(family, torch.float64, side="none").items()}
     trace = capture(model, **inputs)
     place = trace.shape[1] - 1 if family in CAUSAL else 0
-    readout = token_readout(place, 7, 3) if family in CAUSAL else class_readout(1, 0)
+    readout = readouts.token(place, 7, 3) if family in CAUSAL else readouts.class_(1, 0)
     return family, model, inputs, trace, readout, place
 
 

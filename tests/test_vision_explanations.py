@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from dense_reference import distance
+from mambascope import readouts
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.explanation import Question, explain_inputs
 from mambascope.explanation.runner import score
-from mambascope.methods.attribution import Attribution
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.method import Method
-from mambascope.methods.readout import FeatureReadout, class_readout, feature_readout
 from mambascope.methods.registry import METHODS, find_method
+from mambascope.readouts import FeatureReadout
 from mambascope.trace import capture
 from rounding import assert_equal_to_rounding
 from test_vision_methods import dense_relevance, readout_of
@@ -118,20 +119,20 @@ def test_features_in_a_direction_are_a_product():
     outputs = capture(model, pixel_values=pictures(model, 2)).outputs
     features = outputs.last_hidden_state[:, 4]
     along = torch.arange(6, dtype=torch.float64)
-    assert torch.allclose(feature_readout(4, along)(outputs), features @ along)
-    assert torch.allclose(feature_readout(4)(outputs), features.norm(dim=1))
+    assert torch.allclose(readouts.features(4, along)(outputs), features @ along)
+    assert torch.allclose(readouts.features(4)(outputs), features.norm(dim=1))
     assert isinstance(readout_of("patch"), FeatureReadout)
     with pytest.raises(InputError, match="no features"):
-        feature_readout(0)(torch.zeros(1))
-    assert class_readout(1)(outputs).tolist() == outputs.logits[:, 1].tolist()
+        readouts.features(0)(torch.zeros(1))
+    assert readouts.class_(1)(outputs).tolist() == outputs.logits[:, 1].tolist()
 
 
 def test_several_classes_at_once_are_explained_by_the_rules_for_pictures():
     model = vision_mamba(class_token="first", image_size=(8, 12))
     inputs = {"pixel_values": pictures(model)[:1]}
-    readouts = [class_readout(number, positions=(0,)) for number in (1, 3)]
-    rows = score(capture(model, **inputs), METHODS["mamba-lrp"], readouts).whole
-    for row, readout in zip(rows, readouts, strict=True):
+    numbers = [readouts.class_(number, positions=(0,)) for number in (1, 3)]
+    rows = score(capture(model, **inputs), METHODS["mamba-lrp"], numbers).whole
+    for row, readout in zip(rows, numbers, strict=True):
         alone = mamba_lrp(capture(model, **inputs), readout, rules=LRP_VISION).scores[0]
         assert distance(row, alone) < 1e-5
         assert distance(row, mamba_lrp(capture(model, **inputs), readout, rules=LRP).scores[0]) > 1e-3

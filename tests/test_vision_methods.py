@@ -4,20 +4,18 @@ import pytest
 import torch
 
 from dense_reference import distance
+from mambascope import methods, readouts
 from mambascope.errors import InputError
-from mambascope.methods import alti, implicit_attention, latim, raw_attention, rollout
-from mambascope.methods import hidden_attention as attention
+from mambascope.inputs.patches import patch_grid
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients, smooth_grad
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.occlusion import occlusion
-from mambascope.methods.readout import class_readout, feature_readout
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.patches import patch_grid
-from mambascope.trace.rules import Rules
+from mambascope.trace.propagation_rules import PropagationRules
 from rounding import assert_equal_to_rounding
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
 from vision_reference import alti as dense_alti
@@ -50,7 +48,7 @@ def stacked(of, references, layer):
 
 
 def readout_of(query):
-    return {"class": class_readout(3), "contrast": class_readout(3, 1), "patch": feature_readout(2)}[query]
+    return {"class": readouts.class_(3), "contrast": readouts.class_(3, 1), "patch": readouts.features(2)}[query]
 
 
 def dense_value(model, query, reference):
@@ -69,21 +67,21 @@ def test_hidden_attention_and_its_kin(case):
     length = trace.shape[1]
     for layer in range(2):
         dense = stacked(hidden, references, layer)
-        assert distance(attention.hidden_attention(trace, layer), dense) < BOUND
-        assert distance(attention.hidden_attention(trace, layer, [4, 1]), dense[:, [4, 1]]) < BOUND
+        assert distance(methods.hidden_attention(trace, layer), dense) < BOUND
+        assert distance(methods.hidden_attention(trace, layer, [4, 1]), dense[:, [4, 1]]) < BOUND
         mean = dense.mean(dim=1)
         assert mean.triu(1).any()
-        assert distance(attention.hidden_attention(trace, layer, "mean"), mean) < BOUND
+        assert distance(methods.hidden_attention(trace, layer, "mean"), mean) < BOUND
         low, high = dense.amin(dim=(1, 3), keepdim=True), dense.amax(dim=(1, 3), keepdim=True)
         scaled = ((dense - low) / (high - low)).mean(dim=1)
-        assert distance(raw_attention.raw_attention(trace, layer), scaled) < BOUND
+        assert distance(methods.raw_attention(trace, layer), scaled) < BOUND
         implicit = stacked(dense_implicit, references, layer)
-        assert distance(implicit_attention.implicit_attention(trace, layer), implicit) < BOUND
-        assert distance(implicit_attention.implicit_attention(trace, layer, "mean"), implicit.mean(dim=1)) < BOUND
+        assert distance(methods.implicit_attention(trace, layer), implicit) < BOUND
+        assert distance(methods.implicit_attention(trace, layer, "mean"), implicit.mean(dim=1)) < BOUND
         for target in range(length):
-            assert distance(attention.hidden_attention_row(trace, layer, target), mean[:, target]) < BOUND
-            assert distance(raw_attention.raw_attention_row(trace, layer, target), scaled[:, target]) < BOUND
-            row = implicit_attention.implicit_attention_row(trace, layer, target)
+            assert distance(methods.hidden_attention_row(trace, layer, target), mean[:, target]) < BOUND
+            assert distance(methods.raw_attention_row(trace, layer, target), scaled[:, target]) < BOUND
+            row = methods.implicit_attention_row(trace, layer, target)
             assert distance(row, implicit.mean(dim=1)[:, target]) < BOUND
 
 
@@ -93,20 +91,20 @@ def test_rollout_of_any_tokens(case):
     identity = torch.eye(length, dtype=torch.float64)
     means = [stacked(hidden, references, layer).mean(dim=1) for layer in range(2)]
     full = (identity + means[1]) @ (identity + means[0])
-    assert distance(rollout.rollout(trace), full) < BOUND
+    assert distance(methods.rollout(trace), full) < BOUND
     for target in (0, 3, length - 1):
-        assert distance(rollout.rollout_row(trace, target), full[:, target]) < BOUND
-    assert distance(rollout.rollout_row(trace, range(length)), full.mean(dim=1)) < BOUND, "mean-pooled features"
+        assert distance(methods.rollout_row(trace, target), full[:, target]) < BOUND
+    assert distance(methods.rollout_row(trace, range(length)), full.mean(dim=1)) < BOUND, "mean-pooled features"
     steps = [identity + mean for mean in means]
     steps = [step / step.sum(dim=-1, keepdim=True) for step in steps]
     normalised = steps[1] @ steps[0]
-    assert distance(rollout.rollout(trace, normalise=True), normalised) < 1e-9, "sums of rows may be small"
-    assert distance(rollout.rollout_row(trace, 3, normalise=True), normalised[:, 3]) < 1e-9
+    assert distance(methods.rollout(trace, normalise=True), normalised) < 1e-9, "sums of rows may be small"
+    assert distance(methods.rollout_row(trace, 3, normalise=True), normalised[:, 3]) < 1e-9
     largest = [stacked(hidden, references, layer).abs().amax(dim=1) for layer in range(2)]
     expected = (identity + largest[1]) @ (identity + largest[0])
-    assert distance(rollout.rollout(trace, channels="max", absolute=True), expected) < BOUND
+    assert distance(methods.rollout(trace, channels="max", absolute=True), expected) < BOUND
     implicit = [identity + stacked(dense_implicit, references, layer).mean(dim=1) for layer in range(2)]
-    assert distance(implicit_attention.implicit_rollout_row(trace, 3), (implicit[1] @ implicit[0])[:, 3]) < BOUND
+    assert distance(methods.implicit_rollout_row(trace, 3), (implicit[1] @ implicit[0])[:, 3]) < BOUND
 
 
 def test_a_discard_ratio_counts_all_that_a_target_sees(case):
@@ -118,7 +116,7 @@ def test_a_discard_ratio_counts_all_that_a_target_sees(case):
         mean = stacked(hidden, references, layer).mean(dim=1)
         kept = mean.abs().argsort(dim=-1)[..., length // 2 :]
         product = (step + torch.zeros_like(mean).scatter(-1, kept, mean.gather(-1, kept))) @ product
-    assert distance(rollout.rollout(trace, discard=0.5), product) < BOUND
+    assert distance(methods.rollout(trace, discard=0.5), product) < BOUND
 
 
 @pytest.mark.parametrize("rule", ["secant", "silu"])
@@ -127,11 +125,11 @@ def test_latim(case, rule):
     for layer in range(2):
         T = torch.stack([contributions(reference.layers[layer], rule) for reference in references])
         for norm in (1, 2):
-            maps = latim.latim(trace, layer, norm, rule)
+            maps = methods.latim(trace, layer, norm, rule)
             assert distance(maps, T.norm(p=norm, dim=-1)) < BOUND
             for target in (0, 3, trace.shape[1] - 1):
-                assert distance(latim.latim_row(trace, layer, target, norm, rule), maps[:, target]) < BOUND
-        vectors, beta = latim.contributions(trace, layer, -1, rule)
+                assert distance(methods.latim_row(trace, layer, target, norm, rule), maps[:, target]) < BOUND
+        vectors, beta = methods.contributions(trace, layer, -1, rule)
         assert distance(vectors, T[:, -1]) < BOUND
         if rule == "secant":
             y = torch.stack([reference.layers[layer].y[-1] for reference in references])
@@ -142,12 +140,12 @@ def test_alti(case):
     _, _, trace, references = case
     maps = [stacked(dense_alti, references, layer) for layer in range(2)]
     for layer in range(2):
-        assert distance(alti.alti(trace, layer), maps[layer]) < BOUND
+        assert distance(methods.alti(trace, layer), maps[layer]) < BOUND
         for target in range(trace.shape[1]):
-            assert distance(alti.alti_row(trace, layer, target), maps[layer][:, target]) < BOUND
+            assert distance(methods.alti_row(trace, layer, target), maps[layer][:, target]) < BOUND
     product = maps[1] @ maps[0]
-    assert distance(alti.alti_rollout(trace), product) < BOUND
-    assert distance(alti.alti_rollout_row(trace, [1, 5]), product[:, [1, 5]].mean(dim=1)) < BOUND
+    assert distance(methods.alti_rollout(trace), product) < BOUND
+    assert distance(methods.alti_rollout_row(trace, [1, 5]), product[:, [1, 5]].mean(dim=1)) < BOUND
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -201,7 +199,7 @@ def dense_relevance(model, picture, query, frozen, gamma, pixels):
 @pytest.mark.parametrize("query", QUERIES)
 def test_mamba_lrp(case, query, gamma, pixels):
     model, batch, *_ = case
-    rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
     assert rules == (LRP_VISION if gamma else LRP)
     found = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules, pixels=pixels)
     scores = found.pixels if pixels else found.scores
@@ -219,7 +217,7 @@ def test_mamba_lrp(case, query, gamma, pixels):
 def test_each_rule_alone(case, rule):
     model, batch, *_ = case
     found = mamba_lrp(
-        capture(model, pixel_values=batch[:1]), class_readout(3), rules=Rules(**{rule: True}), pixels=True
+        capture(model, pixel_values=batch[:1]), readouts.class_(3), rules=PropagationRules(**{rule: True}), pixels=True
     )
     expected, _ = dense_relevance(model, batch[0], "class", frozenset({rule}), 0.0, True)
     assert distance(found.pixels[0], expected) < BOUND
@@ -248,7 +246,7 @@ def without_biases(model):
 @pytest.mark.parametrize("place", CLASS_TOKENS)
 def test_relevance_is_conserved(place, gamma, dtype):
     """Float32's unit roundoff of 6e-8 over sums of thousands of terms that cancel; float64's 1e-16 likewise."""
-    rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
     bound = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
     for query in QUERIES:
         model = vision_mamba(dtype, class_token=place)
@@ -272,22 +270,22 @@ def test_relevance_is_conserved(place, gamma, dtype):
 def test_pixels_that_no_patch_reads_have_no_relevance():
     model = vision_mamba(torch.float64)
     trace = capture(model, pixel_values=pictures(model, 1, (14, 19)))
-    scores = mamba_lrp(trace, class_readout(0), rules=LRP_VISION, pixels=True).pixels[0]
+    scores = mamba_lrp(trace, readouts.class_(0), rules=LRP_VISION, pixels=True).pixels[0]
     assert scores.shape == (14, 19)
     assert scores[:12, :16].all()
     assert not scores[12:].any()
     assert not scores[:, 16:].any()
     with pytest.raises(InputError, match="no pixels"):
-        mamba_lrp(capture(model, inputs_embeds=model.embed(pictures(model))), class_readout(0), pixels=True)
+        mamba_lrp(capture(model, inputs_embeds=model.embed(pictures(model))), readouts.class_(0), pixels=True)
     with pytest.raises(InputError, match="stopped at the tokens"):
-        mamba_lrp(trace, class_readout(0), rules=LRP_VISION).pixel_share  # noqa: B018
+        mamba_lrp(trace, readouts.class_(0), rules=LRP_VISION).pixel_share  # noqa: B018
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_gradient_methods(case, query):
     model, batch, *_ = case
     found = gradient_x_input(capture(model, pixel_values=batch), readout_of(query))
-    through = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=Rules(), pixels=True)
+    through = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=PropagationRules(), pixels=True)
     for row, picture in enumerate(batch):
         expected, _ = dense_relevance(model, picture, query, frozenset(), 0.0, False)
         assert distance(found.scores[row], expected) < BOUND
@@ -342,7 +340,9 @@ def test_knockout_cuts_both_directions(case):
     length, reference = trace.shape[1], references[0]
     place = place_of_class(model, length - 1)
     targets = [1, 4] if place is None else [place]
-    effect = knockout(capture(model, pixel_values=batch[:1]), class_readout(3), targets=targets, layers=(1, 1), batch=4)
+    effect = knockout(
+        capture(model, pixel_values=batch[:1]), readouts.class_(3), targets=targets, layers=(1, 1), batch=4
+    )
     for source in range(length):
         stream = reference.stream.clone()
         for target in targets:
@@ -356,7 +356,7 @@ def test_knockout_cuts_both_directions(case):
 
 def test_occlusion(case):
     model, batch, trace, references = case
-    effect = occlusion(capture(model, pixel_values=batch[:1]), class_readout(3))
+    effect = occlusion(capture(model, pixel_values=batch[:1]), readouts.class_(3))
     tokens = references[0].tokens
     for source in range(trace.shape[1]):
         hidden_one = tokens.clone()

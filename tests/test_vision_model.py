@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 import mambascope
 from dense_reference import distance
 from mambascope.errors import CheckpointError, InputError
-from mambascope.trace.vim import VisionMamba, VisionMambaConfig
-from mambascope.trace.vim.embedding import interpolated
-from mambascope.trace.vim.released import load_released
+from mambascope.loading.released_vim import load_released
+from mambascope.models.vim import VisionMamba, VisionMambaConfig
+from mambascope.models.vim.embedding import interpolated
 from rounding import assert_equal_to_rounding, assert_same_weights
 from vision_models import CLASS_TOKENS, SIZES, pictures, vision_mamba
 from vision_reference import embed, run

@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 
 import mambascope
+from mambascope import readouts
 from mambascope.cli import main
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain_picture, explain_picture_methods
 from mambascope.explanation.stages import explains_stage
+from mambascope.inputs.pictures import read_picture
 from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_attribution import from_gradients
-from mambascope.methods.readout import class_readout
 from mambascope.methods.registry import METHODS
+from mambascope.models.mambavision import MambaVision, MambaVisionConfig
+from mambascope.models.vmamba import VMamba, VMambaConfig
 from mambascope.show.picture_words import what_is_explained
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.mambavision import MambaVision, MambaVisionConfig
-from mambascope.trace.pictures import read_picture
-from mambascope.trace.vmamba import VMamba, VMambaConfig
 from picture_mixer_models import drawn
 from vision_models import vision_mamba
 
@@ -70,7 +70,7 @@ def test_rows_are_the_means_over_the_stages_own_tokens():
     model = vmamba()
     result = explain_picture(model, pixels(), method="latim", stage=0)
     trace = capture(model, pixel_values=read_picture(pixels(), model).pixel_values.double())
-    own = mambascope.latim(trace.stages[0])[0, 0].mean(dim=0)
+    own = mambascope.methods.latim(trace.stages[0])[0, 0].mean(dim=0)
     torch.testing.assert_close(result.row().double(), own, rtol=1e-5, atol=1e-7)
 
 
@@ -79,13 +79,13 @@ def test_a_class_is_explained_by_gradients_back_to_the_first_stage_or_at_a_stage
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
     result = explain_picture(model, pixels(), target=2)
     assert (result.method, result.grid.rows) == ("gradient-x-input", 8)
-    expected = gradient_x_input(capture(model, **inputs), class_readout(2)).scores[0]
+    expected = gradient_x_input(capture(model, **inputs), readouts.class_(2)).scores[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
     against = explain_picture(model, pixels(), foil=1)
     assert (against.method, against.grid.rows) == ("gradient-x-input", 8), "a foil alone asks about a class too"
     assert against.target.asked.endswith("minus that of 'LABEL_1'")
     result = explain_picture(model, pixels(), target=2, method="mamba-attribution", stage=0)
-    gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
+    gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
     expected = from_gradients(capture(model, **inputs).stages[0], gradients, range(64))[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
     other = explain_picture(model, pixels(), target=1, method="mamba-attribution", stage=0)
@@ -96,14 +96,14 @@ def test_mamba_attribution_says_nothing_before_a_layer_norm_and_says_so():
     """The gradient before a LayerNorm has no mean over the width: the published formula is left with nothing."""
     model = vmamba()
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
-    gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
+    gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
     with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
         from_gradients(capture(model, **inputs).stages[1], gradients, range(16))
     with pytest.raises(UnsupportedModelError, match="mamba-attribution cannot explain stage 1 of a VMamba by itself"):
         explain_picture(model, pixels(), target=2, method="mamba-attribution")
     model = mambavision()  # a batch norm follows its last stage, and takes no mean out
     inputs = {"pixel_values": read_picture(pixels(64, 64), model).pixel_values.double()}
-    gradients = differentiate(model, class_readout(2), mixers=True, **inputs)
+    gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
     assert from_gradients(capture(model, **inputs).stages[1], gradients, range(4)).std() > 0
 
 

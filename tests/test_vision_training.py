@@ -20,8 +20,8 @@ from training.vision.pictures import Camvid, PictureBatch, epochs, moved, patch_
 from training.zoo import export as zoo
 
 import mambascope
-from mambascope.trace.preparation import preparation
-from mambascope.trace.vim import VisionMamba, VisionMambaConfig
+from mambascope.inputs.preparation import preparation
+from mambascope.models.vim import VisionMamba, VisionMambaConfig
 from rounding import assert_trained_alike
 from vision_models import vision_mamba
 

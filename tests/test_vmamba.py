@@ -8,20 +8,19 @@ import torch
 from torch import nn
 
 from dense_reference import RULES, distance
+from mambascope import methods
 from mambascope.errors import ReconstructionError, UnsupportedModelError
-from mambascope.methods import alti, implicit_attention, latim, rollout
-from mambascope.methods import hidden_attention as attention
+from mambascope.families import find_mixers
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.models.vmamba import SS2D
+from mambascope.models.vmamba import mixer as module
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.families import find_mixers
-from mambascope.trace.rules import Rules
-from mambascope.trace.vmamba import SS2D
-from mambascope.trace.vmamba import mixer as module
+from mambascope.trace.propagation_rules import PropagationRules
 from neighbour_reference import biases, contributions, grid_mixer, layer_norm, orders_of, relevance, run
 from neighbour_reference import implicit_attention as dense_implicit
 from picture_mixer_models import grid_model, last_logit, tokens, without_biases
@@ -130,13 +129,13 @@ def test_the_operator_is_the_dense_reference(grid, options):
             size = T.abs().max() + beta.abs().max()
             assert (vectors[row] - T[target]).abs().max() < BOUND * size
             assert (own_bias[row] - beta[target]).abs().max() < BOUND * size
-            assert distance(latim.latim(trace, layer)[row], T.norm(dim=-1)) < BOUND
-            assert distance(latim.latim_row(trace, layer, target, 1)[row], T.norm(p=1, dim=-1)[target]) < BOUND
-            assert distance(attention.hidden_attention(trace, layer)[row], dense.alpha) < BOUND
-            assert distance(attention.hidden_attention(trace, layer, "mean")[row], dense.alpha.mean(dim=0)) < BOUND
+            assert distance(methods.latim(trace, layer)[row], T.norm(dim=-1)) < BOUND
+            assert distance(methods.latim_row(trace, layer, target, 1)[row], T.norm(p=1, dim=-1)[target]) < BOUND
+            assert distance(methods.hidden_attention(trace, layer)[row], dense.alpha) < BOUND
+            assert distance(methods.hidden_attention(trace, layer, "mean")[row], dense.alpha.mean(dim=0)) < BOUND
             implicit = dense_implicit(dense)
-            assert distance(implicit_attention.implicit_attention(trace, layer)[row], implicit) < BOUND
-            mean = implicit_attention.implicit_attention_row(trace, layer, target)[row]
+            assert distance(methods.implicit_attention(trace, layer)[row], implicit) < BOUND
+            mean = methods.implicit_attention_row(trace, layer, target)[row]
             assert distance(mean, implicit.mean(dim=0)[target]) < BOUND
 
 
@@ -158,7 +157,7 @@ def test_methods_across_layers():
         flows = [flow[row] for _, flow in mixers.values()]
         with torch.no_grad():
             first, second = (identity + dense.alpha.mean(dim=0) for _, dense in layers)
-            assert distance(rollout.rollout(trace)[row], second @ first) < BOUND
+            assert distance(methods.rollout(trace)[row], second @ first) < BOUND
             rho = torch.full((12,), 1 / 12, dtype=torch.float64)
             for (_, dense), flow in zip(reversed(layers), reversed(flows), strict=True):
                 rho = rho + rho @ (flow.mean(dim=1)[:, None] * dense.alpha.mean(dim=0)).clamp(min=0)
@@ -168,14 +167,14 @@ def test_methods_across_layers():
             T = T + torch.diag_embed(stream.t()).permute(1, 2, 0)
             close = after.abs().sum(dim=1)[:, None] - (after[:, None] - T).abs().sum(dim=2)
             expected = close.clamp(min=0) / close.clamp(min=0).sum(dim=1, keepdim=True)
-            assert distance(alti.alti(trace, 0)[row], expected) < BOUND
+            assert distance(methods.alti(trace, 0)[row], expected) < BOUND
 
 
 @pytest.mark.parametrize("frozen", COMBINATIONS, ids=lambda names: "+".join(sorted(names)) or "none")
 def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
     model = grid_model()
     batch = tokens(model)
-    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(frozen, True)))
+    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=PropagationRules(**dict.fromkeys(frozen, True)))
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], frozen)) < BOUND
     for rule in frozen:
@@ -186,7 +185,9 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(frozen):
 def test_the_gamma_rule(options):
     model = grid_model(**options)
     batch = tokens(model)
-    found = mamba_lrp(capture(model, tokens=batch), last_logit, rules=Rules(**dict.fromkeys(RULES, True), gamma=0.25))
+    found = mamba_lrp(
+        capture(model, tokens=batch), last_logit, rules=PropagationRules(**dict.fromkeys(RULES, True), gamma=0.25)
+    )
     for row in range(2):
         assert distance(found.scores[row], relevance(model, batch[row], RULES, 0.25)) < BOUND
 
@@ -196,7 +197,7 @@ def test_the_gamma_rule(options):
 def test_relevance_is_conserved(gated, gamma):
     """Each branch of the gate's product carries half of its relevance."""
     model = without_biases(grid_model(gated=gated))
-    rules = Rules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
     assert mamba_lrp(capture(model, tokens=tokens(model)), last_logit, rules=rules).conservation_error.max() < 1e-12
 
 

@@ -14,6 +14,8 @@ CALLS = """
 import json, sys
 import numpy as np, torch
 import mambascope
+import mambascope.trace.differentiate
+from mambascope.explanation import explain_picture
 from mambascope.trace import capture
 
 transformers = __import__("transformers")
@@ -24,23 +26,23 @@ from picture_checkpoints import vim
 from test_tokens import byte_level
 
 model, tokenizer, ids = stock_model("mamba", vocab_size=300), byte_level(merges=False), torch.tensor([[1, 2, 3, 4]])
-text, seeing, readout = "some words", vim(), mambascope.token_readout(1, 2)
+text, seeing, readout = "some words", vim(), mambascope.readouts.token(1, 2)
 pixels = np.zeros((32, 32, 3), dtype=np.uint8)
 trace = capture(model, input_ids=ids)
 linear, wrapped = torch.nn.Linear(2, 2), torch.nn.ModuleList([model])
-explain, picture = mambascope.explain, mambascope.explain_picture
-PASSES = {name: getattr(mambascope, name) for name in ("differentiate", "direction")}
+explain, picture = mambascope.explain, explain_picture
+PASSES = {name: getattr(mambascope.trace.differentiate, name) for name in ("differentiate", "logit_direction")}
 OF_A_RUN = {
-    name: getattr(mambascope, name)
+    name: getattr(mambascope.methods, name)
     for name in ("mamba_lrp", "gradient_x_input", "integrated_gradients", "smooth_grad", "occlusion", "knockout")
 }
 ONE_LAYER = {
-    name: getattr(mambascope, name)
+    name: getattr(mambascope.methods, name)
     for name in ("hidden_attention", "implicit_attention", "raw_attention", "latim", "alti")
 }
 ONE_LAYER["operator"] = mambascope.Trace.operator
-ONE_LAYER["contributions"] = lambda trace, layer: mambascope.contributions(trace, layer, 1)
-ONE_LAYER["value_zeroing"] = mambascope.value_zeroing
+ONE_LAYER["contributions"] = lambda trace, layer: mambascope.methods.contributions(trace, layer, 1)
+ONE_LAYER["value_zeroing"] = mambascope.methods.value_zeroing
 
 result = mambascope.explain(model, tokenizer, text, method="latim", targets="all")
 
@@ -76,10 +78,10 @@ calls = {
     "capture float ids": lambda: capture(model, input_ids=ids.float()),
     "load model": lambda: mambascope.load(model),
     "load None": lambda: mambascope.load(None),
-    "channels": lambda: mambascope.hidden_attention(trace, 0, [1.5]),
-    "channels 5": lambda: mambascope.hidden_attention(trace, 0, 5),
-    "a window": lambda: mambascope.knockout(trace, readout, targets=1, layers=1),
-    "no readout": lambda: mambascope.mamba_lrp(trace, 5),
+    "channels": lambda: mambascope.methods.hidden_attention(trace, 0, [1.5]),
+    "channels 5": lambda: mambascope.methods.hidden_attention(trace, 0, 5),
+    "a window": lambda: mambascope.methods.knockout(trace, readout, targets=1, layers=1),
+    "no readout": lambda: mambascope.methods.mamba_lrp(trace, 5),
 }
 for name in PASSES:
     calls[f"{name} str"] = lambda run=PASSES[name]: run("tiny-mamba", readout, input_ids=ids)
@@ -156,7 +158,7 @@ EXPECTED = {
     "channels": "channel must be a whole number, found 1.5",
     "channels 5": "channels is 5; give None",
     "a window": "a window of layers is its first and its last, found 1",
-    "no readout": "a readout is a function of a model's outputs, such as token_readout(…), found 5",
+    "no readout": "a readout is a function of a model's outputs, such as readouts.token(…), found 5",
 }
 PATTERNS = {
     "str": "the model is the name 'tiny-mamba'; load it first",

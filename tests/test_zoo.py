@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 import mambascope
-from mambascope import zoo
 from mambascope.cli import main
 from mambascope.errors import CheckpointError, OutputError
 from mambascope.evaluate.fingerprint import fingerprint
-from mambascope.trace import hub
-from mambascope.trace.load import load
-from mambascope.trace.preparation import preparation
+from mambascope.inputs.preparation import preparation
+from mambascope.loading import hub, zoo
+from mambascope.loading.load import load
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

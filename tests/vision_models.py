@@ -2,7 +2,7 @@
 
 import torch
 
-from mambascope.trace.vim import VisionMamba, VisionMambaConfig
+from mambascope.models.vim import VisionMamba, VisionMambaConfig
 
 CLASS_TOKENS = ("middle", "first", "last", "none")
 SIZES = {

@@ -20,8 +20,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
+from mambascope.models.vim.mixer import VimMixer
 from mambascope.operators.recurrence import channel_recurrence, head_recurrence
-from mambascope.trace.vim.mixer import VimMixer
 from training.running.fused import fused_channel_recurrence, fused_head_recurrence
 
 

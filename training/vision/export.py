@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mambascope.evaluate.data.pictures import MEAN, STD
-from mambascope.trace.vim.grid import ClassToken
+from mambascope.models.vim.grid import ClassToken
 from training.vision.patch_teaching import PatchTaught
 from training.vision.pictures import DATASETS
 from training.vision.train import MODELS, build, run_name

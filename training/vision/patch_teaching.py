@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mambascope.trace.vim import VisionMamba
+from mambascope.models.vim import VisionMamba
 
 
 class Taught(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import torch
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from mambascope.trace.vim import VisionMamba, VisionMambaConfig
-from mambascope.trace.vim.grid import ClassToken
+from mambascope.models.vim import VisionMamba, VisionMambaConfig
+from mambascope.models.vim.grid import ClassToken
 from training.language.corpus import data_folder
 from training.running.allocator import keep_pages
 from training.running.loop import Reporting, Settings, train

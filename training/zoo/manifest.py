@@ -1,7 +1,8 @@
 """Write the manifest of the zoo: `python -m training.zoo.manifest`, after a model or its card has changed.
 
-src/mambascope/zoo.json then says of every folder in zoo/ what zoo/README.md calls its task, and the hash of each file.
-For a release, `--pack FOLDER` writes an archive of each model, and `--release ADDRESS` notes where they were put.
+src/mambascope/loading/zoo.json then says of every folder in zoo/ what zoo/README.md calls its task, and the hash of
+each file. For a release, `--pack FOLDER` writes an archive of each model, and `--release ADDRESS`
+notes where they were put.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mambascope.files import whole_file
-from mambascope.zoo import MANIFEST
+from mambascope.loading.zoo import MANIFEST
 
 ZOO = Path(__file__).parents[2] / "zoo"
 #: The date of every file in an archive, so that the same files make the same archive.

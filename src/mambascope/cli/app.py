@@ -92,8 +92,8 @@ def explain(
     targets: Annotated[
         Literal["position", "all"], typer.Option(help="Explain that one position, or every position.")
     ] = "position",
-    compat: Annotated[
-        Literal["published", "released"], typer.Option(help="The papers' formulas, or what their code does.")
+    variant: Annotated[
+        Literal["published", "reference-code"], typer.Option(help="The papers' formulas, or what their code does.")
     ] = "published",
     json: JsonOption = False,
     out: Annotated[
@@ -122,7 +122,7 @@ def explain(
             stage=stage,
             layer=layer,
             targets=targets,
-            compat=compat,
+            variant=variant,
             keep_size=keep_size,
             as_json=json,
             out=out,
@@ -135,7 +135,7 @@ def explain(
         question={"target": target, "foil": foil, "continuation": continuation, "position": position},
         layer=layer,
         targets=targets,
-        compat=compat,
+        variant=variant,
         as_json=json,
         out=out,
     )

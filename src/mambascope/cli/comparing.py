@@ -12,26 +12,26 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
+from mambascope.attribution import Attribution
 from mambascope.cli.asked import patch_asked
 from mambascope.cli.delivering import FIGURES, check_out, command_line
 from mambascope.errors import InputError
 from mambascope.explanation import explain_picture_methods
-from mambascope.explanation.explaining import check_heard
+from mambascope.explanation.explaining import check_targets
 from mambascope.explanation.pictures import has_features
 from mambascope.explanation.stages import explains_stage
+from mambascope.families import kinds_of
 from mambascope.files import whole_file
-from mambascope.methods.attribution import Attribution
+from mambascope.inputs.pictures import read_picture
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
+from mambascope.models.picture_models import StagedModel
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
 from mambascope.show.comparison_page import comparison_page
 from mambascope.show.picture_words import INDEPENDENT, source_name
 from mambascope.show.text import Screen, number, percent
 from mambascope.show.tokens import visible
-from mambascope.trace.families import kinds_of
-from mambascope.trace.picture_models import StagedModel
-from mambascope.trace.pictures import read_picture
 
 FORMATS = (".html", *FIGURES, ".json")
 SET_IN: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
@@ -57,7 +57,7 @@ def compare(
     columns = {name: _standing_in(name) for name in COLUMNS}
     if methods is not None:
         columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
-        check_heard([METHODS[names[0]] for names in columns.values()], target, foil)
+        check_targets([METHODS[names[0]] for names in columns.values()], target, foil)
     check_out(out, FORMATS)
     if not Path(file).is_file():
         raise InputError(f"there is no picture {file}")

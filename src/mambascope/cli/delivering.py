@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mambascope import show
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 
 FIGURES = (".png", ".pdf", ".svg")
 

@@ -11,12 +11,12 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.errors import InputError
-from mambascope.operators.affine_map import AffineMap, Rule
+from mambascope.inputs.checks import longest_text
+from mambascope.inputs.patches import patch_grid
+from mambascope.inputs.preparation import own_size, reads_pictures
+from mambascope.inputs.tokens import encode, text_ids
+from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.trace import Trace, capture
-from mambascope.trace.inputs import longest_text
-from mambascope.trace.patches import patch_grid
-from mambascope.trace.preparation import own_size, reads_pictures
-from mambascope.trace.tokens import encode, text_ids
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
 
@@ -53,7 +53,7 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "probe_reconstruction_error": max(trace.reconstruction_error),
         "probe_scan_error": max(record.scan_error for record in trace.layers),
         "probe_seconds": round(trace.seconds, 3),
-        **{f"residual_{rule}": _residual(trace, rule) for rule in get_args(Rule)},
+        **{f"residual_{rule}": _residual(trace, rule) for rule in get_args(ActivationRule)},
     }
 
 
@@ -90,7 +90,7 @@ def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return {"picture": f"{height} x {width}", **cut, "classes": getattr(model.config, "num_labels", 0)}
 
 
-def _residual(trace: Trace, rule: Rule) -> float:
+def _residual(trace: Trace, rule: ActivationRule) -> float:
     """Return what contributions under a rule leave unexplained of a layer's output, averaged over layers."""
     return sum(trace.operator(layer).residual(rule) for layer in range(len(trace.layers))) / len(trace.layers)
 

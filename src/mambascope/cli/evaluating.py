@@ -18,8 +18,8 @@ from mambascope.errors import InputError
 from mambascope.evaluate.run import RunResult, run
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks import find_task
+from mambascope.loading.load import load as load_model
 from mambascope.progress import LateProgress
-from mambascope.trace.load import load as load_model
 
 
 def evaluate(

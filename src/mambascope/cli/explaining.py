@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.attribution import Attribution
 from mambascope.cli.asked import layers_asked, short
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import default_method, explain_methods
-from mambascope.explanation.explaining import check_asked, check_heard
+from mambascope.explanation.explaining import check_options, check_targets
 from mambascope.explanation.views import readable_methods, with_views
-from mambascope.methods.attribution import Attribution
+from mambascope.inputs.preparation import reads_pictures
 from mambascope.methods.method import Method
 from mambascope.methods.registry import find_method
-from mambascope.trace.preparation import reads_pictures
 
 
 def explain(
@@ -30,7 +30,7 @@ def explain(
     question: dict[str, Any],
     layer: str,
     targets: Literal["position", "all"],
-    compat: Literal["published", "released"],
+    variant: Literal["published", "reference-code"],
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -41,8 +41,8 @@ def explain(
     number = layers_asked(layer)
     check_out(out)
     if method is not None:  # what can be refused before the model is loaded
-        check_asked([find_method(method)], number, targets, compat)
-        check_heard([find_method(method)], question["target"], question["foil"])
+        check_options([find_method(method)], number, targets, variant)
+        check_targets([find_method(method)], question["target"], question["foil"])
     model, tokenizer = load()
     if reads_pictures(model):
         raise InputError(
@@ -61,13 +61,13 @@ def explain(
             methods=[one.name for one in methods],
             layer=number,
             targets="all" if every else "position",
-            compat=compat,
+            variant=variant,
             **told,
         )
 
     started = time.perf_counter()
     results = explained([chosen], targets == "all")
-    if out is not None and out.suffix.lower() == ".html" and compat == "published":
+    if out is not None and out.suffix.lower() == ".html" and variant == "published":
         others = [one for one in readable_methods(model) if number == "all" or one.scope == "layer"]
         results = with_views(results[0], others, explained, started=started)
     deliver(results, as_json, out, text=text)

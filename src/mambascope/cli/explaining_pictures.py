@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mambascope.attribution import Attribution
 from mambascope.cli.asked import layers_asked, patch_asked
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import DEFAULT_METHOD, default_method, explain_picture_methods
-from mambascope.explanation.explaining import check_asked, check_heard
+from mambascope.explanation.explaining import check_options, check_targets
 from mambascope.explanation.stages import explains_stage, stage_number
 from mambascope.explanation.views import readable_methods, with_views
-from mambascope.methods.attribution import Attribution
+from mambascope.inputs.pictures import read_picture
 from mambascope.methods.method import Method
 from mambascope.methods.registry import find_method
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers
-from mambascope.trace.picture_models import StagedModel
-from mambascope.trace.pictures import read_picture
 
 
 def explain_picture(
@@ -33,7 +33,7 @@ def explain_picture(
     stage: int | None,
     layer: str,
     targets: Literal["position", "all"],
-    compat: Literal["published", "released"],
+    variant: Literal["published", "reference-code"],
     keep_size: bool,
     as_json: bool,
     out: Path | None,
@@ -44,8 +44,8 @@ def explain_picture(
     if not Path(file).is_file():
         raise InputError(f"there is no picture {file}")
     if method is not None:
-        check_asked([find_method(method)], number, targets, compat)
-        check_heard([find_method(method)], target, foil)
+        check_options([find_method(method)], number, targets, variant)
+        check_targets([find_method(method)], target, foil)
     model, _ = load()
     picture = read_picture(file, model, keep_size=keep_size)
     default = DEFAULT_METHOD if place else default_method(model, target, foil, layer=number)
@@ -64,13 +64,13 @@ def explain_picture(
             patch=place,
             layer=number,
             targets="all" if every else "position",
-            compat=compat,
+            variant=variant,
             stage=stage,
         )
 
     started = time.perf_counter()
     results = explained([chosen], targets == "all")
-    if out is not None and out.suffix.lower() == ".html" and compat == "published":
+    if out is not None and out.suffix.lower() == ".html" and variant == "published":
         results = with_views(results[0], _others(model, number, place, stage), explained, started=started)
     deliver(results, as_json, out)
 

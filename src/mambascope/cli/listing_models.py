@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mambascope.bundled import packaged_models
 from mambascope.errors import CheckpointError
-from mambascope.zoo import how_to_get, place, zoo_models
+from mambascope.loading.bundled import packaged_models
+from mambascope.loading.zoo import how_to_get, place, zoo_models
 
 
 def print_models() -> None:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mambascope.bundled import bundled_models
-from mambascope.trace.load import load as load_model
-from mambascope.zoo import PREFIX
+from mambascope.loading.bundled import bundled_models
+from mambascope.loading.load import load as load_model
+from mambascope.loading.zoo import PREFIX
 
 
 def load(

@@ -15,13 +15,13 @@ from mambascope.cli.asked import short
 from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
+from mambascope.inputs.patches import patch_grid
+from mambascope.inputs.pictures import is_picture, read_picture
+from mambascope.inputs.preparation import reads_pictures
+from mambascope.inputs.tokens import encode
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
 from mambascope.trace import capture
-from mambascope.trace.patches import patch_grid
-from mambascope.trace.pictures import is_picture, read_picture
-from mambascope.trace.preparation import reads_pictures
-from mambascope.trace.tokens import encode
 
 
 def write_maps(

@@ -41,7 +41,7 @@ def _line(method: Method) -> dict[str, str]:
         "needs": NEEDS[method.needs],
         "time": method.cost,
         "signed": "yes" if method.signed else "no",
-        "released": "yes" if method.released else "no",
+        "reference code": "yes" if method.reference_code else "no",
         "paper": method.paper,
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mambascope.cli.asked import short
 from mambascope.errors import InputError
-from mambascope.trace.pictures import SUFFIXES, is_picture
+from mambascope.inputs.pictures import SUFFIXES, is_picture
 
 #: How a path begins that no text does: /, ./, ../, ~/, ~name/, and a drive's letter.
 ROOTED = re.compile(r"/|\.{1,2}/|~[\w.-]*/|[A-Za-z]:[\\/]")

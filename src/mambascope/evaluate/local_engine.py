@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from mambascope.evaluate.judging import Verdict, Work, judge
+from mambascope.evaluate.sample_runner import Verdict, Work, judge
 
 
 def judge_here(work: Work) -> Generator[Verdict, None, None]:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope import readouts
 from mambascope.errors import UnsupportedModelError
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.grid import Grid
-from mambascope.methods.readout import class_readout
+from mambascope.inputs.patches import class_positions, patch_grid
 from mambascope.trace import Trace, capture
-from mambascope.trace.patches import class_positions, patch_grid
 
 
 class PatchMaps(NamedTuple):
@@ -47,9 +47,9 @@ def patch_maps(
         UnsupportedModelError: see `class_grid`.
     """
     grid, positions = class_grid(model, inputs)
-    readouts = [class_readout(number, positions=positions) for number in classes]
+    numbers = [readouts.class_(number, positions=positions) for number in classes]
     trace = capture(model, **inputs) if trace is None else trace
-    for scored in score_rows(model, inputs, methods, readouts, trace):
+    for scored in score_rows(model, inputs, methods, numbers, trace):
         yield PatchMaps(scored.method, scored.layer, grid.over_patches(scored.rows.float().cpu()))
 
 

@@ -17,7 +17,7 @@ from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import Sample
-from mambascope.trace.preparation import own_size, reads_pictures
+from mambascope.inputs.preparation import own_size, reads_pictures
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class OnPictures:
 
         Raises:
             InputError: if it does not fit the pictures.
-            UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; released forms
-                read a class token.
+            UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; the
+                reference code's variants read a class token.
         """
         model, _ = loaded
         if not reads_pictures(model):
@@ -75,10 +75,10 @@ class OnPictures:
             )
         check_supported(model, methods)
         _, positions = class_grid(model, model_inputs(model, pictures.picture(0)))
-        released = [one for one in methods if find_form(one)[1] == "released"]
-        if released and len(positions) != 1:
+        reference = [one for one in methods if find_form(one)[1] == "reference-code"]
+        if reference and len(positions) != 1:
             raise UnsupportedModelError(
-                f"{', '.join(released)}: the released code reads the class token's row, and this model has none"
+                f"{', '.join(reference)}: the reference code reads the class token's row, and this model has none"
             )
 
     def picture(self, sample: Sample) -> JudgedPicture:

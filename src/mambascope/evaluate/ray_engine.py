@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from mambascope import errors
 from mambascope.errors import InputError, MambascopeError
+from mambascope.evaluate.crash_counter import CrashCounter
 from mambascope.evaluate.fingerprint import versions
-from mambascope.evaluate.judging import Verdict, Work, judge
+from mambascope.evaluate.sample_runner import Verdict, Work, judge
 from mambascope.evaluate.task import Row, Sample
-from mambascope.evaluate.unfinished import Unfinished
 
 if TYPE_CHECKING:
     import pyarrow
@@ -115,7 +115,7 @@ def _judge_model(work: Work, model: str, samples: Sequence[Sample], gpus: float)
     from ray.data import ActorPoolStrategy
 
     items = [{"sample": sample.id, "data": json.dumps(dict(sample.data))} for sample in samples]
-    unfinished = ray.remote(num_cpus=0)(Unfinished).remote()
+    unfinished = ray.remote(num_cpus=0)(CrashCounter).remote()
     blocks = -(-len(items) // BLOCK_SAMPLES)
     judged = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         Judge,

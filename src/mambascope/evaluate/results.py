@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 
 from mambascope.errors import InputError, OutputError
 from mambascope.evaluate import manifest as manifests
-from mambascope.evaluate.judging import Verdict
 from mambascope.evaluate.manifest import Manifest, read_manifest, write_manifest
 from mambascope.evaluate.packages import package
-from mambascope.evaluate.parts import NAME, DamagedPartError, Part, read_part, schema, write_part
+from mambascope.evaluate.result_shards import (
+    NAME,
+    DamagedShardError,
+    ResultShard,
+    read_result_shard,
+    schema,
+    write_result_shard,
+)
+from mambascope.evaluate.sample_runner import Verdict
 
 if TYPE_CHECKING:
     import pyarrow
@@ -72,8 +79,8 @@ def read_run(folder: str | Path) -> StoredRun:
     parts, damaged = [], []
     for path in part_files(folder):
         try:
-            parts.append(read_part(path, manifest))
-        except DamagedPartError as error:
+            parts.append(read_result_shard(path, manifest))
+        except DamagedShardError as error:
             damaged.append(Damaged(path.name, str(error)))
     table, done = _join(parts, manifest)
     return StoredRun(folder, manifest, table, done, tuple(damaged))
@@ -154,7 +161,7 @@ class PartWriter:
         """
         if self._waiting:
             folder = self._folder / PARTS
-            write_part(folder, self._manifest, self._waiting, shard=self._shard, number=self._number)
+            write_result_shard(folder, self._manifest, self._waiting, shard=self._shard, number=self._number)
             self._number, self._waiting = self._number + 1, []
         self._written = time.monotonic()
 
@@ -175,7 +182,7 @@ def _clear(folder: Path) -> None:
         raise OutputError(f"the run in {folder} could not be removed: {error}") from error
 
 
-def _join(parts: Sequence[Part], manifest: Manifest) -> tuple[pyarrow.Table, frozenset[tuple[str, str]]]:
+def _join(parts: Sequence[ResultShard], manifest: Manifest) -> tuple[pyarrow.Table, frozenset[tuple[str, str]]]:
     """Return all rows in order, and what is done; of a sample that two parts hold, the first is taken."""
     pa, compute = package("pyarrow"), package("pyarrow.compute")
     done: set[tuple[str, str]] = set()

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint, fingerprint, versions
-from mambascope.evaluate.judging import Verdict, Work, in_shard
 from mambascope.evaluate.local_engine import judge_here
 from mambascope.evaluate.manifest import Manifest, read_manifest
 from mambascope.evaluate.results import Damaged, PartWriter, StoredRun, claim, read_run, tidy
+from mambascope.evaluate.sample_runner import Verdict, Work, in_shard
 from mambascope.evaluate.task import Sample, Task
-from mambascope.trace.load import load as load_model
-from mambascope.zoo import spelling
+from mambascope.loading.load import load as load_model
+from mambascope.loading.zoo import spelling
 
 #: Yields the verdicts on what is left to do, and stops when it is closed.
 Engine = Callable[[Work], Generator[Verdict, None, None]]

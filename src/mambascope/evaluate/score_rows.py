@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.attribution import WHOLE_MODEL
 from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.task import NO_LAYER
 from mambascope.explanation.runner import score
-from mambascope.methods.attribution import WHOLE_MODEL
-from mambascope.methods.readout import Readout
-from mambascope.methods.released import first_released_layer
+from mambascope.methods.reference_code import first_reference_layer
+from mambascope.readouts import Readout
 from mambascope.trace import Trace, capture
 
 
@@ -41,15 +41,17 @@ def score_rows(
     Args:
         model: A stock model.
         inputs: One text.
-        methods: Names of methods, with their form if it is not the published one (`rollout:released`).
+        methods: Names of methods, with their form if it is not the published one (`rollout:reference-code`).
         readouts: What is explained, with the positions where it is read.
         trace: A capture of these inputs, if there is one.
     """
     trace = capture(model, **inputs) if trace is None else trace
     for name in methods:
-        method, compat = find_form(name)
-        layers = range(first_released_layer(len(trace.layers)) if compat == "released" else 0, len(trace.layers))
-        rows = score(trace, method, readouts, layers=layers, compat=compat)
+        method, variant = find_form(name)
+        layers = range(
+            first_reference_layer(len(trace.layers)) if variant == "reference-code" else 0, len(trace.layers)
+        )
+        rows = score(trace, method, readouts, layers=layers, variant=variant)
         if rows.layers != (WHOLE_MODEL,):
             numbers = map(int, rows.layers)
             yield from (ScoredRows(name, number, one) for number, one in zip(numbers, rows.scores, strict=True))

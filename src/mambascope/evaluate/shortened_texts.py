@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mambascope.methods.readout import logits_of
+from mambascope.readouts import logits_of
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.evaluate.forms import find_form
+from mambascope.families import kinds_of
 from mambascope.methods.registry import METHODS
-from mambascope.trace.families import kinds_of
 
 
 def supported_methods(model: nn.Module) -> list[str]:
@@ -23,7 +23,7 @@ def supported_methods(model: nn.Module) -> list[str]:
 
 
 def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
-    """Raise unless every method exists and can read every layer of a model; released forms read scans alone.
+    """Raise unless every method exists and can read every layer of a model; reference-code variants read scans alone.
 
     Raises:
         InputError: if there is no method of a name, or it has no such form.
@@ -32,7 +32,9 @@ def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
     forms = {name: find_form(name) for name in methods}
     able = supported_methods(model)
     attends = "attention" in kinds_of(model)
-    unable = [n for n, (method, form) in forms.items() if method.name not in able or (form == "released" and attends)]
+    unable = [
+        n for n, (method, form) in forms.items() if method.name not in able or (form == "reference-code" and attends)
+    ]
     if unable:
         name = getattr(model, "name_or_path", "") or type(model).__name__
         raise UnsupportedModelError(f"{', '.join(unable)} cannot read {name}; these can: {', '.join(able)}")

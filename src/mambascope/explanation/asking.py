@@ -10,23 +10,17 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from mambascope import readouts
+from mambascope.characters import LONGEST_CHARACTER, predicted_name
 from mambascope.errors import InputError
-from mambascope.methods.readout import (
-    FeatureReadout,
-    Readout,
-    class_readout,
-    continuation_readout,
-    feature_readout,
-    token_readout,
-)
-from mambascope.methods.targets import positions_in
+from mambascope.inputs.patches import class_positions, patch_grid
+from mambascope.inputs.tokens import decode_token, single_token
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import whole_number
+from mambascope.positions import positions_in
+from mambascope.readouts import FeatureReadout, Readout
 from mambascope.trace import Trace
-from mambascope.trace.characters import LONGEST_CHARACTER, predicted_name
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.patches import class_positions, patch_grid
-from mambascope.trace.picture_models import StagedModel
-from mambascope.trace.tokens import decode_token, single_token
 
 #: How many next tokens a result names.
 NEXT_TOKENS = 5
@@ -87,7 +81,7 @@ def resolve(
             raise InputError("features are explained as they are; ask for them without target, foil and continuation")
         grid = patch_grid(model, inputs)
         name = f"token {grid.name(place)}" if grid is not None and grid.tokens == trace.shape[1] else ""
-        return Asked(place, (place,), feature_readout(place, name=name))
+        return Asked(place, (place,), readouts.features(place, name=name))
     logits = trace.logits
     if logits is None:
         if question.target is not None or question.foil is not None or question.continuation is not None:
@@ -107,7 +101,7 @@ def resolve(
     if tokenizer is not None:
         before = _before(tokenizer, trace, place)
         names = _name(tokenizer, token, before), "" if foil is None else _name(tokenizer, foil, before)
-    return Asked(place, (place,), token_readout(place, token, foil, names))
+    return Asked(place, (place,), readouts.token(place, token, foil, names))
 
 
 def next_tokens(
@@ -183,7 +177,7 @@ def _continuation(question: Question) -> Asked:
     if question.target is not None or question.foil is not None or question.position is not None:
         raise InputError("a continuation is explained as a whole; ask for it without target, foil and position")
     start, tokens, text = question.continuation
-    readout = continuation_readout(start, tokens, text)
+    readout = readouts.continuation(start, tokens, text)
     return Asked(readout.positions[-1], readout.positions, readout)
 
 
@@ -193,7 +187,7 @@ def _class(model: Any, logits: Tensor, inputs: Mapping[str, Any], place: int, qu
     chosen = int(logits[0].argmax()) if chosen is None else chosen
     foil = _class_index(model, question.foil, count, "foil")
     names = (class_name(model, chosen), "" if foil is None else class_name(model, foil))
-    readout = class_readout(chosen, foil, names)
+    readout = readouts.class_(chosen, foil, names)
     if question.position is not None:
         positions: tuple[int, ...] = (place,)
     elif isinstance(model, StagedModel):

@@ -7,10 +7,10 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
+from mambascope.families import kinds_of
 from mambascope.methods.registry import METHODS
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers
-from mambascope.trace.families import kinds_of
-from mambascope.trace.picture_models import StagedModel
 
 #: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
 #: agrees best with interventions in the size of its scores (docs/agreement.md).

@@ -11,27 +11,27 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.attribution import Attribution, Model, Target
 from mambascope.errors import InputError
 from mambascope.explanation.asking import Question, has_independent_classes, next_tokens, resolve
 from mambascope.explanation.defaults import default_method
 from mambascope.explanation.runner import Rows, score, score_every
 from mambascope.explanation.stages import one_stage, stage_number
-from mambascope.methods.attribution import Attribution, Model, Target
+from mambascope.families import check_model, find_mixers
+from mambascope.inputs.checks import check_tokenizer
+from mambascope.inputs.patches import patch_grid, stage_grid
+from mambascope.inputs.preparation import reads_pictures
+from mambascope.inputs.tokens import encode
 from mambascope.methods.method import Method
-from mambascope.methods.readout import Place
+from mambascope.methods.reference_code import Variant, check_variant, first_reference_layer
 from mambascope.methods.registry import METHODS, check_readable, find_method
-from mambascope.methods.released import Compat, check_compat, first_released_layer
 from mambascope.methods.trust import caution
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers, shown
 from mambascope.progress import Steps, told
+from mambascope.readouts import Place
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
-from mambascope.trace.families import find_mixers
-from mambascope.trace.inputs import check_model, check_tokenizer
-from mambascope.trace.patches import patch_grid, stage_grid
-from mambascope.trace.picture_models import StagedModel
-from mambascope.trace.preparation import reads_pictures
-from mambascope.trace.tokens import encode
 
 #: What is told of the work: by default a bar in a terminal or notebook once it has taken two seconds; False for none.
 Progress = Steps | bool | None
@@ -49,7 +49,7 @@ def explain(
     layer: LayersAsked = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
-    compat: Compat = "published",
+    variant: Variant = "published",
     progress: Progress = None,
 ) -> Attribution:
     """Return which tokens of a text an output drew from.
@@ -73,7 +73,7 @@ def explain(
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
         targets: Score this position only, or every position (quadratic in the text's length).
-        compat: `released` for what the papers' code does where it differs from their formulas.
+        variant: `reference-code` for what the papers' code does where it differs from their formulas.
         progress: By default a bar appears in a terminal or notebook once the work has taken two seconds; False for
             none, or a function that is called with (steps done, steps to do), a step per layer captured and scored.
 
@@ -97,7 +97,7 @@ def explain(
         layer=layer,
         position=position,
         targets=targets,
-        compat=compat,
+        variant=variant,
         progress=progress,
     )[0]
 
@@ -114,7 +114,7 @@ def explain_methods(
     layer: LayersAsked = "all",
     position: int | None = None,
     targets: Literal["position", "all"] = "position",
-    compat: Compat = "published",
+    variant: Variant = "published",
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from a single capture; arguments as in `explain`."""
@@ -123,11 +123,11 @@ def explain_methods(
     if reads_pictures(model):
         raise InputError(f"{type(model).__name__} reads pictures, and this is a text; use explain_picture")
     chosen = [find_method(name) for name in methods]
-    check_asked(chosen, layer, targets, compat)
+    check_options(chosen, layer, targets, variant)
     find_mixers(model)
     vocabulary = token_table(model).num_embeddings
     ids, pieces = encode(tokenizer, text, vocab_size=vocabulary)
-    check_heard(chosen, target, foil)
+    check_targets(chosen, target, foil)
     question = Question(target, foil, position)
     if continuation is not None:
         more, following = encode(tokenizer, continuation, vocab_size=vocabulary, special=False)
@@ -142,7 +142,7 @@ def explain_methods(
         tokenizer=tokenizer,
         layer=layer,
         targets=targets,
-        compat=compat,
+        variant=variant,
         progress=progress,
     )
 
@@ -157,7 +157,7 @@ def explain_inputs(
     tokenizer: PreTrainedTokenizerBase | None = None,
     layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
-    compat: Compat = "published",
+    variant: Variant = "published",
     stage: int | None = None,
     progress: Progress = None,
 ) -> list[Attribution]:
@@ -171,15 +171,15 @@ def explain_inputs(
         methods: The methods, see `find_method`.
         question: Which number is asked about, where.
         tokenizer: The model's tokenizer, if it has one.
-        layer, targets, compat, progress: As in `explain`.
+        layer, targets, variant, progress: As in `explain`.
         stage: Of a model with stages, the number of the one that is explained, among those that mix tokens; unless
             named the last, or for methods that go back to the embedded tokens the first. Its layers are counted from 0.
     """
     check_model(model)
-    check_asked(methods, layer, targets, compat)
+    check_options(methods, layer, targets, variant)
     layer = read_layers(layer)
     with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
-        return _explained(model, inputs, pieces, methods, question, tokenizer, layer, targets, compat, stage, steps)
+        return _explained(model, inputs, pieces, methods, question, tokenizer, layer, targets, variant, stage, steps)
 
 
 def _explained(
@@ -191,19 +191,19 @@ def _explained(
     tokenizer: PreTrainedTokenizerBase | None,
     layer: Layers,
     targets: Literal["position", "all"],
-    compat: Compat,
+    variant: Variant,
     stage: int | None,
     progress: Steps | None,
 ) -> list[Attribution]:
     """Return one result per method; arguments as in `explain_inputs`."""
     number = stage_number(model, methods, stage)
-    layers = _layers(layer, len(find_mixers(model)), compat)
+    layers = _layers(layer, len(find_mixers(model)), variant)
     per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
     trace, cut = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs), patch_grid(model, inputs)
     of_stage = {}
     if isinstance(model, StagedModel) and number is not None:
         trace, cut = one_stage(model, trace, number), stage_grid(model, number, inputs)
-        layers = _layers(layer, len(trace.layers), compat)
+        layers = _layers(layer, len(trace.layers), variant)
         of_stage = {"stage": number, "stages": len(model.cells())}
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
@@ -223,7 +223,7 @@ def _explained(
         if targets == "all":
             rows = score_every(trace, method, layers=layers, step=step)
         else:
-            rows = score(trace, method, [readout], layers=layers, compat=compat, step=step)
+            rows = score(trace, method, [readout], layers=layers, variant=variant, step=step)
         errors = [trace.layers[number].reconstruction_error for number in layers]
         explains = asked.readout if method.asks else None
         results.append(
@@ -254,7 +254,7 @@ def _explained(
                     **_evidence(trace, method, layers, rows),
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
-                    **({"compat": compat} if compat != "published" else {}),
+                    **({"variant": variant} if variant != "published" else {}),
                     **({"layer_kinds": kinds} if len(set(kinds)) > 1 else {}),
                 },
                 over_layers=rows.over_layers,
@@ -265,23 +265,23 @@ def _explained(
     return results
 
 
-def check_asked(methods: Sequence[Method], layer: LayersAsked, targets: str, compat: str) -> None:
+def check_options(methods: Sequence[Method], layer: LayersAsked, targets: str, variant: str) -> None:
     """Raise InputError if a method cannot do what is asked of it."""
-    check_compat(compat)
+    check_variant(variant)
     whole = read_layers(layer) == "all"
     if targets not in ("position", "all"):
         raise InputError(f"targets is {shown(targets)}; choose 'position' or 'all'")
     for method in methods:
-        if compat == "released" and not method.released:
-            able = ", ".join(m.name for m in METHODS.values() if m.released)
-            raise InputError(f"{method.name} has one form; compat='released' is for {able}")
+        if variant == "reference-code" and not method.reference_code:
+            able = ", ".join(m.name for m in METHODS.values() if m.reference_code)
+            raise InputError(f"{method.name} has one form; variant='reference-code' is for {able}")
         if method.scope == "model" and not whole:
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
-        if targets == "all" and (compat == "released" or (method.scope == "model" and method.whole_map is None)):
+        if targets == "all" and (variant == "reference-code" or (method.scope == "model" and method.whole_map is None)):
             raise InputError(f"{method.name} explains one position at a time here; leave targets='position'")
 
 
-def check_heard(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
+def check_targets(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
     """Raise InputError if a target or foil is named to a method that does not look at what is predicted."""
     unable = [method for method in methods if not method.asks]
     if unable and (target is not None or foil is not None):
@@ -302,10 +302,10 @@ def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> di
     return found | ({"caution": words} if words else {})
 
 
-def _layers(layers: Layers, count: int, compat: str) -> list[int]:
-    """Return the numbers of the layers that are asked for; the released code's unless others are named."""
-    if layers == "all" and compat == "released":
-        return list(range(first_released_layer(count), count))
+def _layers(layers: Layers, count: int, variant: str) -> list[int]:
+    """Return the numbers of the layers that are asked for; the reference code's unless others are named."""
+    if layers == "all" and variant == "reference-code":
+        return list(range(first_reference_layer(count), count))
     return chosen_layers(layers, count)
 
 

@@ -11,24 +11,23 @@ from jaxtyping import UInt8
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation.asking import Question
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
-from mambascope.explanation.explaining import Progress, check_asked, check_heard, explain_inputs
+from mambascope.explanation.explaining import Progress, check_options, check_targets, explain_inputs
 from mambascope.explanation.stages import stage_number
+from mambascope.families import check_model, find_mixers
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Attribution
+from mambascope.inputs.patches import patch_grid, stage_grid
+from mambascope.inputs.pictures import Picture, read_picture
+from mambascope.inputs.preparation import own_size
 from mambascope.methods.method import Method
+from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import METHODS, find_method
-from mambascope.methods.released import Compat
+from mambascope.models.picture_models import StagedModel
+from mambascope.models.vim import VisionMamba
 from mambascope.numbering import LayersAsked, read_layers, shown, whole_numbers
-from mambascope.trace.families import find_mixers
-from mambascope.trace.inputs import check_model
-from mambascope.trace.patches import patch_grid, stage_grid
-from mambascope.trace.picture_models import StagedModel
-from mambascope.trace.pictures import Picture, read_picture
-from mambascope.trace.preparation import own_size
-from mambascope.trace.vim import VisionMamba
 
 
 def explain_picture(
@@ -41,7 +40,7 @@ def explain_picture(
     patch: tuple[int, int] | None = None,
     layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
-    compat: Compat = "published",
+    variant: Variant = "published",
     stage: int | None = None,
     keep_size: bool = False,
     progress: Progress = None,
@@ -56,7 +55,7 @@ def explain_picture(
         foil: A class to contrast with.
         patch: Explain what stands at this row and column of the patches, from 0, in place of where classes are read;
             where no class is named, methods that explain a number explain the size of the patch's features.
-        layer, targets, compat, progress: As in `explain`.
+        layer, targets, variant, progress: As in `explain`.
         stage: Of VMamba and MambaVision, whose stages read fewer and fewer patches, the one that is explained, from its
             own patches: the number among those that mix tokens; see `explain_inputs`.
         keep_size: Leave the picture at its own size, with the model's positions interpolated.
@@ -79,7 +78,7 @@ def explain_picture(
         patch=patch,
         layer=layer,
         targets=targets,
-        compat=compat,
+        variant=variant,
         stage=stage,
         keep_size=keep_size,
         progress=progress,
@@ -96,7 +95,7 @@ def explain_picture_methods(
     patch: tuple[int, int] | None = None,
     layer: LayersAsked = "all",
     targets: Literal["position", "all"] = "position",
-    compat: Compat = "published",
+    variant: Variant = "published",
     stage: int | None = None,
     keep_size: bool = False,
     progress: Progress = None,
@@ -104,8 +103,8 @@ def explain_picture_methods(
     """Return one result per method, all from a single capture; arguments as in `explain_picture`."""
     find_mixers(model)
     chosen = [find_method(name) for name in methods]
-    check_asked(chosen, layer, targets, compat)
-    check_heard(chosen, target, foil)
+    check_options(chosen, layer, targets, variant)
+    check_targets(chosen, target, foil)
     named = target is not None or foil is not None
     check_patch(chosen, patch, features=not named and has_features(model))
     prepared = picture if isinstance(picture, Picture) else read_picture(picture, model, keep_size=keep_size)
@@ -124,7 +123,7 @@ def explain_picture_methods(
         Question(target, foil, position, features=patch is not None and not named and has_features(model)),
         layer=layer,
         targets=targets,
-        compat=compat,
+        variant=variant,
         stage=stage,
         progress=progress,
     )

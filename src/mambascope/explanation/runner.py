@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.attribution import WHOLE_MODEL
 from mambascope.brief import brief
-from mambascope.methods.attribution import WHOLE_MODEL
-from mambascope.methods.copies import batches, copies
+from mambascope.methods.ablation import batches, copies
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import Asked, Method
-from mambascope.methods.readout import OneEach, Readout
-from mambascope.methods.released import Compat
+from mambascope.methods.reference_code import Variant
+from mambascope.readouts import OneEach, Readout
 from mambascope.trace import Trace
 
 #: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
@@ -58,7 +58,7 @@ def score(
     readouts: Sequence[Asked],
     *,
     layers: Sequence[int] | None = None,
-    compat: Compat = "published",
+    variant: Variant = "published",
     step: Step = lambda: None,
 ) -> Rows:
     """Return a method's rows for readouts of one text; one with several positions has the mean of their rows.
@@ -68,17 +68,17 @@ def score(
         method: The method.
         readouts: What is explained.
         layers: The layers that a method of layers scores; all of them by default.
-        compat: The paper's formulas, or what its code does.
+        variant: The paper's formulas, or what its code does.
         step: Called after each layer, or once where a method explains the whole model.
     """
     if method.scope == "layer":
         numbers = range(len(trace.layers)) if layers is None else layers
         scores = []
         for number in numbers:
-            scores.append(_layer_rows(trace, method, number, readouts, compat))
+            scores.append(_layer_rows(trace, method, number, readouts, variant))
             step()
         return Rows(torch.stack(scores), tuple(numbers), "mean")
-    rows = _model_rows(trace, method, readouts, compat)
+    rows = _model_rows(trace, method, readouts, variant)
     step()
     return rows
 
@@ -108,13 +108,13 @@ def score_every(
 
 
 def _layer_rows(
-    trace: Trace, method: Method, layer: int, readouts: Sequence[Asked], compat: Compat
+    trace: Trace, method: Method, layer: int, readouts: Sequence[Asked], variant: Variant
 ) -> Float[Tensor, "T L"]:
-    if compat == "published" and (method.row is None or _many(trace, readouts)):
+    if variant == "published" and (method.row is None or _many(trace, readouts)):
         assert method.map is not None
         return _at(method.map(trace, layer)[0], readouts)
     assert method.row is not None
-    options = {} if compat == "published" else {"compat": compat}
+    options = {} if variant == "published" else {"variant": variant}
     rows = {
         place: method.row(trace, layer, place, **options)[0]
         for place in dict.fromkeys(place for readout in readouts for place in readout.positions)
@@ -122,9 +122,9 @@ def _layer_rows(
     return torch.stack([torch.stack([rows[place] for place in one.positions]).mean(dim=0) for one in readouts])
 
 
-def _model_rows(trace: Trace, method: Method, readouts: Sequence[Asked], compat: Compat) -> Rows:
+def _model_rows(trace: Trace, method: Method, readouts: Sequence[Asked], variant: Variant) -> Rows:
     many = len(readouts) > max(1, trace.shape[1] // MANY)
-    if compat == "published" and method.whole_map is not None and many:
+    if variant == "published" and method.whole_map is not None and many:
         return Rows(_at(method.whole_map(trace)[0], readouts)[None], (WHOLE_MODEL,), "sum")
     numbers = [readout for readout in readouts if isinstance(readout, Readout)]
     if len(readouts) == len(numbers) > 1 and method.score_many is not None:
@@ -133,7 +133,7 @@ def _model_rows(trace: Trace, method: Method, readouts: Sequence[Asked], compat:
     if len(readouts) == len(numbers) > 1 and method.batches is not None:
         return Rows(_side_by_side(trace, method.batches, numbers)[None], (WHOLE_MODEL,), "sum")
     assert method.score is not None
-    found = [method.score(trace, readout, compat) for readout in readouts]
+    found = [method.score(trace, readout, variant) for readout in readouts]
     scores = torch.stack([one.scores for one in found], dim=1)
     pixels = found[0].pixels if len(found) == 1 else None
     return Rows(scores, _axis(scores), found[0].over_layers, tuple(one.diagnostics for one in found), pixels)

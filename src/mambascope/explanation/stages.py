@@ -11,9 +11,9 @@ from typing import Any
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import whole_number
 from mambascope.trace import Trace
-from mambascope.trace.picture_models import StagedModel
 
 
 def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> int | None:

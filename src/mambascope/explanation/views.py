@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
+from mambascope.attribution import Attribution
 from mambascope.explanation.defaults import DEFAULT_METHOD
-from mambascope.methods.attribution import Attribution
+from mambascope.families import kinds_of
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS
-from mambascope.trace.families import kinds_of
 
 #: Seconds that all methods which nobody asked for may take together, by their estimate.
 METHOD_SECONDS = 1.0

@@ -1,1 +1,8 @@
-"""Scores, one file per paper, and the result type that carries them with their evidence."""
+"""The published methods: how much each target drew from each source. A family of methods a file.
+
+The functions are named in `__init__.pyi` and imported on first use; `METHODS` has everything about each by name.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -27,7 +27,7 @@ from mambascope.methods.method import LATIM, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_numbers
-from mambascope.operators.affine_map import AffineMap, Rule
+from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block
 from mambascope.trace import Trace
@@ -36,7 +36,9 @@ from mambascope.trace import Trace
 ValueBias = Literal["bias", "source"]
 
 
-def alti(trace: Trace, layer: int, rule: Rule = "secant", *, value_bias: ValueBias = "bias") -> Float[Tensor, "b L L"]:
+def alti(
+    trace: Trace, layer: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
+) -> Float[Tensor, "b L L"]:
     """Return one layer's C; every row sums to one.
 
     Where no source brings the output closer, the row is the target's own: nothing else is known to have made it.
@@ -64,7 +66,7 @@ def alti(trace: Trace, layer: int, rule: Rule = "secant", *, value_bias: ValueBi
 
 
 def alti_row(
-    trace: Trace, layer: int, target: int, rule: Rule = "secant", *, value_bias: ValueBias = "bias"
+    trace: Trace, layer: int, target: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L"]:
     """Return one target's row of `alti`, in O(L·D·(N + E)); arguments and errors as there."""
     operator, stream = with_value_bias(trace.operator(layer), value_bias), _Stream(trace, layer)
@@ -79,7 +81,7 @@ def alti_row(
 
 
 def alti_rollout_row(
-    trace: Trace, target: int | Sequence[int], rule: Rule = "secant", *, value_bias: ValueBias = "bias"
+    trace: Trace, target: int | Sequence[int], rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L"]:
     """Return the target's row of R^Λ = C^Λ … C^1: the rows sum to one, so that a score is a share.
 
@@ -99,7 +101,9 @@ def alti_rollout_row(
     return rho
 
 
-def alti_rollout(trace: Trace, rule: Rule = "secant", *, value_bias: ValueBias = "bias") -> Float[Tensor, "b L L"]:
+def alti_rollout(
+    trace: Trace, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
+) -> Float[Tensor, "b L L"]:
     """Return R^Λ for every target; arguments as in `alti`."""
     product = alti(trace, 0, rule, value_bias=value_bias)
     for layer in range(1, len(trace.layers)):
@@ -171,7 +175,7 @@ def _normalised(raw: Float[Tensor, "b t L"], first: int) -> Float[Tensor, "b t L
     return raw
 
 
-def _rollout(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _rollout(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     row = alti_rollout_row(trace, readout.positions)
     return MethodResult(row, {"conservation_error": abs(1 - float(row.sum()))})
 

@@ -27,8 +27,8 @@ from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
-from mambascope.methods.readout import Readout, first_order
-from mambascope.operators.affine_map import Rule
+from mambascope.operators.affine_map import ActivationRule
+from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, directions
 from mambascope.trace.running import in_texts
@@ -63,7 +63,7 @@ def alti_logit(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
-    rule: Rule = "secant",
+    rule: ActivationRule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
@@ -91,7 +91,7 @@ def _updates(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     final: Gradients,
-    rule: Rule = "secant",
+    rule: ActivationRule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
@@ -130,7 +130,7 @@ def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:
     return (a.double() * b.double()).sum(dim=(1, 2))
 
 
-def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     updates = alti_logit(trace, number_of(readout))
     terms = {"tokens": float(updates.scores[0].double().sum())}
     terms |= {name: float(term[0]) for name, term in updates.terms.items()}

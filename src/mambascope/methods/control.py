@@ -20,7 +20,7 @@ def random_scores(length: int, generator: torch.Generator | None = None) -> Floa
     return torch.randn(1, length, generator=generator)
 
 
-def _drawn(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _drawn(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     """For the sources that the positions see."""
     scores = random_scores(trace.shape[1])
     scores[:, trace.operator(0).seen(max(readout.positions)).stop :] = 0

@@ -23,7 +23,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
-from mambascope.methods.readout import OneEach
+from mambascope.readouts import OneEach
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
@@ -62,7 +62,7 @@ def gradient_x_input(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]
 
     Args:
         trace: A capture.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
 
     Raises:
         InputError: if captum is not installed, or the model is quantised.
@@ -88,7 +88,7 @@ def integrated_gradients(
 
     Args:
         trace: A capture.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         steps: Points of the Gauss-Legendre rule; raise it if the completeness error is too large.
         baseline: `zero`, a vector of zeros for every token, or `mean`, the mean of all embeddings.
         batch: Texts that run at a time, at least as many as there are; None for as many as make 1024 tokens.
@@ -131,7 +131,7 @@ def smooth_grad(
 
     Args:
         trace: A capture.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         noise: Standard deviation of the noise, in standard deviations of the text's embeddings. (The paper measures it
             by their range, which outliers set in embeddings, unlike in pixels.)
         samples: Noisy copies of each text.
@@ -246,7 +246,7 @@ def _scored(trace: Trace, found: GradientScores, pixels: Tensor | None = None) -
     return MethodResult(at_positions(trace, found.scores), evidence, pixels=None if pixels is None else pixels[0])
 
 
-def _gradient_x_input(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _gradient_x_input(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     number = number_of(readout)
     return _scored(trace, gradient_x_input(trace, number), gradient_x_pixels(trace, number))
 
@@ -255,7 +255,7 @@ def _rows(trace: Trace, readout: OneEach) -> Float[Tensor, "b L"]:
     return at_positions(trace, gradient_x_input(trace, readout).scores)
 
 
-def _integrated_gradients(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _integrated_gradients(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     """From the mean embedding, from zeros for pictures.
 
     After RMS norms nearly all change on the way from zero happens in its first millionth, which no sum of steps sees.
@@ -264,7 +264,7 @@ def _integrated_gradients(trace: Trace, readout: Asked, compat: str) -> MethodRe
     return _scored(trace, integrated_gradients(trace, number_of(readout), baseline=baseline))
 
 
-def _smooth_grad(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _smooth_grad(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     return _scored(trace, smooth_grad(trace, number_of(readout)))
 
 

@@ -109,6 +109,6 @@ METHODS = [
         "product over layers of identity plus implicit attention",
         IMPLICIT,
         signed=True,
-        score=lambda trace, readout, compat: MethodResult(implicit_rollout_row(trace, readout.positions)),
+        score=lambda trace, readout, variant: MethodResult(implicit_rollout_row(trace, readout.positions)),
     ),
 ]

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.methods.copies import Effect, batches, copies, measure, one_each, require_one_text
+from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, require_one_text
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
@@ -46,7 +46,7 @@ def knockout(
 
     Args:
         trace: A capture of one text by a model with selective-scan mixers.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
         layers: First and last layer of a window, both included; None for all.
@@ -166,7 +166,7 @@ def _window(trace: Trace, layers: tuple[int, int] | None) -> list[Block]:
     return found
 
 
-def _knocked_out(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _knocked_out(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     effect = knockout(trace, number_of(readout))
     return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
 

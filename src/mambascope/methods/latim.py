@@ -17,12 +17,12 @@ from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text
-from mambascope.operators.affine_map import Rule
+from mambascope.operators.affine_map import ActivationRule
 from mambascope.trace import Trace
 
 
 def contributions(
-    trace: Trace, layer: int, target: int, rule: Rule = "secant"
+    trace: Trace, layer: int, target: int, rule: ActivationRule = "secant"
 ) -> tuple[Float[Tensor, "b L E"], Float[Tensor, "b E"]]:
     """Return the vectors T_ij(x_j) that every source j gives to one target i in one layer, and the bias β_i.
 
@@ -43,7 +43,7 @@ def contributions(
 
 
 def latim(
-    trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: Rule = "secant"
+    trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b *layers L L"]:
     """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero above the diagonal.
 
@@ -75,7 +75,7 @@ def latim(
 
 
 def latim_row(
-    trace: Trace, layer: int, target: int, norm: Literal[1, 2] = 2, rule: Rule = "secant"
+    trace: Trace, layer: int, target: int, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b L"]:
     """Return one target's row of `latim`, in O(L·D·(N + E))."""
     check_norm(norm)
@@ -89,7 +89,7 @@ def check_norm(norm: object) -> None:
         raise InputError(f"norm {norm!r} is not one of LaTIM's: choose 1 or 2")
 
 
-def _variant(name: str, title: str, rule: Rule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
+def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
     row, whole = partial(latim_row, norm=norm, rule=rule), partial(latim, norm=norm, rule=rule)
     return Method(name, title, LATIM, signed=False, row=row, map=whole, rule=rule, **facts)
 

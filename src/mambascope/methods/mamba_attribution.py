@@ -19,56 +19,56 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.hidden_attention import mean_tiles
 from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, Asked, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.readout import FeatureReadout, Readout
-from mambascope.methods.released import (
-    Compat,
-    check_compat,
-    first_released_layer,
+from mambascope.methods.reference_code import (
+    Variant,
+    check_variant,
+    first_reference_layer,
     min_max,
     real_tokens,
-    released_rollout,
-    released_row,
+    reference_rollout,
+    reference_row,
 )
 from mambascope.methods.targets import of_each_text
+from mambascope.readouts import FeatureReadout, Readout
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
 
 def mamba_attribution(
-    trace: Trace, readout: Readout | FeatureReadout, *, compat: Compat = "published"
+    trace: Trace, readout: Readout | FeatureReadout, *, variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
     """Return the scores of all sources for a readout; where it has several positions, their rows are averaged.
 
     Args:
         trace: A capture.
         readout: What is explained, with its positions; negative numbers count back from each text's own last token.
-        compat: `released` is what the released code does: one target's row alone per layer, hidden attention clamped at
-            0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1] over tokens.
-            That code leaves the target out of its answer; here it keeps its place, with the score 0. Where the readout
-            reads one token, the last layer gives nothing: its gradient is zero at every other source.
+        variant: `reference-code` is what the paper's code does: one target's row alone per layer, hidden attention
+            clamped at 0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1]
+            over tokens. That code leaves the target out of its answer; here it keeps its place, with the score 0. Where
+            the readout reads one token, the last layer gives nothing: its gradient is zero at every other source.
 
     Raises:
-        InputError: if a position does not exist or is padding in one of the texts, or compat does not exist.
-        UnsupportedModelError: if released behaviour is asked of softmax attention, or the gradients' means over the
-            width are zero but for rounding, as they are where nothing but LayerNorms follows, which take means out.
+        InputError: if a position does not exist or is padding in one of the texts, or variant does not exist.
+        UnsupportedModelError: if the reference code is asked of softmax attention, or the gradients' means over
+            the width are zero but for rounding, as where nothing but LayerNorms follows, which take means out.
     """
-    check_compat(compat)
-    return from_gradients(trace, trace.gradients(readout), readout.positions, compat)
+    check_variant(variant)
+    return from_gradients(trace, trace.gradients(readout), readout.positions, variant)
 
 
 def from_gradients(
-    trace: Trace, gradients: Gradients, targets: Sequence[int], compat: Compat = "published"
+    trace: Trace, gradients: Gradients, targets: Sequence[int], variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
     """Return `mamba_attribution` of these targets for the number whose gradients at the mixers are given."""
     flows = [gradients.mixers[block.branch.name][1] for block in trace.layers]
-    if compat == "released":
+    if variant == "reference-code":
         if len(targets) != 1:
-            raise InputError("the released Mamba-Attribution explains one target at a time")
-        layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
+            raise InputError("the reference code's Mamba-Attribution explains one target at a time")
+        layers = range(first_reference_layer(len(trace.layers)), len(trace.layers))
         rows = of_each_text(
             trace, targets[0], lambda place: tuple(_released(trace, k, flows[k], place) for k in layers)
         )
-        return released_rollout(rows)
+        return reference_rollout(rows)
     _require_means(flows)
     rho = one_hot(trace, targets)
     for layer in reversed(range(len(trace.layers))):
@@ -99,13 +99,13 @@ def _require_means(flows: Sequence[Float[Tensor, "b L E"]]) -> None:
 
 def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:
     real = real_tokens(trace)
-    attention = min_max(released_row(trace, layer, target).clamp(min=0), real).mean(dim=1)
+    attention = min_max(reference_row(trace, layer, target).clamp(min=0), real).mean(dim=1)
     strength = flow.to(attention.dtype).clamp(min=0).amax(dim=-1)
     return attention * min_max(strength[:, None], real)[:, 0]
 
 
-def _scored(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
-    return MethodResult(mamba_attribution(trace, number_of(readout), compat=compat))
+def _scored(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
+    return MethodResult(mamba_attribution(trace, number_of(readout), variant=variant))
 
 
 METHODS = [
@@ -120,7 +120,7 @@ METHODS = [
         growth=0.1,
         kinds=SCAN,
         score=_scored,
-        released=True,
+        reference_code=True,
         asks=True,
         takes_means=True,
         column="attribution",

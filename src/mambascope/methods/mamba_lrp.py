@@ -20,20 +20,20 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
-from mambascope.methods.readout import OneEach, first_order
+from mambascope.readouts import OneEach, first_order
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
-from mambascope.trace.rules import GRADIENT, Rules
+from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
 from mambascope.trace.running import in_texts
 
 #: The published rules for language (section 4): all frozen, linear layers plain.
-LRP = Rules(silu=True, scan=True, gate=True, norm=True)
+LRP = PropagationRules(silu=True, scan=True, gate=True, norm=True)
 
 #: The published rules for vision: γ = 0.25 in linear and convolution layers.
-LRP_VISION = Rules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
+LRP_VISION = PropagationRules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
 
 
-def published_rules(inputs: Mapping[str, Any]) -> Rules:
+def published_rules(inputs: Mapping[str, Any]) -> PropagationRules:
     """Return the rules that the paper has for what a model is called with: those for vision if it is a picture."""
     return LRP_VISION if inputs.get("pixel_values") is not None else LRP
 
@@ -93,16 +93,16 @@ def mamba_lrp(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
-    rules: Rules = LRP,
+    rules: PropagationRules = LRP,
     pixels: bool = False,
 ) -> Relevance:
     """Return the relevance of every token for a readout of a run.
 
     Args:
         trace: A capture.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         rules: What is frozen: all by default; switch rules off for an ablation, or set γ. `LRP_VISION` has the γ
-            published for vision; `Rules()` gives gradient times input.
+            published for vision; `PropagationRules()` gives gradient times input.
         pixels: Go on from the tokens of a picture to its pixels, with the same rules in the same pass.
 
     Raises:
@@ -154,7 +154,7 @@ def gradient_x_pixels(trace: Trace, readout: Callable[[Any], Tensor]) -> Float[T
     return mamba_lrp(trace, readout, rules=GRADIENT, pixels=True).pixels if seen else None
 
 
-def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     """By the published rules for language or for vision."""
     seen = trace.inputs.get("pixel_values") is not None
     found = mamba_lrp(trace, number_of(readout), rules=published_rules(trace.inputs), pixels=seen)

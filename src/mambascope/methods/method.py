@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
-from mambascope.methods.readout import FeatureReadout, Place, Readout
-from mambascope.operators.affine_map import Rule
+from mambascope.families import Kind
+from mambascope.operators.affine_map import ActivationRule
+from mambascope.readouts import FeatureReadout, Place, Readout
 from mambascope.trace import Trace
-from mambascope.trace.families import Kind
 
 SCAN: frozenset[Kind] = frozenset({"scan"})
 ATTENTION: frozenset[Kind] = frozenset({"attention"})
@@ -66,11 +66,11 @@ class Method:
         kinds: The kinds of layer that it can read.
         row: (trace, layer, target) → (b, L), one target's scores; None where a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
-        score: (trace, readout, compat) → scores of the whole model for one readout.
+        score: (trace, readout, variant) → scores of the whole model for one readout.
         score_many: (trace, readouts) → (layer, T, L), the rows of many readouts of one text, where that is cheaper.
         batches: Whether copies of one text, each with a readout of its own, may be explained side by side.
         whole_map: trace → (b, L, L), all targets of a whole-model method, where there is such a thing.
-        released: Whether `compat="released"` means something to it.
+        reference_code: Whether `variant="reference-code"` means something to it.
         asks: Whether it explains a logit, so that the model must have a head.
         split: Whether a whole-model method also says what each layer gave.
         passes: Time for one target of a short text, roughly, in forward passes.
@@ -101,12 +101,12 @@ class Method:
     score_many: Callable[[Trace, Sequence[Readout]], Tensor] | None = None
     batches: Callable[..., Tensor] | None = None
     whole_map: Callable[[Trace], Tensor] | None = None
-    released: bool = False
+    reference_code: bool = False
     asks: bool = False
     split: bool = False
     passes: float = 1.0
     growth: float = 0.0
-    rule: Rule = "secant"
+    rule: ActivationRule = "secant"
     offered: bool = True
     by_place: bool = True
     reaches_embeddings: bool = False

@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mambascope.errors import InputError
-from mambascope.methods.copies import Effect, copies, measure, require_one_text
+from mambascope.inputs.tokens import check_ids
+from mambascope.methods.ablation import Effect, copies, measure, require_one_text
 from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
-from mambascope.methods.readout import Readout
+from mambascope.readouts import Readout
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call, in_texts, running
-from mambascope.trace.tokens import check_ids
 
 
 def occlusion(
@@ -36,7 +36,7 @@ def occlusion(
 
     Args:
         trace: A capture of one text.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.methods.readout`.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         replacement: What stands in a token's place: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a
             token id; or `delete`, nothing: the text closes up. A position's outputs are then read where its token has
             moved to, those of the deleted one where the text before it ends; the score is NaN where there is none.
@@ -130,7 +130,7 @@ def _moved_back(output: Tensor, places: Int[Tensor, " b"], text: torch.Size) -> 
     return aligned
 
 
-def _scored(trace: Trace, readout: Asked, compat: str) -> MethodResult:
+def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
     effect = occlusion(trace, number_of(readout))
     return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
 

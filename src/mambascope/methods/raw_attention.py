@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
-from mambascope.methods.released import Compat, check_compat, min_max, real_tokens, released_row
+from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
 from mambascope.methods.targets import looks_ahead, of_each_text
 from mambascope.trace import Trace
 
@@ -20,32 +20,32 @@ from mambascope.trace import Trace
 ROWS = 16
 
 
-def raw_attention_row(trace: Trace, layer: int, target: int, compat: Compat = "published") -> Float[Tensor, "b L"]:
+def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = "published") -> Float[Tensor, "b L"]:
     """Return one layer's raw attention of one target, in time and memory linear in L.
 
     Args:
         trace: A capture.
         layer: Number of the mixer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
-        compat: `released` stops the decay one step early and takes the target's own entry for 0, as the released code
-            does. That code then leaves the target out; here it keeps its place, with the score 0.
+        variant: `reference-code` stops the decay one step early and takes the target's own entry for 0, as the paper's
+            code does. That code then leaves the target out; here it keeps its place, with the score 0.
 
     Raises:
-        InputError: if the layer, the target or compat does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if released behaviour is asked of softmax attention.
+        InputError: if the layer, the target or variant does not exist, or the target is padding in one of the texts.
+        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention.
     """
-    check_compat(compat)
+    check_variant(variant)
     scan, length, ahead = trace.operator(layer).scan, trace.shape[1], looks_ahead(trace, layer)
 
     def row(place: int) -> tuple[Tensor]:
         found = scan.skip.new_zeros(trace.shape)
         seen = length if ahead else place + 1
-        if compat == "released":
-            maps = released_row(trace, layer, place)[..., :seen]
+        if variant == "reference-code":
+            maps = reference_row(trace, layer, place)[..., :seen]
         else:
             maps = scan.tile(slice(place, place + 1), slice(0, seen))[:, :, 0]
         found[:, :seen] = min_max(maps, real_tokens(trace, seen)).mean(dim=1)
-        if compat == "released":
+        if variant == "reference-code":
             found[:, place] = 0
         return (found,)
 
@@ -80,7 +80,7 @@ METHODS = [
         signed=False,
         row=raw_attention_row,
         map=raw_attention,
-        released=True,
+        reference_code=True,
         column="raw attention",
     ),
 ]

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.methods import (
-    alti,
-    alti_logit,
-    control,
-    gradients,
-    hidden_attention,
-    implicit_attention,
-    interventions,
-    latim,
-    mamba_attribution,
-    mamba_lrp,
-    norm_based,
-    occlusion,
-    raw_attention,
-    rollout,
-    transformer_attribution,
-)
 from mambascope.methods.method import Method, says_kinds
 from mambascope.trace import Trace
 
 #: The files that define methods, in the order in which they are listed.
 FILES = (
-    latim,
-    alti,
-    alti_logit,
-    hidden_attention,
-    raw_attention,
-    rollout,
-    mamba_attribution,
-    implicit_attention,
-    mamba_lrp,
-    gradients,
-    norm_based,
-    transformer_attribution,
-    interventions,
-    occlusion,
-    control,
+    "latim",
+    "alti",
+    "alti_logit",
+    "hidden_attention",
+    "raw_attention",
+    "rollout",
+    "mamba_attribution",
+    "implicit_attention",
+    "mamba_lrp",
+    "gradients",
+    "norm_based",
+    "transformer_attribution",
+    "interventions",
+    "occlusion",
+    "control",
 )
 
-METHODS: dict[str, Method] = {method.name: method for file in FILES for method in file.METHODS}
+METHODS: dict[str, Method] = {
+    method.name: method for file in FILES for method in import_module(f"mambascope.methods.{file}").METHODS
+}
 
 
 def find_method(name: str) -> Method:

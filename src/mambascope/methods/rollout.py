@@ -22,7 +22,13 @@ from mambascope.methods.hidden_attention import hidden_attention_mean
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Asked, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.released import Compat, check_compat, first_released_layer, released_rollout, released_row
+from mambascope.methods.reference_code import (
+    Variant,
+    check_variant,
+    first_reference_layer,
+    reference_rollout,
+    reference_row,
+)
 from mambascope.methods.targets import looks_ahead, of_each_text
 from mambascope.numbering import whole_numbers
 from mambascope.operators.blocks import split
@@ -36,7 +42,7 @@ TILE = 64
 
 
 def rollout_row(
-    trace: Trace, target: int | Sequence[int], *, normalise: bool = False, compat: Compat = "published"
+    trace: Trace, target: int | Sequence[int], *, normalise: bool = False, variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
     """Return the target's row of the rollout through all layers, in time and memory linear in L.
 
@@ -46,23 +52,23 @@ def rollout_row(
             token.
         normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
             is signed, so that a sum may be close to zero.
-        compat: `released` puts the target's row into all rows and clamps the scores at 0, as the released code does
-            (one target, no variant). That code leaves the target out; here it keeps its place, with the score 0.
+        variant: `reference-code` puts the target's row into all rows and clamps the scores at 0, as the paper's code
+            does (one target, no variant). That code leaves the target out; here it keeps its place, with the score 0.
 
     Raises:
-        InputError: if the target or compat does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if released behaviour is asked of softmax attention.
+        InputError: if the target or variant does not exist, or the target is padding in one of the texts.
+        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention.
     """
-    check_compat(compat)
-    if compat == "released":
+    check_variant(variant)
+    if variant == "reference-code":
         targets = whole_numbers(target, "target")
         if len(targets) != 1 or normalise:
-            raise InputError("the released rollout explains one target at a time and has no variants")
-        layers = range(first_released_layer(len(trace.layers)), len(trace.layers))
+            raise InputError("the reference code's rollout explains one target at a time and has no variants")
+        layers = range(first_reference_layer(len(trace.layers)), len(trace.layers))
         rows = of_each_text(
-            trace, targets[0], lambda place: tuple(released_row(trace, k, place).mean(dim=1) for k in layers)
+            trace, targets[0], lambda place: tuple(reference_row(trace, k, place).mean(dim=1) for k in layers)
         )
-        return released_rollout(rows)
+        return reference_rollout(rows)
     rho = one_hot(trace, target)
     for block in reversed(trace.layers):
         if normalise:
@@ -160,11 +166,11 @@ def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tenso
     return tile.amax(dim=1) if channels == "max" else tile.amin(dim=1)
 
 
-def _scored(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
-    return MethodResult(rollout_row(trace, readout.positions, compat=compat))
+def _scored(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
+    return MethodResult(rollout_row(trace, readout.positions, variant=variant))
 
 
-def _normalised(trace: Trace, readout: Asked, compat: Compat) -> MethodResult:
+def _normalised(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
     return MethodResult(rollout_row(trace, readout.positions, normalise=True))
 
 
@@ -176,7 +182,7 @@ METHODS = [
         signed=True,
         score=_scored,
         whole_map=rollout,
-        released=True,
+        reference_code=True,
         column="rollout",
     ),
     Method(

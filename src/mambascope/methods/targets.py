@@ -5,45 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
-from mambascope.errors import InputError
-from mambascope.numbering import whole_number, whole_numbers
+from mambascope.numbering import whole_number
 from mambascope.operators.softmax_attention import SoftmaxAttention
+from mambascope.positions import positions_in
 from mambascope.trace import Trace
 
 
 def positions(trace: Trace, target: int | Sequence[int]) -> Int[Tensor, "b T"]:
     """Return the positions of the targets in each text, counted from 0; arguments and errors as `positions_in`."""
     return positions_in(trace.attention_mask, trace.shape, target)
-
-
-def positions_in(
-    mask: Shaped[Tensor, "b L"] | None, shape: tuple[int, int], target: int | Sequence[int], name: str = "target"
-) -> Int[Tensor, "b T"]:
-    """Return the positions of the targets in each text of a padded batch, counted from 0.
-
-    Args:
-        mask: The attention mask, zero at padding; None where there is none.
-        shape: Number of texts, and of positions.
-        target: Position, or several. Negative numbers count back from each text's own last token, others from the
-            beginning of the row, padding included.
-        name: What they are, for the message.
-
-    Raises:
-        InputError: if a target is no position, is padding in one of the texts, or there is none.
-    """
-    targets, (batch, length) = whole_numbers(target, name), shape
-    wrong = [position for position in targets if not -length <= position < length]
-    if wrong or not targets:
-        raise InputError(
-            f"{name} {wrong[0] if wrong else list(targets)} is not a position of this text, which has positions 0 to "
-            f"{length - 1}"
-        )
-    if mask is None:
-        return torch.tensor([[position % length for position in targets]] * batch)
-    return torch.tensor([_own(targets, real.nonzero()[:, 0].tolist(), text, name) for text, real in enumerate(mask)])
 
 
 def looks_ahead(trace: Trace, layer: int) -> bool:
@@ -71,18 +44,3 @@ def of_each_text(trace: Trace, target: int, compute: Callable[[int], tuple[Tenso
         return found[places[0]]
     parts = range(len(found[places[0]]))
     return tuple(torch.stack([found[place][part][text] for text, place in enumerate(places)]) for part in parts)
-
-
-def _own(targets: Sequence[int], own: list[int], text: int, name: str) -> list[int]:
-    """Return the targets' positions in one text, whose own tokens stand at `own`."""
-    real = set(own)
-    for target in targets:
-        if target < 0 and -target > len(own):
-            raise InputError(f"{name} {target} is not a position of text {text}, which has {len(own)} tokens")
-        if target >= 0 and target not in real:
-            stand = f"; its own tokens stand from {own[0]} to {own[-1]}" if own else ""
-            raise InputError(
-                f"{name} {target} is padding in text {text}{stand}; negative numbers count back from each text's own "
-                "last token"
-            )
-    return [own[target] if target < 0 else target for target in targets]

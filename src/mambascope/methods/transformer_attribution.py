@@ -17,7 +17,7 @@ from torch import Tensor
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.method import ATTENTION, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.readout import FeatureReadout, Readout
+from mambascope.readouts import FeatureReadout, Readout
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
@@ -62,7 +62,7 @@ METHODS = [
         passes=3.0,
         growth=0.1,
         kinds=ATTENTION,
-        score=lambda trace, readout, compat: MethodResult(transformer_attribution(trace, number_of(readout))),
+        score=lambda trace, readout, variant: MethodResult(transformer_attribution(trace, number_of(readout))),
         asks=True,
         column="attribution",
     ),

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mambascope.operators.affine_map import AffineMap, Rule, check_rule
+from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
 from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.convolution import Convolution
 from mambascope.operators.token_mixer import TokenMixer
@@ -118,18 +118,20 @@ class AffineMixer(AffineMap):
         """Return y, rebuilt from the frozen coefficients by one scan."""
         return self._written(self.scanned())
 
-    def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: what the output owes to biases and to no token."""
         check_rule(rule)
         return self._written(self._scan(self._activate(self.constant, self.slope, rule)))
 
-    def explained(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
         check_rule(rule)
         written = self.convolution.gather(self.source_taps(slice(0, self.length), rule))
         return self._written(self._scan(written + self._activate(self.constant, self.slope, rule)))
 
-    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
+    def contributions(
+        self, target: int, rule: ActivationRule = "secant"
+    ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i; see `AffineMap`."""
         check_rule(rule)
         row, seen = self._row(target), self.seen(target)
@@ -140,7 +142,7 @@ class AffineMixer(AffineMap):
         own = torch.einsum("bcd,bcd->bd", row, constant)
         return vectors, self._written(own[:, None], slice(target, target + 1))[:, 0]
 
-    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+    def pull(self, q: Float[Tensor, "b L F"], rule: ActivationRule = "secant") -> Float[Tensor, "b L"]:
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan; see `AffineMap`."""
         check_rule(rule)
         return self._pull(self._centre(self.gate * (q @ self.W_o)), lambda sources: self.source_taps(sources, rule))
@@ -172,7 +174,7 @@ class AffineMixer(AffineMap):
         """Yield the blocks of the scan."""
         return self.scan.blocks(max(taps, self.taps))
 
-    def received_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+    def received_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
         """Return g_i ⊙ M Σ_k (alpha_ik + D [i=k]) ⊙ taps of one block: the contribution before W_o."""
         columns, gate = block.columns, self.gate[:, block.rows]
         key = (id(self), columns.start, columns.stop)
@@ -187,7 +189,7 @@ class AffineMixer(AffineMap):
         taps = workspace.keep("unit taps", (id(self), columns.start, columns.stop), lambda: self.unit_taps(columns))
         return self._mixed(block, taps, self.gate[:, block.rows], workspace)
 
-    def source_taps(self, sources: slice, rule: Rule = "secant") -> Float[Tensor, "b K D c"]:
+    def source_taps(self, sources: slice, rule: ActivationRule = "secant") -> Float[Tensor, "b K D c"]:
         """Return what every source j writes with each tap; what lies beyond the text's end or edge is never read."""
         taps = self.conv.t()[:, :, None] * self.u[:, None, sources].transpose(-1, -2)
         if rule == "secant" or not self.silu:
@@ -242,7 +244,7 @@ class AffineMixer(AffineMap):
     def _scan(self, s: Tensor) -> Tensor:
         return torch.addcmul(self.scan.apply(s), self.scan.skip, s)
 
-    def _activate(self, value: Tensor, slope: Tensor, rule: Rule) -> Tensor:
+    def _activate(self, value: Tensor, slope: Tensor, rule: ActivationRule) -> Tensor:
         """Return the rule's activation of a part of a; `slope` is that of the same positions."""
         if rule == "secant" or not self.silu:
             return slope * value

@@ -23,7 +23,7 @@ from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 
 #: The activation rule: what becomes of the SiLU when its argument is a sum over sources.
-Rule = Literal["secant", "silu", "identity"]
+ActivationRule = Literal["secant", "silu", "identity"]
 
 #: Numbers that one tile of per-channel values may hold (64 MiB in float32).
 TILE_ELEMENTS = 1 << 24
@@ -67,15 +67,17 @@ class AffineMap(ABC):
         """Return y, rebuilt from the frozen coefficients by one scan."""
 
     @abstractmethod
-    def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: what the output owes to biases and to no token."""
 
     @abstractmethod
-    def explained(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
 
     @abstractmethod
-    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
+    def contributions(
+        self, target: int, rule: ActivationRule = "secant"
+    ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i.
 
         Their sum over j plus the bias is the layer's output at i, exactly with the `secant` rule. O(L·D·(N + E)).
@@ -89,7 +91,7 @@ class AffineMap(ABC):
         """
 
     @abstractmethod
-    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+    def pull(self, q: Float[Tensor, "b L F"], rule: ActivationRule = "secant") -> Float[Tensor, "b L"]:
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan.
 
         Args:
@@ -106,7 +108,7 @@ class AffineMap(ABC):
         """Return vᵀ times the implicit attention averaged over channels, by one reversed scan."""
 
     @abstractmethod
-    def received_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+    def received_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
         """Return what W_o makes T of, for one block; the answer may live in the workspace."""
 
     @abstractmethod
@@ -118,7 +120,7 @@ class AffineMap(ABC):
         """L, the number of tokens."""
         return self.x.shape[1]
 
-    def residual(self, rule: Rule) -> float:
+    def residual(self, rule: ActivationRule) -> float:
         """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant."""
         exact = self.output()
         return float((self.explained(rule) - exact).norm() / exact.norm())
@@ -149,7 +151,7 @@ class AffineMap(ABC):
         for coarse in self.coarse_blocks():
             yield from split(coarse, rows, TILE_COLUMNS)
 
-    def contribution_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+    def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block: the product of W_o with what it receives."""
         assert self.W_o is not None
         received = self.received_tile(block, rule, workspace)
@@ -157,7 +159,7 @@ class AffineMap(ABC):
         torch.matmul(self.W_o, received.flatten(2), out=tile)
         return tile.view(len(received), len(self.W_o), *block.shape)
 
-    def contribution_tiles(self, rule: Rule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+    def contribution_tiles(self, rule: ActivationRule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile lasts until the next one is asked for.
 
         Every pair that is not zero is in one block. Per tile: the operator's product and W_o's.
@@ -187,5 +189,5 @@ class AffineMap(ABC):
 
 def check_rule(rule: str) -> None:
     """Raise InputError unless the activation rule is one of `secant`, `silu`, `identity`."""
-    if rule not in get_args(Rule):
-        raise InputError(f"unknown activation rule {rule!r}; choose one of {', '.join(get_args(Rule))}")
+    if rule not in get_args(ActivationRule):
+        raise InputError(f"unknown activation rule {rule!r}; choose one of {', '.join(get_args(ActivationRule))}")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
-from mambascope.operators.affine_map import Rule
+from mambascope.operators.affine_map import ActivationRule
 from mambascope.operators.blocks import Block, Workspace
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.softmax_attention import SoftmaxAttention
@@ -27,7 +27,7 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 class AttentionLayer(AffineMixer):
     """An attention layer with its probabilities frozen; make one by `attention_layer`."""
 
-    def contribution_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+    def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block; the rules are one here."""
         return self._tile(self.u, block, workspace)
 

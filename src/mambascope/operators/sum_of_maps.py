@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.operators import affine_map
-from mambascope.operators.affine_map import AffineMap, Rule, check_rule
+from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.permutation import Part, Permutation, added, added_rows, weighed
@@ -88,15 +88,17 @@ class SumOfMaps(AffineMap):
         """Return y, rebuilt from the frozen coefficients by one scan per part."""
         return self._biased(added(self.parts, lambda part: part.mixer.output()))
 
-    def bias(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: what the output owes to biases and to no token."""
         return self._biased(added(self.parts, lambda part: part.mixer.bias(rule)))
 
-    def explained(self, rule: Rule = "secant") -> Float[Tensor, "b L F"]:
+    def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return Σ_j T_ij + β_i under a rule."""
         return self._biased(added(self.parts, lambda part: part.mixer.explained(rule)))
 
-    def contributions(self, target: int, rule: Rule = "secant") -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
+    def contributions(
+        self, target: int, rule: ActivationRule = "secant"
+    ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i; see `AffineMap`."""
         self.seen(target)
         vectors, bias = self.x.new_zeros(()), self.x.new_zeros(())
@@ -106,7 +108,7 @@ class SumOfMaps(AffineMap):
             bias = bias + part.scale * own_bias
         return vectors, self._biased(bias)
 
-    def pull(self, q: Float[Tensor, "b L F"], rule: Rule = "secant") -> Float[Tensor, "b L"]:
+    def pull(self, q: Float[Tensor, "b L F"], rule: ActivationRule = "secant") -> Float[Tensor, "b L"]:
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan per part; see `AffineMap`."""
         check_rule(rule)
         return added(self.parts, lambda part: part.mixer.pull(part.permutation.read(q), rule))
@@ -141,13 +143,13 @@ class SumOfMaps(AffineMap):
             cut = self.causal and block.whole_rows
             yield replace(block, columns=slice(0, block.rows.stop)) if cut else block
 
-    def contribution_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
+    def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block."""
         if self.W_o is not None:
             return super().contribution_tile(block, rule, workspace)
         return self._added(block, workspace, lambda one, inner, own: one.contribution_tile(own, rule, inner))
 
-    def received_tile(self, block: Block, rule: Rule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+    def received_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
         """Return what the common W_o makes T of, for one block."""
         self._require_common_channels()
         return self._added(block, workspace, lambda one, inner, own: one.received_tile(own, rule, inner))

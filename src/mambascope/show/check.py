@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Attribution
 
 #: How many layers are drawn small beside all together.
 SMALL_MULTIPLES = range(2, 49)

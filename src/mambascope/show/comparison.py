@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mambascope.attribution import Attribution
 from mambascope.brief import brief
 from mambascope.errors import InputError
-from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite, require_picture
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import SubFigure
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.figure import save_sheet
 from mambascope.show.overlay import ground_of

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay

@@ -9,9 +9,9 @@ from typing import Literal
 import matplotlib
 from matplotlib.figure import Figure
 
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.files import whole_file
-from mambascope.methods.attribution import Attribution
 from mambascope.show.picture_figure import picture_figure
 from mambascope.show.text_figure import text_figure
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.image import AxesImage
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.palette import ANCHORS, colormap
 from mambascope.show.scale import score_norm
 from mambascope.show.typeface import drawable, families

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mambascope.methods.attribution import WHOLE_MODEL, Attribution
+from mambascope.attribution import WHOLE_MODEL, Attribution
 from mambascope.methods.registry import METHODS
 from mambascope.show.text import percent, target_name
 from mambascope.show.typeface import drawable

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mambascope.methods.attribution import Attribution, Source
+from mambascope.attribution import Attribution, Source
 from mambascope.show.figure_axes import (
     LETTERS,
     NEGATIVE,

@@ -8,7 +8,7 @@ import math
 import zlib
 from string import Template
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.pack import TOP
 from mambascope.show.page import html_page
 from mambascope.show.page_parts import asset

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_picture
 from mambascope.show.palette import colormap
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
-from mambascope.methods.attribution import Attribution
 from mambascope.show.picture_page import picture_page
 from mambascope.show.text_page import text_page
 

@@ -13,7 +13,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.methods.registry import METHODS
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.tokens import visible

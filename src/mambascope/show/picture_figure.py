@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
-from mambascope.methods.attribution import WHOLE_MODEL, Attribution
+from mambascope.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
 from mambascope.show.overlay import ends, ground_of, overlay, pixel_overlay, read_pixels
 from mambascope.show.palette import colormap

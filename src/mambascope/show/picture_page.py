@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from mambascope.attribution import Attribution
 from mambascope.grid import Grid
-from mambascope.methods.attribution import Attribution
 from mambascope.show.check import require_finite, require_picture, require_same_picture
 from mambascope.show.overlay import FLOOR, PALEST, ground_of, read_pixels
 from mambascope.show.pack import CODES, TOP, deflated, pack_layer, quantise

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from torch import Tensor
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.check import require_finite
 from mambascope.show.palette import shade, terminal_style
 from mambascope.show.picture_words import INDEPENDENT, shares, source_name, target_place, what_is_explained

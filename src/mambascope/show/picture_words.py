@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.text import percent
 
 #: What is said before the classes of a model that judges each by itself: their probabilities do not share a whole.

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from mambascope.attribution import COMPLETE, Attribution, header
+from mambascope.characters import piece_names
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
-from mambascope.methods.attribution import COMPLETE, Attribution, header
 from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
-from mambascope.trace.characters import piece_names
 
 #: The columns of a table, a line for every layer, target and source.
 COLUMNS = ("layer", "target", "target_token", "source", "source_token", "score")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
 from mambascope.show.picture_text import picture_blocks
 from mambascope.show.text import Screen, text_blocks
 

@@ -8,14 +8,14 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.methods.attribution import WHOLE_MODEL, Attribution, Source
+from mambascope.attribution import WHOLE_MODEL, Attribution, Source
+from mambascope.characters import character_starts, piece_names
 from mambascope.methods.registry import METHODS
 from mambascope.show.check import require_finite
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
 from mambascope.show.tokens import visible
-from mambascope.trace.characters import character_starts, piece_names
 
 TEXT_LINES = 12
 TOP_SOURCES = 10

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
+from mambascope.characters import piece_names
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers
 from mambascope.show.figure_axes import (
     LETTERS,
@@ -29,7 +30,6 @@ from mambascope.show.figure_words import heading, how_to_read_bars, how_to_read_
 from mambascope.show.long_text_figure import long_text_figure
 from mambascope.show.sheet import Sheet, broken
 from mambascope.show.typeface import families
-from mambascope.trace.characters import piece_names
 
 LABELLED_TOKENS = 64
 BARS = 40

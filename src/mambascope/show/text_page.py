@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mambascope.methods.attribution import Attribution
+from mambascope.attribution import Attribution
+from mambascope.characters import character_starts, piece_names
 from mambascope.show.check import require_finite, require_same_text
 from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
 from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
-from mambascope.trace.characters import character_starts, piece_names
 
 SCRIPTS = (
     "decode.js", "colour.js", "text.js", "sources.js", "overview.js", "strip.js", "map.js", "mapinput.js", "scene.js",

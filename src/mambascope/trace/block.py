@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import UnsupportedModelError
+from mambascope.families import Captured, Kind, MixerFamily
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.sum_of_maps import SumOfMaps
-from mambascope.trace.families import Captured, Kind, MixerFamily
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
+from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
+from mambascope.families.patch_points import PatchPoint, intercepting, interceptor
+from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
 from mambascope.trace.eager import eager_attention
-from mambascope.trace.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
-from mambascope.trace.inputs import check_inputs
 from mambascope.trace.running import call, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
-from mambascope.trace.seam import Seam, listener, listening
 from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
 
@@ -62,7 +62,7 @@ def capture(
     started = time.perf_counter()
     mixers = find_mixers(model)
     check_inputs(model, inputs)
-    scans = {family.scan_seam: family for _, _, family in mixers if isinstance(family, Family)}
+    scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
     recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
     with ExitStack() as stack:
         stack.enter_context(running(model))
@@ -72,7 +72,7 @@ def capture(
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(model, name, mixer, family))
         stack.enter_context(recorder.streams.watching(model, mixers))
-        stack.enter_context(listening(recorder, recorder.families))
+        stack.enter_context(intercepting(recorder, recorder.families))
         outputs = call(model, inputs)
     if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
@@ -89,7 +89,7 @@ def capture(
 class _Recorder:
     """Collects what one capture sees; lives in the thread that captures."""
 
-    families: dict[Seam, Family]
+    families: dict[PatchPoint, Family]
     check: bool
     tolerance: float | None
     mixers: int
@@ -101,11 +101,13 @@ class _Recorder:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        self.streams = Streams(lambda: listener() is self, self.allowed)
+        self.streams = Streams(lambda: interceptor() is self, self.allowed)
 
-    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(
+        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""
-        family = self.families[seam]
+        family = self.families[point]
         scan = read_call(family, args, kwargs)
         if scanning.has_kernel(scan.s):
             output, error = original(*args, **kwargs), 0.0
@@ -122,15 +124,15 @@ class _Recorder:
         """Record what this mixer reads and gives when it runs in this capture's own pass."""
 
         def before(*_: Any) -> None:
-            if listener() is self:
+            if interceptor() is self:
                 self._calls.clear()
 
         def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
-            if listener() is self:
+            if interceptor() is self:
                 self._written = output
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if listener() is self:
+            if interceptor() is self:
                 x = args[0] if args else kwargs["hidden_states"]
                 if isinstance(family, AttentionFamily):
                     self._finish(model, name, module, family, *self._attended(name, module, x, output))

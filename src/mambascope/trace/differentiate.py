@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import Family, check_model, find_mixers
+from mambascope.families.patch_points import intercepting
+from mambascope.inputs.checks import check_inputs
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
-from mambascope.trace.families import Family, find_mixers
-from mambascope.trace.inputs import check_inputs, check_model
-from mambascope.trace.rules import GRADIENT, Ruler, Rules, hooks, is_norm
+from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks, is_norm
 from mambascope.trace.running import call, in_texts, running
-from mambascope.trace.seam import listening
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def differentiate(
     model: nn.Module,
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
-    rules: Rules = GRADIENT,
+    rules: PropagationRules = GRADIENT,
     mixers: bool = False,
     pixels: bool = False,
     biases: bool = False,
@@ -90,7 +90,7 @@ def differentiate(
     return _differentiate(model, readout, rules, leaf, watched, ledger, inputs)
 
 
-def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
+def logit_direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
     """Return the residual stream before the final norm as `embeddings`, and the readout's direction in it.
 
     The norm is frozen at its statistic, so that a logit is linear in the stream. Arguments and errors as in
@@ -105,12 +105,12 @@ def direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], *
 def directions(
     model: nn.Module, readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]], **inputs: Any
 ) -> Iterator[Gradients]:
-    """Yield `direction` for several readouts of one forward pass."""
+    """Yield `logit_direction` for several readouts of one forward pass."""
     check_inputs(model, inputs)
     norm = final_norm(model)
     leaves: list[Tensor] = []
     ledger = BiasLedger(model)
-    with differentiable(model, Rules(norm=True), ledger), _leaf_before(norm, inputs, leaves) as inputs:
+    with differentiable(model, PropagationRules(norm=True), ledger), _leaf_before(norm, inputs, leaves) as inputs:
         outputs = call(model, inputs)
         found = []
         for number, readout in enumerate(readouts, start=1):
@@ -140,7 +140,7 @@ def final_norm(model: nn.Module) -> nn.Module:
 def _differentiate(
     model: nn.Module,
     readout: Callable[[Any], Tensor],
-    rules: Rules,
+    rules: PropagationRules,
     leaf: Callable[[dict[str, Any], list[Tensor]], AbstractContextManager[dict[str, Any]]],
     watched: list[tuple[str, nn.Module]],
     ledger: BiasLedger | None,
@@ -177,7 +177,9 @@ def _differentiate(
 
 
 @contextmanager
-def differentiable(model: nn.Module, rules: Rules = GRADIENT, ledger: BiasLedger | None = None) -> Iterator[None]:
+def differentiable(
+    model: nn.Module, rules: PropagationRules = GRADIENT, ledger: BiasLedger | None = None
+) -> Iterator[None]:
     """Inside the block this thread's calls of the model can be differentiated with respect to its inputs.
 
     What flows into biases is noted in the ledger, if there is one.
@@ -188,14 +190,14 @@ def differentiable(model: nn.Module, rules: Rules = GRADIENT, ledger: BiasLedger
     refuse_quantised(model)
     found = find_mixers(model)
     mixers = [(name, mixer, family) for name, mixer, family in found if isinstance(family, Family)]
-    seams = {seam: reader for _, _, family in mixers for seam, reader in family.seams.items()}
+    points = {point: reader for _, _, family in mixers for point, reader in family.patch_points.items()}
     with ExitStack() as stack:
         stack.enter_context(running(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_constant_weights(model))
         if len(mixers) < len(found):
             stack.enter_context(eager_attention(model))
-        stack.enter_context(listening(Ruler(rules, seams, ledger), seams))
+        stack.enter_context(intercepting(RuleInterceptor(rules, points, ledger), points))
         for module, hook in hooks(model, mixers, rules, ledger):
             handle = module.register_forward_hook(hook)
             stack.callback(handle.remove)

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import Family, ScanCall, find_mixers
+from mambascope.families.patch_points import PatchPoint, intercepting, interceptor
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import scanning
-from mambascope.trace.families import Family, ScanCall, find_mixers
 from mambascope.trace.running import running
 from mambascope.trace.scanning import read_call, scanned
-from mambascope.trace.seam import Seam, listener, listening
 
 #: What a pair of a tile costs in tokens of a scan: measured for Mamba-1 on a processor; Mamba-2's tiles are cheaper.
 PAIR_COST = 4
@@ -74,14 +74,14 @@ def intervening(model: nn.Module, edit: Knockout | None) -> Iterator[None]:
         UnsupportedModelError: if there is an edit and no scan to apply it to.
     """
     mixers = scan_mixers(model) if edit is not None else _scan_mixers_if_any(model)
-    editor = _Editor(edit, {family.scan_seam: family for _, _, family in mixers})
+    editor = _Editor(edit, {family.scan_point: family for _, _, family in mixers})
     with ExitStack() as stack:
         stack.enter_context(running(model))
         stack.enter_context(torch.no_grad())
         for name, mixer, _ in mixers:
             if edit is not None and name in edit.mixers:
                 stack.enter_context(editor.inside(mixer))
-        stack.enter_context(listening(editor, editor.families))
+        stack.enter_context(intercepting(editor, editor.families))
         yield
 
 
@@ -97,7 +97,7 @@ class _Editor:
     """Answers scans, without the cut sources in the mixers that the edit names."""
 
     edit: Knockout | None
-    families: dict[Seam, Family]
+    families: dict[PatchPoint, Family]
     cutting: bool = False
     calls: int = 0
 
@@ -106,11 +106,11 @@ class _Editor:
         """Note when this mixer runs in this thread."""
 
         def before(*_: Any) -> None:
-            if listener() is self:
+            if interceptor() is self:
                 self.cutting, self.calls = True, 0
 
         def after(*_: Any) -> None:
-            if listener() is self:
+            if interceptor() is self:
                 self.cutting = False
 
         handles = [mixer.register_forward_pre_hook(before), mixer.register_forward_hook(after)]
@@ -120,9 +120,11 @@ class _Editor:
             for handle in handles:
                 handle.remove()
 
-    def called(self, seam: Seam, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(
+        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Return the answer of a scan."""
-        family = self.families[seam]
+        family = self.families[point]
         call = read_call(family, args, kwargs)
         if self.edit is None or not self.cutting:
             return call.give(_intact(family, original, call, args, kwargs))

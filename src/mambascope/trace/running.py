@@ -12,8 +12,8 @@ import transformers
 from torch import nn
 
 from mambascope.errors import InputError
+from mambascope.notices import KERNELS, kept_off
 from mambascope.numbering import shown
-from mambascope.trace.notices import KERNELS, kept_off
 
 _turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _turns_lock = threading.Lock()
@@ -23,8 +23,8 @@ _turns_lock = threading.Lock()
 def running(model: nn.Module) -> Iterator[None]:
     """Hold the model for this thread, in evaluation mode; passes of one model take turns.
 
-    Hooks cannot come and go while another thread runs through them, and in training a fused call bypasses the seams.
-    What transformers says about missing kernels is kept off, as our scans run in their place.
+    Hooks cannot come and go while another thread runs through them, and in training a fused call bypasses the patch
+    points. What transformers says about missing kernels is kept off, as our scans run in their place.
     """
     with _turns_lock:
         turn = _turns.setdefault(model, threading.RLock())
@@ -50,7 +50,7 @@ def in_texts(readout: Callable[[Any], Any], inputs: Mapping[str, Any]) -> Callab
     """Return a readout that counts its positions in each text where texts are padded, if it has positions to count."""
     if not callable(readout):
         raise InputError(
-            f"a readout is a function of a model's outputs, such as token_readout(…), found {shown(readout)}"
+            f"a readout is a function of a model's outputs, such as readouts.token(…), found {shown(readout)}"
         )
     mask, bind = inputs.get("attention_mask"), getattr(readout, "in_texts", None)
     return readout if mask is None or bind is None else bind(mask)

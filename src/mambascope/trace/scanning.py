@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.trace.families import Family, ScanCall
+from mambascope.families import Family, ScanCall
 
 #: Tokens on which every captured scan is held against the model's own reference.
 PREFIX = 8

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mambascope.brief import brief
+from mambascope.families import MixerFamily
 from mambascope.trace.block import Block, Branch, precision
-from mambascope.trace.families import MixerFamily
-from mambascope.trace.rules import is_norm
+from mambascope.trace.propagation_rules import is_norm
 from mambascope.trace.scanning import relative_error
 
 

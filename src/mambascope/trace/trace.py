@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import InputError
+from mambascope.families import Kind
 from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.block import Block, Branch, rebuilt
-from mambascope.trace.differentiate import Gradients, differentiate, direction
-from mambascope.trace.families import Kind
+from mambascope.trace.differentiate import Gradients, differentiate, logit_direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Trace:
         Raises:
             UnsupportedModelError: if the model has no final norm that mambascope can find.
         """
-        return self._once("direction", readout, lambda: direction(self.model, readout, **self.inputs))
+        return self._once("logit_direction", readout, lambda: logit_direction(self.model, readout, **self.inputs))
 
     def _once(self, kind: str, readout: Hashable, compute: Callable[[], Any]) -> Any:
         """Return what belongs to the readout asked about last; one of each kind is kept, as it may be large."""

@@ -8,7 +8,7 @@ from typing import Any
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.novels import held_out_novels, text_files
-from mambascope.trace.tokens import text_ids
+from mambascope.inputs.tokens import text_ids
 
 #: Characters of text that are cut for each token of a haystack, to have enough.
 CHARACTERS = 8

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import LinkedPair, read_hansards
 from mambascope.evaluate.data.folder import data_file
@@ -32,9 +33,8 @@ from mambascope.evaluate.metrics.word_scores import word_scores
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
-from mambascope.methods.readout import token_readout
+from mambascope.inputs.tokens import text_ids
 from mambascope.trace import capture
-from mambascope.trace.tokens import text_ids
 
 READINGS = ("predicts", "stands")
 ABOUT = ("scores of the position before each word, which predicts it", "scores of the word's own position")
@@ -118,12 +118,12 @@ class Alignment:
         others = [name for name in methods if name not in asking]
         # what asks about a token is read where that is predicted; the others' maps are made once for both readings
         for names, readings in ((others, READINGS), (asking, ("predicts",))):
-            readouts = [
-                token_readout(len(source) + 1 + k - (reading == "predicts"), token)
+            numbers = [
+                readouts.token(len(source) + 1 + k - (reading == "predicts"), token)
                 for reading in readings
                 for k, token in enumerate(target)
             ]
-            for scored in score_rows(model, inputs, names, readouts, trace):
+            for scored in score_rows(model, inputs, names, numbers, trace):
                 sizes = scored.rows.abs().cpu()[:, : len(source)].double()
                 for reading, read in zip(readings, sizes.split(len(target)), strict=True):
                     words = word_scores(read, target_words, source_words)

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.gold_sources import METRICS, judged
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of, token_readout
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
@@ -77,14 +78,14 @@ class Copying:
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
         trace = capture(model, **inputs)
         targets = list(range(n, 2 * n))
-        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        numbers = [readouts.token(target, ids[target + 1]) for target in targets]
         gold = torch.zeros(n, len(ids), dtype=torch.bool)
         gold[torch.arange(n), torch.arange(n)] = True
         valid = (torch.arange(len(ids)) < n).expand(n, -1)
         right = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[n + 1 :])
         correct = float(right.float().mean())
         rows = [Row(name, "correct", correct) for name in methods]
-        for scored in score_rows(model, inputs, methods, readouts, trace):
+        for scored in score_rows(model, inputs, methods, numbers, trace):
             rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
         return rows
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
@@ -25,9 +26,9 @@ from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
 from mambascope.evaluate.tasks.retrieval import KEYS
-from mambascope.methods.readout import logits_of, token_readout
+from mambascope.inputs.tokens import text_ids
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
-from mambascope.trace.tokens import text_ids
 
 CUE = " The word is"
 #: How often each of two or four words is told.
@@ -113,7 +114,7 @@ class FrequentWords:
         tokens = [self._token(tokenizer, word) for word in words]
         answer = words[int(logits[tokens].argmax())]
         right = float(int(logits.argmax()) == tokens[0])
-        readout = token_readout(last, self._token(tokenizer, answer))
+        readout = readouts.token(last, self._token(tokenizer, answer))
         gold = torch.zeros(1, len(ids), dtype=torch.bool)
         gold[0, [place for place, word in zip(told, sample.data["told"], strict=True) if word == answer]] = True
         before = torch.arange(len(ids)) <= last - len(text_ids(tokenizer, CUE))

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.gold_sources import METRICS, judged
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of, token_readout
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
 
@@ -69,12 +70,12 @@ class Induction:
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
         trace = capture(model, **inputs)
         targets = list(range(self.span, 2 * self.span - 1))  # what follows the last token lies beyond the first half
-        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        numbers = [readouts.token(target, ids[target + 1]) for target in targets]
         gold = torch.zeros(len(targets), len(ids), dtype=torch.bool)
         gold[torch.arange(len(targets)), torch.arange(len(targets)) + 1] = True
         valid = (torch.arange(len(ids)) < self.span).expand(len(targets), -1)
         guessed = logits_of(trace.outputs)[0, targets].argmax(dim=-1).cpu() == torch.tensor(ids[self.span + 1 :])
         rows = [Row(name, "guessed", float(guessed.float().mean())) for name in methods]
-        for scored in score_rows(model, inputs, methods, readouts, trace):
+        for scored in score_rows(model, inputs, methods, numbers, trace):
             rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
         return rows

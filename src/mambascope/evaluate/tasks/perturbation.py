@@ -27,7 +27,7 @@ from mambascope.evaluate.metrics.pixel_map import pixel_map
 from mambascope.evaluate.patch_maps import class_grid, patch_maps
 from mambascope.evaluate.picture_task import OnPictures, model_inputs, pixels_of
 from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call

@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of, token_readout
+from mambascope.inputs.tokens import text_ids
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
-from mambascope.trace.tokens import text_ids
 
 KEYS = ("doctor", "brother", "child", "church", "daughter", "father", "friend", "garden", "gentleman", "horse", "house",
         "husband", "letter", "master", "mother", "school", "sister", "table", "window", "woman")  # fmt: skip
@@ -109,7 +110,7 @@ class Retrieval:
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}
         trace = capture(model, **inputs)
         targets = [place - 1 for place in asked]
-        readouts = [token_readout(target, ids[target + 1]) for target in targets]
+        numbers = [readouts.token(target, ids[target + 1]) for target in targets]
         guessed = logits_of(trace.outputs)[0, targets].argmax(dim=-1).tolist()
         right = sum(guess == ids[place] for guess, place in zip(guessed, asked, strict=True)) / DIGITS
         key, digits = sample.data["secrets"][sample.data["asked"]]
@@ -123,7 +124,7 @@ class Retrieval:
             "distance": question - span[-1] - 1,
         }
         rows = [Row(name, "accuracy", right, extra=about) for name in methods]
-        for scored in score_rows(model, inputs, methods, readouts, trace):
+        for scored in score_rows(model, inputs, methods, numbers, trace):
             sizes = scored.rows.abs().cpu()
             for name, metric in (("span_mass", span_mass), ("span_rank", span_rank)):
                 value = float(metric(sizes, gold, before).nanmean())

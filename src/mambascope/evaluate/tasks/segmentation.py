@@ -29,7 +29,7 @@ from mambascope.evaluate.metrics.segmentation import (
 from mambascope.evaluate.patch_maps import patch_maps
 from mambascope.evaluate.picture_task import OnPictures, model_inputs
 from mambascope.evaluate.task import MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
 

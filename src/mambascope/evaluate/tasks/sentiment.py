@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.film_reviews import test_reviews, test_sentences
 from mambascope.evaluate.data.folder import data_file
@@ -30,9 +31,9 @@ from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.shortened_texts import ShortenedTexts
 from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
-from mambascope.methods.readout import logits_of, token_readout
+from mambascope.inputs.tokens import text_ids
+from mambascope.readouts import logits_of
 from mambascope.trace import capture
-from mambascope.trace.tokens import text_ids
 
 CUE, LABELS = " It was", (" bad", " good")
 #: Texts given to the curves' readout at a time: all of a mode's two curves, to be put side by side by length.
@@ -102,7 +103,7 @@ class Sentiment:
         last = len(ids) - 1
         lead = logits_of(trace.outputs)[0, last, labels]
         answer = int(lead.argmax())
-        readout = token_readout(last, labels[answer], labels[1 - answer])
+        readout = readouts.token(last, labels[answer], labels[1 - answer])
         texts = ShortenedTexts(model, ids, labels[answer], labels[1 - answer])
         candidates = torch.arange(len(ids)) < len(text)
         rows = [Row(name, "accuracy", float(bool(answer) == sample.data["good"])) for name in methods]

@@ -1,0 +1,331 @@
+"""The one result type: scores, the tokens they belong to, and the evidence of how far to trust them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mambascope.brief import one_line
+from mambascope.characters import piece_names
+from mambascope.errors import CheckpointError, InputError
+from mambascope.files import whole_file
+from mambascope.grid import Grid
+from mambascope.numbering import whole_number
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import xarray
+
+FORMAT = "mambascope-attribution-1"
+
+#: The ending of the files that hold all of a result.
+COMPLETE = ".safetensors"
+
+#: The layer axis of a method that explains the whole model at once.
+WHOLE_MODEL = "all"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The position that was explained, what the model predicts there, and the number that was asked about.
+
+    Attributes:
+        position: Index of the target token, counted from 0.
+        token: The token that stands at that position.
+        next_tokens: The likeliest next tokens (of a classifier, classes) with their probabilities, best first; empty
+            for a model without a head.
+        asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain a position alone.
+        value: Its value.
+        pooled: How many positions' rows were averaged, where what is explained is read from several.
+        independent: Whether `next_tokens` are classes of which several may be there at once, each with a probability of
+            its own.
+    """
+
+    position: int
+    token: str
+    next_tokens: tuple[tuple[str, float], ...] = ()
+    asked: str = ""
+    value: float | None = None
+    pooled: int = 1
+    independent: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was explained: the name it was loaded by, its family, its class, and its sizes."""
+
+    name: str
+    family: str
+    class_name: str
+    layers: int
+    hidden_size: int
+
+
+class Source(NamedTuple):
+    """One line of `Attribution.top`: a source position, its token, its score and its share of the row's total."""
+
+    position: int
+    token: str
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of how much each target position drew from each source position, layer by layer.
+
+    Attributes:
+        scores: float32 on the CPU, shape (layer, target, source). Sources behind a target's future are exactly zero.
+        tokens: The text of every position, in order; joined they give the text back where the tokenizer allows it.
+        axes: The coordinates of `scores`: `layer` (numbers of the model's mixers, or `WHOLE_MODEL` alone), `target` and
+            `source` (positions).
+        method: Name of the method that made the scores, as `mambascope explain --method` takes it.
+        target: The position in focus.
+        model: What was explained.
+        signed: Whether scores can be negative.
+        diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
+            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `terms` is what adds up to the
+            number explained, `tokens` among them, and `conservation_error` how far they are from doing so, relative;
+            `caution` says in words when the scores should not be relied on; `seconds` is the time taken.
+        over_layers: Whether the model's scores are the mean of the layers' or their sum.
+        grid: Of a picture, how its patches and class token lie in the tokens; None for text.
+        image: The part of the picture that the patches cover together, for display.
+        pixels: Scores of every pixel that the model was handed, from methods that go down to them; of their own scale.
+    """
+
+    scores: Float[Tensor, "layer target source"]
+    tokens: tuple[str, ...]
+    axes: Mapping[str, tuple[Any, ...]]
+    method: str
+    target: Target
+    model: Model
+    signed: bool = False
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    over_layers: Literal["mean", "sum"] = "mean"
+    grid: Grid | None = None
+    image: UInt8[Tensor, "height width 3"] | None = None
+    pixels: Float[Tensor, "H W"] | None = None
+
+    def __repr__(self) -> str:
+        focus, every = self.target, len(self.axes["target"]) > 1
+        of_what = "tokens" if self.grid is None else f"tokens of {self.grid.rows} × {self.grid.columns} patches"
+        parts = [
+            f"{self.method} of {self.model.name}: {len(self.tokens)} {of_what} → "
+            + ("every position, in focus " if every else "position ")
+            + (str(focus.position) if focus.pooled == 1 else f"the mean of {focus.pooled}")
+        ]
+        if len(self.axes["layer"]) > 1:
+            parts.append(f"{len(self.axes['layer'])} layers")
+        if focus.position in self.axes["target"]:
+            parts += [f"top {source.token!r} {100 * source.share:.0f} %" for source in self.top(1)]
+        return one_line("Attribution", parts)
+
+    def __post_init__(self) -> None:
+        lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
+        if tuple(self.scores.shape) != lengths:
+            raise InputError(f"scores of shape {tuple(self.scores.shape)} do not match axes of lengths {lengths}")
+        if len(self.tokens) != lengths[2]:
+            raise InputError(f"{len(self.tokens)} tokens were given for {lengths[2]} source positions")
+        if self.grid is not None and self.grid.tokens != lengths[2]:
+            raise InputError(f"a grid of {self.grid.tokens} tokens was given for {lengths[2]} source positions")
+
+    def matrix(self, layer: int | str | None = None) -> Float[Tensor, "target source"]:
+        """Return one layer's scores, or with `layer=None` those of all layers: their mean or sum, see `over_layers`.
+
+        Raises:
+            InputError: if that layer is not among the explained ones.
+        """
+        if layer is None:
+            return self.scores.mean(dim=0) if self.over_layers == "mean" else self.scores.sum(dim=0)
+        layer = layer if layer == WHOLE_MODEL else whole_number(layer, "layer")
+        if layer not in self.axes["layer"]:
+            raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
+        return self.scores[self.axes["layer"].index(layer)]
+
+    def row(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, " source"]:
+        """Return one target's scores over all sources; by default those of what is in focus, over all layers.
+
+        In focus is `target.position`, or where a class is read from the mean of all positions, the mean of their rows.
+
+        Raises:
+            InputError: if that position or layer is not in the result.
+        """
+        if position is None and 1 < self.target.pooled == len(self.axes["target"]):
+            return self.matrix(layer).mean(dim=0)
+        position = self.target.position if position is None else whole_number(position, "position")
+        if position not in self.axes["target"]:
+            raise InputError(
+                f"position {position} is not in this result, which explains positions "
+                f"{self.axes['target'][0]} to {self.axes['target'][-1]}"
+            )
+        return self.matrix(layer)[self.axes["target"].index(position)]
+
+    def picture(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, "rows columns"]:
+        """Return one target's scores as its source patches lie in the picture; the class token's is left out.
+
+        Arguments as in `row`. `grid.position(row, column)` gives the position of a patch.
+
+        Raises:
+            InputError: if the result is of no picture, or that position or layer is not in it.
+        """
+        if self.grid is None:
+            raise InputError("this result is of a text, not of a picture")
+        return self.grid.over_patches(self.row(position, layer))
+
+    def top(self, k: int = 10, position: int | None = None, layer: int | str | None = None) -> list[Source]:
+        """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
+
+        The share is the absolute score over the sum of absolute scores of the row. A token that goes on with a
+        character begun before it, and whose own text is empty, is called by its part: `‹2/3 of 好›`.
+        """
+        row = self.row(position, layer)
+        total = float(row.abs().sum()) or 1.0
+        last = self.target.position if position is None else position
+        last = len(row) - 1 if position is None and self.target.pooled > 1 else last
+        seen = last + 1 if not row[last + 1 :].any() else len(row)  # a causal model's future is no source
+        order = row[:seen].abs().argsort(descending=True, stable=True)[:k].tolist()
+        names = piece_names(self.tokens)
+        return [Source(j, names[j], float(row[j]), abs(float(row[j])) / total) for j in order]
+
+    def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
+        """Return, for one target, the sum of absolute scores in each layer: how much every layer carried."""
+        return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the focused row as plain Python values: what `mambascope explain --json` prints."""
+        row = self.row()
+        return {
+            "tokens": list(self.tokens),
+            "method": self.method,
+            "position": self.target.position,
+            "scores": row.tolist(),
+            "layers": [{"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]],
+            "target": asdict(self.target),
+            "model": asdict(self.model),
+            "signed": self.signed,
+            "over_layers": self.over_layers,
+            **({} if self.grid is None else {"grid": asdict(self.grid), "picture": self.picture().tolist()}),
+            "diagnostics": dict(self.diagnostics),
+        }
+
+    def save(self, path: str | Path, *others: Attribution) -> Path:
+        """Write the result as the file's ending says, whole or not at all, and return its path.
+
+        `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
+        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` a table of all
+        scores (layer, target, source and their tokens), `.npz` numpy's arrays, with the rest as JSON in `facts`.
+
+        Args:
+            path: The file.
+            others: For a page, results of other methods on the same text; elsewhere they are left out.
+
+        Raises:
+            InputError: if the ending is another one, or the folder does not exist.
+            OutputError: if the disk is full or refuses.
+        """
+        path = Path(path)
+        if path.suffix.lower() != COMPLETE:
+            from mambascope import show
+
+            show.save(self, path, *others)
+            return path
+        metadata = {"format": FORMAT, "attribution": json.dumps(header(self))}
+        kept = {"scores": self.scores, "image": self.image, "pixels": self.pixels}
+        tensors = {name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote to a `.safetensors` file.
+
+        Raises:
+            CheckpointError: if the file is of another kind, missing, cut short, or not an attribution.
+        """
+        if Path(path).suffix.lower() != COMPLETE:
+            raise CheckpointError(
+                f"{path} is not a {COMPLETE} file, the only kind that holds a whole result and can be loaded"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
+                facts = json.loads(metadata["attribution"])
+                scores = file.get_tensor("scores")
+                beside = {name: file.get_tensor(name) for name in ("image", "pixels") if name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
+        target = facts["target"]
+        target["next_tokens"] = tuple((token, probability) for token, probability in target["next_tokens"])
+        return cls(
+            scores=scores,
+            tokens=tuple(facts["tokens"]),
+            axes={name: tuple(values) for name, values in facts["axes"].items()},
+            method=facts["method"],
+            target=Target(**target),
+            model=Model(**facts["model"]),
+            signed=facts["signed"],
+            diagnostics=facts["diagnostics"],
+            over_layers=facts.get("over_layers", "mean"),
+            grid=Grid(**facts["grid"]) if facts.get("grid") else None,
+            **beside,
+        )
+
+    def to_xarray(self) -> xarray.DataArray:
+        """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate."""
+        import xarray
+
+        coordinates: dict[str, Any] = {name: list(values) for name, values in self.axes.items()}
+        coordinates["token"] = ("source", list(self.tokens))
+        return xarray.DataArray(
+            self.scores.numpy(), dims=("layer", "target", "source"), coords=coordinates, name=self.method
+        )
+
+    def show(self) -> None:
+        """Print the result in the terminal: shaded text, top sources, layers, evidence."""
+        from mambascope import show
+
+        show.print_attribution(self)
+
+    def to_html(self, *others: Attribution) -> str:
+        """Return a self-contained page; results of other methods on the same text become switches in it."""
+        from mambascope import show
+
+        return show.html_page(self, *others)
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Return a matplotlib figure fit for a paper: the map, or for a single target its bars, with labels."""
+        from mambascope import show
+
+        return show.figure(self)
+
+    def _repr_html_(self) -> str:
+        from mambascope import show
+
+        return show.notebook_frame(self)
+
+
+def header(attribution: Attribution) -> dict[str, Any]:
+    """Return all of a result but its tensors, as plain values."""
+    return {
+        "tokens": list(attribution.tokens),
+        "axes": {name: list(values) for name, values in attribution.axes.items()},
+        "method": attribution.method,
+        "target": asdict(attribution.target),
+        "model": asdict(attribution.model),
+        "signed": attribution.signed,
+        "over_layers": attribution.over_layers,
+        "grid": None if attribution.grid is None else asdict(attribution.grid),
+        "diagnostics": dict(attribution.diagnostics),
+    }

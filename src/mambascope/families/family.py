@@ -1,0 +1,233 @@
+"""What mambascope needs to know of a model family: how its mixer becomes an affine map, where its scan is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mambascope.brief import brief
+from mambascope.families.patch_points import PatchPoint
+from mambascope.models.convolutions import causal_convolution
+from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.token_mixer import TokenMixer
+
+#: What a layer mixes tokens with.
+Kind = Literal["scan", "attention"]
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What one mixer consumed and gave in one forward pass, in the model's own precision.
+
+    Attributes:
+        x: The mixer's input.
+        y: The mixer's output.
+        scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
+            tokens second, in the order of the call); of an attention layer its probabilities `p`, heads second.
+        mask: True at real tokens; None when there is no padding, or p itself leaves it out.
+        grid: Rows and columns of the tokens, where the mixer was handed them as they lie in a picture.
+    """
+
+    x: Float[Tensor, "b L E"]
+    y: Float[Tensor, "b L F"]
+    scans: tuple[dict[str, Tensor], ...]
+    mask: Bool[Tensor, "b L"] | None
+    grid: tuple[int, int] | None = None
+
+    __repr__ = brief
+
+    @property
+    def scan(self) -> dict[str, Tensor]:
+        """The tensors of the only call."""
+        (consumed,) = self.scans
+        return consumed
+
+    def laid_out(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b *places E"]:
+        """Return tokens as the mixer takes them: in their grid where it has one."""
+        return tokens if self.grid is None else tokens.unflatten(1, self.grid)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One call of a mixer's scan.
+
+    Attributes:
+        name: What it is for, such as `backwards`.
+        order: Given L, returns the number of the token that stands at each place of the call; None where L does not
+            tell it and the call brings it, as the coefficient `order`.
+    """
+
+    name: str
+    order: Callable[[int], Tensor] | None
+
+    __repr__ = brief
+
+    def tokens(self, coefficients: dict[str, Tensor]) -> Int[Tensor, " L"]:
+        """Return the number of the token that stands at each place of a call with these coefficients."""
+        step = coefficients["dt"]
+        return (coefficients["order"] if self.order is None else self.order(step.shape[1])).to(step.device)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanCall:
+    """One call of a family's scan function, read into the glossary's letters.
+
+    Attributes:
+        s: What the scan consumes.
+        coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the
+            gate; tokens second. Also `order`, where the call says in which it reads them.
+        give: Brings a result (b, L, D) into the layout that the caller expects.
+        take: Brings a result of the original function into (b, L, D).
+    """
+
+    s: Float[Tensor, "b L D"]
+    coefficients: dict[str, Tensor]
+    give: Callable[[Tensor], Tensor]
+    take: Callable[[Tensor], Tensor]
+
+    __repr__ = brief
+
+
+@runtime_checkable
+class MixerFamily(Protocol):
+    """What the families of scans and of attention layers have in common."""
+
+    @property
+    def model_type(self) -> str:
+        """`config.model_type` in transformers."""
+
+    @property
+    def mixer_class(self) -> str:
+        """Name of the mixer's class."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it mixes tokens with."""
+
+    def describes(self, mixer: nn.Module) -> bool:
+        """Return whether this family's file knows the mixer's class (or a base of it)."""
+
+    def post_norm(self, mixer: nn.Module) -> nn.Module | None:
+        """Return the norm that follows once the residual stream has been added to y, or None."""
+
+    @property
+    def scale(self) -> Callable[[Any], float]:
+        """Given the block that the mixer stands in, returns what its output is multiplied by in the stream."""
+
+    @property
+    def beside(self) -> Callable[[Any], tuple[nn.Module, ...]]:
+        """Given the block, returns its token-wise parts that read what entered and are added with the mixer."""
+
+    @property
+    def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
+        """Given the mixer, what was captured, and a dtype, returns the mixer's affine map."""
+
+
+def unscaled(block: nn.Module) -> float:
+    """Return 1: the mixer's output is added as it is."""
+    return 1.0
+
+
+def nothing_beside(block: nn.Module) -> tuple[nn.Module, ...]:
+    """Return no part: what else the block adds, it adds after the mixer."""
+    return ()
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What answers under propagation rules in place of a mixer whose convolution and gate have no patch point.
+
+    Attributes:
+        family: The family whose patch points it calls.
+        mix: Given the mixer and its input, returns the mixer's output.
+    """
+
+    family: Family
+    mix: Callable[[Any, Tensor], Tensor]
+
+    __repr__ = brief
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of selective-scan mixers.
+
+    Attributes:
+        model_type: `config.model_type` in transformers.
+        mixer_class: Name of the mixer's class.
+        module: The module that defines it and calls the scan.
+        scan_function: Name of the module-level scan function that the mixer calls.
+        conv_function: Name of the module-level convolution, with its activation, that the mixer calls.
+        token_axis: The axis of tokens in the tensors of a scan call.
+        read: Given the arguments of a scan call, returns it in the glossary's letters.
+        scan: Given the coefficients of a call and a dtype, returns the operator of the scan.
+        affine: Given the mixer, what was captured, and a dtype, returns the mixer's affine map.
+        norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None
+            for families whose scan applies the gate and that have no such norm.
+        readings: The calls that a mixer makes of its scan, in that order.
+        convolve: The convolution without its activation, given its input, weight and bias.
+        gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
+        stand_in: For mixers of foreign classes.
+        kind: What it mixes tokens with.
+        scale: Given the block that the mixer stands in, returns what its output is multiplied by in the stream.
+        beside: Given the block, returns its token-wise parts that read what entered and are added with the mixer.
+    """
+
+    model_type: str
+    mixer_class: str
+    module: str
+    scan_function: str
+    token_axis: int
+    read: Callable[..., ScanCall]
+    scan: Callable[[dict[str, Tensor], torch.dtype], TokenMixer]
+    affine: Callable[[Any, Captured, torch.dtype], AffineMap]
+    norm_factor: Callable[[Tensor, Any], Tensor] | None = None
+    conv_function: str = "causal_conv1d_fn"
+    readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution
+    gate_function: str | None = None
+    stand_in: StandIn | None = None
+    kind: Kind = "scan"
+    scale: Callable[[Any], float] = unscaled
+    beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+
+    __repr__ = brief
+
+    def describes(self, mixer: nn.Module) -> bool:
+        """Return whether this family's file knows the mixer's class (or a base of it)."""
+        return any(base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__)
+
+    def post_norm(self, mixer: nn.Module) -> None:
+        """Return None: these mixers write into the residual stream as it is."""
+
+    @property
+    def scan_point(self) -> PatchPoint:
+        """Where its scan is called."""
+        return PatchPoint(self.module, self.scan_function)
+
+    @property
+    def conv_point(self) -> PatchPoint:
+        """Where its convolution is called."""
+        return PatchPoint(self.module, self.conv_function)
+
+    @property
+    def gate_point(self) -> PatchPoint | None:
+        """Where its gate is called, if not by the scan or a norm."""
+        return None if self.gate_function is None else PatchPoint(self.module, self.gate_function)
+
+    @property
+    def patch_points(self) -> dict[PatchPoint, Family]:
+        """All that propagation rules answer, with the family that reads each; those of its stand-in with them."""
+        points = {self.scan_point: self}
+        points |= {point: self for point in (self.conv_point, self.gate_point) if point is not None and point.exists()}
+        return points if self.stand_in is None else points | self.stand_in.family.patch_points
+
+
+def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:
+    """Return (part of) a parameter in the precision of the operators, cut from the graph; None stays None."""
+    return None if parameter is None else parameter.detach()[part].to(dtype)

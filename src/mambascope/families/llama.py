@@ -1,0 +1,38 @@
+"""Llama (Touvron et al., arXiv 2302.13971) and the models that took over its layer: several heads may share values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from einops import repeat
+
+from mambascope.families.attention import AttentionFamily, Projections
+
+
+def projections(mixer: Any, heads: int) -> Projections:
+    """Return v_proj, its heads repeated for every query head that they serve (grouped-query attention), and o_proj."""
+    value, out = mixer.v_proj, mixer.o_proj
+    groups = value.weight.shape[0] // mixer.head_dim
+    sharing = heads // groups
+    return Projections(
+        W_V=repeat(value.weight, "(g p) e -> (g s p) e", g=groups, s=sharing),
+        b_V=None if value.bias is None else repeat(value.bias, "(g p) -> (g s p)", g=groups, s=sharing),
+        W_O=out.weight,
+        b_O=out.bias,
+    )
+
+
+FAMILIES = tuple(
+    AttentionFamily(
+        model_type=model_type,
+        mixer_class=mixer_class,
+        module=f"transformers.models.{model_type}.modeling_{model_type}",
+        projections=projections,
+    )
+    for model_type, mixer_class in (
+        ("llama", "LlamaAttention"),
+        ("mistral", "MistralAttention"),
+        ("qwen2", "Qwen2Attention"),
+        ("qwen3", "Qwen3Attention"),
+    )
+)

@@ -1,0 +1,84 @@
+"""Mamba (Gu & Dao, arXiv 2312.00752): the selective scan with one state matrix row per channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambascope.families.family import Captured, Family, ScanCall, weights
+from mambascope.operators.affine import AffineMixer
+from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.selective_scan import SelectiveScan
+
+
+def read(
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    **_: Any,
+) -> ScanCall:
+    """Read one `mamba_selective_scan` call, which has channels before tokens."""
+    step = dt if delta_bias is None else dt + delta_bias.to(dt.dtype)[..., None]
+    step = F.softplus(step) if delta_softplus else step
+    skip = torch.zeros_like(A[:, 0]) if D is None else D
+    along_channels = {"dt": step, "B": B, "C": C} | ({} if z is None else {"z": z})
+    coefficients = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
+    return ScanCall(
+        s=hidden_states.transpose(1, 2),
+        coefficients=coefficients,
+        give=lambda o: o.transpose(1, 2),
+        take=lambda o: o.transpose(1, 2),
+    )
+
+
+def selective_scan(consumed: dict[str, Tensor], dtype: torch.dtype) -> SelectiveScan:
+    """Return the operator of the captured scan."""
+    return SelectiveScan(
+        dt=consumed["dt"].to(dtype).contiguous(),
+        A=consumed["A"].to(dtype),
+        B=consumed["B"].to(dtype).contiguous(),
+        C=consumed["C"].to(dtype).contiguous(),
+        skip=consumed["D"].to(dtype),
+    )
+
+
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
+    """Return the mixer's affine map; in_proj holds W_x first and W_z second."""
+    scan = selective_scan(captured.scan, dtype)
+    channels = scan.maps
+    in_proj, conv, out_proj = mixer.in_proj, mixer.conv1d, mixer.out_proj
+    gate = captured.scan.get("z")
+    x = captured.x.to(dtype)
+    return AffineMixer(
+        x=x if captured.mask is None else x * captured.mask[..., None],
+        scan=scan,
+        W_x=weights(in_proj.weight, dtype, slice(channels)),
+        b_x=weights(in_proj.bias, dtype, slice(channels)),
+        convolution=CausalConvolution(weights(conv.weight, dtype, slice(channels))[:, 0].flip(1)),
+        conv_bias=weights(conv.bias, dtype, slice(channels)),
+        gate=F.silu(gate.to(dtype)) if gate is not None else torch.ones_like(scan.dt),
+        W_o=weights(out_proj.weight, dtype),
+        b_o=weights(out_proj.bias, dtype),
+        mask=captured.mask,
+    )
+
+
+FAMILY = Family(
+    model_type="mamba",
+    mixer_class="MambaMixer",
+    module="transformers.models.mamba.modeling_mamba",
+    scan_function="mamba_selective_scan",
+    token_axis=2,
+    read=read,
+    scan=selective_scan,
+    affine=affine,
+)

@@ -1,0 +1,86 @@
+"""The one place where something global changes: functions of transformers' modelling files, while calls are caught.
+
+A dispatcher takes the place of such a function, a patch point, while any thread intercepts its calls. It looks at a
+context variable, which every thread has for itself: calls of a thread with an interceptor go to that; all other calls
+go to the original function, as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+
+class PatchPoint(NamedTuple):
+    """A module-level function: the name of its module and its own."""
+
+    module: str
+    function: str
+
+    def exists(self) -> bool:
+        """Return whether the installed version has it."""
+        return hasattr(importlib.import_module(self.module), self.function)
+
+
+@runtime_checkable
+class Interceptor(Protocol):
+    """Answers every call of its patch points in its own thread."""
+
+    def called(
+        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what the call must return; `original` is the function that was meant."""
+
+
+_interceptor: ContextVar[Interceptor | None] = ContextVar("mambascope_listener", default=None)
+_lock = threading.Lock()
+_users: dict[PatchPoint, int] = {}
+_originals: dict[PatchPoint, Callable[..., Any]] = {}
+
+
+def interceptor() -> Interceptor | None:
+    """Return this thread's interceptor, if it has one."""
+    return _interceptor.get()
+
+
+@contextmanager
+def intercepting(who: Interceptor, points: Iterable[PatchPoint]) -> Iterator[None]:
+    """Hand this thread's calls of the patch points to `who` inside the block, and restore everything after it."""
+    with ExitStack() as stack:
+        for point in dict.fromkeys(points):
+            stack.enter_context(_dispatching(point))
+        token = _interceptor.set(who)
+        stack.callback(_interceptor.reset, token)
+        yield
+
+
+@contextmanager
+def _dispatching(point: PatchPoint) -> Iterator[None]:
+    """Keep the dispatcher in place while anyone uses it; the last user puts the original back."""
+    module = importlib.import_module(point.module)
+    with _lock:
+        if not _users.get(point):
+            _originals[point] = getattr(module, point.function)
+            setattr(module, point.function, _dispatcher(point, _originals[point]))
+        _users[point] = _users.get(point, 0) + 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users[point] -= 1
+            if not _users[point]:
+                setattr(module, point.function, _originals.pop(point))
+
+
+def _dispatcher(point: PatchPoint, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        who = _interceptor.get()
+        return original(*args, **kwargs) if who is None else who.called(point, original, args, kwargs)
+
+    return dispatch

@@ -1,0 +1,1 @@
+"""Models of our own, which transformers does not have: Vim, VMamba, MambaVision."""

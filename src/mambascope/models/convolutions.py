@@ -1,0 +1,47 @@
+"""The depthwise convolutions of mixers: causal over a text, and over a line or a grid of tokens with a view all round.
+
+Both are sums that act on tokens alone. A mixer's own module calls them, with their activation, by a name of its own, so
+that propagation rules can answer in their place (`mambascope.trace.propagation_rules`).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def causal_convolution(
+    x: Float[Tensor, "b D L"], weight: Float[Tensor, "D K"], bias: Float[Tensor, " D"] | None
+) -> Float[Tensor, "b D L"]:
+    """Return the convolution of tokens with those before them; the last tap is on the token itself."""
+    padded = F.pad(x.to(weight.dtype), (weight.shape[-1] - 1, 0))
+    return F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])[..., : x.shape[-1]].to(x.dtype)
+
+
+def neighbour_convolution(
+    x: Float[Tensor, "b D *grid"], weight: Float[Tensor, "D *taps"], bias: Float[Tensor, " D"] | None
+) -> Float[Tensor, "b D *grid"]:
+    """Return the convolution of tokens in a line or a grid with their neighbours, nothing beyond the edge.
+
+    The middle tap is on the token itself; of an even number one more reads what follows, as with padding `same`.
+
+    Args:
+        x: Channels before the one or two axes of the grid.
+        weight: Taps along the same axes.
+        bias: The bias, or None.
+    """
+    around = [side for taps in reversed(weight.shape[1:]) for side in ((taps - 1) // 2, taps // 2)]
+    convolve = F.conv1d if weight.ndim == 2 else F.conv2d
+    return convolve(F.pad(x.to(weight.dtype), around), weight[:, None], bias, groups=weight.shape[0]).to(x.dtype)
+
+
+def neighbour_conv_fn(
+    hidden_states: Float[Tensor, "b D *grid"],
+    weight: Float[Tensor, "D *taps"],
+    bias: Float[Tensor, " D"] | None = None,
+    activation: str | None = None,
+) -> Float[Tensor, "b D *grid"]:
+    """Return `neighbour_convolution` and, if `activation` is `silu`, its SiLU."""
+    a = neighbour_convolution(hidden_states, weight, bias)
+    return F.silu(a) if activation == "silu" else a

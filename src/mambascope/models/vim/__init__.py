@@ -1,0 +1,6 @@
+"""Vision Mamba, or Vim (Zhu et al., arXiv 2401.09417): our own module, since transformers has none."""
+
+from mambascope.models.vim.configuration import VisionMambaConfig
+from mambascope.models.vim.model import VisionMamba, VisionMambaOutput
+
+__all__ = ["VisionMamba", "VisionMambaConfig", "VisionMambaOutput"]

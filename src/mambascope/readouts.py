@@ -1,0 +1,321 @@
+"""What is explained: one number read from a model's output, and the positions whose rows explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mambascope.brief import brief
+from mambascope.errors import InputError
+from mambascope.positions import positions_in
+
+
+class Term(NamedTuple):
+    """One logit with its weight: that of token `entry` at a position, or with position None that of class `entry`.
+
+    Negative positions count back from each text's own last token.
+    """
+
+    position: int | None
+    entry: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A weighted sum of logits, or of log-probabilities, of one text.
+
+    Attributes:
+        label: What it is, for people: "logit of ' ol'".
+        positions: The positions where it is read, whose rows explain it; empty where the model has no such positions.
+        terms: The logits it sums.
+        log_probability: Sum log-probabilities in place of logits.
+    """
+
+    label: str
+    positions: tuple[int, ...]
+    terms: tuple[Term, ...]
+    log_probability: bool = False
+
+    __repr__ = brief
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return the number for every text of a model's outputs.
+
+        Raises:
+            InputError: if the outputs hold no logits, or not those that are read.
+        """
+        return self.of_logits(logits_of(outputs))
+
+    def in_texts(self, mask: Shaped[Tensor, "b L"]) -> InTexts:
+        """Return the readout of padded texts, its positions counted in each of them."""
+        return InTexts(self, mask)
+
+    def of_logits(
+        self, logits: Float[Tensor, "b *v"], mask: Shaped[Tensor, "m L"] | None = None
+    ) -> Float[Tensor, " b"]:
+        """Return the number for every text, from logits (b, L, tokens) or (b, classes); `mask` says what is padding.
+
+        Raises:
+            InputError: if a position, token or class does not exist, or the position is padding in one of the texts.
+        """
+        entries = self._entries(logits)
+        if self.log_probability:
+            return self._total(self._rows(logits, mask).log_softmax(dim=-1))
+        weights = logits.new_tensor([term.weight for term in self.terms])
+        if logits.ndim == 2:
+            return (logits[:, entries] * weights).sum(dim=-1)
+        return (logits[*self._places(logits, mask), entries] * weights).sum(dim=-1)
+
+    def _entries(self, logits: Float[Tensor, "b *v"]) -> Int[Tensor, " terms"]:
+        """Return the tokens or classes that are read."""
+        count, what = logits.shape[-1], "classes" if logits.ndim == 2 else "tokens"
+        wrong = [term.entry for term in self.terms if not 0 <= term.entry < count]
+        if wrong:
+            raise InputError(f"there is no logit {wrong[0]}: the model predicts {count} {what}, 0 to {count - 1}")
+        return torch.tensor([term.entry for term in self.terms], device=logits.device)
+
+    def _places(
+        self, logits: Float[Tensor, "b L v"], mask: Shaped[Tensor, "m L"] | None
+    ) -> tuple[Int[Tensor, "b 1"], Int[Tensor, "m terms"]]:
+        """Return texts and positions of the logits that are read, as an index."""
+        places = [term.position for term in self.terms if term.position is not None]
+        if len(places) < len(self.terms):
+            raise InputError("a class is asked about, and this model predicts a token at every position, not classes")
+        found = positions_in(mask, (len(logits), logits.shape[1]), places, "position")
+        return torch.arange(len(logits), device=logits.device)[:, None], found.to(logits.device)
+
+    def _rows(self, logits: Float[Tensor, "b *v"], mask: Shaped[Tensor, "m L"] | None) -> Float[Tensor, "b terms v"]:
+        """Return the logits in which each term stands, in at least single precision."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if logits.ndim == 2:
+            return logits[:, None].expand(-1, len(self.terms), -1)
+        return logits[self._places(logits, mask)]
+
+    def _total(self, rows: Float[Tensor, "b terms v"]) -> Float[Tensor, " b"]:
+        """Return the weighted sum of each term's entry in its row."""
+        entries = self._entries(rows)
+        weights = rows.new_tensor([term.weight for term in self.terms])
+        return (rows[:, torch.arange(len(entries)), entries] * weights).sum(dim=-1)
+
+    def first_order(self, outputs: Any, mask: Shaped[Tensor, "m L"] | None = None) -> Float[Tensor, " b"]:
+        """Return Σ c · logits with c the readout's gradient at the logits: what a linear account of it adds up to.
+
+        For logits that is the readout itself; for log-probabilities c is the term's one-hot vector less the softmax.
+        """
+        logits = logits_of(outputs)
+        if not self.log_probability:
+            return self.of_logits(logits, mask)
+        with torch.enable_grad():
+            rows = self._rows(logits.detach(), mask).requires_grad_()
+            (c,) = torch.autograd.grad(self._total(rows.log_softmax(dim=-1)).sum(), rows)
+        return (c * rows.detach()).sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a text whose model returns no number: what stands at its positions is explained.
+
+    Attributes:
+        positions: The positions.
+    """
+
+    positions: tuple[int, ...]
+
+    __repr__ = brief
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReadout:
+    """How far one token's features, after the final norm, reach in a direction.
+
+    Attributes:
+        label: What it is, for people.
+        positions: The one position where it is read.
+        direction: The direction; None for that of the features themselves, held constant, so that the number is their
+            size.
+    """
+
+    label: str
+    positions: tuple[int]
+    direction: Float[Tensor, " E"] | None = None
+
+    __repr__ = brief
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return the number for every text or picture.
+
+        Raises:
+            InputError: if the outputs hold no features, or none at this position.
+        """
+        return self.first_order(outputs)
+
+    def in_texts(self, mask: Shaped[Tensor, "b L"]) -> InTexts:
+        """Return the readout of padded texts, its position counted in each of them."""
+        return InTexts(self, mask)
+
+    def first_order(self, outputs: Any, mask: Shaped[Tensor, "m L"] | None = None) -> Float[Tensor, " b"]:
+        """Return what a linear account of it adds up to: the number itself."""
+        features = getattr(outputs, "last_hidden_state", None)
+        if features is None:
+            raise InputError("this model returns no features (last_hidden_state) of its tokens")
+        places = positions_in(mask, (len(features), features.shape[1]), self.positions, "position")[:, 0]
+        here = features[torch.arange(len(features), device=features.device), places.to(features.device)]
+        along = torch.nn.functional.normalize(here.detach(), dim=-1) if self.direction is None else self.direction
+        return (here * along.to(here)).sum(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class OneEach:
+    """A readout of its own for each text of a batch; copies of one text ask several things of it at once.
+
+    Attributes:
+        readouts: They.
+        mask: The attention mask of padded texts, in each of which positions are then counted.
+    """
+
+    readouts: tuple[Readout, ...]
+    mask: Shaped[Tensor, "b L"] | None = None
+
+    __repr__ = brief
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return text k's own readout for every k."""
+        logits = logits_of(outputs)
+        each = [one.of_logits(logits[k : k + 1], self._mask(k)) for k, one in enumerate(self.readouts)]
+        return torch.cat(each)
+
+    def in_texts(self, mask: Shaped[Tensor, "b L"]) -> OneEach:
+        """Return the readouts of padded texts, their positions counted in each of them."""
+        return replace(self, mask=mask)
+
+    def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return what a linear account of each readout adds up to."""
+        logits = logits_of(outputs)
+        each = [one.first_order(logits[k : k + 1], self._mask(k)) for k, one in enumerate(self.readouts)]
+        return torch.cat(each)
+
+    def _mask(self, text: int) -> Shaped[Tensor, "1 L"] | None:
+        return None if self.mask is None else self.mask[text : text + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class InTexts:
+    """A readout of padded texts: its positions are counted in each of them, and refused where they are padding.
+
+    Attributes:
+        readout: The readout.
+        mask: The attention mask, of every text or of the one that all are copies of.
+    """
+
+    readout: Readout | FeatureReadout
+    mask: Shaped[Tensor, "m L"]
+
+    __repr__ = brief
+
+    def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return the number for every text."""
+        if isinstance(self.readout, Readout):
+            return self.readout.of_logits(logits_of(outputs), self.mask)
+        return self.readout.first_order(outputs, self.mask)
+
+    def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
+        """Return what a linear account of it adds up to."""
+        return self.readout.first_order(outputs, self.mask)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits of a model's outputs.
+
+    Raises:
+        InputError: if there are none: the model has no head.
+    """
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if logits is None:
+        raise InputError(
+            "this model has no head, so there is no logit to explain; load it with its language-model or "
+            "classification head, or choose a method that scores layers only"
+        )
+    return logits
+
+
+def first_order(readout: Any, outputs: Any, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Return what a linear account of a readout adds up to: its value, unless it says that it is not linear.
+
+    Args:
+        readout: Any function of a model's outputs.
+        outputs: What the model returned.
+        value: The readout's value there.
+    """
+    return (readout.first_order(outputs) if hasattr(readout, "first_order") else value).detach()
+
+
+def token(position: int, token: int, foil: int | None = None, names: tuple[str, str] | None = None) -> Readout:
+    """Return the logit of the token predicted after a position, or its lead over a foil.
+
+    Args:
+        position: The position after which the token is predicted; negative numbers count back from each text's own
+            last token.
+        token: Its id.
+        foil: Id of the token to contrast with.
+        names: Texts of token and foil, for the label.
+
+    Raises:
+        InputError: if the foil is the target.
+    """
+    _distinct(token, foil, names)
+    shown, other = names or (f"token {token}", f"token {foil}")
+    terms = (Term(position, token),) if foil is None else (Term(position, token), Term(position, foil, -1.0))
+    label = f"logit of {shown!r}" if foil is None else f"logit of {shown!r} minus that of {other!r}"
+    return Readout(label, (position,), terms)
+
+
+def class_(
+    label: int, foil: int | None = None, names: tuple[str, str] | None = None, positions: Sequence[int] = ()
+) -> Readout:
+    """Return a class's logit, or its lead over another class; arguments as in `token`."""
+    _distinct(label, foil, names)
+    shown, other = names or (f"class {label}", f"class {foil}")
+    terms = (Term(None, label),) if foil is None else (Term(None, label), Term(None, foil, -1.0))
+    text = f"logit of class {shown!r}" if foil is None else f"logit of class {shown!r} minus that of {other!r}"
+    return Readout(text, tuple(positions), terms)
+
+
+def features(position: int, direction: Float[Tensor, " E"] | None = None, name: str = "") -> FeatureReadout:
+    """Return how far the features at a position, those of a patch for one, reach in a direction.
+
+    Args:
+        position: The position, from 0; negative numbers count back from each text's own last token.
+        direction: The direction, such as another token's features or a row of the head; by default the features' own,
+            so that their size is explained.
+        name: What stands at the position, for the label.
+    """
+    shown = name or f"position {position}"
+    kind = "size of the features" if direction is None else "features in the given direction"
+    return FeatureReadout(f"{kind} of {shown}", (position,), direction)
+
+
+def continuation(start: int, tokens: Sequence[int], text: str) -> Readout:
+    """Return the log-probability of a whole continuation, each of its tokens given those before it.
+
+    Args:
+        start: Position of the continuation's first token in the text that the model reads; at least 1.
+        tokens: Its ids.
+        text: Its text, for the label.
+    """
+    if start < 1 or not tokens:
+        raise InputError("a continuation needs at least one token, and a text before it")
+    positions = tuple(range(start - 1, start - 1 + len(tokens)))
+    terms = tuple(Term(position, token) for position, token in zip(positions, tokens, strict=True))
+    return Readout(f"log-probability of {text!r}", positions, terms, log_probability=True)
+
+
+def _distinct(token: int, foil: int | None, names: tuple[str, str] | None) -> None:
+    if token == foil:
+        shown = repr(names[0]) if names else token
+        raise InputError(f"the foil is the target itself, {shown}; name another one to contrast with")

@@ -1,6 +1,0 @@
-"""MambaVision (Hatamizadeh & Kautz, arXiv 2407.08083): our own module, since transformers has none."""
-
-from mambascope.trace.mambavision.mixer import MambaVisionMixer
-from mambascope.trace.mambavision.model import MambaVision, MambaVisionConfig
-
-__all__ = ["MambaVision", "MambaVisionConfig", "MambaVisionMixer"]

@@ -1,6 +1,0 @@
-"""Vision Mamba, or Vim (Zhu et al., arXiv 2401.09417): our own module, since transformers has none."""
-
-from mambascope.trace.vim.configuration import VisionMambaConfig
-from mambascope.trace.vim.model import VisionMamba, VisionMambaOutput
-
-__all__ = ["VisionMamba", "VisionMambaConfig", "VisionMambaOutput"]

@@ -1,6 +1,0 @@
-"""VMamba (Liu et al., arXiv 2401.10166): our own module, since transformers has none."""
-
-from mambascope.trace.vmamba.mixer import SS2D
-from mambascope.trace.vmamba.model import VMamba, VMambaConfig
-
-__all__ = ["SS2D", "VMamba", "VMambaConfig"]
