@@ -17,9 +17,9 @@ from pathlib import Path
 import pandas
 import torch
 import transformers
-from benchmarks.evaluation import folder_of, judge, present
 
 import mambascope
+from benchmarks.evaluation import folder_of, judge, present
 from mambascope.evaluate.layer_choice import at_layers, best_layers
 from mambascope.evaluate.report import markdown_table
 from mambascope.evaluate.results import read_run

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import transformers
-from training.language.corpus import data_folder, read_novels, split_novels
 
 import mambascope
 from mambascope.errors import InputError
@@ -32,6 +31,7 @@ from mambascope.evaluate.metrics.rank_correlation import rank_correlation
 from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
+from training.language.corpus import data_folder, read_novels, split_novels
 
 INTERVENTIONS = ("occlusion", "knockout")
 FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.kinds >= SCAN]

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import eflomal
 import torch
-from training.language.corpus import data_folder
-from training.translation.language_pairs import PAIRS
 
 from mambascope.evaluate.metrics.alignment_error_rate import AlignmentCounts, alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import grow_diag_final_and
 from mambascope.evaluate.tasks import find_task
+from training.language.corpus import data_folder
+from training.translation.language_pairs import PAIRS
 
 #: Whose people's links each pair of languages is judged by.
 TASKS = {"en-fr": "alignment", "de-en": "alignment-de-en"}

@@ -24,12 +24,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training.language.corpus import data_folder, read_novels, split_novels
-
 import mambascope
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
 from mambascope.trace import capture
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
+from training.language.corpus import data_folder, read_novels, split_novels
 
 RULE_SETS = {
     "all rules": LRP,

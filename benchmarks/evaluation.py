@@ -23,9 +23,9 @@ from typing import Any
 import pandas
 import torch
 import transformers
-from benchmarks.published import published_table
 
 import mambascope
+from benchmarks.published import published_table
 from mambascope.errors import MambascopeError, UnsupportedModelError
 from mambascope.evaluate.by_layer import layers_tables
 from mambascope.evaluate.layer_choice import at_layers, best_layers

@@ -18,13 +18,14 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 from mambascope.operators import naive
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.state_space_dual import StateSpaceDual
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
-from test_exactness import naive_layer, relative
+from naive_layers import naive_layer, relative
 
 
 def dense(operator: AffineMixer, row: int) -> torch.Tensor:

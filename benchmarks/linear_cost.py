@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from capture import FAMILIES, measured
 
 import mambascope
-from capture import FAMILIES, measured
 from mambascope import readouts
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.mamba_attribution import mamba_attribution

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import transformers
+from capture import FAMILIES, measured
 
 import mambascope
-from capture import FAMILIES, measured
 from mambascope import readouts
 from mambascope.methods.mamba_lrp import mamba_lrp
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import transformers
+from capture import FAMILIES, measured
 
 import mambascope
-from capture import FAMILIES, measured
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
 

@@ -1,0 +1,90 @@
+"""Every block of code in the README and in docs/ runs as printed."""
+
+import itertools
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mambascope.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON, SHELL, TEXT = "python", "sh", "text"
+
+
+def blocks(page, language):
+    return [code for found, code in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def commands(page):
+    """Return the lines of a page's shell blocks, as the shell would split them."""
+    lines = [line for code in blocks(page, SHELL) for line in code.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+OURS = [words for page in PAGES for words in commands(page) if words[0] == "mambascope"]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder to write in from which a clone's pictures are found by the names that the pages use."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def exit_code():
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_say_what_they_are(page):
+    text = page.read_text(encoding="utf-8")
+    assert {language for language, _ in FENCE.findall(text)} <= {PYTHON, SHELL, TEXT}
+    outside = FENCE.sub("", text)
+    assert not re.search(r"^ {4,}(mambascope|python|pip|make|import) ", outside, re.MULTILINE), "code stands in a fence"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, PYTHON)], ids=lambda page: page.name)
+def test_python_runs_as_printed(page, elsewhere, capsys):
+    """All blocks of a page one after the other, as a reader would type them."""
+    space = {}
+    for code in blocks(page, PYTHON):
+        exec(compile(code, page.name, "exec"), space)
+    assert "mamba-lrp" in capsys.readouterr().out
+
+
+def test_commands_run_as_printed(elsewhere, monkeypatch, capsys):
+    """All commands of all pages in their order: some read what another wrote."""
+    assert len(OURS) > 8
+    for words in OURS:
+        monkeypatch.setattr(sys, "argv", words)
+        code = exit_code()
+        assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
+        for option, name in itertools.pairwise(words):
+            assert option != "--out" or (elsewhere / name).exists(), f"{shlex.join(words)} wrote no {name}"
+
+
+def test_targets_and_extras_that_are_named_exist():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    for extra in set(re.findall(r"(?:mambascope|\.)\[(\w+)\]", text)):
+        assert extra in settings["optional-dependencies"], extra
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
