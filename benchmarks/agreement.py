@@ -28,7 +28,6 @@ import transformers
 import mambascope
 from mambascope.errors import InputError
 from mambascope.evaluate.metrics.rank_correlation import rank_correlation
-from mambascope.explanation import Question, explain_inputs
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
 from training.language.corpus import data_folder, read_novels, split_novels
@@ -81,8 +80,7 @@ def passages(tokenizer: Any, count: int, tokens: int, seed: int) -> Iterator[lis
 def correlations(model: Any, ids: list[int], generator: torch.Generator) -> dict[str, dict[str, float]]:
     """Return, for every method and baseline, its correlations on one passage and the seconds that it took."""
     inputs = {"input_ids": torch.tensor([ids])}
-    methods = [METHODS[name] for name in (*INTERVENTIONS, *FAST)]
-    results = {r.method: r for r in explain_inputs(model, inputs, None, methods, Question())}
+    results = {r.method: r for r in explain(model, None, inputs, method=[*INTERVENTIONS, *FAST])}
     effects = {name: results[name].row() for name in INTERVENTIONS}
     scores = {name: (results[name].row(), METHODS[name].signed) for name in (*FAST, *INTERVENTIONS)}
     scores["recency"] = (torch.arange(1.0, len(ids) + 1), False)

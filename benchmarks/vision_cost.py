@@ -20,8 +20,6 @@ import torch
 import transformers
 
 import mambascope
-from mambascope.explanation import Question
-from mambascope.methods.registry import find_method
 from mambascope.operators.selective_scan import SelectiveScan
 
 METHODS = (
@@ -76,7 +74,7 @@ def main() -> None:
         return mambascope.capture(model, check=False, **inputs)
 
     def explained(name: str) -> Any:
-        return mambascope.explanation.explain_inputs(model, inputs, None, [find_method(name)], Question(target=7))
+        return mambascope.explanation.explain(model, None, inputs, method=[name], target=7)
 
     trace = forward()
     print(f"{config.grid().tokens} tokens, {torch.get_num_threads()} threads")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -48,6 +48,7 @@ class Target:
         pooled: How many positions' rows were averaged, where what is explained is read from several.
         independent: Whether `next_tokens` are classes of which several may be there at once, each with a probability of
             its own.
+        generated: Where the token stands that the model generated after this position, if that is what is explained.
     """
 
     position: int
@@ -57,6 +58,11 @@ class Target:
     value: float | None = None
     pooled: int = 1
     independent: bool = False
+    generated: int | None = None
+
+    def without_number(self) -> Target:
+        """Return the position alone, for a method that explains no number."""
+        return replace(self, asked="", value=None)
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,14 @@ class Attribution:
             `source` (positions).
         method: Name of the method that made the scores, as `mambascope explain --method` takes it.
         target: The position in focus.
+        targets: What each row is about, where several positions were explained; empty for one.
         model: What was explained.
         signed: Whether scores can be negative.
         diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
             the explained layers' outputs, `reconstruction_error_per_layer` lists it; `terms` is what adds up to the
             number explained, `tokens` among them, and `conservation_error` how far they are from doing so, relative;
-            `caution` says in words when the scores should not be relied on; `seconds` is the time taken.
+            `caution` says in words when the scores should not be relied on; `seconds` is the time taken. Of several
+            targets, errors are the worst and `per_target` has each one's own.
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
         grid: Of a picture, how its patches and class token lie in the tokens; None for text.
         image: The part of the picture that the patches cover together, for display.
@@ -114,13 +122,14 @@ class Attribution:
     grid: Grid | None = None
     image: UInt8[Tensor, "height width 3"] | None = None
     pixels: Float[Tensor, "H W"] | None = None
+    targets: tuple[Target, ...] = ()
 
     def __repr__(self) -> str:
-        focus, every = self.target, len(self.axes["target"]) > 1
+        focus, rows = self.target, len(self.axes["target"])
         of_what = "tokens" if self.grid is None else f"tokens of {self.grid.rows} × {self.grid.columns} patches"
         parts = [
             f"{self.method} of {self.model.name}: {len(self.tokens)} {of_what} → "
-            + ("every position, in focus " if every else "position ")
+            + self._which(rows)
             + (str(focus.position) if focus.pooled == 1 else f"the mean of {focus.pooled}")
         ]
         if len(self.axes["layer"]) > 1:
@@ -129,14 +138,28 @@ class Attribution:
             parts += [f"top {source.token!r} {100 * source.share:.0f} %" for source in self.top(1)]
         return one_line("Attribution", parts)
 
+    def _which(self, rows: int) -> str:
+        if rows == 1:
+            return "position "
+        return f"{'every position' if rows == len(self.tokens) else f'{rows} positions'}, in focus "
+
     def __post_init__(self) -> None:
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
         if tuple(self.scores.shape) != lengths:
             raise InputError(f"scores of shape {tuple(self.scores.shape)} do not match axes of lengths {lengths}")
         if len(self.tokens) != lengths[2]:
             raise InputError(f"{len(self.tokens)} tokens were given for {lengths[2]} source positions")
+        if self.targets and tuple(one.position for one in self.targets) != tuple(self.axes["target"]):
+            raise InputError(f"{len(self.targets)} targets do not match the positions of {lengths[1]} rows")
         if self.grid is not None and self.grid.tokens != lengths[2]:
             raise InputError(f"a grid of {self.grid.tokens} tokens was given for {lengths[2]} source positions")
+
+    @property
+    def anchors(self) -> tuple[int, ...]:
+        """Where the token of each row stands: the target itself, or what was generated after it."""
+        if not self.targets:
+            return tuple(self.axes["target"])
+        return tuple(one.position if one.generated is None else one.generated for one in self.targets)
 
     def matrix(self, layer: int | str | None = None) -> Float[Tensor, "target source"]:
         """Return one layer's scores, or with `layer=None` those of all layers: their mean or sum, see `over_layers`.
@@ -201,7 +224,7 @@ class Attribution:
         return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the focused row as plain Python values: what `mambascope explain --json` prints."""
+        """Return the focused row, and where several were asked for each, as plain values: what `--json` prints."""
         row = self.row()
         return {
             "tokens": list(self.tokens),
@@ -210,12 +233,16 @@ class Attribution:
             "scores": row.tolist(),
             "layers": [{"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]],
             "target": asdict(self.target),
+            **({} if not self.targets else {"targets": [self._row_facts(one) for one in self.targets]}),
             "model": asdict(self.model),
             "signed": self.signed,
             "over_layers": self.over_layers,
             **({} if self.grid is None else {"grid": asdict(self.grid), "picture": self.picture().tolist()}),
             "diagnostics": dict(self.diagnostics),
         }
+
+    def _row_facts(self, target: Target) -> dict[str, Any]:
+        return asdict(target) | {"scores": self.row(target.position).tolist()}
 
     def save(self, path: str | Path, *others: Attribution) -> Path:
         """Write the result as the file's ending says, whole or not at all, and return its path.
@@ -266,14 +293,13 @@ class Attribution:
                 beside = {name: file.get_tensor(name) for name in ("image", "pixels") if name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
-        target = facts["target"]
-        target["next_tokens"] = tuple((token, probability) for token, probability in target["next_tokens"])
         return cls(
             scores=scores,
             tokens=tuple(facts["tokens"]),
             axes={name: tuple(values) for name, values in facts["axes"].items()},
             method=facts["method"],
-            target=Target(**target),
+            target=_target(facts["target"]),
+            targets=tuple(_target(one) for one in facts.get("targets", [])),
             model=Model(**facts["model"]),
             signed=facts["signed"],
             diagnostics=facts["diagnostics"],
@@ -316,6 +342,11 @@ class Attribution:
         return show.notebook_frame(self)
 
 
+def _target(facts: dict[str, Any]) -> Target:
+    likeliest = tuple((token, probability) for token, probability in facts["next_tokens"])
+    return Target(**{**facts, "next_tokens": likeliest})
+
+
 def header(attribution: Attribution) -> dict[str, Any]:
     """Return all of a result but its tensors, as plain values."""
     return {
@@ -323,6 +354,7 @@ def header(attribution: Attribution) -> dict[str, Any]:
         "axes": {name: list(values) for name, values in attribution.axes.items()},
         "method": attribution.method,
         "target": asdict(attribution.target),
+        "targets": [asdict(one) for one in attribution.targets],
         "model": asdict(attribution.model),
         "signed": attribution.signed,
         "over_layers": attribution.over_layers,

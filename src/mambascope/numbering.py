@@ -52,7 +52,16 @@ def read_layers(layer: Any, name: str = "layer") -> Layers:
     Raises:
         InputError: if it has no meaning, or names a layer twice.
     """
-    plain = layer.tolist() if hasattr(layer, "tolist") else layer
+    return _read(layer, name, "layer")
+
+
+def read_positions(positions: Any, name: str = "positions") -> Layers:
+    """Return which positions are asked for; forms and errors as in `read_layers`."""
+    return _read(positions, name, "position")
+
+
+def _read(given: Any, name: str, noun: str) -> Layers:
+    plain = given.tolist() if hasattr(given, "tolist") else given
     read: Layers | None = None
     if isinstance(plain, str):
         read = _from_text(plain.strip())
@@ -64,10 +73,10 @@ def read_layers(layer: Any, name: str = "layer") -> Layers:
         read = int(plain)
     if read is None:
         raise InputError(
-            f"{name} {shown(layer)} is neither a number, a range such as 15: or 3:7, several numbers such as 2,5, nor "
-            "all; layers are counted from 0"
+            f"{name} {shown(given)} is neither a number, a range such as 15: or 3:7, several numbers such as 2,5, nor "
+            f"all; {noun}s are counted from 0"
         )
-    _require_once(read, name)
+    _require_once(read, name, noun)
     return read
 
 
@@ -86,8 +95,24 @@ def chosen_layers(layers: Layers, count: int) -> list[int]:
         return list(range(count))
     asked = (layers,) if isinstance(layers, int) else layers
     found = [existing_layer(layer, count) for layer in asked]
-    _require_once(tuple(found), "layer")
+    _require_once(tuple(found), "layer", "layer")
     return found
+
+
+def chosen_positions(positions: Layers, length: int) -> list[int]:
+    """Return the positions that are asked for of so many, negative numbers as they are.
+
+    Raises:
+        InputError: if a range holds none.
+    """
+    if isinstance(positions, slice):
+        chosen = list(range(length))[positions]
+        if not chosen:
+            raise InputError(f"no positions in {_written(positions)}; the text has {length} tokens, {_all(length)}")
+        return chosen
+    if isinstance(positions, str):
+        return list(range(length))
+    return [positions] if isinstance(positions, int) else list(positions)
 
 
 def existing_layer(layer: Any, count: int) -> int:
@@ -134,10 +159,10 @@ def _slice(start: Any, stop: Any = None, step: Any = None) -> slice | None:
     return slice(start, stop, step) if all(map(_is_whole, parts)) and (step is None or step != 0) else None
 
 
-def _require_once(layers: Layers, name: str) -> None:
+def _require_once(layers: Layers, name: str, noun: str) -> None:
     if isinstance(layers, tuple) and len(set(layers)) < len(layers):
         twice = next(layer for layer in layers if layers.count(layer) > 1)
-        raise InputError(f"{name} {twice} is named twice; name each layer once")
+        raise InputError(f"{name} {twice} is named twice; name each {noun} once")
 
 
 def _written(layers: slice) -> str:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import mambascope
 from browser import open_file
 from mambascope.cli import main
+from mambascope.explanation import explain
 from page_contents import data_of
 from picture_checkpoints import PROCESSOR, astronaut, cat, saved, vim, vit
 
@@ -50,7 +51,7 @@ def test_json_is_what_the_library_says(run, models, photographs, name):
     assert (code, err) == (0, "")
     printed = json.loads(out)
     model, _ = mambascope.load(models[name])
-    result = mambascope.explanation.explain_picture(model, photographs / "cat.jpg", target="rocket")
+    result = explain(model, None, photographs / "cat.jpg", target="rocket")
     assert printed["method"] == result.method == {"vit": "alti-logit", "vim": "mamba-lrp"}[name]
     assert printed["scores"] == pytest.approx(result.row().tolist(), rel=1e-4, abs=1e-6)
     for row, expected in zip(printed["picture"], result.picture().tolist(), strict=True):

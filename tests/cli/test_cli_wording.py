@@ -39,7 +39,7 @@ CALLERS_ONLY = {
     [
         ("leave layer='all'", "leave --layer all"),
         ('leave layer="all"', "leave --layer all"),
-        ("leave targets='position'.", "leave --targets position."),
+        ("leave layer='all'.", "leave --layer all."),
         ("pass trust_remote_code=True", "pass --trust-remote-code"),
         ("with tokenizer=…, a folder", "with --tokenizer …, a folder"),
         ("use keep_size=True; or layer=3", "use --keep-size; or --layer 3"),
@@ -84,7 +84,7 @@ def test_every_argument_that_a_message_names_is_an_option_or_known_to_be_of_pyth
     }
     assert left == set()
     named = {name for _, message in messages for name in re.findall(r"\b([a-z_]+)=", message)}
-    assert named & set(options()) >= {"layer", "targets", "variant", "tokenizer", "trust_remote_code", "continuation"}
+    assert named & set(options()) >= {"layer", "variant", "tokenizer", "trust_remote_code", "generate"}
 
 
 def test_no_message_of_the_command_names_a_function():
@@ -123,8 +123,8 @@ def with_code_of_its_own(folder):
     [
         (["--method", "mamba-lrp", "--layer", "1"], "not single layers; leave --layer all\n", None),
         (
-            ["--method", "mamba-lrp", "--targets", "all"],
-            "one position at a time here; leave --targets position\n",
+            ["--generate", "0"],
+            "--generate 0 asks for no token; ask for 1 or more\n",
             None,
         ),
         (["--method", "latim", "--variant", "reference-code"], "has one form; --variant reference-code is for ", None),

@@ -16,7 +16,7 @@ from mambascope.evaluate.patch_maps import PatchMaps, class_grid, patch_maps
 from mambascope.evaluate.tasks import find_task, perturbation, segmentation
 from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.segmentation import Segmentation
-from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation import explain
 from mambascope.methods.mamba_lrp import LRP_VISION, mamba_lrp
 from mambascope.methods.registry import find_method
 from mambascope.methods.rollout import rollout
@@ -187,7 +187,7 @@ def test_classes_asked_together_get_the_maps_that_each_gets_alone(build, name):
     found = {one.layer: one.maps for one in patch_maps(model, inputs, [name], [3, 1])}
     for k, number in enumerate((3, 1)):
         asks = find_method(name).asks
-        (alone,) = explain_inputs(model, inputs, None, [find_method(name)], Question(number if asks else None))
+        alone = explain(model, None, inputs, method=name, target=number if asks else None)
         expected = grid.over_patches(alone.row())
         torch.testing.assert_close(found[-1][k], expected, rtol=1e-3, atol=1e-5)
 

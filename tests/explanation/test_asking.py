@@ -6,8 +6,8 @@ import transformers
 
 import mambascope
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation import Question, default_method, explain_inputs
-from mambascope.methods.registry import find_method
+from mambascope.explanation import explain
+from mambascope.explanation.defaults import default_method
 from models import stock_transformer
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
@@ -52,15 +52,14 @@ def test_a_contrast_is_the_difference_of_two_explanations(loaded, method):
 def test_without_a_method_the_question_decides(loaded):
     assert mambascope.explain(*loaded, TEXT).method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, layer=0).method == "latim"
-    assert mambascope.explain(*loaded, TEXT, targets="all").method == "latim"
+    assert mambascope.explain(*loaded, TEXT, positions="all").method == "latim"
     assert mambascope.explain(loaded[0].base_model, loaded[1], TEXT).method == "latim", "nothing is predicted"
     assert mambascope.explain(*loaded, TEXT, target="e").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, target="e", foil="t").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, foil="t").method == "mamba-lrp"
     assert mambascope.explain(*loaded, TEXT, continuation=" to").method == "mamba-lrp"
-    for question in ({"target": "e"}, {"foil": "t"}, {"continuation": " to"}):
-        assert default_method(stock_transformer("gpt2"), **question) == "alti-logit"
-        assert default_method(loaded[0].base_model, **question) == "mamba-lrp", "which says that there is no head"
+    assert default_method(stock_transformer("gpt2"), asks=True) == "alti-logit"
+    assert default_method(loaded[0].base_model, asks=True) == "mamba-lrp", "which says that there is no head"
 
 
 @pytest.mark.parametrize("method", [None, "mamba-lrp"])
@@ -129,18 +128,26 @@ def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(lo
         ({"target": 10_000}, "the target 10000 is not a token: the model predicts"),
         ({"target": ""}, "empty"),
         ({"continuation": ""}, "empty"),
-        ({"continuation": " to", "target": "e"}, "without target"),
-        ({"continuation": " to", "foil": "e"}, "without target, foil and position"),
-        ({"continuation": " to", "position": 3}, "without target, foil and position"),
+        ({"continuation": " to", "target": "e"}, "a continuation is explained where it stands; .* without target"),
+        ({"continuation": " to", "foil": "e"}, "a continuation is explained as a whole; ask for it without a foil"),
+        ({"continuation": " to", "position": 3}, "a continuation is explained where it stands; .* and position"),
+        ({"continuation": " to", "generate": 3}, "continuation and generate are two ways to go on after a text"),
+        ({"generate": 0}, "generate=0 asks for no token; ask for 1 or more"),
+        ({"generate": 2, "target": "e"}, "generated tokens are explained where they stand; ask without target"),
+        ({"generate": 2, "positions": "all"}, "generated tokens are explained where they stand; ask without target"),
+        ({"position": 1, "positions": [1, 2]}, "position and positions both say which position is explained"),
+        ({"positions": [1, 1]}, "positions 1 is named twice; name each position once"),
+        ({"positions": [0, -400]}, "position -400 does not exist: the text has"),
+        ({"positions": "400:"}, "no positions in 400:; the text has"),
+        ({"positions": []}, "positions .. is neither a number, a range"),
+        ({"patch": (1, 2)}, "patch is a place in a picture, and Mamba.* reads text; use position"),
         (
             {"method": "latim", "target": "e"},
             "latim scores a position, whatever is predicted there; .* choose one of alti",
         ),
         ({"method": "latim", "foil": "e"}, "latim scores a position, whatever is predicted there"),
         ({"foil": "e", "layer": 0}, "mamba-lrp explains the whole model, not single layers"),
-        ({"foil": "e", "targets": "all"}, "mamba-lrp explains one position at a time"),
         ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
-        ({"method": "mamba-lrp", "targets": "all"}, "one position at a time"),
         ({"method": "latim", "variant": "reference-code"}, "latim has one form; .*rollout"),
     ],
 )
@@ -160,16 +167,17 @@ def test_a_method_for_another_kind_of_layer_is_refused(loaded):
 def test_a_model_without_a_head_has_no_logit_to_explain(loaded):
     bare = loaded[0].base_model
     ids = {"input_ids": torch.tensor([loaded[1](TEXT)["input_ids"]])}
-    (result,) = explain_inputs(bare, ids, None, [find_method("latim")], Question())
+    (result,) = explain(bare, None, ids, method=["latim"])
     assert result.target.asked == ""
     for method, question in (
-        ("mamba-lrp", Question()),
-        ("latim", Question(target=3)),
-        ("latim", Question(foil=3)),
-        ("latim", Question(continuation=(2, (3, 4), "…"))),
+        ("mamba-lrp", {}),
+        ("mamba-lrp", {"target": 3}),
+        ("mamba-lrp", {"foil": 3}),
     ):
         with pytest.raises(InputError, match="has no head"):
-            explain_inputs(bare, ids, None, [find_method(method)], question)
+            explain(bare, None, ids, method=method, **question)
+    with pytest.raises(InputError, match="has no head"):
+        explain(bare, loaded[1], TEXT, method="latim", continuation=" to")
 
 
 def classifier(kind):
@@ -200,18 +208,16 @@ def classifier(kind):
 def test_a_classifier_is_asked_by_class_where_it_reads_its_logits(kind, place):
     model = classifier(kind)
     inputs = {"input_ids": torch.arange(1, 10)[None]}
-    (result,) = explain_inputs(
-        model, inputs, None, [find_method("gradient-x-input")], Question(target="good", foil="bad")
-    )
+    result = explain(model, None, inputs, method="gradient-x-input", target="good", foil="bad")
     with torch.no_grad():
         out = model(**inputs).logits[0]
     assert result.target.asked == "logit of class 'good' minus that of 'bad'"
     assert result.target.value == pytest.approx(float(out[2] - out[0]), rel=1e-4)
     assert result.target.position == place
     assert {name for name, _ in result.target.next_tokens} == {"bad", "fair", "good"}
-    (row,) = explain_inputs(model, inputs, None, [find_method("raw-attention")], Question())
+    (row,) = explain(model, None, inputs, method=["raw-attention"])
     assert row.axes["target"] == (place,)
     with pytest.raises(InputError, match="'best' is not a class of this model; its classes are bad, fair, good"):
-        explain_inputs(model, inputs, None, [find_method("raw-attention")], Question(target="best"))
+        explain(model, None, inputs, method="gradient-x-input", target="best")
     with pytest.raises(InputError, match="7 is not a class"):
-        explain_inputs(model, inputs, None, [find_method("raw-attention")], Question(target=7))
+        explain(model, None, inputs, method="gradient-x-input", target=7)

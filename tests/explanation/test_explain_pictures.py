@@ -8,8 +8,7 @@ import torch
 from mambascope import Attribution, capture
 from mambascope.attribution import Model, Target
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation import Question, explain_inputs
-from mambascope.explanation.pictures import explain_picture
+from mambascope.explanation import explain
 from mambascope.grid import Grid
 from mambascope.inputs.pictures import read_picture
 from mambascope.methods.latim import latim
@@ -46,7 +45,7 @@ def test_patches_lie_row_by_row_around_the_class_token(place):
 
 
 def test_a_result_has_its_picture_and_the_place_of_every_patch(model):
-    result = explain_picture(model, astronaut(), method="latim", target=None)
+    result = explain(model, None, astronaut(), method="latim", target=None)
     assert result.grid == Grid(GRID, GRID, 0, SIDE // GRID, SIDE // GRID)
     assert result.tokens[:3] == ("class", "0,0", "0,1")
     assert torch.equal(result.image, torch.from_numpy(astronaut()))
@@ -61,15 +60,15 @@ def test_a_result_has_its_picture_and_the_place_of_every_patch(model):
 
 
 def test_a_class_is_asked_for_by_name_or_number(model):
-    by_name = explain_picture(model, astronaut(), target="rocket")
+    by_name = explain(model, None, astronaut(), target="rocket")
     assert by_name.method == "alti-logit"
     assert by_name.target.asked == "logit of class 'rocket'"
-    by_number = explain_picture(model, astronaut(), target=1)
+    by_number = explain(model, None, astronaut(), target=1)
     assert_equal_to_rounding(by_name.scores, by_number.scores)
-    against = explain_picture(model, astronaut(), target="rocket", foil="9")
+    against = explain(model, None, astronaut(), target="rocket", foil="9")
     assert against.target.asked == "logit of class 'rocket' minus that of '9'"
     with pytest.raises(InputError, match=r"'dog' is not a class of this model; its classes are tabby cat, ro"):
-        explain_picture(model, astronaut(), target="dog")
+        explain(model, None, astronaut(), target="dog")
 
 
 def test_a_foil_alone_is_a_question_about_the_likeliest_class(model):
@@ -78,33 +77,33 @@ def test_a_foil_alone_is_a_question_about_the_likeliest_class(model):
         (vim(), {}, "mamba-lrp"),
         (vim(), {"method": "mamba-attribution", "patch": (2, 1)}, "mamba-attribution"),  # not of the patch's features
     ):
-        (best, _), *_, (other, _) = explain_picture(reader, astronaut()).target.next_tokens
-        alone = explain_picture(reader, astronaut(), foil=other, **options)
+        (best, _), *_, (other, _) = explain(reader, None, astronaut()).target.next_tokens
+        alone = explain(reader, None, astronaut(), foil=other, **options)
         assert alone.method == method
         assert alone.target.asked == f"logit of class '{best}' minus that of '{other}'"
     with pytest.raises(InputError, match="latim scores a position, whatever is predicted there"):
-        explain_picture(model, astronaut(), method="latim", foil=0)
+        explain(model, None, astronaut(), method="latim", foil=0)
 
 
 def test_a_patch_is_explained_in_place_of_the_class_token(model):
-    at_patch = explain_picture(model, astronaut(), patch=(2, 1))
-    every = explain_picture(model, astronaut(), method="latim", targets="all")
+    at_patch = explain(model, None, astronaut(), patch=(2, 1))
+    every = explain(model, None, astronaut(), method="latim", positions="all")
     position = every.grid.position(2, 1)
     assert at_patch.method == "latim"
     assert (at_patch.target.position, at_patch.target.token) == (position, "2,1")
     assert torch.allclose(at_patch.picture(), every.picture(position), rtol=1e-5)
     assert not torch.allclose(at_patch.picture(), every.picture(), rtol=0.1)
     with pytest.raises(InputError, match="no patch in row 4 and column 0: the picture has 4 rows and 4 columns"):
-        explain_picture(model, astronaut(), patch=(4, 0))
+        explain(model, None, astronaut(), patch=(4, 0))
     with pytest.raises(InputError, match="alti-logit explains a class, not a single patch"):
-        explain_picture(model, astronaut(), patch=(0, 0), method="alti-logit")
+        explain(model, None, astronaut(), patch=(0, 0), method="alti-logit")
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
 def test_a_patch_to_explain_is_heard_or_refused(model, name):
     """A method listed as deaf gives the same wherever it is asked; one that is not gives something else."""
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
-    asked = [explain_inputs(model, inputs, None, [METHODS[name]], Question(position=place))[0] for place in (0, 7)]
+    asked = [explain(model, None, inputs, method=[name], position=place)[0] for place in (0, 7)]
     assert torch.allclose(asked[0].row(0), asked[1].row(7), rtol=1e-4) == (not METHODS[name].by_place)
 
 
@@ -113,23 +112,23 @@ def test_a_patch_to_explain_is_heard_or_refused(model, name):
 def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
     """By its own features where a method explains a number; a class asked for by name is heard or refused."""
     vision = vim(class_token=place)
-    of_patch = explain_picture(vision, astronaut(), method=name, patch=(2, 1))
+    of_patch = explain(vision, None, astronaut(), method=name, patch=(2, 1))
     assert of_patch.target.token == "2,1"
     assert of_patch.target.pooled == 1
     assert of_patch.target.asked.startswith("size of the features") == METHODS[name].asks
-    other = explain_picture(vision, astronaut(), method=name, patch=(0, 3))
+    other = explain(vision, None, astronaut(), method=name, patch=(0, 3))
     assert not torch.allclose(of_patch.picture(), other.picture(), rtol=1e-2)
     if not METHODS[name].by_place:
         with pytest.raises(InputError, match="not a single patch"):
-            explain_picture(vision, astronaut(), method=name, patch=(2, 1), target=0)
+            explain(vision, None, astronaut(), method=name, patch=(2, 1), target=0)
         with pytest.raises(InputError, match="not a single patch"):
-            explain_picture(vision, astronaut(), method=name, patch=(2, 1), foil=0)
+            explain(vision, None, astronaut(), method=name, patch=(2, 1), foil=0)
 
 
 def test_the_mean_of_the_patches_is_in_focus_where_classes_are_read_from_it():
     vision = vim(class_token="none")
-    every = explain_picture(vision, astronaut(), method="latim", targets="all")
-    alone = explain_picture(vision, astronaut(), method="latim")
+    every = explain(vision, None, astronaut(), method="latim", positions="all")
+    alone = explain(vision, None, astronaut(), method="latim")
     assert every.target.pooled == alone.target.pooled == GRID**2
     assert torch.allclose(every.picture(), alone.picture(), rtol=1e-4)
     assert not torch.allclose(every.row(every.target.position), alone.row(), rtol=0.1)
@@ -139,14 +138,14 @@ def test_the_mean_of_the_patches_is_in_focus_where_classes_are_read_from_it():
 
 
 def test_pixels_that_make_no_patch_are_told_and_not_shown(model):
-    result = explain_picture(model, astronaut()[:45, :70], method="latim", keep_size=True)
+    result = explain(model, None, astronaut()[:45, :70], method="latim", keep_size=True)
     assert (result.grid.rows, result.grid.columns) == (5, 8)
     assert result.image.shape == (40, 64, 3)
     assert "6 columns of pixels at the right and 5 rows below are not read" in result.diagnostics["preparation"]
 
 
 def test_a_picture_comes_back_from_a_file(model, tmp_path):
-    result = explain_picture(model, astronaut(), method="latim")
+    result = explain(model, None, astronaut(), method="latim")
     loaded = Attribution.load(result.save(tmp_path / "x.safetensors"))
     assert loaded.grid == result.grid
     assert torch.equal(loaded.image, result.image)
@@ -175,7 +174,7 @@ def test_a_text_has_no_picture():
 
 def test_models_that_read_no_pictures_or_cut_them_otherwise_are_refused(model, monkeypatch):
     with pytest.raises(InputError, match="MambaForCausalLM reads text, not pictures"):
-        explain_picture(stock_model("mamba"), astronaut(), method="latim")
+        explain(stock_model("mamba"), None, astronaut(), method="latim")
     monkeypatch.setattr(model.config, "patch_size", 16)
     with pytest.raises(UnsupportedModelError, match="the 17 tokens of ViTForImageClassification are not whole patches"):
-        explain_picture(model, astronaut(), method="latim")
+        explain(model, None, astronaut(), method="latim")

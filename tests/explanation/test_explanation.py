@@ -27,7 +27,7 @@ WHOLE = [n for n, m in mambascope.methods.METHODS.items() if m.scope == "model" 
 
 @pytest.mark.parametrize("method", MAPPED)
 def test_one_position_is_a_row_of_the_whole_map(loaded, method):
-    whole = mambascope.explain(*loaded, TEXT, method=method, targets="all")
+    whole = mambascope.explain(*loaded, TEXT, method=method, positions="all")
     count = len(whole.tokens)
     layers = 2 if mambascope.methods.METHODS[method].scope == "layer" else 1
     assert whole.scores.shape == (layers, count, count)
@@ -120,7 +120,7 @@ def test_integrated_gradients_go_from_the_mean_embedding_to_the_text(loaded):
 def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
     model, calls = loaded[0], []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
-    results = mambascope.explanation.explain_methods(*loaded, TEXT, methods=["latim", "hidden-attention"])
+    results = mambascope.explain(*loaded, TEXT, method=["latim", "hidden-attention"])
     handle.remove()
     assert calls == [1]
     assert [r.method for r in results] == ["latim", "hidden-attention"]
@@ -130,24 +130,24 @@ def test_several_methods_share_one_forward_pass(loaded, monkeypatch):
 
 def test_progress_counts_captured_layers_and_layers_of_every_method(loaded):
     seen = []
-    mambascope.explanation.explain_methods(
-        *loaded, TEXT, methods=["latim", "latim-l1"], progress=lambda done, total: seen.append((done, total))
+    mambascope.explain(
+        *loaded, TEXT, method=["latim", "latim-l1"], progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
 def test_what_does_not_exist_is_refused(loaded, monkeypatch):
     for options, words in (
-        ({"text": ""}, "text"),
+        ({"source": ""}, "text"),
         ({"method": "magic"}, "unknown method 'magic'; choose one of latim"),
         ({"layer": 99}, "layer 99 does not exist; this model has layers 0–1"),
         ({"position": 400}, "position 400 does not exist: the text has"),
         ({"position": -400}, "position -400 does not exist"),
     ):
-        arguments = {"text": TEXT} | options
+        arguments = {"source": TEXT} | options
         with pytest.raises(InputError, match=words) as caught:
             mambascope.explain(*loaded, **arguments)
         assert "\n" not in str(caught.value)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="explain one position, or shorten the text"):
-        mambascope.explain(*loaded, TEXT, targets="all")
+        mambascope.explain(*loaded, TEXT, positions="all")

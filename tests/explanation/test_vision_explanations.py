@@ -8,11 +8,11 @@ from dense_reference import distance
 from mambascope import readouts
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
-from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation import explain
 from mambascope.explanation.runner import score
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.method import Method
-from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.registry import METHODS
 from mambascope.readouts import FeatureReadout
 from mambascope.trace import capture
 from rounding import assert_equal_to_rounding
@@ -26,9 +26,7 @@ RULES = frozenset({"silu", "scan", "gate", "norm"})
 
 
 def explained(model, picture, *names, **question):
-    return explain_inputs(
-        model, {"pixel_values": picture}, None, [find_method(name) for name in names], Question(**question)
-    )
+    return explain(model, None, {"pixel_values": picture}, method=names, **question)
 
 
 def able(method: Method) -> bool:
@@ -103,15 +101,12 @@ def test_integrated_gradients_of_a_picture_go_from_zeros():
 def test_a_patch_is_asked_about_by_its_features():
     model = vision_mamba(torch.float64, image_size=(8, 12))
     picture = pictures(model)
-    result, rollout = explained(model, picture, "mamba-lrp", "rollout", position=2, features=True)
+    result, rollout = explained(model, picture, "mamba-lrp", "rollout", patch=(0, 2))
     expected, value = dense_relevance(model, picture[0], "patch", RULES, 0.25, False)
     assert distance(result.row().double(), expected) < KEPT
     assert result.target.value == pytest.approx(value.item())
     assert result.target.asked == "size of the features of token 0,2"
     assert result.target.position == rollout.target.position == 2
-    for wrong in ({"target": 1}, {"foil": 1}):
-        with pytest.raises(InputError, match="features are explained as they are"):
-            explained(model, picture, "mamba-lrp", position=2, features=True, **wrong)
 
 
 def test_features_in_a_direction_are_a_product():

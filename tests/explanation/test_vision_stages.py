@@ -12,7 +12,7 @@ import mambascope
 from mambascope import readouts
 from mambascope.cli import main
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation import explain_picture, explain_picture_methods
+from mambascope.explanation import explain
 from mambascope.explanation.stages import explains_stage
 from mambascope.inputs.pictures import read_picture
 from mambascope.methods.gradients import gradient_x_input
@@ -58,7 +58,7 @@ def pixels(height=SIDE, width=SIDE):
 def test_the_last_stage_is_explained_unless_one_is_named():
     model = vmamba()
     for stage, number, side in ((None, 1, 4), (0, 0, 8), (1, 1, 4), (-2, 0, 8)):
-        result = explain_picture(model, pixels(), method="latim", stage=stage)
+        result = explain(model, None, pixels(), method="latim", stage=stage)
         assert (result.grid.rows, result.grid.columns, result.grid.class_position) == (side, side, None)
         assert (result.diagnostics["stage"], result.diagnostics["stages"]) == (number, 2)
         assert result.scores.shape == ((1, 2)[number], 1, side**2)
@@ -68,7 +68,7 @@ def test_the_last_stage_is_explained_unless_one_is_named():
 
 def test_rows_are_the_means_over_the_stages_own_tokens():
     model = vmamba()
-    result = explain_picture(model, pixels(), method="latim", stage=0)
+    result = explain(model, None, pixels(), method="latim", stage=0)
     trace = capture(model, pixel_values=read_picture(pixels(), model).pixel_values.double())
     own = mambascope.methods.latim(trace.stages[0])[0, 0].mean(dim=0)
     torch.testing.assert_close(result.row().double(), own, rtol=1e-5, atol=1e-7)
@@ -77,18 +77,18 @@ def test_rows_are_the_means_over_the_stages_own_tokens():
 def test_a_class_is_explained_by_gradients_back_to_the_first_stage_or_at_a_stages_mixers():
     model = vmamba()
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
-    result = explain_picture(model, pixels(), target=2)
+    result = explain(model, None, pixels(), target=2)
     assert (result.method, result.grid.rows) == ("gradient-x-input", 8)
     expected = gradient_x_input(capture(model, **inputs), readouts.class_(2)).scores[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
-    against = explain_picture(model, pixels(), foil=1)
+    against = explain(model, None, pixels(), foil=1)
     assert (against.method, against.grid.rows) == ("gradient-x-input", 8), "a foil alone asks about a class too"
     assert against.target.asked.endswith("minus that of 'LABEL_1'")
-    result = explain_picture(model, pixels(), target=2, method="mamba-attribution", stage=0)
+    result = explain(model, None, pixels(), target=2, method="mamba-attribution", stage=0)
     gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
     expected = from_gradients(capture(model, **inputs).stages[0], gradients, range(64))[0]
     torch.testing.assert_close(result.row().double(), expected, rtol=1e-5, atol=1e-7)
-    other = explain_picture(model, pixels(), target=1, method="mamba-attribution", stage=0)
+    other = explain(model, None, pixels(), target=1, method="mamba-attribution", stage=0)
     assert not torch.allclose(result.row(), other.row())
 
 
@@ -100,7 +100,7 @@ def test_mamba_attribution_says_nothing_before_a_layer_norm_and_says_so():
     with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
         from_gradients(capture(model, **inputs).stages[1], gradients, range(16))
     with pytest.raises(UnsupportedModelError, match="mamba-attribution cannot explain stage 1 of a VMamba by itself"):
-        explain_picture(model, pixels(), target=2, method="mamba-attribution")
+        explain(model, None, pixels(), target=2, method="mamba-attribution")
     model = mambavision()  # a batch norm follows its last stage, and takes no mean out
     inputs = {"pixel_values": read_picture(pixels(64, 64), model).pixel_values.double()}
     gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
@@ -113,9 +113,9 @@ def test_a_method_explains_a_stage_or_says_that_it_cannot(name, stage):
     model = vmamba()
     if "scan" not in METHODS[name].kinds or not explains_stage(model, METHODS[name], stage):
         with pytest.raises(UnsupportedModelError):
-            explain_picture(model, pixels(), method=name, stage=stage)
+            explain(model, None, pixels(), method=name, stage=stage)
         return
-    result = explain_picture(model, pixels(), method=name, stage=stage)
+    result = explain(model, None, pixels(), method=name, stage=stage)
     assert result.grid.rows == (8, 4)[stage]
     assert result.scores.isfinite().all()
     assert result.scores.std() > 0
@@ -124,11 +124,11 @@ def test_a_method_explains_a_stage_or_says_that_it_cannot(name, stage):
 
 def test_a_patch_of_a_stage_can_be_asked_about():
     model = vmamba()
-    result = explain_picture(model, pixels(), patch=(3, 1))
+    result = explain(model, None, pixels(), patch=(3, 1))
     assert (result.method, result.target.position) == ("latim", 13)
     with pytest.raises(InputError, match="no patch in row 4"):
-        explain_picture(model, pixels(), patch=(4, 0))
-    explain_picture(model, pixels(), patch=(4, 0), stage=0)
+        explain(model, None, pixels(), patch=(4, 0))
+    explain(model, None, pixels(), patch=(4, 0), stage=0)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_patch_of_a_stage_can_be_asked_about():
 def test_a_hybrids_layers_are_told_by_kind_whichever_are_asked_for(layer, kinds):
     """Of the layers that are explained, in their order; layers of one kind need no telling apart."""
     model = mambavision(depths=(1, 1, 4, 2))
-    result = explain_picture(model, pixels(64, 64), method="latim", layer=layer, stage=0)
+    result = explain(model, None, pixels(64, 64), method="latim", layer=layer, stage=0)
     assert result.diagnostics.get("layer_kinds") == kinds
     own = ["scan", "scan", "attention", "attention"]
     assert kinds is None or [own[number] for number in result.axes["layer"]] == kinds
@@ -156,17 +156,17 @@ def test_mambavision_is_explained_where_a_stage_is_one_window():
     model = mambavision()
     assert model.config.image_size == 64
     for stage, side in ((None, 2), (0, 4)):
-        result = explain_picture(model, pixels(64, 64), stage=stage, method="latim")
+        result = explain(model, None, pixels(64, 64), stage=stage, method="latim")
         assert (result.grid.rows, result.grid.columns) == (side, side)
     with pytest.raises(UnsupportedModelError, match="stage 0 of this MambaVision reads the picture in 4 windows"):
-        explain_picture(mambavision(windows=(8, 8, 2, 2)), pixels(64, 64), stage=0)
+        explain(mambavision(windows=(8, 8, 2, 2)), None, pixels(64, 64), stage=0)
 
 
 def test_a_picture_whose_last_cells_are_cut_off_is_refused_and_no_positions_are_said_to_be_interpolated():
     model = vmamba()
     with pytest.raises(UnsupportedModelError, match="are not whole patches of its picture"):
-        explain_picture(model, pixels(36, 40), keep_size=True)
-    wider = explain_picture(model, pixels(32, 40), keep_size=True)
+        explain(model, None, pixels(36, 40), keep_size=True)
+    wider = explain(model, None, pixels(32, 40), keep_size=True)
     assert (wider.grid.rows, wider.grid.columns) == (4, 5)
     assert "interpolated" not in wider.diagnostics.get("preparation", "")
 
@@ -174,27 +174,27 @@ def test_a_picture_whose_last_cells_are_cut_off_is_refused_and_no_positions_are_
 def test_what_is_no_question_about_a_stage_is_refused():
     model = vmamba()
     with pytest.raises(UnsupportedModelError, match="mamba-lrp cannot explain stage 1 of a VMamba by itself; these"):
-        explain_picture(model, pixels(), method="mamba-lrp")
+        explain(model, None, pixels(), method="mamba-lrp")
     with pytest.raises(UnsupportedModelError, match="occlusion cannot explain stage 0 of a MambaVision"):
-        explain_picture(mambavision(), pixels(64, 64), method="occlusion")
+        explain(mambavision(), None, pixels(64, 64), method="occlusion")
     with pytest.raises(InputError, match="stage 2 does not exist: the model has 2 that mix tokens, 0 to 1"):
-        explain_picture(model, pixels(), stage=2)
+        explain(model, None, pixels(), stage=2)
     with pytest.raises(InputError, match="layer 2 does not exist; this model has layers 0–1"):
-        explain_picture(model, pixels(), method="latim", layer=2)
+        explain(model, None, pixels(), method="latim", layer=2)
     with pytest.raises(InputError, match="VisionMamba has no stages"):
-        explain_picture(vision_mamba(num_channels=3, image_size=16, patch_size=4), pixels(), stage=0)
+        explain(vision_mamba(num_channels=3, image_size=16, patch_size=4), None, pixels(), stage=0)
 
 
 def test_words_say_which_stage_is_explained():
     model = vmamba()
-    said = what_is_explained(explain_picture(model, pixels(), target=2))
+    said = what_is_explained(explain(model, None, pixels(), target=2))
     assert said == "explains 'LABEL_2', in the 64 patches of stage 0 (0 to 1)"
-    assert what_is_explained(explain_picture(model, pixels())) == "explains the 16 patches of stage 1 (0 to 1) together"
-    assert what_is_explained(explain_picture(model, pixels(), patch=(0, 1))) == "explains patch 0,1"
+    assert what_is_explained(explain(model, None, pixels())) == "explains the 16 patches of stage 1 (0 to 1) together"
+    assert what_is_explained(explain(model, None, pixels(), patch=(0, 1))) == "explains patch 0,1"
 
 
 def test_methods_share_one_capture():
-    results = explain_picture_methods(vmamba(), pixels(), methods=["latim", "rollout", "raw-attention"], stage=0)
+    results = explain(vmamba(), None, pixels(), method=["latim", "rollout", "raw-attention"], stage=0)
     assert {len(result.tokens) for result in results} == {64}
 
 

@@ -15,7 +15,7 @@ import json, sys
 import numpy as np, torch
 import mambascope
 import mambascope.trace.differentiate
-from mambascope.explanation import explain_picture
+from mambascope.explanation import explain
 from mambascope.trace import capture
 
 transformers = __import__("transformers")
@@ -30,7 +30,13 @@ text, seeing, readout = "some words", vim(), mambascope.readouts.token(1, 2)
 pixels = np.zeros((32, 32, 3), dtype=np.uint8)
 trace = capture(model, input_ids=ids)
 linear, wrapped = torch.nn.Linear(2, 2), torch.nn.ModuleList([model])
-explain, picture = mambascope.explain, explain_picture
+explain = mambascope.explain
+
+
+def picture(model, pixels, **options):
+    return explain(model, None, pixels, **options)
+
+
 PASSES = {name: getattr(mambascope.trace.differentiate, name) for name in ("differentiate", "logit_direction")}
 OF_A_RUN = {
     name: getattr(mambascope.methods, name)
@@ -44,7 +50,7 @@ ONE_LAYER["operator"] = mambascope.Trace.operator
 ONE_LAYER["contributions"] = lambda trace, layer: mambascope.methods.contributions(trace, layer, 1)
 ONE_LAYER["value_zeroing"] = mambascope.methods.value_zeroing
 
-result = mambascope.explain(model, tokenizer, text, method="latim", targets="all")
+result = mambascope.explain(model, tokenizer, text, method="latim", positions="all")
 
 calls = {
     "explain str": lambda: explain("tiny-mamba", tokenizer, text),
@@ -61,7 +67,7 @@ calls = {
     "explain a list": lambda: explain(model, tokenizer, [text]),
     "explain no text": lambda: explain(model, tokenizer, None),
     "explain pictures' model": lambda: explain(seeing, tokenizer, text),
-    "explain targets": lambda: explain(model, tokenizer, text, method="latim", targets="every"),
+    "explain targets": lambda: explain(model, tokenizer, text, method="latim", positions="every"),
     "picture str": lambda: picture("tiny-mamba", pixels),
     "picture linear": lambda: picture(linear, pixels),
     "picture text model": lambda: picture(model, pixels),
@@ -93,7 +99,7 @@ for wrong in ("3", 2.0, True, [1]):
         calls[f"{name} layer={wrong!r}"] = lambda run=ONE_LAYER[name], wrong=wrong: run(trace, wrong)
     calls[f"result layer={wrong!r}"] = lambda wrong=wrong: result.matrix(wrong)
     calls[f"result position={wrong!r}"] = lambda wrong=wrong: result.row(wrong)
-    for name in ("position", "target", "foil"):
+    for name in ("position", "target", "foil", "generate"):
         if not isinstance(wrong, str):
             given = {"method": "mamba-lrp", name: wrong}
             calls[f"explain {name}={wrong!r}"] = lambda given=given: explain(model, tokenizer, text, **given)
@@ -137,8 +143,8 @@ EXPECTED = {
     "explain tokenizer str": "the tokenizer must be one that mambascope.load or transformers returned, found 'gpt2'",
     "explain a list": "the text must be a string, found list",
     "explain no text": "the text must be a string, found NoneType",
-    "explain pictures' model": "VisionMamba reads pictures",
-    "explain targets": "targets is 'every'; choose 'position' or 'all'",
+    "explain pictures' model": "VisionMamba reads pictures and takes an image processor of transformers or None, found",
+    "explain targets": "positions 'every' is neither a number",
     "picture str": "the model is the name 'tiny-mamba'; load it first",
     "picture linear": "Linear holds no token mixer",
     "picture text model": "MambaForCausalLM reads text, not pictures",
@@ -190,7 +196,7 @@ def test_the_rest_says_what_was_found(said):
             assert message.startswith(f"layer {given} is neither a number, a range"), name
         elif given:
             asked = call.rpartition(" ")[2]
-            asked = asked if asked in ("layer", "position") else f"the {asked}"
+            asked = asked if asked in ("layer", "position", "generate") else f"the {asked}"
             assert message == f"{asked} must be a whole number, found {given}", name
         else:
             assert message.startswith(PATTERNS[name.rpartition(" ")[2]]), name

@@ -6,9 +6,8 @@ import torch
 import mambascope
 from mambascope.characters import character_starts, piece_names, predicted_name
 from mambascope.errors import InputError
-from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation import explain
 from mambascope.inputs.tokens import encode
-from mambascope.methods.registry import find_method
 from small_checkpoint import make_checkpoint
 from small_tokenizers import SIZE, byte_level, sentencepiece, word_pieces
 
@@ -82,8 +81,7 @@ def test_a_result_names_the_character_that_a_prediction_completes(tmp_path):
     assert len(ids) == 3
     for known, says in ((2, "‹3/3 of 好›"), (1, "‹byte A5, 2/3›")):
         inputs = {"input_ids": torch.tensor([ids[:known]])}
-        asked = Question(target=ids[known])
-        (result,) = explain_inputs(model, inputs, None, [find_method("mamba-lrp")], asked, tokenizer=tokenizer)
+        result = explain(model, tokenizer, inputs, method="mamba-lrp", target=ids[known])
         assert result.target.asked == f"logit of {says!r}"
     names = [name for name, _ in result.target.next_tokens]
     assert not any("<0x" in name for name in names)

@@ -91,7 +91,11 @@ mamba = stock_model("mamba")
         (vit, {"pixel_values": torch.zeros(1, 1, 8, 8)}, r"must have shape \(batch, 3, height, width\)"),
         (vit, {"pixel_values": torch.zeros(0, 3, 8, 8)}, r"must have shape \(batch, 3, height, width\)"),
         (vit, {"pixel_values": torch.zeros(1, 3, 9, 8)}, "reads pictures of 8 x 8 pixels, found 9 x 8"),
-        (vit, {"pixel_values": [1]}, "pixel_values must be a tensor, found a list; explain_picture reads files"),
+        (
+            vit,
+            {"pixel_values": [1]},
+            "pixel_values must be a tensor, found a list; explain and read_picture read",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(model, inputs, words):

@@ -6,6 +6,7 @@ import pytest
 
 import mambascope
 from mambascope.errors import InputError
+from mambascope.explanation import explain
 
 TEXT = "Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B"
 #: A white 6, a yellow 1 and a blue 0 before grass.
@@ -32,10 +33,10 @@ def test_a_clone_has_its_zoo(name):
     assert (folder / "README.md").is_file(), "a model has a card"
     model, tokenizer = mambascope.load(name)
     if "vision" in name:
-        result = mambascope.explanation.explain_picture(model, DIGITS, target="6")
+        result = explain(model, None, DIGITS, target="6")
         seen = {label for label, share in result.target.next_tokens if share > 0.5}
         assert seen == {"0", "1", "6"}
-        with pytest.raises(InputError, match="reads pictures, and this is a text; use explain_picture"):
+        with pytest.raises(InputError, match="there is no picture 9"):
             mambascope.explain(model, None, "9")
     else:
         result = mambascope.explain(model, tokenizer, "abc" if "copying" in name else "It was a good day .")

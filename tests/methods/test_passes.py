@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambascope import readouts
-from mambascope.explanation import Question, explain_inputs, explaining
+from mambascope.explanation import explain, subject
 from mambascope.methods.registry import METHODS
 from mambascope.trace import capture
 from models import padded_batch, stock_model
@@ -36,16 +36,15 @@ def counted(monkeypatch):
         counts["captures"] += 1
         return stock(*args, **kwargs)
 
-    stock = explaining.capture
-    monkeypatch.setattr(explaining, "capture", captured)
+    stock = subject.capture
+    monkeypatch.setattr(subject, "capture", captured)
     model.register_forward_hook(passed)
     return model, counts
 
 
 def explained(model, names):
     inputs = {"input_ids": padded_batch(6, 1, "left")[0]}
-    methods = [METHODS[name] for name in names]
-    return explain_inputs(model, inputs, None, methods, Question(), progress=False)
+    return explain(model, None, inputs, method=names, progress=False)
 
 
 @pytest.mark.parametrize("name", [m.name for m in METHODS.values() if "scan" in m.kinds and m.name not in VARIES])

@@ -8,8 +8,7 @@ import torch
 
 from mambascope import readouts
 from mambascope.errors import InputError
-from mambascope.explanation.asking import Question
-from mambascope.explanation.explaining import explain_inputs
+from mambascope.explanation import explain
 from mambascope.methods.alti import alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients
@@ -116,8 +115,8 @@ def test_readouts_count_their_positions_in_each_text():
         found = {name: explain(model, readout, **batch) for name, explain in EXPLAINERS.items()}
         for text in range(TEXTS):
             real = mask[text].bool()
-            for name, explain in EXPLAINERS.items():
-                expected = explain(model, readout, input_ids=ids[text : text + 1, real])
+            for name, run in EXPLAINERS.items():
+                expected = run(model, readout, input_ids=ids[text : text + 1, real])
                 assert torch.allclose(found[name][0][text], expected[0][0], rtol=1e-6, atol=1e-9), name
                 assert torch.allclose(found[name][1][text][real], expected[1][0], rtol=1e-6, atol=1e-9), name
 
@@ -169,17 +168,17 @@ def test_copies_of_a_padded_text_each_have_a_readout_of_their_own():
 
 
 def test_an_explained_text_may_be_padded():
-    """`explain_inputs` takes a mask: the last token is then the text's own."""
+    """`explain` takes a mask: the last token is then the text's own."""
     model = stock_model("mamba")
     ids, mask = padded_batch(LENGTH, TEXTS, "right")
     for method in ("latim", "mamba-lrp"):
-        ask = functools.partial(explain_inputs, model, pieces=None, methods=[METHODS[method]])
-        padded = ask({"input_ids": ids[2:], "attention_mask": mask[2:]}, question=Question())[0]
-        alone = ask({"input_ids": ids[2:, :9]}, question=Question())[0]
+        ask = functools.partial(explain, model, None, method=method)
+        padded = ask({"input_ids": ids[2:], "attention_mask": mask[2:]})
+        alone = ask({"input_ids": ids[2:, :9]})
         assert padded.target.position == alone.target.position == 8
         assert torch.allclose(padded.row()[:9], alone.row(), rtol=1e-4, atol=1e-6)
         with pytest.raises(InputError, match="position 12 is padding in text 0; its own tokens stand from 0 to 8"):
-            ask({"input_ids": ids[2:], "attention_mask": mask[2:]}, question=Question(position=12))
+            ask({"input_ids": ids[2:], "attention_mask": mask[2:]}, position=12)
 
 
 def test_positions_are_counted_in_each_text():
@@ -214,7 +213,7 @@ def test_padding_is_no_target(name):
 def test_readouts_say_what_is_not_there():
     model = stock_model("mamba")
     ids, mask = padded_batch(LENGTH, TEXTS, "right")
-    for explain in EXPLAINERS.values():
+    for run in EXPLAINERS.values():
         for readout, words in (
             (readouts.token(LENGTH - 1, 7), "position 12 is padding in text 1"),
             (readouts.token(28, 7), "position 28 is not a position of this text, which has positions 0 to 12"),
@@ -223,4 +222,4 @@ def test_readouts_say_what_is_not_there():
             (readouts.class_(2), "a class is asked about, and this model predicts a token at every position"),
         ):
             with pytest.raises(InputError, match=words):
-                explain(model, readout, input_ids=ids, attention_mask=mask)
+                run(model, readout, input_ids=ids, attention_mask=mask)

@@ -7,11 +7,11 @@ import torch
 
 from mambascope import capture, readouts
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation import Question, explain_inputs
+from mambascope.explanation import explain
 from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention_row
-from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
 from models import stock_model, stock_transformer, transformer_inputs
@@ -188,7 +188,7 @@ def test_every_method_for_transformers_explains_them(case, name):
         return
     model = model.float()
     inputs = {k: v.float() if v.is_floating_point() else v for k, v in inputs.items()}
-    (result,) = explain_inputs(model, inputs, None, [find_method(name)], Question())
+    (result,) = explain(model, None, inputs, method=[name])
     assert result.axes["target"] == (place,)
     assert result.scores.shape[-1] == trace.shape[1]
     assert result.row().isfinite().all()
@@ -202,4 +202,4 @@ def test_methods_for_scans_refuse_a_transformer(name):
     with pytest.raises(
         UnsupportedModelError, match=f"{name} reads selective scans and this model mixes tokens by soft"
     ):
-        explain_inputs(model, {"input_ids": torch.tensor([[3, 4, 5]])}, None, [find_method(name)], Question())
+        explain(model, None, {"input_ids": torch.tensor([[3, 4, 5]])}, method=[name])

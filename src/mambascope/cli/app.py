@@ -31,6 +31,7 @@ TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code
 AsTextOption = Annotated[
     bool, typer.Option("--text", help="Read the argument as a text, even if it looks like a path.")
 ]
+FormerOption = Annotated[str | None, typer.Option(hidden=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -69,9 +70,15 @@ def explain(
     continuation: Annotated[
         str | None, typer.Option(help="Explain the log-probability of this text after TEXT.", metavar="TEXT")
     ] = None,
+    generate: Annotated[
+        int | None, typer.Option(help="Let the model add N tokens, and explain each of them.", metavar="N")
+    ] = None,
     layer: Annotated[str, typer.Option(help="A layer's number, a range, or all.", metavar="N|N:N|all")] = "all",
     position: Annotated[
         int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
+    ] = None,
+    positions: Annotated[
+        str | None, typer.Option(help="Explain several tokens (or patches), each by itself.", metavar="N,N|N:N|all")
     ] = None,
     patch: Annotated[
         str | None, typer.Option(help="Of a picture, the patch to explain, from 0.", metavar="ROW,COLUMN")
@@ -89,9 +96,6 @@ def explain(
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Let the model read a picture at its own size.")
     ] = False,
-    targets: Annotated[
-        Literal["position", "all"], typer.Option(help="Explain that one position, or every position.")
-    ] = "position",
     variant: Annotated[
         Literal["published", "reference-code"], typer.Option(help="The papers' formulas, or what their code does.")
     ] = "published",
@@ -104,38 +108,32 @@ def explain(
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
+    compat: FormerOption = None,
+    targets: FormerOption = None,
 ) -> None:
     """Show which tokens of a text, or patches of a picture, a prediction drew from, and what is predicted."""
-    from mambascope.cli import explaining, loading, pictures_asked
+    from mambascope.cli import asked, explaining, loading, pictures_asked
 
-    if pictures_asked.is_asked(text, image, as_text, patch=patch, stage=stage, keep_size=keep_size):
-        from mambascope.cli import explaining_pictures
-
-        pictures_asked.check_alone(continuation=continuation, position=position, tokenizer=tokenizer)
-        explaining_pictures.explain_picture(
-            text,
-            lambda: loading.load(model, None, dtype, device, trust_remote_code),
-            method=method,
-            target=target,
-            foil=foil,
-            patch=patch,
-            stage=stage,
-            layer=layer,
-            targets=targets,
-            variant=variant,
-            keep_size=keep_size,
-            as_json=json,
-            out=out,
-        )
-        return
+    asked.refuse_former({"--compat": (compat, "--variant"), "--targets": (targets, "--positions")})
+    is_picture = pictures_asked.is_asked(text, image, as_text, patch=patch, stage=stage, keep_size=keep_size)
+    if is_picture:
+        pictures_asked.check_alone(continuation=continuation, generate=generate, position=position, tokenizer=tokenizer)
     explaining.explain(
         text,
         lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        is_picture=is_picture,
         method=method,
-        question={"target": target, "foil": foil, "continuation": continuation, "position": position},
+        target=target,
+        foil=foil,
+        continuation=continuation,
+        generate=generate,
+        position=position,
+        positions=positions,
+        patch=patch,
+        stage=stage,
         layer=layer,
-        targets=targets,
         variant=variant,
+        keep_size=keep_size,
         as_json=json,
         out=out,
     )

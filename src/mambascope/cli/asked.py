@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from mambascope.errors import InputError
-from mambascope.numbering import Layers, read_layers
+from mambascope.numbering import Layers, read_layers, read_positions
 
 
 def layers_asked(layer: str) -> Layers:
     """Return the layers that `--layer` names: one, several, a range, or all."""
     return read_layers(layer, "--layer")
+
+
+def positions_asked(positions: str | None) -> Layers | None:
+    """Return the positions that `--positions` names: several, a range, or all."""
+    return None if positions is None else read_positions(positions, "--positions")
+
+
+def refuse_former(options: dict[str, tuple[str | None, str]]) -> None:
+    """Raise InputError if an option is given by the name that it had; `options` has its value and its name of today."""
+    for old, (value, new) in options.items():
+        if value is not None:
+            raise InputError(f"{old} is now called {new}; see mambascope explain --help")
 
 
 def patch_asked(patch: str | None) -> tuple[int, int] | None:

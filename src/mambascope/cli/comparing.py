@@ -16,13 +16,11 @@ from mambascope.attribution import Attribution
 from mambascope.cli.asked import patch_asked
 from mambascope.cli.delivering import FIGURES, check_out, command_line
 from mambascope.errors import InputError
-from mambascope.explanation import explain_picture_methods
-from mambascope.explanation.explaining import check_targets
-from mambascope.explanation.pictures import has_features
+from mambascope.explanation.explaining import answer, ask, check_targets, has_features
 from mambascope.explanation.stages import explains_stage
+from mambascope.explanation.subject import Subject, read_subject
 from mambascope.families import kinds_of
 from mambascope.files import whole_file
-from mambascope.inputs.pictures import read_picture
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.models.picture_models import StagedModel
@@ -65,9 +63,9 @@ def compare(
     rows = []
     for name in _names(models, "--models"):
         model, _ = load(name)
-        picture = read_picture(file, model, keep_size=keep_size)
         with Console(stderr=True).status(f"explaining with {escape(name)}"):
-            rows.append(_row(model, picture, columns, question))
+            subject = read_subject(model, None, Path(file), keep_size=keep_size)
+            rows.append(_row(subject, columns, question))
     require_comparable(rows, list(columns))
     if as_json:
         print(json.dumps({"picture": file, "columns": list(columns), "models": [_plain(row) for row in rows]}))
@@ -92,9 +90,9 @@ def _names(given: str, option: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
-    """Return one model's results, column by column; methods that score a position are told of no class."""
-    kinds = kinds_of(model)
+def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
+    """Return one model's results, column by column; methods that score a position are asked about no class."""
+    model, kinds = subject.model, kinds_of(subject.model)
     named = question["target"] is not None or question["foil"] is not None
     one_patch = question["patch"] is not None and (named or not has_features(model))
     chosen: list[Method | None] = []
@@ -111,10 +109,10 @@ def _row(model: Any, picture: Any, columns: dict[str, tuple[str, ...]], question
     methods = [one for one in chosen if one is not None]
     results: dict[str, Attribution] = {}
     for asks in (True, False):
-        asked = [one.name for one in methods if one.asks is asks]
-        given = question if asks else {"patch": question["patch"]}
-        if asked:
-            results |= zip(asked, explain_picture_methods(model, picture, methods=asked, **given), strict=True)
+        group = [one for one in methods if one.asks is asks]
+        if group:
+            asked = ask(subject, group, **(question if asks else {"patch": question["patch"]}))
+            results |= {one.method: one for one in answer(subject, group, asked)}
     return Compared(tuple(None if one is None else results[one.name] for one in chosen), tuple(reasons))
 
 

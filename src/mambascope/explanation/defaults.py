@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,20 +26,18 @@ DEFAULT_ANSWERS = tuple(
 STAGED_ANSWER = next(name for name in DEFAULT_ANSWERS if METHODS[name].by_stage)
 
 
-def default_method(
-    model: nn.Module,
-    target: str | int | None = None,
-    foil: str | int | None = None,
-    continuation: str | None = None,
-    *,
-    layer: Layers = "all",
-    targets: Literal["position", "all"] = "position",
-) -> str:
-    """Return the method that explains when none is named; arguments as in `explain`."""
-    named = target is not None or foil is not None or continuation is not None
+def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all", every: bool = False) -> str:
+    """Return the method that explains when none is named.
+
+    Args:
+        model: The model.
+        asks: Whether a target, a foil, a continuation or generated tokens are asked about.
+        layer: The layers that are asked about.
+        every: Whether every position is.
+    """
     if isinstance(model, StagedModel):
-        return STAGED_ANSWER if named else DEFAULT_METHOD
-    if not named and (layer != "all" or targets == "all" or not has_head(model)):
+        return STAGED_ANSWER if asks else DEFAULT_METHOD
+    if not asks and (layer != "all" or every or not has_head(model)):
         return DEFAULT_METHOD
     kinds = kinds_of(model)
     return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)

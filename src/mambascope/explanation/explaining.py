@@ -1,250 +1,283 @@
-"""From a model and a text to a result: capture, score, and say how far to trust it."""
+"""From a model and what it reads to results: one verb, one path."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypedDict, Unpack, overload
 
-import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from mambascope.attribution import Attribution, Model, Target
-from mambascope.errors import InputError
-from mambascope.explanation.asking import Question, has_independent_classes, next_tokens, resolve
-from mambascope.explanation.defaults import default_method
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
+from mambascope.explanation.question import (
+    Question,
+    ResolvedQuestion,
+    has_independent_classes,
+    next_tokens,
+    resolve,
+)
 from mambascope.explanation.runner import Rows, score, score_every
 from mambascope.explanation.stages import one_stage, stage_number
+from mambascope.explanation.subject import Subject, read_subject, with_picture
 from mambascope.families import check_model, find_mixers
-from mambascope.inputs.checks import check_tokenizer
-from mambascope.inputs.patches import patch_grid, stage_grid
+from mambascope.former_names import formerly
 from mambascope.inputs.preparation import reads_pictures
-from mambascope.inputs.tokens import encode
 from mambascope.methods.method import Method
 from mambascope.methods.reference_code import Variant, check_variant, first_reference_layer
 from mambascope.methods.registry import METHODS, check_readable, find_method
 from mambascope.methods.trust import caution
 from mambascope.models.picture_models import StagedModel
-from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers, shown
+from mambascope.models.vim import VisionMamba
+from mambascope.numbering import (
+    Layers,
+    LayersAsked,
+    chosen_layers,
+    read_layers,
+    read_positions,
+    shown,
+    whole_number,
+    whole_numbers,
+)
 from mambascope.progress import Steps, told
 from mambascope.readouts import Place
-from mambascope.trace import Trace, capture
-from mambascope.trace.embedding import token_table
+from mambascope.trace import Trace
 
 #: What is told of the work: by default a bar in a terminal or notebook once it has taken two seconds; False for none.
 Progress = Steps | bool | None
 
 
+class Options(TypedDict, total=False):
+    """What `explain` can be asked beside the method; it says what each means."""
+
+    target: str | int | None
+    foil: str | int | None
+    position: int | None
+    positions: LayersAsked | None
+    patch: tuple[int, int] | None
+    continuation: str | None
+    generate: int | None
+    layer: LayersAsked
+    stage: int | None
+    variant: Variant
+    keep_size: bool
+    progress: Progress
+
+
+@overload
+def explain(
+    model: PreTrainedModel, processor: Any, source: Any, *, method: str | None = None, **options: Unpack[Options]
+) -> Attribution: ...
+
+
+@overload
+def explain(
+    model: PreTrainedModel, processor: Any, source: Any, *, method: Sequence[str], **options: Unpack[Options]
+) -> list[Attribution]: ...
+
+
+@formerly(compat="variant", targets="positions", tokenizer="processor", text="source", picture="source")
 def explain(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    text: str,
+    processor: Any,
+    source: Any,
     *,
-    method: str | None = None,
+    method: str | Sequence[str] | None = None,
     target: str | int | None = None,
     foil: str | int | None = None,
-    continuation: str | None = None,
-    layer: LayersAsked = "all",
     position: int | None = None,
-    targets: Literal["position", "all"] = "position",
+    positions: LayersAsked | None = None,
+    patch: tuple[int, int] | None = None,
+    continuation: str | None = None,
+    generate: int | None = None,
+    layer: LayersAsked = "all",
+    stage: int | None = None,
     variant: Variant = "published",
+    keep_size: bool = False,
     progress: Progress = None,
-) -> Attribution:
-    """Return which tokens of a text an output drew from.
+) -> Attribution | list[Attribution]:
+    """Return which tokens of a text, or patches of a picture, an output drew from.
 
     Methods that score layers explain a position, layer by layer. Methods that explain the whole model explain a number
-    read from its output: the logit of the likeliest next token after the position, unless you name another.
+    read from its output: the logit of the likeliest next token after the position (of a classifier, of the likeliest
+    class), unless you name another.
 
     Args:
         model: A stock model of a supported family, as `load` returns it.
-        tokenizer: Its tokenizer.
-        text: What the model reads.
-        method: Name of a method, see `METHODS`. By default `mamba-lrp` (`alti-logit` for Transformers), which explains
-            what is predicted; `latim` for single layers, for all positions, and for models without a head.
+        processor: Its tokenizer. For a model of pictures its image processor, or None.
+        source: What the model reads: a text; a picture (a file, an image of Pillow, pixels (h, w, 3) as uint8, or what
+            `read_picture` returned); or the model's own inputs by name, such as `{"input_ids": ids}`, one text or
+            picture.
+        method: Name of a method, see `methods.METHODS`; several names give a list of results. By default `mamba-lrp`
+            (`alti-logit` for Transformers), which explains what is predicted; `latim` for single layers, for all
+            positions, for a patch, and for models without a head.
         target: The token to explain in place of the likeliest one, as text (one token, its leading space included) or
             id; of a classifier, the class, by name or number.
         foil: A token or class to contrast with: explain the target's logit minus the foil's.
-        continuation: Explain the log-probability of this text after `text`, in place of one token's logit.
-        layer: One layer's number (negative numbers count from the end), several (`[2, 5]`, `range(2, 5)`), a slice of
-            them (also written "2:5"), or all; for methods that score layers. Released raw attention begins at layer 15
-            of 24 unless you say otherwise.
         position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
             model predicts *after* this token is in `Attribution.target.next_tokens`.
-        targets: Score this position only, or every position (quadratic in the text's length).
+        positions: Several of them, each explained by itself (`[3, 5]`, `range(2, 5)`, "2:5"), or "all": the result has
+            a row for each.
+        patch: Of a picture, explain what stands at this row and column of the patches, from 0, in place of where
+            classes are read. Where no class is named, methods that explain a number explain the size of the patch's
+            features, if the model returns them.
+        continuation: Explain the log-probability of this text after the given one, as a whole.
+        generate: Let the model add so many tokens (its likeliest at each step) and explain each of them: the result
+            has a row for each.
+        layer: One layer's number (negative numbers count from the end), several (`[2, 5]`, `range(2, 5)`), a slice of
+            them (also written "2:5"), or all; for methods that score layers. The reference code's raw attention begins
+            at layer 15 of 24 unless you say otherwise.
+        stage: Of VMamba and MambaVision, whose stages read fewer and fewer patches, the one that is explained, from its
+            own patches: the number among those that mix tokens. By default the last, or for methods that go back to
+            the embedded tokens the first. Its layers are counted from 0.
         variant: `reference-code` for what the papers' code does where it differs from their formulas.
+        keep_size: Leave a picture at its own size, with the model's positions interpolated.
         progress: By default a bar appears in a terminal or notebook once the work has taken two seconds; False for
             none, or a function that is called with (steps done, steps to do), a step per layer captured and scored.
 
     Raises:
-        InputError: if the text is empty, or the method, layer, position, target or foil does not exist or cannot be
-            combined.
-        UnsupportedModelError: as `capture` does, or if the method cannot read the model's kind of layer.
-        ReconstructionError: as `capture` does.
-        MapTooLargeError: if the map of all positions would not fit in memory.
+        InputError: if the text is empty, the picture cannot be read, the model reads something else, or the method,
+            layer, position, target or foil does not exist or cannot be combined.
+        UnsupportedModelError: as `capture` does, if the method cannot read the model's kind of layer, or if the model's
+            tokens cannot be laid over the picture.
+        ReconstructionError: as `capture` does, or if the model generates other tokens than it reads.
+        MapTooLargeError: if the rows of all positions would not fit in memory.
     """
     check_model(model)
-    layer = read_layers(layer)
-    return explain_methods(
-        model,
-        tokenizer,
-        text,
-        methods=[method or default_method(model, target, foil, continuation, layer=layer, targets=targets)],
-        target=target,
-        foil=foil,
-        continuation=continuation,
-        layer=layer,
-        position=position,
-        targets=targets,
-        variant=variant,
-        progress=progress,
-    )[0]
+    layers = read_layers(layer)
+    rows = None if positions is None else read_positions(positions)
+    default = None
+    if method is None:
+        asks = target is not None or foil is not None or generate is not None or continuation is not None
+        every = rows == "all"
+        default = DEFAULT_METHOD if patch is not None else default_method(model, asks, layer=layers, every=every)
+    names = [default] if default is not None else [method] if isinstance(method, str) else list(method or [])
+    if not names:
+        raise InputError("method names nothing; name one or several")
+    chosen = [find_method(name) for name in names]
+    check_options(chosen, layers, variant)
+    check_targets(chosen, target, foil)
+    subject = read_subject(model, processor, source, continuation=continuation, generate=generate, keep_size=keep_size)
+    question = ask(
+        subject, chosen, target=target, foil=foil, position=position, positions=rows, patch=patch,
+        each=generate is not None, stage=stage,
+    )  # fmt: skip
+    results = answer(subject, chosen, question, layer=layers, stage=stage, variant=variant, progress=progress)
+    return results if method is not None and not isinstance(method, str) else results[0]
 
 
-def explain_methods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    text: str,
+def ask(
+    subject: Subject,
+    methods: Sequence[Method],
     *,
-    methods: Sequence[str],
     target: str | int | None = None,
     foil: str | int | None = None,
-    continuation: str | None = None,
-    layer: LayersAsked = "all",
     position: int | None = None,
-    targets: Literal["position", "all"] = "position",
-    variant: Variant = "published",
-    progress: Progress = None,
-) -> list[Attribution]:
-    """Return one result per method, all from a single capture; arguments as in `explain`."""
-    check_model(model)
-    check_tokenizer(tokenizer)
-    if reads_pictures(model):
-        raise InputError(f"{type(model).__name__} reads pictures, and this is a text; use explain_picture")
-    chosen = [find_method(name) for name in methods]
-    check_options(chosen, layer, targets, variant)
-    find_mixers(model)
-    vocabulary = token_table(model).num_embeddings
-    ids, pieces = encode(tokenizer, text, vocab_size=vocabulary)
-    check_targets(chosen, target, foil)
-    question = Question(target, foil, position)
-    if continuation is not None:
-        more, following = encode(tokenizer, continuation, vocab_size=vocabulary, special=False)
-        question = Question(target, foil, position, (len(pieces), tuple(more[0].tolist()), continuation))
-        ids, pieces = torch.cat([ids, more], dim=1), pieces + following
-    return explain_inputs(
-        model,
-        {"input_ids": ids.to(model.device)},
-        pieces,
-        chosen,
-        question,
-        tokenizer=tokenizer,
-        layer=layer,
-        targets=targets,
-        variant=variant,
-        progress=progress,
-    )
+    positions: Layers | None = None,
+    patch: tuple[int, int] | None = None,
+    each: bool = False,
+    stage: int | None = None,
+) -> Question:
+    """Return the question that options stand for; arguments as in `explain`.
+
+    Raises:
+        InputError: if the options contradict each other, or a patch is to be explained where there is none or by a
+            method to which it makes no difference.
+    """
+    ways = {"position": position, "positions": positions, "patch": patch}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} both say which position is explained; give one of them")
+    if patch is None:
+        where = positions if position is None else (whole_number(position, "position"),)
+        return Question(target, foil, where, each)
+    if not reads_pictures(subject.model):
+        raise InputError(f"patch is a place in a picture, and {type(subject.model).__name__} reads text; use position")
+    features = target is None and foil is None and has_features(subject.model)
+    check_patch(methods, patch, features=features)
+    grid = subject.grid(stage_number(subject.model, methods, stage))
+    if grid is None:
+        raise UnsupportedModelError(f"{type(subject.model).__name__} does not say how it cuts pictures into patches")
+    place = whole_numbers(patch, "patch")
+    if len(place) != 2:
+        raise InputError(f"a patch is a row and a column from 0, such as (3, 7), found {shown(patch)}")
+    return Question(target, foil, (grid.position(*place),), each, features)
 
 
-def explain_inputs(
-    model: PreTrainedModel,
-    inputs: dict[str, Any],
-    pieces: Sequence[str] | None,
+def answer(
+    subject: Subject,
     methods: Sequence[Method],
     question: Question,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
     layer: LayersAsked = "all",
-    targets: Literal["position", "all"] = "position",
-    variant: Variant = "published",
     stage: int | None = None,
+    variant: Variant = "published",
     progress: Progress = None,
 ) -> list[Attribution]:
-    """Return one result per method for inputs as the model takes them: token ids, embeddings, pixels.
-
-    Args:
-        model: A stock model.
-        inputs: What it is called with; one text or picture.
-        pieces: What stands at each position, for display; None numbers the positions, and a picture's patches by row
-            and column.
-        methods: The methods, see `find_method`.
-        question: Which number is asked about, where.
-        tokenizer: The model's tokenizer, if it has one.
-        layer, targets, variant, progress: As in `explain`.
-        stage: Of a model with stages, the number of the one that is explained, among those that mix tokens; unless
-            named the last, or for methods that go back to the embedded tokens the first. Its layers are counted from 0.
-    """
-    check_model(model)
-    check_options(methods, layer, targets, variant)
-    layer = read_layers(layer)
+    """Return one result per method, all from the subject's one capture; arguments as in `explain`."""
+    check_options(methods, layer, variant)
     with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
-        return _explained(model, inputs, pieces, methods, question, tokenizer, layer, targets, variant, stage, steps)
+        results = _answers(subject, methods, question, read_layers(layer), stage, variant, steps)
+    return [with_picture(result, subject) for result in results]
 
 
-def _explained(
-    model: PreTrainedModel,
-    inputs: dict[str, Any],
-    pieces: Sequence[str] | None,
+def _answers(
+    subject: Subject,
     methods: Sequence[Method],
     question: Question,
-    tokenizer: PreTrainedTokenizerBase | None,
     layer: Layers,
-    targets: Literal["position", "all"],
-    variant: Variant,
     stage: int | None,
+    variant: Variant,
     progress: Steps | None,
 ) -> list[Attribution]:
-    """Return one result per method; arguments as in `explain_inputs`."""
+    model = subject.model
     number = stage_number(model, methods, stage)
-    layers = _layers(layer, len(find_mixers(model)), variant)
+    before, layers = subject.steps_to_capture, _layers(layer, len(find_mixers(model)), variant)
     per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
-    trace, cut = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs), patch_grid(model, inputs)
+    trace = subject.trace(_shifted(progress, 0, sum(per_method)))
     of_stage = {}
     if isinstance(model, StagedModel) and number is not None:
-        trace, cut = one_stage(model, trace, number), stage_grid(model, number, inputs)
-        layers = _layers(layer, len(trace.layers), variant)
-        of_stage = {"stage": number, "stages": len(model.cells())}
+        trace, of_stage = one_stage(model, trace, number), {"stage": number, "stages": len(model.cells())}
+    layers = _layers(layer, len(trace.layers), variant)
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
+    cut = subject.grid(number)
     grid = cut if cut is not None and cut.tokens == trace.shape[1] else None
     numbered = map(str if grid is None else grid.name, range(trace.shape[1]))
-    pieces = tuple(numbered) if pieces is None else tuple(pieces)
+    tokens = tuple(numbered) if subject.tokens is None else subject.tokens
     for method in methods:
         check_readable(method, trace)
-    asked = resolve(model, tokenizer, trace, inputs, question)
-    readout = asked.readout or Place(asked.positions)
-    step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
-    described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
+    every = question.positions == "all"
+    focused = resolve(subject, trace, dataclasses.replace(question, positions=None) if every else question)
+    each = resolve(subject, trace, question) if every and any(method.asks for method in methods) else focused
+    in_focus, of_each = (_targets(subject, trace, tokens, one, question) for one in (focused, each))
+    step = _counter(_shifted(progress, before, 0), sum(per_method))
+    described = _describe(model, trace)
     kinds = [trace.layers[number].kind for number in layers]
+    errors = [trace.layers[number].reconstruction_error for number in layers]
     results = []
     for method in methods:
         started = time.perf_counter()
-        if targets == "all":
-            rows = score_every(trace, method, layers=layers, step=step)
+        if every and not method.asks:  # nothing is read of the output: rows of all positions, as its maps have them
+            places, target = tuple(range(len(tokens))), in_focus[-1]
+            targets: tuple[Target, ...] = ()
+            rows = _every_row(trace, method, layers, variant, step)
         else:
-            rows = score(trace, method, [readout], layers=layers, variant=variant, step=step)
-        errors = [trace.layers[number].reconstruction_error for number in layers]
-        explains = asked.readout if method.asks else None
+            places, target = each.places, of_each[-1]
+            targets = of_each if len(of_each) > 1 else ()
+            rows = score(trace, method, each.readouts, layers=layers, variant=variant, step=step)
         results.append(
             Attribution(
                 scores=rows.scores.float().cpu(),
-                tokens=pieces,
-                axes={
-                    "layer": rows.layers,
-                    "target": tuple(range(len(pieces))) if targets == "all" else (asked.place,),
-                    "source": tuple(range(len(pieces))),
-                },
+                tokens=tokens,
+                axes={"layer": rows.layers, "target": places, "source": tuple(range(len(tokens)))},
                 method=method.name,
-                target=Target(
-                    asked.place,
-                    pieces[asked.place],
-                    shown,
-                    explains.label if explains else "",
-                    float(explains(trace.outputs)[0]) if explains else None,
-                    len(asked.positions) if question.continuation is None else 1,
-                    has_independent_classes(model, trace),
-                ),
+                target=target if method.asks else target.without_number(),
+                targets=targets if method.asks else tuple(one.without_number() for one in targets),
                 model=described,
                 signed=method.signed,
                 diagnostics={
@@ -265,20 +298,39 @@ def _explained(
     return results
 
 
-def check_options(methods: Sequence[Method], layer: LayersAsked, targets: str, variant: str) -> None:
+def _every_row(trace: Trace, method: Method, layers: list[int], variant: Variant, step: Callable[[], None]) -> Rows:
+    """Return the rows of all positions of a method that reads nothing of the output: from its maps, if it has any."""
+    if variant == "published" and (method.map is not None or method.whole_map is not None):
+        return score_every(trace, method, layers=layers, step=step)
+    places = [Place((place,)) for place in range(trace.shape[1])]
+    return score(trace, method, places, layers=layers, variant=variant, step=step)
+
+
+def _targets(
+    subject: Subject, trace: Trace, tokens: tuple[str, ...], resolved: ResolvedQuestion, question: Question
+) -> tuple[Target, ...]:
+    """Return what each row is about; the last one is in focus."""
+    whole = subject.following is not None and not question.each
+    independent = has_independent_classes(subject.model, trace)
+    found = []
+    for place, readout in zip(resolved.places, resolved.readouts, strict=True):
+        label, value = ("", None) if isinstance(readout, Place) else (readout.label, float(readout(trace.outputs)[0]))
+        pooled, generated = (1 if whole else len(readout.positions)), place + 1 if question.each else None
+        following = next_tokens(subject, trace, place)
+        found.append(Target(place, tokens[place], following, label, value, pooled, independent, generated))
+    return tuple(found)
+
+
+def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -> None:
     """Raise InputError if a method cannot do what is asked of it."""
     check_variant(variant)
     whole = read_layers(layer) == "all"
-    if targets not in ("position", "all"):
-        raise InputError(f"targets is {shown(targets)}; choose 'position' or 'all'")
     for method in methods:
         if variant == "reference-code" and not method.reference_code:
             able = ", ".join(m.name for m in METHODS.values() if m.reference_code)
             raise InputError(f"{method.name} has one form; variant='reference-code' is for {able}")
         if method.scope == "model" and not whole:
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
-        if targets == "all" and (variant == "reference-code" or (method.scope == "model" and method.whole_map is None)):
-            raise InputError(f"{method.name} explains one position at a time here; leave targets='position'")
 
 
 def check_targets(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
@@ -292,14 +344,50 @@ def check_targets(methods: Sequence[Method], target: str | int | None, foil: str
         )
 
 
+def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
+    """Raise InputError if a patch is to be explained by a method to which it makes no difference.
+
+    Args:
+        methods: The methods.
+        patch: The patch, or None.
+        features: Whether the number to explain is the patch's own features, and not a class's logit.
+    """
+    unable = [method.name for method in methods if not method.by_place]
+    if patch is not None and unable and not features:
+        able = ", ".join(method.name for method in METHODS.values() if method.by_place)
+        raise InputError(f"{unable[0]} explains a class, not a single patch; choose one of {able}")
+
+
+def has_features(model: nn.Module) -> bool:
+    """Return whether a model returns the features of its patches beside the classes."""
+    return isinstance(model, VisionMamba)
+
+
 def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> dict[str, Any]:
-    """Return what was measured about a method's scores, with what its activation rule leaves and a caution in words."""
-    found = dict(rows.diagnostics[0]) if rows.diagnostics else {}
+    """Return what was measured about a method's scores, with what its activation rule leaves and a caution in words.
+
+    Of several rows, that of the last, which is in focus, with the worst error of all rows in place of its own;
+    `per_target` has what was measured of each.
+    """
+    each = [dict(one) for one in rows.diagnostics]
+    found = each[-1] if each else {}
+    if len(each) > 1:
+        errors = [name for name in ("conservation_error", "completeness_error") if name in found]
+        found = found | {name: max(one[name] for one in each) for name in errors} | {"per_target": each}
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}
-    words = caution(found, trace.layers[0].y.dtype)
+    words = _cautions(found, each, trace)
     return found | ({"caution": words} if words else {})
+
+
+def _cautions(found: Mapping[str, Any], each: Sequence[Mapping[str, Any]], trace: Trace) -> str:
+    """Return why scores should not be relied on; of several rows, the first row's reason and how many have one."""
+    dtype = trace.layers[0].y.dtype
+    if len(each) < 2:
+        return caution(found, dtype)
+    words = [one for one in (caution(row, dtype) for row in each) if one]
+    return f"{words[0]} (so for {len(words)} of {len(each)} targets)" if words else ""
 
 
 def _layers(layers: Layers, count: int, variant: str) -> list[int]:

@@ -15,7 +15,7 @@ from mambascope.attribution import WHOLE_MODEL
 from mambascope.brief import brief
 from mambascope.methods.ablation import batches, copies
 from mambascope.methods.memory import require_room
-from mambascope.methods.method import Asked, Method
+from mambascope.methods.method import AnyReadout, Method, MethodResult
 from mambascope.methods.reference_code import Variant
 from mambascope.readouts import OneEach, Readout
 from mambascope.trace import Trace
@@ -55,7 +55,7 @@ class Rows:
 def score(
     trace: Trace,
     method: Method,
-    readouts: Sequence[Asked],
+    readouts: Sequence[AnyReadout],
     *,
     layers: Sequence[int] | None = None,
     variant: Variant = "published",
@@ -70,9 +70,14 @@ def score(
         layers: The layers that a method of layers scores; all of them by default.
         variant: The paper's formulas, or what its code does.
         step: Called after each layer, or once where a method explains the whole model.
+
+    Raises:
+        MapTooLargeError: if the rows would not fit in memory.
     """
+    numbers = range(len(trace.layers)) if layers is None else layers
+    held = len(numbers) if method.scope == "layer" or method.split else 1
+    require_room((held, len(readouts), trace.shape[1]), torch.empty(0), "explain fewer positions, or shorten the text")
     if method.scope == "layer":
-        numbers = range(len(trace.layers)) if layers is None else layers
         scores = []
         for number in numbers:
             scores.append(_layer_rows(trace, method, number, readouts, variant))
@@ -108,7 +113,7 @@ def score_every(
 
 
 def _layer_rows(
-    trace: Trace, method: Method, layer: int, readouts: Sequence[Asked], variant: Variant
+    trace: Trace, method: Method, layer: int, readouts: Sequence[AnyReadout], variant: Variant
 ) -> Float[Tensor, "T L"]:
     if variant == "published" and (method.row is None or _many(trace, readouts)):
         assert method.map is not None
@@ -122,43 +127,43 @@ def _layer_rows(
     return torch.stack([torch.stack([rows[place] for place in one.positions]).mean(dim=0) for one in readouts])
 
 
-def _model_rows(trace: Trace, method: Method, readouts: Sequence[Asked], variant: Variant) -> Rows:
+def _model_rows(trace: Trace, method: Method, readouts: Sequence[AnyReadout], variant: Variant) -> Rows:
     many = len(readouts) > max(1, trace.shape[1] // MANY)
     if variant == "published" and method.whole_map is not None and many:
         return Rows(_at(method.whole_map(trace)[0], readouts)[None], (WHOLE_MODEL,), "sum")
     numbers = [readout for readout in readouts if isinstance(readout, Readout)]
     if len(readouts) == len(numbers) > 1 and method.score_many is not None:
-        scores = method.score_many(trace, numbers)
-        return Rows(scores, _axis(scores), "sum")
-    if len(readouts) == len(numbers) > 1 and method.batches is not None:
-        return Rows(_side_by_side(trace, method.batches, numbers)[None], (WHOLE_MODEL,), "sum")
-    assert method.score is not None
-    found = [method.score(trace, readout, variant) for readout in readouts]
+        found = method.score_many(trace, numbers)
+    elif len(readouts) == len(numbers) > 1 and method.score_copies is not None:
+        found = _side_by_side(trace, method.score_copies, numbers)
+    else:
+        assert method.score is not None
+        found = [method.score(trace, readout, variant) for readout in readouts]
     scores = torch.stack([one.scores for one in found], dim=1)
     pixels = found[0].pixels if len(found) == 1 else None
     return Rows(scores, _axis(scores), found[0].over_layers, tuple(one.diagnostics for one in found), pixels)
 
 
 def _side_by_side(
-    trace: Trace, rows: Callable[[Trace, OneEach], Tensor], readouts: Sequence[Readout]
-) -> Float[Tensor, "T L"]:
-    """Return the rows of a method that explains a batch: copies of the text, each with its own readout."""
-    parts = []
+    trace: Trace, results: Callable[[Trace, OneEach], list[MethodResult]], readouts: Sequence[Readout]
+) -> list[MethodResult]:
+    """Return what a method that explains a batch says of copies of one text, each with its own readout."""
+    found = []
     for start, stop in batches(len(readouts), trace.shape[1], None):
         run = dataclasses.replace(trace, inputs=copies(dict(trace.inputs), stop - start), _passes={})
-        parts.append(rows(run, OneEach(tuple(readouts[start:stop]))))
-    return torch.cat(parts)
+        found += results(run, OneEach(tuple(readouts[start:stop])))
+    return found
 
 
 def _axis(scores: Float[Tensor, "layer T L"]) -> tuple[int | str, ...]:
     return (WHOLE_MODEL,) if len(scores) == 1 else tuple(range(len(scores)))
 
 
-def _many(trace: Trace, readouts: Sequence[Asked]) -> bool:
+def _many(trace: Trace, readouts: Sequence[AnyReadout]) -> bool:
     """Return whether so many rows are asked for that a map costs no more."""
     return sum(len(readout.positions) for readout in readouts) > trace.shape[1] // MANY
 
 
-def _at(scores: Float[Tensor, "L L"], readouts: Sequence[Asked]) -> Float[Tensor, "T L"]:
+def _at(scores: Float[Tensor, "L L"], readouts: Sequence[AnyReadout]) -> Float[Tensor, "T L"]:
     """Return each readout's row of a map."""
     return torch.stack([scores[list(readout.positions)].mean(dim=0) for readout in readouts])

@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_base import ImageProcessingMixin
 
 from mambascope.errors import InputError
 from mambascope.families import check_model
@@ -34,6 +35,18 @@ def check_tokenizer(tokenizer: Any) -> None:
     raise InputError(
         f"the tokenizer must be one that mambascope.load or transformers returned, found {shown(tokenizer)}; write "
         "model, tokenizer = mambascope.load(…)"
+    )
+
+
+def check_processor(model: nn.Module, processor: Any) -> None:
+    """Raise InputError, which says what to pass, unless this is an image processor or None."""
+    if processor is None or isinstance(processor, ImageProcessingMixin):
+        return
+    if isinstance(processor, nn.Module):
+        raise InputError("the image processor is a model; pass the model first, then its image processor or None")
+    raise InputError(
+        f"{type(model).__name__} reads pictures and takes an image processor of transformers or None, found a "
+        f"{type(processor).__name__}"
     )
 
 
@@ -67,7 +80,8 @@ def longest_text(model: nn.Module) -> int | None:
 
 def _check_tensor(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, Tensor):
-        hint = "explain_picture reads files" if name == "pixel_values" else 'ask the tokenizer for return_tensors="pt"'
+        hint = 'ask the tokenizer for return_tensors="pt"'
+        hint = "explain and read_picture read files" if name == "pixel_values" else hint
         raise InputError(f"{name} must be a tensor, found a {type(value).__name__}; {hint}")
 
 

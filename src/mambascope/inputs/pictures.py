@@ -82,12 +82,13 @@ def is_picture(path: str | Path) -> bool:
     return known or Path(path).suffix.lower() in SUFFIXES
 
 
-def read_picture(source: Any, model: nn.Module, *, keep_size: bool = False) -> Picture:
-    """Return a picture ready for a model, prepared as the file beside its checkpoint says.
+def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_size: bool = False) -> Picture:
+    """Return a picture ready for a model, prepared as its image processor or the file beside its checkpoint says.
 
     Args:
         source: A file, an image of Pillow, or pixels (h, w, 3) or (h, w) as uint8.
         model: The model that will read it.
+        processor: Its image processor, of which the settings are used; None for the file beside the checkpoint.
         keep_size: Leave the picture at its own size, whatever the model's is; its positions are then interpolated.
 
     Raises:
@@ -96,7 +97,7 @@ def read_picture(source: Any, model: nn.Module, *, keep_size: bool = False) -> P
     """
     if not reads_pictures(model):
         raise InputError(f"{type(model).__name__} reads text, not pictures; choose a vision model")
-    rules = preparation(model)
+    rules = preparation(model, processor)
     opened, name, notes = _opened(source)
     upright, more = _rgb(opened, name)
     notes += more

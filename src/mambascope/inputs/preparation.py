@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.image_processing_base import ImageProcessingMixin
 
 from mambascope.errors import CheckpointError, InputError
 from mambascope.loading.bundled import bundled_models
@@ -35,7 +36,7 @@ class Preparation:
         factor: What pixels from 0 to 255 are multiplied by.
         mean: Per channel, subtracted afterwards.
         std: Per channel, divided by last.
-        told: Whether the checkpoint says so, and not we.
+        told: Whether the checkpoint or its image processor says so, and not we.
     """
 
     scale: tuple[int, int] | int | None
@@ -65,16 +66,23 @@ def own_size(model: nn.Module) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def preparation(model: nn.Module) -> Preparation:
-    """Return how pictures are prepared for a model: as the file beside its checkpoint says, else as ImageNet's are.
+def preparation(model: nn.Module, processor: ImageProcessingMixin | None = None) -> Preparation:
+    """Return how pictures are prepared for a model: as its image processor or else the file beside its checkpoint says.
 
-    Without a file a picture is resized in its own proportions to cover the model's size, and its middle is read.
+    Without either, colours are scaled as ImageNet's are, and a picture is resized in its own proportions to cover the
+    model's size, of which the middle is read.
 
     Raises:
-        InputError: if the model does not say how large its pictures are.
+        InputError: if the model does not say how large its pictures are, or the image processor cannot be used.
         CheckpointError: if the file cannot be used.
     """
     channels = getattr(getattr(model, "config", None), "num_channels", 3)
+    if processor is not None:
+        settings = {key: value for key, value in processor.to_dict().items() if value is not None}
+        try:
+            return _told(settings, own_size(model), channels)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the image processor cannot be used: {type(error).__name__} {error}") from error
     name = getattr(model, "name_or_path", "")
     file = bundled_models().get(name, Path(name)) / SETTINGS
     if name and file.is_file():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.memory import require_room
-from mambascope.methods.method import LATIM, Asked, Method, MethodResult
+from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_numbers
@@ -175,7 +175,7 @@ def _normalised(raw: Float[Tensor, "b t L"], first: int) -> Float[Tensor, "b t L
     return raw
 
 
-def _rollout(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _rollout(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     row = alti_rollout_row(trace, readout.positions)
     return MethodResult(row, {"conservation_error": abs(1 - float(row.sum()))})
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
-from mambascope.methods.method import LATIM, Asked, Method, MethodResult, number_of
+from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
@@ -130,20 +130,23 @@ def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:
     return (a.double() * b.double()).sum(dim=(1, 2))
 
 
-def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
-    updates = alti_logit(trace, number_of(readout))
+def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
+    return _result(alti_logit(trace, number_of(readout)))
+
+
+def _result(updates: LogitUpdates) -> MethodResult:
     terms = {"tokens": float(updates.scores[0].double().sum())}
     terms |= {name: float(term[0]) for name, term in updates.terms.items()}
     evidence = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
     return MethodResult(updates.scores[0], evidence | {"value": float(updates.value[0])})
 
 
-def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "layer T L"]:
+def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """The forward pass and the layers' ALTI maps are the same for every readout and are made once."""
     maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
     finals = directions(trace.model, readouts, **trace.inputs)
     pairs = zip(readouts, finals, strict=True)
-    return torch.stack([_updates(trace, one, final, maps=maps).scores[0] for one, final in pairs], dim=1)
+    return [_result(_updates(trace, one, final, maps=maps)) for one, final in pairs]
 
 
 METHODS = [
@@ -157,7 +160,7 @@ METHODS = [
         passes=3.0,
         growth=0.1,
         score=_scored,
-        score_many=_rows,
+        score_many=_scored_many,
         asks=True,
         split=True,
         by_place=False,

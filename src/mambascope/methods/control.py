@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.methods.method import Asked, Method, MethodResult
+from mambascope.methods.method import AnyReadout, Method, MethodResult
 from mambascope.trace import Trace
 
 
@@ -20,7 +20,7 @@ def random_scores(length: int, generator: torch.Generator | None = None) -> Floa
     return torch.randn(1, length, generator=generator)
 
 
-def _drawn(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _drawn(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """For the sources that the positions see."""
     scores = random_scores(trace.shape[1])
     scores[:, trace.operator(0).seen(max(readout.positions)).stop :] = 0

@@ -9,6 +9,7 @@ The model's own code runs with our scans, which have a backward pass, so that ea
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.mamba_lrp import gradient_x_pixels
-from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.readouts import OneEach
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
@@ -50,11 +51,6 @@ class GradientScores:
     error: Float[Tensor, " b"]
 
     __repr__ = brief
-
-    @property
-    def evidence(self) -> dict[str, float]:
-        """How far the scores can be believed: the largest completeness error of the batch."""
-        return {"completeness_error": float(self.error.max())}
 
 
 def gradient_x_input(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> GradientScores:
@@ -241,21 +237,28 @@ def _require_positive(name: str, value: int) -> None:
         raise InputError(f"{name} must be 1 or more, found {value}")
 
 
+def _results(trace: Trace, found: GradientScores) -> list[MethodResult]:
+    """Return each text's scores and evidence."""
+    rows = at_positions(trace, found.scores)
+    numbers = zip(rows, found.value.tolist(), found.error.tolist(), strict=True)
+    return [MethodResult(row[None], {"value": value, "completeness_error": error}) for row, value, error in numbers]
+
+
 def _scored(trace: Trace, found: GradientScores, pixels: Tensor | None = None) -> MethodResult:
-    evidence = {"value": float(found.value[0])} | found.evidence
-    return MethodResult(at_positions(trace, found.scores), evidence, pixels=None if pixels is None else pixels[0])
+    (result,) = _results(trace, found)
+    return result if pixels is None else dataclasses.replace(result, pixels=pixels[0])
 
 
-def _gradient_x_input(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _gradient_x_input(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     number = number_of(readout)
     return _scored(trace, gradient_x_input(trace, number), gradient_x_pixels(trace, number))
 
 
-def _rows(trace: Trace, readout: OneEach) -> Float[Tensor, "b L"]:
-    return at_positions(trace, gradient_x_input(trace, readout).scores)
+def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:
+    return _results(trace, gradient_x_input(trace, readout))
 
 
-def _integrated_gradients(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _integrated_gradients(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """From the mean embedding, from zeros for pictures.
 
     After RMS norms nearly all change on the way from zero happens in its first millionth, which no sum of steps sees.
@@ -264,7 +267,7 @@ def _integrated_gradients(trace: Trace, readout: Asked, variant: str) -> MethodR
     return _scored(trace, integrated_gradients(trace, number_of(readout), baseline=baseline))
 
 
-def _smooth_grad(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _smooth_grad(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     return _scored(trace, smooth_grad(trace, number_of(readout)))
 
 
@@ -276,7 +279,7 @@ METHODS = [
         signed=True,
         needs="backward",
         score=_gradient_x_input,
-        batches=_rows,
+        score_copies=_scored_copies,
         passes=4.0,
         asks=True,
         by_place=False,

@@ -20,7 +20,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, require_one_text
 from mambascope.methods.memory import require_room
-from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
 from mambascope.numbering import shown
 from mambascope.trace import Block, Branch, Trace, check_trace
@@ -166,7 +166,7 @@ def _window(trace: Trace, layers: tuple[int, int] | None) -> list[Block]:
     return found
 
 
-def _knocked_out(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     effect = knockout(trace, number_of(readout))
     return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.hidden_attention import mean_tiles
-from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, Asked, Method, MethodResult, number_of
+from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (
     Variant,
@@ -104,7 +104,7 @@ def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tens
     return attention * min_max(strength[:, None], real)[:, 0]
 
 
-def _scored(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
+def _scored(trace: Trace, readout: AnyReadout, variant: Variant) -> MethodResult:
     return MethodResult(mamba_attribution(trace, number_of(readout), variant=variant))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.methods.method import SCAN, Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.readouts import OneEach, first_order
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
@@ -154,23 +154,36 @@ def gradient_x_pixels(trace: Trace, readout: Callable[[Any], Tensor]) -> Float[T
     return mamba_lrp(trace, readout, rules=GRADIENT, pixels=True).pixels if seen else None
 
 
-def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """By the published rules for language or for vision."""
     seen = trace.inputs.get("pixel_values") is not None
     found = mamba_lrp(trace, number_of(readout), rules=published_rules(trace.inputs), pixels=seen)
-    evidence = {
-        "value": float(found.value[0]),
-        "conservation_error": float(found.conservation_error[0]),
-        "terms": {name: float(term[0]) for name, term in found.terms.items()},
-        "biases_per_layer": found.biases[0].tolist(),
-    }
+    (result,) = _results(trace, found)
     if found.pixels is None:
-        return MethodResult(found.scores, evidence)
-    return MethodResult(found.scores, evidence | {"pixel_share": float(found.pixel_share[0])}, pixels=found.pixels[0])
+        return result
+    evidence = {**result.diagnostics, "pixel_share": float(found.pixel_share[0])}
+    return MethodResult(result.scores, evidence, pixels=found.pixels[0])
 
 
-def _rows(trace: Trace, readout: OneEach) -> Float[Tensor, "b L"]:
-    return at_positions(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)).scores)
+def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:
+    return _results(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)))
+
+
+def _results(trace: Trace, found: Relevance) -> list[MethodResult]:
+    """Return each text's scores and evidence."""
+    error, terms = found.conservation_error.tolist(), {name: term.tolist() for name, term in found.terms.items()}
+    return [
+        MethodResult(
+            row[None],
+            {
+                "value": float(found.value[text]),
+                "conservation_error": error[text],
+                "terms": {name: term[text] for name, term in terms.items()},
+                "biases_per_layer": found.biases[text].tolist(),
+            },
+        )
+        for text, row in enumerate(at_positions(trace, found.scores))
+    ]
 
 
 METHODS = [
@@ -182,7 +195,7 @@ METHODS = [
         needs="backward",
         kinds=SCAN,
         score=_scored,
-        batches=_rows,
+        score_copies=_scored_copies,
         passes=2.0,
         asks=True,
         by_place=False,

@@ -18,7 +18,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.families import Kind
 from mambascope.operators.affine_map import ActivationRule
-from mambascope.readouts import FeatureReadout, Place, Readout
+from mambascope.readouts import FeatureReadout, OneEach, Place, Readout
 from mambascope.trace import Trace
 
 SCAN: frozenset[Kind] = frozenset({"scan"})
@@ -30,7 +30,7 @@ LATIM = "Pitorro & Treviso 2025, arXiv 2502.15612"
 IMPLICIT = "Zimerman, Ali & Wolf 2024, arXiv 2405.16504"
 
 #: What a whole-model method explains: a number, or of a model without a head a place alone.
-Asked = Readout | FeatureReadout | Place
+AnyReadout = Readout | FeatureReadout | Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,9 @@ class Method:
         row: (trace, layer, target) → (b, L), one target's scores; None where a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
         score: (trace, readout, variant) → scores of the whole model for one readout.
-        score_many: (trace, readouts) → (layer, T, L), the rows of many readouts of one text, where that is cheaper.
-        batches: Whether copies of one text, each with a readout of its own, may be explained side by side.
+        score_many: (trace, readouts) → a result for each of several readouts of one text, where that is cheaper.
+        score_copies: (trace, readout) → a result for each copy of one text, where copies with a readout each can be
+            explained side by side.
         whole_map: trace → (b, L, L), all targets of a whole-model method, where there is such a thing.
         reference_code: Whether `variant="reference-code"` means something to it.
         asks: Whether it explains a logit, so that the model must have a head.
@@ -98,8 +99,8 @@ class Method:
     row: Callable[..., Tensor] | None = None
     map: Callable[[Trace, int], Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
-    score_many: Callable[[Trace, Sequence[Readout]], Tensor] | None = None
-    batches: Callable[..., Tensor] | None = None
+    score_many: Callable[[Trace, Sequence[Readout]], list[MethodResult]] | None = None
+    score_copies: Callable[[Trace, OneEach], list[MethodResult]] | None = None
     whole_map: Callable[[Trace], Tensor] | None = None
     reference_code: bool = False
     asks: bool = False
@@ -135,7 +136,7 @@ def says_kinds(kinds: Iterable[Kind]) -> str:
     return " and ".join(names[kind] for kind in sorted(set(kinds), reverse=True))
 
 
-def number_of(readout: Asked) -> Readout | FeatureReadout:
+def number_of(readout: AnyReadout) -> Readout | FeatureReadout:
     """Return the number that is asked about.
 
     Raises:

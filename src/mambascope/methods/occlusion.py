@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mambascope.errors import InputError
 from mambascope.inputs.tokens import check_ids
 from mambascope.methods.ablation import Effect, copies, measure, require_one_text
-from mambascope.methods.method import Asked, Method, MethodResult, at_positions, number_of
+from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.readouts import Readout
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
@@ -130,12 +130,12 @@ def _moved_back(output: Tensor, places: Int[Tensor, " b"], text: torch.Size) -> 
     return aligned
 
 
-def _scored(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     effect = occlusion(trace, number_of(readout))
     return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
 
 
-def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "1 T L"]:
+def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """Every readout is read from the same passes: the intact one, and then those without a token."""
     noted: list[Float[Tensor, "T b"]] = []
 
@@ -146,7 +146,8 @@ def _rows(trace: Trace, readouts: Sequence[Readout]) -> Float[Tensor, "1 T L"]:
 
     occlusion(trace, noting)
     intact, *without = noted
-    return at_positions(trace, intact - torch.cat(without, dim=1))[None]
+    rows = at_positions(trace, intact - torch.cat(without, dim=1))
+    return [MethodResult(row[None], {"value": float(value)}) for row, value in zip(rows, intact, strict=True)]
 
 
 METHODS = [
@@ -159,7 +160,7 @@ METHODS = [
         cost="quadratic",
         growth=1.0,
         score=_scored,
-        score_many=_rows,
+        score_many=_scored_many,
         asks=True,
         by_place=False,
         reaches_embeddings=True,

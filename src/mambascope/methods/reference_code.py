@@ -39,6 +39,8 @@ SKIPPED_LAYERS = 15 / 24
 def check_variant(variant: str) -> None:
     """Raise InputError unless variant is `published` or `reference-code`."""
     if variant not in get_args(Variant):
+        if variant == "released":
+            raise InputError("variant 'released' is now called 'reference-code'")
         raise InputError(f"unknown variant {variant!r}; choose one of {', '.join(get_args(Variant))}")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.hidden_attention import hidden_attention_mean
 from mambascope.methods.memory import require_room
-from mambascope.methods.method import HIDDEN_ATTENTION, Asked, Method, MethodResult
+from mambascope.methods.method import HIDDEN_ATTENTION, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (
     Variant,
@@ -166,11 +166,11 @@ def _reduced(tile: Float[Tensor, "b M t c"], channels: Reduction) -> Float[Tenso
     return tile.amax(dim=1) if channels == "max" else tile.amin(dim=1)
 
 
-def _scored(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
+def _scored(trace: Trace, readout: AnyReadout, variant: Variant) -> MethodResult:
     return MethodResult(rollout_row(trace, readout.positions, variant=variant))
 
 
-def _normalised(trace: Trace, readout: Asked, variant: Variant) -> MethodResult:
+def _normalised(trace: Trace, readout: AnyReadout, variant: Variant) -> MethodResult:
     return MethodResult(rollout_row(trace, readout.positions, normalise=True))
 
 

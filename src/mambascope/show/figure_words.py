@@ -14,8 +14,11 @@ SHADES = "Shades follow the square root of the score"
 def heading(attribution: Attribution) -> str:
     """Return what a figure of a text shows, in words that need no method's name."""
     target = attribution.target
+    if target.generated is not None:
+        return "Which tokens each generated token was drawn from"
     if len(attribution.axes["target"]) > 1:
-        return "Which tokens each token of the text drew from"
+        every = len(attribution.axes["target"]) == len(attribution.tokens)
+        return f"Which tokens each {'token of the text' if every else 'of these tokens'} drew from"
     if target.asked:
         return f"What the {drawable(target.asked)} was drawn from"
     return f"What position {target.position}, ‘{drawable(target_name(attribution))}’, drew from"

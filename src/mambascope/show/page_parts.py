@@ -13,7 +13,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from mambascope.attribution import Attribution
+from mambascope.attribution import Attribution, Target
 from mambascope.methods.registry import METHODS
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.tokens import visible
@@ -62,21 +62,24 @@ def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
 
 def method_facts(result: Attribution) -> dict[str, Any]:
     """Return what a page tells of one result beside its scores."""
-    target = asdict(result.target)
     known = METHODS.get(result.method)
-    target["next_tokens"] = [(visible(token), probability) for token, probability in result.target.next_tokens]
     return {
         "name": result.method,
         "title": known.title if known else "",
         "paper": known.paper if known else "",
         "signed": result.signed,
         "over": result.over_layers,
-        "target": target,
+        "target": target_facts(result.target),
         "model": asdict(result.model) | {"name": visible(result.model.name)},
-        "diagnostics": dict(result.diagnostics),
+        "diagnostics": {name: fact for name, fact in result.diagnostics.items() if name != "per_target"},
         "evidence": evidence_sentences(result.diagnostics),
         "time": time_taken(result.diagnostics) or "not measured",
     }
+
+
+def target_facts(target: Target) -> dict[str, Any]:
+    """Return what a page tells of one position and the number explained there."""
+    return asdict(target) | {"next_tokens": [(visible(token), share) for token, share in target.next_tokens]}
 
 
 def layer_kinds(result: Attribution) -> list[str] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from mambascope.attribution import WHOLE_MODEL, Attribution, Source
+from mambascope.attribution import WHOLE_MODEL, Attribution, Source, Target
 from mambascope.characters import character_starts, piece_names
 from mambascope.methods.registry import METHODS
 from mambascope.show.check import require_finite
@@ -21,6 +22,7 @@ TEXT_LINES = 12
 TOP_SOURCES = 10
 MARKED_SOURCES = 5
 RUNNERS_UP = 2
+TARGET_LINES = 20
 WIDEST = 100
 #: The width from which on the table of sources has room for bars.
 FULL_TABLE = 60
@@ -74,17 +76,16 @@ def text_blocks(attribution: Attribution, screen: Screen) -> tuple[Text, ...]:
     """
     require_finite(attribution)
     top = attribution.top(TOP_SOURCES)
-    return (
-        headline(attribution, screen),
-        shaded_text(attribution, top, screen),
-        source_table(attribution, top, screen),
-        footer(attribution, screen),
-    )
+    table = target_table(attribution, screen) if attribution.targets else source_table(attribution, top, screen)
+    return headline(attribution, screen), shaded_text(attribution, top, screen), table, footer(attribution, screen)
 
 
 def headline(attribution: Attribution, screen: Screen) -> Text:
     """Return what was explained: method, model, layers, target, and what the model predicts there."""
     target, line = attribution.target, first_line(attribution, screen)
+    if attribution.targets:
+        what = "positions" if target.generated is None else "generated tokens"
+        line.append(screen.fit(f"{len(attribution.targets)} {what}, a line each below; in focus:\n"))
     line.append(screen.fit(f"position {target.position} {_quoted(target_name(attribution), 24)}"))
     if target.next_tokens:
         (best, probability), *others = target.next_tokens[: RUNNERS_UP + 1]
@@ -192,6 +193,54 @@ def source_table(attribution: Attribution, top: list[Source], screen: Screen) ->
         table.append(f"{'':{before}}{label:<{screen.width - before - 7 - wide}}{rest:>{7 + wide}}\n")
     table.append("share: a score's size over the sum of all sizes\n")
     return table
+
+
+def target_table(attribution: Attribution, screen: Screen) -> Text:
+    """Return a line for each target: its position, the token that is explained, and the sources that it drew most from.
+
+    Targets that find no room are left to the page and the files; those around the one in focus are shown.
+    """
+    shown = _around(attribution)
+    explains = attribution.target.asked or attribution.target.generated is not None
+    names = piece_names(attribution.tokens)
+    digits = max(len(str(len(attribution.tokens) - 1)), 3)
+    cells = min(20, max(screen.width // 4, 8))
+    head = "predicts" if explains and attribution.target.next_tokens else "token"
+    table = Text(f"{'pos':>{digits}} {head:<{cells}}  drew most from\n", style="dim")
+    for target in shown:
+        token = _explained_token(target, names)
+        line = f"{target.position:>{digits}} {set_cell_size(screen.fit(_quoted(token, cells)), cells)}  "
+        room = screen.width - cell_len(line)
+        sources: list[str] = []
+        for source in attribution.top(MARKED_SOURCES, target.position):
+            sign = "\u2212" if source.score < 0 else ""
+            one = f"{_quoted(source.token, cells)} {sign}{percent(source.share)}"
+            if source.score and cell_len(" · ".join([*sources, one])) <= room:
+                sources.append(one)
+        style = "bold not dim" if target == attribution.target else "not dim"
+        table.append(screen.fit(line + " · ".join(sources)) + "\n", style=style)
+    left_out = len(attribution.targets) - len(shown)
+    if left_out:
+        table.append(f"{'':{digits}} {left_out} more: see the page, or --json\n")
+    table.append("share: a score's size over the sum of all sizes\n")
+    return table
+
+
+def _around(attribution: Attribution) -> tuple[Target, ...]:
+    """Return the targets that are listed: as many as fit, the one in focus among them."""
+    targets = attribution.targets
+    focus = [one.position for one in targets].index(attribution.target.position)
+    start = min(max(focus - TARGET_LINES // 2, 0), max(len(targets) - TARGET_LINES, 0))
+    return targets[start : start + TARGET_LINES]
+
+
+def _explained_token(target: Target, names: Sequence[str]) -> str:
+    """Return the token that a row explains: the generated one, the likeliest next one, or the one that stands there."""
+    if target.generated is not None:
+        return names[target.generated]
+    if target.asked and target.next_tokens:
+        return target.next_tokens[0][0]
+    return names[target.position]
 
 
 def footer(attribution: Attribution, screen: Screen) -> Text:

@@ -67,9 +67,10 @@ def _map(attribution: Attribution, layer: int | None, small: bool) -> Sheet:
     targets, sources = matrix.shape
     labelled = max(targets, sources) <= LABELLED_TOKENS
     side = min(max(4.6, 1.2 + 0.17 * sources), 9.0) if labelled else 6.0
+    height = max(side * targets / sources, 1.0)
     columns = _columns(len(layers))
     widths = (side + 1.3, columns * side / -(-len(layers) // columns)) if small else (side + 1.3,)
-    sheet = Sheet(figsize=(sum(widths), side + 0.8), layout="constrained")
+    sheet = Sheet(figsize=(sum(widths), height + (0.8 if height == side else 1.6)), layout="constrained")
     sheet.head(heading(attribution))
     sheet.caption(how_to_read_map(attribution, small))
     left, *rest = sheet.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
@@ -134,10 +135,10 @@ def _source_bars(axes: Axes, attribution: Attribution, layer: int | None) -> Non
 def _token_ticks(axes: Axes, attribution: Attribution, labelled: bool) -> None:
     if not labelled:
         number_ticks(axes.xaxis, attribution.axes["source"])
-        number_ticks(axes.yaxis, attribution.axes["target"])
+        number_ticks(axes.yaxis, attribution.anchors)
         return
     names = piece_names(attribution.tokens)
-    places = [attribution.axes["source"].index(position) for position in attribution.axes["target"]]
+    places = [attribution.axes["source"].index(position) for position in attribution.anchors]
     token_ticks(axes.xaxis, names, rotation=90)
     token_ticks(axes.yaxis, [names[place] for place in places])
 

@@ -10,7 +10,7 @@ from mambascope.attribution import Attribution
 from mambascope.characters import character_starts, piece_names
 from mambascope.show.check import require_finite, require_same_text
 from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
-from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts
+from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts, target_facts
 from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
@@ -74,6 +74,8 @@ def _facts(result: Attribution) -> dict[str, Any]:
     return method_facts(result) | {
         "causal": _is_causal(result),
         "targets": list(result.axes["target"]),
+        "anchors": list(result.anchors),
+        "rows": [target_facts(one) for one in result.targets] or None,
         "layers": list(result.axes["layer"]),
         "kinds": layer_kinds(result),
     }

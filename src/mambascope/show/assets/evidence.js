@@ -35,8 +35,8 @@ function showEvidence(method) {
 
 // Where no method shows every position, the command says how to get them.
 function mapHint() {
-  const every = RESULT.methods.some(({ targets }) => targets.length > 1);
-  return every || !RESULT.command ? "" : " For the sources of every position add --targets all.";
+  const every = RESULT.methods.some(({ targets }) => targets.length === TOKENS);
+  return every || !RESULT.command ? "" : " For the sources of every position add --positions all.";
 }
 
 const small = (error) => (typeof error === "number" ? error.toExponential(1) : String(error));

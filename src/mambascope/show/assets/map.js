@@ -13,7 +13,7 @@ function matrixGrid(block) {
   return {
     rows: targets.length, columns: TOKENS, square: true,
     row: (t) => ({ codes: block.codes, start: block.starts[t], length: block.lengths[t], scale: block.scales[t] }),
-    rowName: (t) => named(targets[t]), rowNumber: (t) => targets[t],
+    rowName: (t) => named(anchors()[t]), rowNumber: (t) => anchors()[t],
     score: (t, j) => scoreAt(block, t, j),
   };
 }

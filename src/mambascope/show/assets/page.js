@@ -1,14 +1,17 @@
 // The page itself: what is in focus, and who redraws when it changes.
 
 const byId = (id) => document.getElementById(id);
-// pinned, looked: positions of targets.
+// pinned, looked: positions of what rows are about: targets, or the tokens that were generated after them.
 const state = { method: 0, block: 0, pinned: null, looked: null, hovered: null, totals: null, data: null, drawing: 0 };
 const method = () => RESULT.methods[state.method];
 const single = () => method().targets.length === 1;
 const layered = () => method().layers.length > 1;
-const isTarget = (position) => position !== null && method().targets.includes(position);
-const focused = () => [state.pinned, state.looked, method().target.position].find(isTarget) ?? method().targets.at(-1);
-const focus = () => method().targets.indexOf(focused());
+const every = ({ targets }) => targets.length === TOKENS && TOKENS > 1;
+const anchors = () => method().anchors;
+const isTarget = (position) => position !== null && anchors().includes(position);
+const focused = () => [state.pinned, state.looked, method().target.generated ?? method().target.position].find(isTarget) ?? anchors().at(-1);
+const focus = () => anchors().indexOf(focused());
+const about = () => method().rows?.[focus()] ?? method().target;
 const total = (t) => state.totals[state.block * method().targets.length + t];
 
 async function chooseMethod(index) {
@@ -26,6 +29,7 @@ async function chooseMethod(index) {
   byId("method").value = index;
   offerOtherView();
   showMethod(one);
+  markRows((j) => !single() && !every(one) && isTarget(j));
   showHead();
   showEvidence(one);
   if (layered()) buildBars(toggleBlock);
@@ -49,19 +53,20 @@ async function chooseBlock(block) {
 
 // The view of the page's own result, or that of every position: the other one is a click away.
 function offerOtherView() {
-  const every = RESULT.methods.findIndex(({ targets }) => targets.length > 1), other = single() ? every : 0;
+  const whole = RESULT.methods.findIndex(every), away = every(method());
   const button = byId("other-view");
-  button.hidden = every < 1;
-  button.textContent = single() ? "Show every position" : "Back to the prediction";
-  button.onclick = () => chooseMethod(other);
+  button.hidden = whole < 1;
+  button.textContent = away ? "Back to the prediction" : "Show every position";
+  button.onclick = () => chooseMethod(away ? 0 : whole);
 }
 
 function showHead() {
-  const { model, target } = method(), name = (token) => `‘${token}’`;
+  const { model } = method(), name = (token) => `‘${token}’`;
   const { layers: explained } = method();
   const layers = explained.length === model.layers || explained[0] === "all" ? `${model.layers} layers` : `${explained.length} of ${model.layers} layers`;
   byId("model").textContent = model.name;
   byId("summary").textContent = `${method().name} · ${model.family} · ${layers} · ${TOKENS} tokens`;
+  const target = about();
   const [best, ...others] = target.next_tokens.map(([token, p]) => `${name(token)} (${formatShare(p)})`);
   const asked = target.asked ? ` Explained: ${target.asked}${target.value === null ? "" : ` = ${formatScore(target.value)}`}.` : "";
   const where = `${quoted(target.position)} (position ${target.position})`;
@@ -69,7 +74,7 @@ function showHead() {
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
   byId("how").textContent = single()
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
-    : `Point at a token to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
+    : `Point at ${every(method()) ? "a token" : "an underlined token"} to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
   byId("layers-how").textContent = "How much of the target's scores, in size, each layer holds. Click a bar to isolate a layer; click again to show all.";
   byId("maps-how").textContent = single()
     ? "One row per layer, one column per source token. Click a row to see that layer. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell."
@@ -78,6 +83,7 @@ function showHead() {
 
 function showFocus() {
   const t = focus(), top = topSources(state.data, t, total(t));
+  if (method().rows) showHead();
   shadeText(state.data, t);
   markTarget(focused(), state.pinned !== null && !single());
   showSources(focused(), top, state.data.lengths[t], follow);
@@ -116,7 +122,7 @@ function sayMap() {
   const { score, exact } = view.grid.score(cell.row, cell.column);
   const { targets } = method(), t = single() ? 0 : cell.row, block = single() ? cell.row + 1 : state.block;
   const sum = state.totals[block * targets.length + t], share = sum > 0 ? Math.abs(score) / sum : 0;
-  byId("map-readout").textContent = `${layerName(block)}: ${describe(score, exact, share, cell.column, targets[t])}`;
+  byId("map-readout").textContent = `${layerName(block)}: ${describe(score, exact, share, cell.column, anchors()[t])}`;
 }
 
 function drawMap() {
@@ -155,14 +161,13 @@ function follow(j) {
 function toggleBlock(block) { chooseBlock(block === state.block && layered() ? 0 : block); }
 
 function step(by) {
-  const { targets } = method();
   if (single()) {
-    const j = Math.min(Math.max((state.hovered ?? targets[0]) + by, 0), TOKENS - 1);
+    const j = Math.min(Math.max((state.hovered ?? anchors()[0]) + by, 0), TOKENS - 1);
     roam(j);
     spans[j].focus();
     return;
   }
-  const position = targets[Math.min(Math.max(focus() + by, 0), targets.length - 1)];
+  const position = anchors()[Math.min(Math.max(focus() + by, 0), anchors().length - 1)];
   if (state.pinned !== null) state.pinned = position; else state.looked = position;
   roam(position);
   spans[position].focus();
@@ -197,7 +202,7 @@ function listen() {
   byId("text-svg").addEventListener("click", () => saveSvg(textPicture(), `text-${name()}`));
   byId("map-png").addEventListener("click", () => savePng(mapPicture(), `map-${name()}`));
   byId("map-svg").addEventListener("click", () => saveSvg(mapPicture(), `map-${name()}`));
-  listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single() ? toggleBlock(row + 1) : pin(method().targets[row])) });
+  listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single() ? toggleBlock(row + 1) : pin(anchors()[row])) });
   listenToOverview({ go: follow, redraw: drawOverviewNow, sources: () => topSources(state.data, focus(), total(focus())).filter(({ score }) => score !== 0).map(({ position }) => position) });
   darkness.addEventListener("change", () => { if (!byId("strip").hidden) drawStrip(); chooseBlock(state.block); });
   new ResizeObserver(drawOverviewNow).observe(textBox);
@@ -221,7 +226,7 @@ async function start() {
   byId("method-choice").hidden = RESULT.methods.length === 1;
   buildText();
   byId("main").hidden = false;
-  state.pinned = method().targets.includes(method().target.position) ? method().target.position : method().targets.at(-1);
+  state.pinned = focused();
   roam(state.pinned);
   await chooseMethod(0);
   bringIntoView(state.pinned);

@@ -47,7 +47,7 @@ function showMethod({ name, title, paper, diagnostics }) {
 }
 
 // A method as the list of methods names it: those that explain every position say so.
-const methodOption = ({ name, targets }) => (targets.length > 1 ? `${name}, every position` : name);
+const methodOption = ({ name, targets }) => (targets.length === 1 ? name : `${name}, ${targets.length === TOKENS ? "every position" : `${targets.length} positions`}`);
 
 function buildBars(select) {
   const { layers } = method(), step = Math.ceil(layers.length / 24);

@@ -42,6 +42,11 @@ function markTarget(position, pinned) {
   span.setAttribute("aria-selected", "true");
 }
 
+// Underline the tokens that have a row of their own, where not all have one.
+function markRows(has) {
+  spans.forEach((span, j) => span.classList.toggle("asked", has(j)));
+}
+
 // Bring a token into view inside its box, without moving the page: so far down the box.
 function bringIntoView(j, share = 0.7) {
   const box = textBox.getBoundingClientRect(), word = spans[j].getBoundingClientRect();
