@@ -1,5 +1,7 @@
 """The figure of the rooms: drawn from the contract and the imports, every folder in it, and not out of date."""
 
+import re
+
 import pytest
 
 from benchmarks.house_figure import GROUND, LEGS, PATH, ROOT, contract, defined, draw, drawn, house, in_source
@@ -33,6 +35,12 @@ def test_rooms_stand_in_the_order_of_the_contract(now):
     above = {name: number for number, name in enumerate(names)}
     rises = [(one["from"], one["to"]) for one in now["imports"] if above[one["from"]] > above[one["to"]]]
     assert rises == [tuple(one if one in above else GROUND for one in pair) for pair in upward]
+
+
+def test_table_of_rooms_is_the_contract(now):
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("\n## The rooms\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE) == [room["name"] for room in now["rooms"][:-1]]
 
 
 def test_stations_are_what_the_code_defines(now):
