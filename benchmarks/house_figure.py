@@ -84,7 +84,7 @@ LEGS = (
     Leg("AffineMap", "Method", "rows, tiles", leaves=0.12, beside=0.1),
     Leg("Method", "explain", leaves=0.16, enters=-0.12),
     Leg("explain", "Attribution", leaves=0.2, enters=-0.14),
-    Leg("Attribution", "show", ".show(), the\none import\nupward", leaves=0.24, upward=True),
+    Leg("Attribution", "show", ".show(),\nthe one\nimport up", leaves=0.24, upward=True),
 )
 
 
@@ -196,12 +196,12 @@ def _rooms(axes: Any, data: dict[str, Any], tops: dict[str, float]) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     heads = (
-        (NAMES + 0.06, "rooms, each above those it imports from"),
+        (NAMES + 0.06, "rooms, outermost first"),
         (LANES - 0.08, "■ imports from ▼: how many pairs of files"),
         (WALKS, "the path of every explanation"),
     )
     for x, text in heads:
-        axes.text(x, TOP - 0.24, text, color=PALE, va="center", size=8.5)
+        axes.text(x, TOP - 0.24, text, color=PALE, va="center", size=9.2)
     for room in data["rooms"]:
         name, top = room["name"], tops[room["name"]]
         tall = LOW if name == GROUND else HEIGHT
@@ -210,11 +210,11 @@ def _rooms(axes: Any, data: dict[str, Any], tops: dict[str, float]) -> None:
         axes.add_patch(box)
         title = name if name == GROUND else f"{name}/"
         at = top + (0.16 if name == GROUND else HEIGHT / 2)
-        axes.text(NAMES + 0.06, at, title, color=INK, va="center", weight="bold", size=10)
+        axes.text(NAMES + 0.06, at, title, color=INK, va="center", weight="bold", size=10.5)
         for x, size in ((LANES - 1.03, f"{room['files']} files"), (LANES - 0.26, f"{room['lines']:,} lines")):
-            axes.text(x, at, size, color=PALE, va="center", ha="right", size=8)
-    for number, line in enumerate(_wrapped(data["ground"], 38)):
-        axes.text(NAMES + 0.06, tops[GROUND] + 0.35 + 0.15 * number, line, color=PALE, va="center", size=7.5)
+            axes.text(x, at, size, color=PALE, va="center", ha="right", size=8.8)
+    for number, line in enumerate(_wrapped(data["ground"], 40)):
+        axes.text(NAMES + 0.06, tops[GROUND] + 0.35 + 0.15 * number, line, color=PALE, va="center", size=8.2)
 
 
 def _wrapped(names: list[str], width: int) -> list[str]:
@@ -253,7 +253,7 @@ def _imports(axes: Any, data: dict[str, Any], tops: dict[str, float]) -> None:
             )
             axes.add_patch(Circle((x, y), radius, fc=shades(shade), ec=MANY, lw=0.6, zorder=3))
             ink = "white" if shade > 0.6 else INK
-            axes.text(x, y, str(one["count"]), color=ink, size=7.5, ha="center", va="center_baseline", zorder=4)
+            axes.text(x, y, str(one["count"]), color=ink, size=8, ha="center", va="center_baseline", zorder=4)
 
 
 def _path(axes: Any, data: dict[str, Any], tops: dict[str, float]) -> None:
@@ -291,7 +291,7 @@ def _leg(axes: Any, leg: Leg, start: tuple[float, float], end: tuple[float, floa
         )
     line = {"linestyle": (0, (4, 2.5)) if leg.upward else "solid", "color": WALK, "lw": 1.4, "zorder": 5}
     axes.add_patch(FancyArrowPatch(path=Curve(points, codes), arrowstyle="-|>", mutation_scale=10, **line))
-    axes.text(at, (y + to_y) / 2 - rise, leg.verb, color=WALK, size=8, zorder=7, **place)
+    axes.text(at, (y + to_y) / 2 - rise, leg.verb, color=WALK, size=8.8, zorder=7, **place)
 
 
 def main() -> None:
