@@ -1,10 +1,10 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
-#   make test   checks style, types and rings, and runs the tests
+#   make test   checks style, types and imports, and runs the tests
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures figures vision-figures zoo clean
+.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -40,7 +40,10 @@ evaluate: .venv-test/ready
 evaluate-pictures: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.evaluation --of pictures --page docs/evaluation_pictures.md
 
-figures: .venv/ready .venv-test/ready
+house: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.house_figure --out docs/house.svg
+
+figures: .venv/ready .venv-test/ready house
 	.venv/bin/mambascope explain "$(TEXT)" --targets all --out docs/explained.png
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 

@@ -13,6 +13,7 @@ from mambascope.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "training" / "README.md", *sorted((ROOT / "zoo").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON, SHELL, TEXT = "python", "sh", "text"
 
@@ -88,3 +89,15 @@ def test_targets_and_extras_that_are_named_exist():
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_folders_that_are_named_exist(page):
+    """A path is read from the repository, the package, `tests/`, `training/`, or the page's own folder."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    paths = re.findall(r"`([\w-]+(?:/[\w.-]+)*(?:/|\.(?:pyi?|md|c|json|toml)))`", text)
+    folders = (ROOT, ROOT / "src" / "mambascope", ROOT / "tests", ROOT / "training", page.parent)
+    names = {path.name for path in (ROOT / "src").rglob("*.py")}
+    made = {"runs/"}  # by the training commands
+    stale = [path for path in paths if not any((folder / path).exists() for folder in folders)]
+    assert [path for path in stale if path not in names | made] == []

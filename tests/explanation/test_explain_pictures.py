@@ -100,8 +100,8 @@ def test_a_patch_is_explained_in_place_of_the_class_token(model):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
-def test_a_patch_to_explain_is_heard_or_refused(model, name):
-    """A method listed as deaf gives the same wherever it is asked; one that is not gives something else."""
+def test_the_place_matters_where_a_method_says_so(model, name):
+    """A method that is not `by_place` gives the same wherever it is asked; one that is gives something else."""
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
     asked = [explain(model, None, inputs, method=[name], position=place)[0] for place in (0, 7)]
     assert torch.allclose(asked[0].row(0), asked[1].row(7), rtol=1e-4) == (not METHODS[name].by_place)
@@ -110,7 +110,7 @@ def test_a_patch_to_explain_is_heard_or_refused(model, name):
 @pytest.mark.parametrize("place", ["middle", "none"])
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "scan" in method.kinds])
 def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
-    """By its own features where a method explains a number; a class asked for by name is heard or refused."""
+    """By its own features where a method explains a number; a class asked for by name is explained or refused."""
     vision = vim(class_token=place)
     of_patch = explain(vision, None, astronaut(), method=name, patch=(2, 1))
     assert of_patch.target.token == "2,1"

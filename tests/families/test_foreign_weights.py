@@ -87,7 +87,7 @@ def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
     from mambascope.trace.scanning import read_call, scanned
 
     class OurScan:
-        def called(self, seam, original, args, kwargs):
+        def called(self, point, original, args, kwargs):
             call = read_call(FAMILIES["mamba"], args, kwargs)
             return call.give(scanned(FAMILIES["mamba"], call))
 

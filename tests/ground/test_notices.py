@@ -22,7 +22,7 @@ OTHER_LOGGER = "transformers.models.mamba.modeling_mamba"
 
 @pytest.fixture
 def heard():
-    """What transformers' loggers say, as a user hears it: with warnings, and with nothing said yet."""
+    """What transformers' loggers say, as a user sees it: with warnings, and with nothing said yet."""
     said = []
 
     class Ear(python_logging.Handler):

@@ -20,7 +20,7 @@ from rounding import assert_equal_to_rounding
 IDS, MASK = padded_batch(20, 2, "left")
 
 
-def seam_function(family):
+def scan_function(family):
     return getattr(importlib.import_module(KNOWN[family].module), KNOWN[family].scan_function)
 
 
@@ -63,7 +63,7 @@ def test_a_model_in_training_mode_is_captured_in_evaluation_mode_and_put_back(fa
 
 
 def test_everything_is_restored_when_the_model_raises(family):
-    model, before = stock_model(family).train(), seam_function(family)
+    model, before = stock_model(family).train(), scan_function(family)
 
     def fail(*_):
         raise RuntimeError("the model broke")
@@ -72,7 +72,7 @@ def test_everything_is_restored_when_the_model_raises(family):
     with pytest.raises(RuntimeError, match="the model broke"):
         capture(model, input_ids=IDS)
     handle.remove()
-    assert seam_function(family) is before
+    assert scan_function(family) is before
     assert model.training
     assert torch.is_grad_enabled()
     mixers = [layer.mixer for layer in model.backbone.layers]
@@ -106,12 +106,12 @@ def test_threads_do_not_see_each_other(family, shared):
         results[name] = [capture(model, input_ids=ids) for _ in range(12)]
 
     threads = [threading.Thread(target=work, args=(n, m, inputs[n])) for n, m in enumerate((first, second))]
-    before = seam_function(family)
+    before = scan_function(family)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seam_function(family) is before
+    assert scan_function(family) is before
     for name in (0, 1):
         assert len(results[name]) == 12, "a thread failed"
         for trace in results[name]:

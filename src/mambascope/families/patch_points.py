@@ -37,7 +37,7 @@ class Interceptor(Protocol):
         """Return what the call must return; `original` is the function that was meant."""
 
 
-_interceptor: ContextVar[Interceptor | None] = ContextVar("mambascope_listener", default=None)
+_interceptor: ContextVar[Interceptor | None] = ContextVar("mambascope_interceptor", default=None)
 _lock = threading.Lock()
 _users: dict[PatchPoint, int] = {}
 _originals: dict[PatchPoint, Callable[..., Any]] = {}
