@@ -318,7 +318,7 @@ def test_too_little_memory_is_one_sentence(run, checkpoint, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr(explaining, "answer", fail)
+    monkeypatch.setattr(explaining, "explain_source", fail)
     code, _, err = run("explain", TEXT, "--model", checkpoint)
     assert code == 2
     assert err == "mambascope: there is not enough memory for this text and model; shorten the text\n"

@@ -9,8 +9,8 @@ import transformers
 import mambascope
 import mambascope.models.vim
 from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
-from mambascope.explanation import question
-from mambascope.explanation.explaining import Question
+from mambascope.explanation import question, views
+from mambascope.explanation.question import Question
 from mambascope.explanation.subject import Following, Subject
 from mambascope.methods import memory
 from mambascope.methods.reference_code import check_variant
@@ -119,7 +119,7 @@ def test_every_row_has_its_evidence_and_the_result_the_worst(loaded, method):
 
 
 def test_a_row_that_should_not_be_relied_on_is_not_hidden_by_the_others(loaded, monkeypatch):
-    from mambascope.explanation import explaining
+    from mambascope.explanation import answering
 
     said = {0: "", 1: "do not rely on these scores: a reason", 2: ""}
     seen = []
@@ -128,7 +128,7 @@ def test_a_row_that_should_not_be_relied_on_is_not_hidden_by_the_others(loaded, 
         seen.append(evidence)
         return said[len(seen) - 1]
 
-    monkeypatch.setattr(explaining, "caution", caution)
+    monkeypatch.setattr(answering, "caution", caution)
     result = mambascope.explain(*loaded, TEXT, method="mamba-lrp", generate=3)
     assert result.diagnostics["caution"] == "do not rely on these scores: a reason (so for 1 of 3 targets)"
 
@@ -282,3 +282,17 @@ def test_several_methods_give_a_list_and_one_a_result(loaded):
     assert [one.method for one in mambascope.explain(*loaded, TEXT, method=["latim"])] == ["latim"]
     with pytest.raises(InputError, match="method names nothing"):
         mambascope.explain(*loaded, TEXT, method=[])
+
+
+def test_views_are_what_a_page_offers(loaded, monkeypatch):
+    monkeypatch.setattr(views, "METHOD_SECONDS", 1e6)  # however busy the machine is
+    monkeypatch.setattr(views, "MAP_SECONDS", 1e6)
+    first, *others = mambascope.explain(*loaded, TEXT, views=True)
+    assert first.method == "mamba-lrp"
+    (every,) = [one for one in others if len(one.axes["target"]) == len(one.tokens)]
+    assert every.method == "latim"
+    assert {one.method for one in others} > {"rollout", "alti-logit"}
+    assert first.diagnostics["seconds_in_all"] >= first.diagnostics["seconds"]
+    assert len(data_of(first.to_html(*others))["methods"]) == 1 + len(others)
+    generated, *others = mambascope.explain(*loaded, TEXT, generate=2, views=True)
+    assert {one.axes["target"] for one in others if one.method != "latim"} == {generated.axes["target"]}

@@ -16,7 +16,8 @@ from mambascope.attribution import Attribution
 from mambascope.cli.asked import patch_asked
 from mambascope.cli.delivering import FIGURES, check_out, command_line
 from mambascope.errors import InputError
-from mambascope.explanation.explaining import answer, ask, check_targets, has_features
+from mambascope.explanation.answering import answer
+from mambascope.explanation.options import ask, check_targets, has_features
 from mambascope.explanation.stages import explains_stage
 from mambascope.explanation.subject import Subject, read_subject
 from mambascope.families import kinds_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,8 @@ from typing import Any, Literal
 from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
-from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
-from mambascope.explanation.explaining import answer, ask, check_options, check_targets
-from mambascope.explanation.stages import stage_number
-from mambascope.explanation.subject import read_subject
-from mambascope.explanation.views import with_views
+from mambascope.explanation import explain as explain_source
+from mambascope.explanation.options import check_options, check_targets
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.methods.registry import find_method
 
@@ -56,19 +52,23 @@ def explain(
         raise InputError(
             f"{type(model).__name__} reads pictures, and there is no file {short(source)} that is one; name a picture"
         )
-    started = time.perf_counter()
-    asks = target is not None or foil is not None or continuation is not None or generate is not None
-    default = DEFAULT_METHOD if place else default_method(model, asks, layer=layers, every=places == "all")
-    chosen = [find_method(method or default)]
-    check_targets(chosen, target, foil)
+    asked: dict[str, Any] = {
+        "method": method,
+        "target": target,
+        "foil": foil,
+        "continuation": continuation,
+        "generate": generate,
+        "position": position,
+        "positions": places,
+        "patch": place,
+        "stage": stage,
+        "layer": layers,
+        "variant": variant,
+        "keep_size": keep_size,
+    }
     read = Path(source) if is_picture else source
-    subject = read_subject(model, processor, read, continuation=continuation, generate=generate, keep_size=keep_size)
-    stage = stage_number(model, chosen, stage)
-    question = ask(
-        subject, chosen, target=target, foil=foil, position=position, positions=places, patch=place,
-        each=generate is not None, stage=stage,
-    )  # fmt: skip
-    results = answer(subject, chosen, question, layer=layers, stage=stage, variant=variant)
-    if out is not None and out.suffix.lower() == ".html" and variant == "published":
-        results = with_views(subject, results[0], question, layer=layers, stage=stage, started=started)
+    if out is not None and out.suffix.lower() == ".html":
+        results = explain_source(model, processor, read, views=True, **asked)
+    else:
+        results = [explain_source(model, processor, read, **asked)]
     deliver(results, as_json, out, **({} if is_picture else {"text": source}))

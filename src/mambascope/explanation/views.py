@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from mambascope.attribution import Attribution
+from mambascope.explanation.answering import answer
 from mambascope.explanation.defaults import DEFAULT_METHOD
-from mambascope.explanation.explaining import answer
 from mambascope.explanation.question import Question
 from mambascope.explanation.stages import explains_stage
 from mambascope.explanation.subject import Subject

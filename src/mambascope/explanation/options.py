@@ -1,0 +1,107 @@
+"""What `explain` is asked, checked for what it cannot mean, as a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.explanation.question import (
+    Question,
+)
+from mambascope.explanation.stages import stage_number
+from mambascope.explanation.subject import Subject
+from mambascope.inputs.preparation import reads_pictures
+from mambascope.methods.method import Method
+from mambascope.methods.reference_code import check_variant
+from mambascope.methods.registry import METHODS
+from mambascope.models.vim import VisionMamba
+from mambascope.numbering import (
+    Layers,
+    LayersAsked,
+    read_layers,
+    shown,
+    whole_number,
+    whole_numbers,
+)
+
+
+def ask(
+    subject: Subject,
+    methods: Sequence[Method],
+    *,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    position: int | None = None,
+    positions: Layers | None = None,
+    patch: tuple[int, int] | None = None,
+    each: bool = False,
+    stage: int | None = None,
+) -> Question:
+    """Return the question that options stand for; arguments as in `explain`.
+
+    Raises:
+        InputError: if the options contradict each other, or a patch is to be explained where there is none or by a
+            method to which it makes no difference.
+    """
+    ways = {"position": position, "positions": positions, "patch": patch}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} both say which position is explained; give one of them")
+    if patch is None:
+        where = positions if position is None else (whole_number(position, "position"),)
+        return Question(target, foil, where, each)
+    if not reads_pictures(subject.model):
+        raise InputError(f"patch is a place in a picture, and {type(subject.model).__name__} reads text; use position")
+    features = target is None and foil is None and has_features(subject.model)
+    check_patch(methods, patch, features=features)
+    grid = subject.grid(stage_number(subject.model, methods, stage))
+    if grid is None:
+        raise UnsupportedModelError(f"{type(subject.model).__name__} does not say how it cuts pictures into patches")
+    place = whole_numbers(patch, "patch")
+    if len(place) != 2:
+        raise InputError(f"a patch is a row and a column from 0, such as (3, 7), found {shown(patch)}")
+    return Question(target, foil, (grid.position(*place),), each, features)
+
+
+def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -> None:
+    """Raise InputError if a method cannot do what is asked of it."""
+    check_variant(variant)
+    whole = read_layers(layer) == "all"
+    for method in methods:
+        if variant == "reference-code" and not method.reference_code:
+            able = ", ".join(m.name for m in METHODS.values() if m.reference_code)
+            raise InputError(f"{method.name} has one form; variant='reference-code' is for {able}")
+        if method.scope == "model" and not whole:
+            raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
+
+
+def check_targets(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
+    """Raise InputError if a target or foil is named to a method that does not look at what is predicted."""
+    unable = [method for method in methods if not method.asks]
+    if unable and (target is not None or foil is not None):
+        able = ", ".join(method.name for method in METHODS.values() if method.asks)
+        raise InputError(
+            f"{unable[0].name} scores a position, whatever is predicted there; to explain a target or foil choose one "
+            f"of {able}"
+        )
+
+
+def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
+    """Raise InputError if a patch is to be explained by a method to which it makes no difference.
+
+    Args:
+        methods: The methods.
+        patch: The patch, or None.
+        features: Whether the number to explain is the patch's own features, and not a class's logit.
+    """
+    unable = [method.name for method in methods if not method.by_place]
+    if patch is not None and unable and not features:
+        able = ", ".join(method.name for method in METHODS.values() if method.by_place)
+        raise InputError(f"{unable[0]} explains a class, not a single patch; choose one of {able}")
+
+
+def has_features(model: nn.Module) -> bool:
+    """Return whether a model returns the features of its patches beside the classes."""
+    return isinstance(model, VisionMamba)
