@@ -265,7 +265,7 @@ def test_models_that_do_not_fit_are_refused():
         task.check((stock_model("mamba"), None), ["latim"])
     with pytest.raises(InputError, match="reads pictures of 8 x 8 pixels, and those of squares have 16 x 16"):
         task.check((vision_mamba(num_channels=3, image_size=8, patch_size=4), None), ["latim"])
-    with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares 5"):
+    with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares have 5"):
         task.check((vim(num_labels=4), None), ["latim"])
     with pytest.raises(
         UnsupportedModelError, match="rollout:reference-code: the reference code reads the class token's row"

@@ -27,7 +27,7 @@ from mambascope.evaluate.sample_runner import SampleResult
 if TYPE_CHECKING:
     import pyarrow
 
-#: The folder of the result shards in a run's folder.
+#: The folder of the result shards in a run's folder; stored runs have it under this name.
 SHARDS = "parts"
 
 #: A result shard is written after so many samples, or so many seconds after the last one.
@@ -96,7 +96,7 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
     """Create the folder of a run, or check that it holds this run.
 
     Raises:
-        InputError: if it holds another run, or only part of one.
+        InputError: if it holds another run, or result shards without a manifest.
         OutputError: if it cannot be created or written to.
     """
     if folder.exists() and not folder.is_dir():

@@ -96,8 +96,8 @@ def run(
         UnsupportedModelError, CheckpointError: as `load` and the task raise them.
         OutputError: if the disk is full or cannot be written to; earlier results stay readable.
     """
-    folder, methods, asked = Path(out), tuple(methods), tuple(models or task.default_models)
-    _check_asked(asked, methods, shard, resume=resume, overwrite=overwrite)
+    folder, methods, asked, subset = Path(out), tuple(methods), tuple(models or task.default_models), shard
+    _check_asked(asked, methods, subset, resume=resume, overwrite=overwrite)
     names = asked if overwrite else _as_stored(asked, folder)
     load = load if names == asked else partial(_load_as_asked, load, dict(zip(names, asked, strict=True)))
     run_samples = _engine(engine, address, gpus)
@@ -109,7 +109,7 @@ def run(
     )
     claim(folder, manifest, overwrite=overwrite)
     stored = read_run(folder)
-    mine = [sample for sample in samples if in_subset(sample.id, shard)]
+    mine = [sample for sample in samples if in_subset(sample.id, subset)]
     todo = {name: [sample for sample in mine if (name, sample.id) not in stored.done] for name in names}
     total, left = len(mine) * len(names), sum(map(len, todo.values()))
     if left < total and not resume:
@@ -117,12 +117,12 @@ def run(
             f"{folder} already holds {total - left} of the {total} results of this run: continue with --resume, or "
             f"start over with --overwrite"
         )
-    tidy(folder, stored.damaged, shard)
+    tidy(folder, stored.damaged, subset)
     runner = SampleRunner(task, methods, seed, cache if engine == "local" else load, fingerprint, expected)
     done = total - left
     report = progress or (lambda done, total: None)
     report(done, total)
-    with ShardWriter(folder, manifest, shard) as writer, closing(run_samples(runner, todo)) as results:
+    with ShardWriter(folder, manifest, subset) as writer, closing(run_samples(runner, todo)) as results:
         for result in results:
             writer.add(result)
             done += 1
@@ -199,7 +199,7 @@ def _engine(engine: str, address: str | None, gpus: float) -> Engine:
 
 
 def _check_asked(
-    models: Sequence[str], methods: Sequence[str], shard: tuple[int, int], *, resume: bool, overwrite: bool
+    models: Sequence[str], methods: Sequence[str], subset: tuple[int, int], *, resume: bool, overwrite: bool
 ) -> None:
     for what, names in (("model", [*map(spelling, models)]), ("method", methods)):
         if not names:
@@ -207,9 +207,9 @@ def _check_asked(
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{what} {twice} is named twice; name it once")
-    k, n = shard
+    k, n = subset
     if not 0 <= k < n:
-        raise InputError(f"shard {k}/{n} does not exist; with N subsets of the samples, it is 0/N to N-1/N")
+        raise InputError(f"shard {k}/{n} does not exist; for N subsets of the samples choose 0/N to N-1/N")
     if resume and overwrite:
         raise InputError("--resume keeps the run in the folder and --overwrite replaces it; choose one")
     if overwrite and n > 1:

@@ -61,7 +61,7 @@ class SampleRunner:
         if self.fingerprint(loaded) != self.expected[name]:
             raise InputError(
                 f"{name} is not the model that the run began with: its weights, configuration or tokenizer differ, "
-                f"here or on a machine of the cluster; give it back its files, or start over with --overwrite"
+                f"here or on a machine of the cluster; restore its files, or start over with --overwrite"
             )
         return loaded
 
@@ -84,7 +84,9 @@ class SampleRunner:
         for row in rows:
             what = f"task {self.task.name} returned {row.metric!r} of {row.method!r} for sample {sample.id}"
             if row.method not in self.methods or row.metric not in metrics:
-                raise InputError(f"{what}, and this run is about {', '.join(metrics)} of {', '.join(self.methods)}")
+                raise InputError(
+                    f"{what}, but this run has only the metrics {', '.join(metrics)} and the methods {', '.join(self.methods)}"
+                )
             if (row.method, row.metric, row.layer) in seen:
                 raise InputError(f"{what} twice for layer {row.layer}; one row each is expected")
             seen.add((row.method, row.metric, row.layer))

@@ -158,11 +158,11 @@ def area(fractions: Float[Tensor, " steps"], values: Float[Tensor, " steps"]) ->
 def _values(readout: KeptReadout, kept: Bool[Tensor, "sets n"], batch: int) -> Float[Tensor, " sets"]:
     distinct, places = kept.unique(dim=0, return_inverse=True)
     values = []
-    for part in distinct.split(batch):
-        found = readout(part)
-        if found.shape != part.shape[:1] or not found.isfinite().all():
+    for sets in distinct.split(batch):
+        found = readout(sets)
+        if found.shape != sets.shape[:1] or not found.isfinite().all():
             raise InputError(
-                f"the readout must be one finite number for each of {len(part)} texts, found {tuple(found.shape)}"
+                f"the readout must be one finite number for each of {len(sets)} sets, found {tuple(found.shape)}"
                 + ("" if found.isfinite().all() else " with numbers that are not finite")
             )
         values.append(found.detach().double().cpu())

@@ -52,7 +52,7 @@ RESULTS = ("aer", "alignment_precision", "alignment_recall")
 
 @dataclass(frozen=True)
 class Alignment:
-    """The task.
+    """The word alignment task.
 
     Attributes:
         gold: The pairs in the data folder: `hansards` (447, English-French), `hansards-dev` (37), or `bicici` (100,

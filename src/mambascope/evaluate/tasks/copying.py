@@ -32,7 +32,7 @@ SEPARATOR = "|"
 
 @dataclass(frozen=True)
 class Copying:
-    """The task.
+    """The copying task.
 
     Attributes:
         lengths: The numbers of symbols of the strings.

@@ -38,7 +38,7 @@ COUNTS = {2: (8, 4), 4: (6, 3, 2, 1)}
 
 @dataclass(frozen=True)
 class FrequentWords:
-    """The task.
+    """The frequent words task.
 
     Attributes:
         lengths: The numbers of tokens in a text, including the question.

@@ -27,7 +27,7 @@ from mambascope.trace import capture
 
 @dataclass(frozen=True)
 class Induction:
-    """The task.
+    """The induction task.
 
     Attributes:
         span: The number of tokens that are repeated.

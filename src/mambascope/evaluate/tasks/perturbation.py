@@ -39,7 +39,7 @@ MAPS = ("maps of the class that the model predicts", "maps of the class that the
 
 @dataclass(frozen=True)
 class Perturbation(PictureTask):
-    """The task."""
+    """The perturbation task."""
 
     name: str = "perturbation"
     metrics: Sequence[Metric | str] = (

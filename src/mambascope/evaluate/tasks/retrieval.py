@@ -39,7 +39,7 @@ GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The task.
+    """The retrieval task.
 
     Attributes:
         lengths: The numbers of tokens in a text, including the question.

@@ -36,7 +36,7 @@ from mambascope.trace import capture
 
 @dataclass(frozen=True)
 class Segmentation(PictureTask):
-    """The task."""
+    """The segmentation task."""
 
     name: str = "segmentation"
     metrics: Sequence[Metric | str] = (

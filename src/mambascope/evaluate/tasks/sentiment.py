@@ -46,7 +46,7 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class Sentiment:
-    """The task.
+    """The sentiment task.
 
     Attributes:
         texts: The texts: held-out `sentences` of reviews, or whole held-out `reviews`.
