@@ -73,7 +73,7 @@ def write_report(
 
 
 def markdown_table(summary: Summary) -> str:
-    """Return a summary as a Markdown table: values with intervals, the best in bold, a star if one differs from it."""
+    """Return a summary as a Markdown table: values with intervals, the best in bold, a star where one differs."""
 
     def written(cell: Cell, decimals: int) -> str:
         value = f"{cell.interval.value:.{decimals}f}"

@@ -52,7 +52,7 @@ class SampleRunner:
     expected: Mapping[str, Fingerprint]
 
     def load_model(self, name: str) -> Any:
-        """Return a model, loaded.
+        """Return the loaded model of this name.
 
         Raises:
             InputError: if it is not the model in the run's manifest.
@@ -85,7 +85,8 @@ class SampleRunner:
             what = f"task {self.task.name} returned {row.metric!r} of {row.method!r} for sample {sample.id}"
             if row.method not in self.methods or row.metric not in metrics:
                 raise InputError(
-                    f"{what}, but this run has only the metrics {', '.join(metrics)} and the methods {', '.join(self.methods)}"
+                    f"{what}, but this run has only the metrics {', '.join(metrics)} and the methods "
+                    f"{', '.join(self.methods)}"
                 )
             if (row.method, row.metric, row.layer) in seen:
                 raise InputError(f"{what} twice for layer {row.layer}; one row each is expected")

@@ -99,7 +99,7 @@ def _apart(wanted: Sequence[int], gaps: int) -> list[int]:
 
 @lru_cache(maxsize=1)
 def held_out_novels(archive: Path) -> dict[str, str]:
-    """Return each held-out novel of `lm_novels/novels.tar.xz`, runs of white space made one space.
+    """Return each held-out novel of `lm_novels/novels.tar.xz`, with white space collapsed to single spaces.
 
     Raises:
         InputError: if the archive cannot be read or lacks one of the novels.
@@ -121,7 +121,7 @@ def held_out_novels(archive: Path) -> dict[str, str]:
 
 
 def text_files(source: str) -> dict[str, str]:
-    """Return the texts of a folder's .txt files, or of one such file, runs of white space made one space.
+    """Return the texts of a folder's .txt files, or of one such file, with white space collapsed to single spaces.
 
     Raises:
         InputError: if there is no file, or one cannot be read as UTF-8.

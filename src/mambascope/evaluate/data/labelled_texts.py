@@ -56,7 +56,7 @@ def test_reviews(archive: Path) -> list[tuple[str, bool]]:
 
 
 def labelled_texts(source: str) -> list[tuple[str, bool]]:
-    """Return a user's own texts, runs of white space made one space, with True for the good ones.
+    """Return a user's own texts, white space collapsed to single spaces, with True for the good ones.
 
     Args:
         source: A source that `records` can read. The text is in its column `text`, `sentence` or `review` (the first

@@ -146,7 +146,7 @@ class Retrieval:
         return ids + question, span, asked
 
     def _sentence(self, tokenizer: Any, key: str, digits: str) -> list[int]:
-        """Return the token ids of a needle, one for each digit."""
+        """Return the token ids of a needle; each digit is one token."""
         begin = text_ids(tokenizer, f" The secret of the {key} is {digits[0]}")
         stop = text_ids(tokenizer, " a.")[-1]
         return [*begin, *tokenizer.convert_tokens_to_ids(list(digits[1:])), stop]
