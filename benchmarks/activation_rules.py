@@ -20,7 +20,7 @@ import transformers
 
 import mambascope
 from benchmarks.evaluation import folder_of, judge, present
-from mambascope.evaluate.layer_choice import at_layers, best_layers
+from mambascope.evaluate.by_layer import at_layers, best_layers
 from mambascope.evaluate.report import markdown_table
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.summary import long_table, summarise

@@ -15,8 +15,7 @@ import transformers
 
 import mambascope
 from mambascope import readouts
-from mambascope.evaluate.metrics.average_precision import average_precision
-from mambascope.evaluate.metrics.roc_auc import roc_auc
+from mambascope.evaluate.metrics.ranking import average_precision, roc_auc
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.task import NO_LAYER
 from mambascope.evaluate.tasks.copying import SEPARATOR, Copying

@@ -27,9 +27,8 @@ import transformers
 import mambascope
 from benchmarks.published import published_table
 from mambascope.errors import MambascopeError, UnsupportedModelError
-from mambascope.evaluate.by_layer import layers_tables
-from mambascope.evaluate.layer_choice import at_layers, best_layers
-from mambascope.evaluate.metrics.registry import declared_by_tasks, find_metric
+from mambascope.evaluate.by_layer import at_layers, best_layers, layers_tables
+from mambascope.evaluate.metrics.registry import find_metric, listed_metrics
 from mambascope.evaluate.report import markdown_table, write_report
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
@@ -168,7 +167,7 @@ def table_of(out: Path, task: str) -> tuple[Any, list[str]]:
 
 def part_of_page(out: Path, planned: Planned) -> str:
     """Return the page's part about one task."""
-    task, more = planned.task, declared_by_tasks(metric for one in TASKS.values() for metric in one.metrics)
+    task, more = planned.task, listed_metrics(metric for one in TASKS.values() for metric in one.metrics)
     table, missing = table_of(out, task)
     left_out = f"\n\nNot judged here: {', '.join(missing)}." if missing else ""
     if table is None:

@@ -132,7 +132,7 @@ def test_a_target_and_a_foil_are_asked_by_the_command(run, checkpoint):
         (("--target", "e", "--foil", "e"), "the foil is the target itself"),
         (("--method", "mamba-lrp", "--layer", "1"), "explains the whole model"),
         (("--method", "norm-based"), "reads softmax attention"),
-        (("--method", "latim", "--variant", "reference-code"), "has one form"),
+        (("--method", "latim", "--variant", "reference-code"), "has one variant"),
     ):
         code, out, err = run("explain", TEXT, "--model", checkpoint, *options)
         assert code == 2

@@ -10,14 +10,15 @@ pytest.importorskip("pyarrow", reason="evaluation needs pyarrow: pip install mam
 from dataclasses import dataclass
 
 from mambascope.cli import main
-from mambascope.evaluate.metrics.registry import declared_by_tasks, find_metric, results_of
+from mambascope.evaluate.metrics.registry import METRICS, find_metric, listed_metrics, results_of
 from mambascope.evaluate.results import read_run
-from mambascope.evaluate.task import MainTable, Metric, Row
+from mambascope.evaluate.task import MainTable, Row
 from mambascope.evaluate.tasks import TASKS
-from mambascope.evaluate.tasks.alignment import COUNTS, RESULTS
+from mambascope.evaluate.tasks.alignment import RESULTS
 from small_checkpoint import make_checkpoint
 from toy_task import METHODS, FailingTask, ToyTask
 
+COUNTS = METRICS["aer"].counts
 BOTH = ",".join(METHODS)
 VARIANTS = ("predicts-target", "predicts-intersection", "stands-target", "stands-intersection")
 
@@ -58,7 +59,7 @@ class Readings(OfCheckpoints, ToyTask):
     """As word alignment: three rates in two readings by two rules, of which the second method has one reading only."""
 
     name: str = "readings"
-    metrics: tuple = (*(Metric(f"{count}:{variant}") for variant in VARIANTS for count in COUNTS), Metric("accuracy"))
+    metrics: tuple = (*(f"{name}:{variant}" for variant in VARIANTS for name in RESULTS), "accuracy")
     main: tuple = (
         MainTable(tuple(f"{name}:predicts-target" for name in RESULTS), "where a word is predicted"),
         MainTable(("aer:stands-target", "alignment_precision:stands-target"), "where it stands"),
@@ -168,16 +169,14 @@ def test_what_all_methods_share_is_no_ones_best(evaluate):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_tasks_main_metrics_are_among_its_results_and_fit_on_a_line(name):
     task = TASKS[name]
-    results = {metric.name for metric in results_of([metric.name for metric in task.metrics])}
+    listed = listed_metrics(task.metrics)
+    results = {metric.name for metric in results_of(listed, listed)}
     named = [metric for table in task.main for metric in table.metrics]
     assert named
     assert set(named) <= results
     assert len(set(named)) == len(named)
-    titles = {metric.name: metric.title for metric in task.metrics}
     for metric in named:
-        assert titles.get(metric) or find_metric(metric, declared_by_tasks(task.metrics)).title, (
-            f"{metric} says nothing"
-        )
+        assert find_metric(metric, listed).title, f"{metric} says nothing"
     assert all(len(table.about) <= 80 for table in task.main)
     assert len(task.main) == 1 or all(table.about for table in task.main)
 
@@ -214,7 +213,7 @@ def test_a_run_that_failed_goes_on_with_resume(evaluate, tmp_path, monkeypatch):
     assert "judged    12 samples, 11 stored before" in out
 
 
-def test_shards_say_what_is_missing(evaluate, tmp_path):
+def test_subsets_say_what_is_missing(evaluate, tmp_path):
     _, out, _ = evaluate("toy", "--out", tmp_path, "--shard", "0/2")
     missing = read_run(tmp_path).missing
     assert 0 < missing < 23
@@ -223,13 +222,13 @@ def test_shards_say_what_is_missing(evaluate, tmp_path):
     assert "missing" not in out
 
 
-def test_a_damaged_part_is_said(evaluate, tmp_path):
+def test_a_damaged_result_shard_is_reported(evaluate, tmp_path):
     evaluate("toy", "--out", tmp_path)
-    part = next((tmp_path / "parts").iterdir())
-    part.write_bytes(b"x")
+    shard = next((tmp_path / "parts").iterdir())
+    shard.write_bytes(b"x")
     code, out, err = evaluate("toy", "--out", tmp_path, "--resume")
     assert code == 0
-    assert err.startswith(f"mambascope: part {part.name} was computed again: ")
+    assert err.startswith(f"mambascope: result shard {shard.name} was computed again: ")
     assert err.count("\n") == 1
     assert "judged    23 samples" in out
 

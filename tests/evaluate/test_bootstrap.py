@@ -208,8 +208,9 @@ class Refuse:
         if name in ("scipy", "sklearn", "pandas", "pyarrow"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-import mambascope.evaluate.report, mambascope.evaluate.layer_choice, mambascope.evaluate.bootstrap
-from mambascope.evaluate.metrics import registry, roc_auc, link_extraction, word_scores, perturbation_curve, span_mass
+import mambascope.evaluate.report, mambascope.evaluate.by_layer, mambascope.evaluate.bootstrap
+from mambascope.evaluate.metrics import registry, ranking, masks, span_mass
+from mambascope.evaluate.metrics import link_extraction, word_scores, perturbation_curve
 from mambascope.errors import InputError
 try:
     mambascope.evaluate.report.summarise([])

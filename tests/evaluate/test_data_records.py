@@ -72,7 +72,7 @@ def test_lines_of_mr_are_latin_1_and_not_parted_at_other_line_ends(tmp_path):
         ("a.csv", "text,label\n", r"a\.csv holds no records"),
         ("a.test", "1 good\n4 very good\n", r"a\.test line 2 must have the label 0 or 1, found '4'"),
         ("a.test", "1 good\ngood film\n", r"a\.test line 2 is not of the form 'label text'"),
-        ("a.zip", "PK\0\0", r"a\.zip holds no text"),
+        ("a.zip", "PK\0\0", r"a\.zip is not a text file"),
         ("a.parquet", "no parquet", r"a\.parquet could not be read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs that survive: interrupted, killed, sharded or short of disk, a run ends with the rows of an undisturbed one."""
+"""Runs that survive: interrupted, killed, in subsets or on a full disk, a run has the rows of an undisturbed one."""
 
 import dataclasses
 import errno
@@ -12,26 +12,27 @@ pytest.importorskip("pyarrow", reason="evaluation needs pyarrow: pip install mam
 
 from killed_runs import run_killed_thrice
 from mambascope.errors import InputError, OutputError, UnsupportedModelError
-from mambascope.evaluate import fingerprint, results
+from mambascope.evaluate import fingerprint as fingerprints
+from mambascope.evaluate import results
 from mambascope.evaluate.result_shards import DamagedShardError, read_result_shard
-from mambascope.evaluate.results import part_files, read_run
+from mambascope.evaluate.results import read_run, shard_files
 from mambascope.evaluate.run import run
-from mambascope.evaluate.sample_runner import in_shard, sample_seed
-from mambascope.evaluate.supported import check_supported
+from mambascope.evaluate.sample_runner import in_subset, sample_seed
 from mambascope.evaluate.tasks import find_task
+from mambascope.evaluate.variants import check_supported
 from models import stock_model
-from toy_task import METHODS, MODELS, FailingTask, ToyTask, judged, load, mark, rows
+from toy_task import METHODS, MODELS, FailingTask, ToyTask, fingerprint, load, logged, rows
 
 PAIRS = 23 * 2
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(results, "PART_SAMPLES", 3)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(results, "SHARD_SAMPLES", 3)
 
 
 def toy_run(out, task=None, **options):
-    options = {"load": load, "mark": mark, **options}
+    options = {"load": load, "fingerprint": fingerprint, **options}
     return run(task or ToyTask(), options.pop("models", None), options.pop("methods", METHODS), out, **options)
 
 
@@ -55,15 +56,15 @@ def test_a_run_stores_every_row_once_in_order_with_its_manifest(whole):
     assert (written["seed"], written["limit"], written["samples"], written["data"]) == (0, None, 23, "toy")
 
 
-def test_rows_depend_on_the_seed_and_not_on_the_size_of_parts(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "PART_SAMPLES", 100)
+def test_rows_depend_on_the_seed_and_not_on_the_size_of_result_shards(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "SHARD_SAMPLES", 100)
     same = toy_run(tmp_path / "same")
     assert rows(same.read()) == rows(whole)
-    assert len(part_files(same.folder)) == 2, "one per model"
+    assert len(shard_files(same.folder)) == 2, "one per model"
     assert rows(toy_run(tmp_path / "other", seed=1).read()) != rows(whole)
 
 
-def test_an_interrupted_run_keeps_what_it_judged_and_resumes_to_the_whole(whole, tmp_path):
+def test_an_interrupted_run_keeps_its_results_and_resumes_to_the_whole(whole, tmp_path):
     log = tmp_path / "log"
 
     def stop(done, total):
@@ -73,14 +74,14 @@ def test_an_interrupted_run_keeps_what_it_judged_and_resumes_to_the_whole(whole,
 
     with pytest.raises(KeyboardInterrupt):
         toy_run(tmp_path / "out", ToyTask(log=log), progress=stop)
-    assert len(read_run(tmp_path / "out").done) == 31, "not only whole parts"
+    assert len(read_run(tmp_path / "out").done) == 31, "not only full result shards"
     result = toy_run(tmp_path / "out", ToyTask(log=log), resume=True)
     assert (result.found, result.computed) == (31, PAIRS - 31)
     assert rows(result.read()) == rows(whole)
-    assert len(judged(log)) == len(set(judged(log))) == PAIRS, "every sample once"
+    assert len(logged(log)) == len(set(logged(log))) == PAIRS, "every sample once"
 
 
-def test_a_task_that_fails_keeps_what_was_judged_before(tmp_path):
+def test_a_task_that_fails_keeps_earlier_results(tmp_path):
     with pytest.raises(InputError, match="toy-11 cannot be judged"):
         toy_run(tmp_path, FailingTask())
     assert len(read_run(tmp_path).done) == 11
@@ -92,21 +93,21 @@ def test_a_run_killed_at_three_random_points_equals_the_uninterrupted_run(whole,
     assert stored.damaged == ()
 
 
-def test_shards_in_one_folder_make_the_whole(whole, tmp_path):
+def test_subsets_in_one_folder_make_the_whole(whole, tmp_path):
     for k in (2, 0, 1):
         result = toy_run(tmp_path, shard=(k, 3))
         assert 0 < result.computed < PAIRS
     assert rows(result.read()) == rows(whole)
-    assert [len({p.name.split("-")[0] for p in part_files(tmp_path)})] == [3]
+    assert [len({p.name.split("-")[0] for p in shard_files(tmp_path)})] == [3]
     with pytest.raises(InputError, match="--resume"):
         toy_run(tmp_path, shard=(1, 3))
-    assert toy_run(tmp_path, resume=True).computed == 0, "another number of shards goes on where these stopped"
+    assert toy_run(tmp_path, resume=True).computed == 0, "another number of subsets goes on where these stopped"
 
 
-def test_shards_and_seeds_are_the_same_on_every_machine():
-    assert [k for k in range(12) if in_shard(f"toy-{k}", (0, 3))] == [0, 1, 9, 10]
+def test_subsets_and_seeds_are_the_same_on_every_machine():
+    assert [k for k in range(12) if in_subset(f"toy-{k}", (0, 3))] == [0, 1, 9, 10]
     assert sample_seed(0, "toy-0") == 138023235
-    assert sum(in_shard(f"s{k}", (1, 4)) for k in range(4000)) == pytest.approx(1000, abs=100)  # 4 standard deviations
+    assert sum(in_subset(f"s{k}", (1, 4)) for k in range(4000)) == pytest.approx(1000, abs=100)  # 4 standard deviations
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_shards_and_seeds_are_the_same_on_every_machine():
         ({"task": ToyTask(data="new")}, r"data hash \(toy there, new here\)"),
         ({"options": {"dtype": "float64"}}, r"option dtype \(none there, float64 here\)"),
         (
-            {"mark": lambda loaded: fingerprint.Fingerprint("retrained", "none")},
+            {"fingerprint": lambda loaded: fingerprints.Fingerprint("retrained", "none")},
             r"weights hash of small \(small there, retrained here\)",
         ),
     ],
@@ -146,28 +147,28 @@ def test_the_same_run_is_refused_unless_it_is_resumed_or_overwritten(whole, tmp_
 
 
 @pytest.mark.parametrize("damage", ["cut", "not parquet", "a hole", "foreign"])
-def test_a_damaged_part_is_said_and_computed_again(whole, tmp_path, damage):
+def test_a_damaged_result_shard_is_reported_and_computed_again(whole, tmp_path, damage):
     toy_run(tmp_path / "out")
-    path = part_files(tmp_path / "out")[3]
+    path = shard_files(tmp_path / "out")[3]
     content = bytearray(path.read_bytes())
     if damage == "a hole":
         content[200:400] = bytes(200)
     if damage == "foreign":
-        content = part_files(toy_run(tmp_path / "other", seed=1).folder)[0].read_bytes()
+        content = shard_files(toy_run(tmp_path / "other", seed=1).folder)[0].read_bytes()
     path.write_bytes({"cut": content[:-100], "not parquet": b"hello"}.get(damage, content))
     stored = read_run(tmp_path / "out")
-    assert [one.part for one in stored.damaged] == [path.name]
+    assert [one.shard for one in stored.damaged] == [path.name]
     assert stored.missing == 3
     result = toy_run(tmp_path / "out", resume=True)
-    assert [one.part for one in result.damaged] == [path.name]
+    assert [one.shard for one in result.damaged] == [path.name]
     assert result.computed == 3
     assert rows(result.read()) == rows(whole)
-    assert result.read().damaged == (), "said once"
+    assert result.read().damaged == (), "reported once"
 
 
 def test_no_flipped_byte_changes_a_number(tmp_path):
     manifest = toy_run(tmp_path).manifest
-    path = part_files(tmp_path)[0]
+    path = shard_files(tmp_path)[0]
     content, clean = path.read_bytes(), read_result_shard(path, manifest)
     damaged = 0
     for place in range(0, len(content), 7):
@@ -180,13 +181,13 @@ def test_no_flipped_byte_changes_a_number(tmp_path):
 
 
 def test_a_full_disk_keeps_what_was_done_readable(whole, tmp_path, monkeypatch):
-    write, parts = Path.write_bytes, []
+    write, written = Path.write_bytes, []
 
     def full(path, content):
-        if len(parts) == 5:
+        if len(written) == 5:
             write(path, bytes(content)[:50])
             raise OSError(errno.ENOSPC, "No space left on device")
-        parts.append(path)
+        written.append(path)
         return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -198,9 +199,9 @@ def test_a_full_disk_keeps_what_was_done_readable(whole, tmp_path, monkeypatch):
     assert rows(toy_run(tmp_path, resume=True).read()) == rows(whole)
 
 
-def test_a_sample_that_two_parts_hold_is_read_once(whole, tmp_path):
+def test_a_sample_that_two_result_shards_hold_is_read_once(whole, tmp_path):
     toy_run(tmp_path)
-    for number, path in enumerate(part_files(tmp_path)[2:5]):
+    for number, path in enumerate(shard_files(tmp_path)[2:5]):
         path.with_name(f"0-of-2-{number:06d}-0123abcd.parquet").write_bytes(path.read_bytes())
     assert rows(read_run(tmp_path)) == rows(whole)
 
@@ -235,7 +236,7 @@ def test_a_folder_that_only_looks_like_a_run_is_left_alone(tmp_path):
         ({"shard": (3, 3)}, "shard 3/3 does not exist"),
         ({"limit": 0}, "at least 1"),
         ({"resume": True, "overwrite": True}, "choose one"),
-        ({"overwrite": True, "shard": (0, 2)}, "other shards"),
+        ({"overwrite": True, "shard": (0, 2)}, "other subsets of the samples"),
         ({"address": "auto"}, "--engine ray"),
         ({"task": ToyTask(count=0)}, "no samples"),
     ],
@@ -263,15 +264,15 @@ def test_check_supported_names_the_methods_that_can_read_a_model():
 
 def test_a_fingerprint_changes_with_a_weight_and_with_the_configuration():
     model = stock_model("mamba")
-    first = fingerprint.fingerprint((model, None))
-    assert fingerprint.fingerprint((model, None)) == first
+    first = fingerprints.fingerprint((model, None))
+    assert fingerprints.fingerprint((model, None)) == first
     model.config.bos_token_id = 3
-    assert fingerprint.fingerprint((model, None)).config != first.config
+    assert fingerprints.fingerprint((model, None)).config != first.config
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1
-    assert fingerprint.fingerprint((model, None)).weights != first.weights
+    assert fingerprints.fingerprint((model, None)).weights != first.weights
     with pytest.raises(InputError, match="found a dict"):
-        fingerprint.fingerprint({})
+        fingerprints.fingerprint({})
 
 
 def test_a_model_that_changes_under_the_run_is_refused(tmp_path):
@@ -283,7 +284,7 @@ def test_a_model_that_changes_under_the_run_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="large is not the model that the run began with"):
         toy_run(tmp_path, load=replaced)
-    assert len(read_run(tmp_path).done) == 23, "what was judged on the first model is kept"
+    assert len(read_run(tmp_path).done) == 23, "the results of the first model are kept"
 
 
 def test_a_row_about_something_else_than_the_run_is_refused(tmp_path):

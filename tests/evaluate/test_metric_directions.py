@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mambascope.evaluate.metrics.perturbation_curve import MODES, perturbation_curves
-from mambascope.evaluate.metrics.registry import METRICS
+from mambascope.evaluate.metrics.registry import METRICS, Metric, find_metric
 from mambascope.evaluate.summary import COLUMNS, summarise
 from mambascope.evaluate.tasks import TASKS
 
@@ -79,8 +79,14 @@ def test_every_metric_that_has_a_direction_is_held_to_it():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tasks_declare_the_same_direction(task):
+def test_tasks_list_known_metrics_as_they_are_known(task):
     for metric in TASKS[task].metrics:
-        known = METRICS.get(metric.name.partition(":")[0])
-        if known is not None:
-            assert (known.better == "higher") == metric.higher_is_better, metric.name
+        name = metric.name if isinstance(metric, Metric) else metric
+        known = METRICS.get(name.partition(":")[0])
+        if isinstance(metric, str):
+            assert known is not None, f"{name} is not known"
+        elif known is not None:
+            assert metric == find_metric(name).titled(metric.title), name
+        else:
+            assert metric.better is not None, name
+            assert metric.title, name

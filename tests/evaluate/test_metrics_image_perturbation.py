@@ -86,7 +86,7 @@ def test_a_map_that_points_at_the_evidence_beats_one_that_does_not():
     ("changed", "message"),
     [
         ({"scores": torch.zeros(3, 2)}, r"a map of \(3, 2\) pixels does not fit a picture of \(2, 2\)"),
-        ({"scores": torch.full((2, 2), torch.nan)}, "pixels have no order"),
+        ({"scores": torch.full((2, 2), torch.nan)}, "pixels cannot be put in order"),
         ({"fractions": (0.5, 0.2)}, "rising within 0 to 1"),
         ({"fractions": (0.5, 1.2)}, "rising within 0 to 1"),
         ({"holds": lambda pictures: torch.zeros(3)}, "one finite number for each of 18 pictures"),

@@ -6,19 +6,19 @@ import torch
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 
 from mambascope.errors import InputError
-from mambascope.evaluate.metrics.average_precision import average_precision
-from mambascope.evaluate.metrics.kept_patches import kept_patches
-from mambascope.evaluate.metrics.mask_auc import mask_auc
-from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
-from mambascope.evaluate.metrics.pixel_map import pixel_map
-from mambascope.evaluate.metrics.pointing_game import pointing_game
-from mambascope.evaluate.metrics.registry import find_metric, results_of
-from mambascope.evaluate.metrics.segmentation import (
+from mambascope.evaluate.metrics.image_perturbation import kept_patches
+from mambascope.evaluate.metrics.masks import (
     SegmentationCounts,
+    mask_auc,
     mean_iou,
+    pointing_game,
     released_average_precision,
     segmentation_counts,
 )
+from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
+from mambascope.evaluate.metrics.ranking import average_precision
+from mambascope.evaluate.metrics.registry import find_metric, results_of
+from mambascope.evaluate.patch_maps import pixel_map
 
 EXACT = 1e-12  # ratios of small whole numbers in float64
 

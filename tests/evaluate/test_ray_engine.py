@@ -10,9 +10,10 @@ pytest.importorskip("ray.data", reason="the engine ray needs Ray Data: pip insta
 import toy_task
 from killed_runs import run_killed_thrice
 from mambascope.errors import InputError, MambascopeError
-from mambascope.evaluate import fingerprint, ray_engine
+from mambascope.evaluate import ray_engine
+from mambascope.evaluate.fingerprint import versions
 from mambascope.evaluate.run import run
-from toy_task import METHODS, MODELS, FailingTask, ToyTask, judged, load, mark, rows
+from toy_task import METHODS, MODELS, FailingTask, ToyTask, fingerprint, load, logged, rows
 
 # Ray's own processes and sockets outlive a call on purpose; their notices are not ours
 pytestmark = pytest.mark.filterwarnings("default")
@@ -28,7 +29,7 @@ def cluster():
 
 
 def toy_run(out, task, models=("small",), **options):
-    return run(task, models, METHODS, out, load=load, mark=mark, **options)
+    return run(task, models, METHODS, out, load=load, fingerprint=fingerprint, **options)
 
 
 def test_the_rows_are_those_of_the_local_engine(tmp_path):
@@ -49,7 +50,7 @@ def test_an_actor_killed_in_the_middle_loses_nothing_and_doubles_nothing(tmp_pat
     task = ToyTask(log=log, killer="toy-10", seconds=0.05)
     there = toy_run(tmp_path / "there", task, engine="ray").read()
     assert (tmp_path / "killed").exists(), "no actor was killed"
-    assert len(judged(log)) > 23, "the sample at which the actor died was judged again"
+    assert len(logged(log)) > 23, "the sample at which the actor died was run again"
     assert rows(there) == rows(here)
     assert there.table.num_rows == here.table.num_rows
 
@@ -69,27 +70,27 @@ def test_a_run_that_one_engine_began_the_other_finishes(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         toy_run(tmp_path / "out", ToyTask(log=log), engine="ray", progress=stop)
-    stored = len(judged(log))
+    stored = len(logged(log))
     result = toy_run(tmp_path / "out", ToyTask(), resume=True)
     assert 9 <= result.found < 23
     assert stored >= 9
     assert rows(result.read()) == rows(toy_run(tmp_path / "here", ToyTask()).read())
 
 
-def test_a_refusal_on_an_actor_is_the_refusal_of_the_run(tmp_path):
+def test_an_error_on_an_actor_is_the_error_of_the_run(tmp_path):
     with pytest.raises(InputError, match=r"^sample toy-11 cannot be judged$"):
         toy_run(tmp_path, FailingTask(), engine="ray")
 
 
 def test_a_sample_that_kills_every_actor_ends_the_run(tmp_path):
     task = ToyTask(log=tmp_path / "log", killer="toy-3", deadly=True, count=5)
-    with pytest.raises(MambascopeError, match=r"^5 actors died at sample toy-3 of small"):
+    with pytest.raises(MambascopeError, match=r"^5 actors crashed on sample toy-3 of small"):
         toy_run(tmp_path / "out", task, engine="ray")
-    assert len(judged(tmp_path / "log")) >= 5
+    assert len(logged(tmp_path / "log")) >= 5
 
 
 def test_a_machine_with_other_versions_is_refused(tmp_path, monkeypatch):
-    other = {**fingerprint.versions(), "torch": "1.0"}
+    other = {**versions(), "torch": "1.0"}
     monkeypatch.setattr(ray_engine, "versions", lambda: other)
-    with pytest.raises(InputError, match=r"a machine of the cluster has torch .* in place of 1\.0"):
+    with pytest.raises(InputError, match=r"a machine of the cluster has torch .* instead of 1\.0"):
         toy_run(tmp_path, ToyTask(), engine="ray")

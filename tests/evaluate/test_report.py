@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -13,10 +12,9 @@ import pytest
 
 from mambascope.errors import InputError
 from mambascope.evaluate.bootstrap import mean_interval, paired_statistic_test, paired_test
-from mambascope.evaluate.by_layer import layers_tables, values_by_layer
-from mambascope.evaluate.layer_choice import at_layers, best_layers
+from mambascope.evaluate.by_layer import at_layers, best_layers, layers_tables, values_by_layer
 from mambascope.evaluate.metrics.alignment_error_rate import AlignmentCounts, alignment_error_rate
-from mambascope.evaluate.metrics.registry import METRICS, Measure, declared_by_tasks, find_metric, results_of
+from mambascope.evaluate.metrics.registry import METRICS, Metric, find_metric, listed_metrics, results_of
 from mambascope.evaluate.report import csv_table, file_stem, latex, latex_table, markdown_table, write_report
 from mambascope.evaluate.report_figure import save_summary_figure, summary_figure
 from mambascope.evaluate.summary import COLUMNS, summarise
@@ -186,7 +184,7 @@ def test_metrics_that_are_asked_for_and_their_direction():
     summary = of_task(summarise(frame), "copying")
     assert not any(cell.best for cell in summary.cells.values())
     assert "not ranked" in summary.note()
-    lower = {"loss": Measure("loss", "loss", "lower")}
+    lower = {"loss": Metric("loss", "lower")}
     summary = of_task(summarise(frame, more=lower), "copying")
     assert summary.cells["random", summary.columns[0]].best
     align = frame[frame["task"] == "align"]
@@ -212,13 +210,30 @@ def test_names_of_metrics():
     assert all(name == metric.name for name, metric in METRICS.items())
 
 
-def test_tasks_declare_their_own_metrics():
-    tasks = [
-        SimpleNamespace(name="loss", higher_is_better=False, title="loss in bits"),
-        SimpleNamespace(name="aer:union", higher_is_better=True, title="ours is known better"),
-    ]
-    declared = declared_by_tasks(tasks)
-    assert declared == {"loss": Measure("loss", "loss in bits", "lower")}
+def test_tasks_list_metrics_by_name_or_their_own():
+    listed = listed_metrics(
+        [
+            Metric("loss", "lower", "loss in bits"),
+            Metric("aer:union", "higher", "ours is known better"),
+            "recall_at_k:5",
+            find_metric("accuracy").titled("share of films"),
+        ]
+    )
+    assert list(listed) == ["loss", "aer:union", "recall_at_k:5", "accuracy"]
+    assert listed["loss"] == Metric("loss", "lower", "loss in bits", label="loss in bits")
+    assert listed["aer:union"] == find_metric("aer:union").titled("ours is known better")
+    assert listed["aer:union"].better == "lower"
+    assert listed["recall_at_k:5"] == find_metric("recall_at_k:5")
+    assert listed["accuracy"].title == "share of films"
+    assert listed["accuracy"].label == "accuracy"
+
+
+def test_a_derived_metric_of_a_tasks_own_is_found_from_its_counts():
+    own = Metric("hits", "higher", "share of hits", "hits", ("hit", "tried"), lambda hit, tried: hit / tried)
+    more = listed_metrics([own, "seconds"])
+    assert [m.name for m in results_of(["seconds", "hit:dev", "tried:dev"], more)] == ["seconds", "hits:dev"]
+    assert find_metric("hits:dev", more).label == "hits (dev)"
+    assert find_metric("hits:dev", more).formula is own.formula
 
 
 def layered():
@@ -287,7 +302,7 @@ def test_a_report_shows_layers_by_the_first_metric(tmp_path):
 def test_no_layer_to_choose_from():
     with pytest.raises(InputError, match="no value of 'roc_auc' for single layers"):
         best_layers(table(samples=2), "roc_auc")
-    with pytest.raises(InputError, match="no direction, higher or lower"):
+    with pytest.raises(InputError, match="'loss' is not ranked"):
         best_layers(layered(), "loss")
     with pytest.raises(InputError, match="no row of the whole model"):
         summarise(layered())

@@ -10,6 +10,7 @@ import torch
 from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import read_hansards
 from mambascope.evaluate.data.pharaoh_gold import BICICI, read_bicici, read_linked_pairs, read_pharaoh
+from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.score_rows import ScoredRows
 from mambascope.evaluate.task import Sample
 from mambascope.evaluate.tasks import alignment as alignment_module
@@ -54,10 +55,10 @@ def test_gold_files_are_read_french_first(tmp_path):
     [
         ({"links": "0-0 1x1\n0-0\n"}, "gold.align line 1: '1x1' is not a link"),
         ({"links": "0-0\n0-2\n"}, "gold.align line 2: link 0-2 is outside sentences of 2 target and 2 source words"),
-        ({"links": "0-0\n"}, "belong line to line, but have 2, 2 and 1"),
+        ({"links": "0-0\n"}, "must have as many lines as each other, but have 2, 2 and 1"),
         ({"english": "<s snum=0001> a b c d </s>\nno marks\n"}, "gold.e line 2 is not a sentence"),
         ({"french": "<s snum=0001> a b c d </s>\n<s snum=0003> a b </s>\n"}, "gold.f line 2 is sentence 0003 where"),
-        ({"french": "<s snum=0001>  </s>\n"}, "belong line to line|is not a sentence"),
+        ({"french": "<s snum=0001>  </s>\n"}, "must have as many lines as each other|is not a sentence"),
     ],
 )
 def test_damaged_gold_is_refused_with_file_line_and_reason(tmp_path, damage, words):
@@ -122,11 +123,11 @@ def test_a_task_reads_the_users_own_pairs_of_either_kind(tmp_path, monkeypatch):
     other = find_task("alignment-de-en", hansards)
     assert other.samples(1)[0].data["source"] == ["the", "house", "sleeps", "."]
     assert task.data_hash() == pickle.loads(pickle.dumps(task)).data_hash() != other.data_hash()
-    with pytest.raises(InputError, match=r"but neither \.links nor \.align is there"):
+    with pytest.raises(InputError, match=r"but neither \.links nor \.align exists"):
         dataclasses.replace(task, source=str(tmp_path / "absent")).samples(None)
     for suffix in (".e", ".f", ".align"):
         (tmp_path / f"gold{suffix}").rename(tmp_path / f"own.v1{suffix}")
-    with pytest.raises(InputError, match="but both kinds are there"):
+    with pytest.raises(InputError, match="but both kinds exist"):
         task.samples(None)
 
 
@@ -205,7 +206,8 @@ def test_rows_that_follow_the_gold_give_an_error_rate_of_zero(tmp_path, monkeypa
 def test_every_method_is_judged_and_logits_only_where_they_are_predicted(tmp_path, family):
     methods = ["latim", "rollout", "mamba-lrp"]
     found = Alignment().evaluate((stock_model(family), Tokenizer()), sample(tmp_path), methods, 0)
-    names = {metric.name for metric in Alignment().metrics}
+    names = {count for metric in listed_metrics(Alignment().metrics).values() for count in metric.counts}
+    assert len(names) == 16
     assert {row.metric for row in found} == names
     assert all("predicts" in row.metric for row in found if row.method == "mamba-lrp")
     assert {row.layer for row in found if row.method == "latim"} == {-1, 0, 1}
@@ -228,7 +230,7 @@ def test_words_that_make_no_token_are_refused():
 
     with pytest.raises(InputError, match=r"this model's tokenizer cannot read 'a' \(Missing \[UNK\] token\)"):
         pieces(Other(), ["a"])
-    with pytest.raises(InputError, match="reads `source <sep> target`"):
+    with pytest.raises(InputError, match="read `source <sep> target`"):
         Alignment().check((stock_model("mamba"), None), ["latim"])
 
 

@@ -7,13 +7,14 @@ from transformers import PreTrainedTokenizerFast
 
 from mambascope import readouts
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
-from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.tasks import copying as copying_module
 from mambascope.evaluate.tasks import find_task
 from mambascope.evaluate.tasks import induction as induction_module
 from mambascope.evaluate.tasks.copying import SEPARATOR, SYMBOLS, Copying
 from mambascope.evaluate.tasks.induction import Induction
+from mambascope.evaluate.variants import check_supported
 from mambascope.methods.latim import latim
 from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.reference_code import first_reference_layer
@@ -51,7 +52,7 @@ def test_every_method_and_layer_is_judged_on_every_metric(loaded):
                 (value,) = rows_of(found, metric, method, layer)
                 assert 0 <= value <= 1
         assert len(rows_of(found, "correct", method)) == 1
-    assert {row.metric for row in found} == {metric.name for metric in task.metrics}
+    assert {row.metric for row in found} == listed_metrics(task.metrics).keys()
 
 
 @pytest.mark.parametrize(("shift", "best"), [(0, True), (1, False)])
@@ -100,7 +101,7 @@ def test_models_that_cannot_be_judged_are_refused():
         task.check((stock_model("mamba"), None), ["latim"])
     with pytest.raises(UnsupportedModelError, match="norm-based cannot read"):
         task.check((stock_model("mamba"), letters()), ["latim", "norm-based"])
-    with pytest.raises(InputError, match="draws 24 tokens from number 300 on, and this model has 50"):
+    with pytest.raises(InputError, match="draws 24 tokens from id 300 on, and this model has 50"):
         find_task("induction").check((stock_model("mamba"), None), ["latim"])
     with pytest.raises(InputError, match="unknown task 'magic'; choose one of copying"):
         find_task("magic")
@@ -159,7 +160,7 @@ def test_the_released_form_of_a_method_is_judged_beside_the_published_one(loaded
 
 
 def test_a_form_that_is_not_there_is_refused(loaded):
-    with pytest.raises(InputError, match="latim has one form; ':reference-code' is for raw-attention"):
+    with pytest.raises(InputError, match="latim has one variant; ':reference-code' is for raw-attention"):
         check_supported(loaded[0], ["latim:reference-code"])
     with pytest.raises(InputError, match="unknown variant 'paper'"):
         check_supported(loaded[0], ["rollout:paper"])

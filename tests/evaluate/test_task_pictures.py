@@ -11,7 +11,8 @@ import transformers
 from mambascope import readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.data import picture_sets
-from mambascope.evaluate.data.picture_sets import JudgedPicture, nearest, picture_set
+from mambascope.evaluate.data.picture_sets import LabelledPicture, nearest, picture_set
+from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.patch_maps import PatchMaps, class_grid, patch_maps
 from mambascope.evaluate.tasks import find_task, perturbation, segmentation
 from mambascope.evaluate.tasks.perturbation import Perturbation
@@ -46,9 +47,9 @@ class Squares:
         masks = np.zeros((2, SIDE, SIDE), bool)
         masks[0, :8, :8] = masks[1, 8:, 8:] = True
         if self.exclusive:
-            return JudgedPicture(pixels, (number % 5,))
+            return LabelledPicture(pixels, (number % 5,))
         pixels[masks.any(axis=0)] += 100
-        return JudgedPicture(pixels, (number % 5, (number + 2) % 5), masks, self.labelled)
+        return LabelledPicture(pixels, (number % 5, (number + 2) % 5), masks, self.labelled)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +151,9 @@ def test_every_method_and_layer_is_judged_on_every_metric(build):
             assert 0 <= value <= 1
         assert len(values(rows, metric, methods[-1])) == 1
     names = {row.metric for row in rows}
-    assert {m.name for m in task.metrics} - names == {"pixel_accuracy", "mean_iou"}, "these two are derived from counts"
+    assert listed_metrics(task.metrics).keys() - names == {"pixel_accuracy", "mean_iou"}, (
+        "these two are derived from counts"
+    )
     assert all(isinstance(json.dumps(row.value), str) for row in rows)
 
 
@@ -198,7 +201,7 @@ def test_perturbation_judges_every_method_for_both_answers(build, pictures):
     task, model = Perturbation(pictures=pictures), build()
     task.check((model, None), METHODS)
     rows = task.evaluate((model, None), task.samples(None)[2], METHODS, 0)
-    assert {row.metric for row in rows} == {metric.name for metric in task.metrics}
+    assert {row.metric for row in rows} == listed_metrics(task.metrics).keys()
     assert {row.layer for row in rows} == {-1}
     for method in METHODS:
         for sign in ("positive", "negative"):
@@ -258,11 +261,11 @@ def test_samples_and_their_hash_are_the_same_every_time():
 
 def test_models_that_do_not_fit_are_refused():
     task = Segmentation(pictures="squares")
-    with pytest.raises(InputError, match="need a vision model, and MambaForCausalLM reads none"):
+    with pytest.raises(InputError, match="need a vision model, and MambaForCausalLM reads no pictures"):
         task.check((stock_model("mamba"), None), ["latim"])
-    with pytest.raises(InputError, match="made for pictures of 8 x 8 pixels, and those of squares have 16 x 16"):
+    with pytest.raises(InputError, match="reads pictures of 8 x 8 pixels, and those of squares have 16 x 16"):
         task.check((vision_mamba(num_channels=3, image_size=8, patch_size=4), None), ["latim"])
-    with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares 5"):
+    with pytest.raises(InputError, match="this model has 4 classes, and the pictures of squares have 5"):
         task.check((vim(num_labels=4), None), ["latim"])
     with pytest.raises(
         UnsupportedModelError, match="rollout:reference-code: the reference code reads the class token's row"

@@ -9,7 +9,7 @@ import torch
 
 import mambascope
 from mambascope.errors import InputError
-from mambascope.evaluate.data import novels
+from mambascope.evaluate.data import haystacks
 from mambascope.evaluate.data.haystacks import hidden
 from mambascope.evaluate.score_rows import ScoredRows
 from mambascope.evaluate.task import Sample
@@ -202,11 +202,11 @@ def test_haystacks_of_ones_own_are_refused_with_a_reason(tmp_path, own_texts):
 def test_archives_of_novels_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "novels.tar.xz").write_bytes(b"not an archive")
     with pytest.raises(InputError, match="could not be read"):
-        novels.held_out_novels(tmp_path / "novels.tar.xz")
+        haystacks.held_out_novels(tmp_path / "novels.tar.xz")
     with tarfile.open(tmp_path / "empty.tar.xz", "w:xz"):
         pass
     with pytest.raises(InputError, match="holds no novel Bennet_Babylon_1902"):
-        novels.held_out_novels(tmp_path / "empty.tar.xz")
+        haystacks.held_out_novels(tmp_path / "empty.tar.xz")
 
 
 def test_a_tokenizer_without_the_words_or_digits_is_refused(loaded, monkeypatch):
@@ -239,5 +239,5 @@ def test_samples_are_of_the_held_out_novels_and_the_same_in_every_run(data, monk
     assert (len(needles), len(find_task("passkey").samples(None)), len(words)) == (90, 60, 90)
     kinds = itertools.product((128, 256, 512), (1, 2, 4))
     assert [sample.id for sample in needles[:9]] == [f"{length}-{count}-0" for length, count in kinds]
-    texts = novels.held_out_novels(data / "lm_novels" / "novels.tar.xz").values()
+    texts = haystacks.held_out_novels(data / "lm_novels" / "novels.tar.xz").values()
     assert all(any(sample.data["hay"] in text for text in texts) for sample in (*needles[:9], *words[:6]))

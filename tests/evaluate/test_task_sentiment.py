@@ -10,7 +10,7 @@ import torch
 import mambascope
 from mambascope.errors import InputError
 from mambascope.evaluate import shortened_texts
-from mambascope.evaluate.data import film_reviews
+from mambascope.evaluate.data import labelled_texts
 from mambascope.evaluate.score_rows import ScoredRows
 from mambascope.evaluate.shortened_texts import ShortenedTexts
 from mambascope.evaluate.task import Sample
@@ -109,22 +109,22 @@ def write_reviews(path, count=40):
 
 def test_whole_reviews_are_held_out_by_a_hash_of_their_text(tmp_path):
     write_reviews(tmp_path / "movie_reviews.zip")
-    found = film_reviews.test_reviews(tmp_path / "movie_reviews.zip")
+    found = labelled_texts.test_reviews(tmp_path / "movie_reviews.zip")
     assert 2 <= len(found) <= 20
     assert all(text.startswith("a pos review , number" if good else "a neg review , number") for text, good in found)
     assert {good for _, good in found} == {True, False}
 
 
 def test_archives_of_reviews_that_cannot_be_read_are_refused(tmp_path):
-    for read in (film_reviews.test_sentences, film_reviews.test_reviews):
+    for read in (labelled_texts.test_sentences, labelled_texts.test_reviews):
         with pytest.raises(InputError, match="could not be read"):
             read(tmp_path / "absent.zip")
     with zipfile.ZipFile(tmp_path / "half.zip", "w") as archive:
         archive.writestr("sentence_polarity/rt-polarity.neg", "dull .\n")
     with pytest.raises(InputError, match=r"could not be read: .*rt-polarity\.pos"):
-        film_reviews.test_sentences(tmp_path / "half.zip")
+        labelled_texts.test_sentences(tmp_path / "half.zip")
     with pytest.raises(InputError, match="holds no reviews"):
-        film_reviews.test_reviews(tmp_path / "half.zip")
+        labelled_texts.test_reviews(tmp_path / "half.zip")
 
 
 def test_texts_of_ones_own_take_the_place_of_the_bundled_ones(tmp_path):

@@ -64,7 +64,7 @@ def test_cifar_pictures_have_their_folders_class(tmp_path):
     [
         (
             {"test/whale/1.jpg": encoded(smooth((32, 32)), "jpeg")},
-            r"c\.tar: test/whale/1\.jpg is in a folder of no class",
+            r"c\.tar: test/whale/1\.jpg is not in the folder of a class",
         ),
         ({"test/frog/1.jpg": encoded(smooth((30, 32)), "jpeg")}, r"c\.tar: test/frog/1\.jpg has 32×30 pixels"),
         ({"test/frog/1.jpg": b"\xff\xd8 no picture"}, r"c\.tar: test/frog/1\.jpg could not be read as an image"),
@@ -102,9 +102,9 @@ def test_damaged_digits_are_named(tmp_path):
     images, labels = idx(tmp_path / "i.gz", np.zeros((2, 28, 28))), idx(tmp_path / "l.gz", np.array([7, 2]))
     with pytest.raises(InputError, match=r"l\.gz is not an idx file of unsigned bytes with 3 axes"):
         read_mnist(labels, labels)
-    with pytest.raises(InputError, match=r"i\.gz holds 2 digits and .*three\.gz says what 3 are"):
+    with pytest.raises(InputError, match=r"i\.gz holds 2 digits and .*three\.gz has labels for 3"):
         read_mnist(images, idx(tmp_path / "three.gz", np.array([1, 2, 3])))
-    with pytest.raises(InputError, match=r"ten\.gz names a digit 10"):
+    with pytest.raises(InputError, match=r"ten\.gz has a label 10"):
         read_mnist(images, idx(tmp_path / "ten.gz", np.array([1, 10])))
     with pytest.raises(InputError, match=r"wide\.gz holds pictures of 29×28"):
         read_mnist(idx(tmp_path / "wide.gz", np.zeros((2, 28, 29))), labels)
@@ -144,7 +144,7 @@ def test_damaged_scenes_are_named(tmp_path):
         read_camvid(archive(tmp_path / "v.tar", pair | {"valannot/b.png": pair["valannot/a.png"]}))
     with pytest.raises(InputError, match=r"v\.tar: a pixel of a is of class 12; they are 0 to 11"):
         read_camvid(archive(tmp_path / "v.tar", scene("a", classes=12)))
-    with pytest.raises(InputError, match=r"v\.tar: frame b or its labels are not of 8×6"):
+    with pytest.raises(InputError, match=r"v\.tar: frame b or its labels do not have 8×6"):
         read_camvid(archive(tmp_path / "v.tar", pair | scene("b", size=(6, 9))))
     with pytest.raises(InputError, match=r"a\.png holds RGB pixels where one channel"):
         read_camvid(archive(tmp_path / "v.tar", pair | {"valannot/a.png": encoded(smooth((6, 8)))}))

@@ -1,4 +1,4 @@
-"""Digits on textures: the same in every run, masks exact, and no part sees what another does."""
+"""Digits on textures: the same in every run, masks exact, and no split sees what another does."""
 
 import time
 from itertools import pairwise
@@ -115,15 +115,15 @@ def test_every_photograph_is_free_and_gives_every_part_a_strip():
 
 
 def test_what_cannot_be_made_is_refused(monkeypatch):
-    with pytest.raises(InputError, match="unknown part 'dev' of the photographs; choose one of training"):
+    with pytest.raises(InputError, match="unknown split 'dev' of the photographs; choose one of training"):
         strips("dev", 64)
     images, labels = handwriting()
-    with pytest.raises(InputError, match="the test part has no handwritten 3"):
+    with pytest.raises(InputError, match="the test split has no handwritten 3"):
         DigitsOnTextures(images[labels != 3], labels[labels != 3], "test")
     monkeypatch.setattr(
         free_photographs, "PHOTOGRAPHS", [free_photographs.Photograph("skimage", "data/none.png", "", "")]
     )
-    with pytest.raises(InputError, match=r"carries no photograph data/none\.png"):
+    with pytest.raises(InputError, match=r"has no photograph data/none\.png"):
         strips("test", 64)
 
 

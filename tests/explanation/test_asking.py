@@ -148,7 +148,7 @@ def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(lo
         ({"method": "latim", "foil": "e"}, "latim scores a position, whatever is predicted there"),
         ({"foil": "e", "layer": 0}, "mamba-lrp explains the whole model, not single layers"),
         ({"method": "mamba-lrp", "layer": 0}, "explains the whole model, not single layers"),
-        ({"method": "latim", "variant": "reference-code"}, "latim has one form; .*rollout"),
+        ({"method": "latim", "variant": "reference-code"}, "latim has one variant; .*rollout"),
     ],
 )
 def test_questions_without_an_answer_are_refused_in_one_sentence(loaded, options, words):

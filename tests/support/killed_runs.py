@@ -13,7 +13,7 @@ import toy_task
 from mambascope.evaluate import results
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
-from toy_task import judged
+from toy_task import logged
 
 STARTS = multiprocessing.get_context("forkserver")
 STARTS.set_forkserver_preload([run.__module__])
@@ -23,17 +23,17 @@ def run_killed_thrice(out, log, **options):
     """Return the stored run after three kills and a last start that ends; checks on the way that nothing is lost."""
     draw, stored = random.Random(), set()
     for end in (12, 24, 36):
-        before = len(judged(log))
+        before = len(logged(log))
         process = _start(out, log, options)
         target = max(draw.randrange(end - 10, end), before + 1)
-        while len(judged(log)) < target:
+        while len(logged(log)) < target:
             assert process.exitcode is None, "it ended before it could be killed"
             time.sleep(0.001)
         time.sleep(draw.random() * 0.02)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert not set(judged(log)[before:]) & stored, "a stored sample was judged again"
+        assert not set(logged(log)[before:]) & stored, "a stored sample was run again"
         now = set(read_run(out).done)
         assert now >= stored, "a stored sample was lost"
         stored = now
@@ -54,6 +54,6 @@ def _run(out, log, options):
         import ray.cloudpickle
 
         ray.cloudpickle.register_pickle_by_value(toy_task)
-    results.PART_SAMPLES = 3
+    results.SHARD_SAMPLES = 3
     task = toy_task.ToyTask(log=log, seconds=0.02)
-    run(task, None, toy_task.METHODS, out, load=toy_task.load, mark=toy_task.mark, resume=True, **options)
+    run(task, None, toy_task.METHODS, out, load=toy_task.load, fingerprint=toy_task.fingerprint, resume=True, **options)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.fingerprint import Fingerprint
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
 
 METHODS = ("latim", "rollout")
 MODELS = ("small", "large")
@@ -21,17 +21,17 @@ def load(name):
     return {"name": name}
 
 
-def mark(loaded):
+def fingerprint(loaded):
     return Fingerprint(weights=loaded["name"], config="none")
 
 
 @dataclass(frozen=True)
 class ToyTask:
-    """Judges methods by a random number.
+    """Evaluates methods by a random number.
 
     Attributes:
         count: How many samples there are.
-        log: A file that gets one line per sample judged.
+        log: A file that gets one line per sample run.
         seconds: How long one sample takes.
         killer: A sample that kills its process, as long as no file `killed` lies beside the log.
         deadly: Whether it does so every time.
@@ -46,7 +46,7 @@ class ToyTask:
     data: str = "toy"
     name: str = "toy"
     default_models: tuple = MODELS
-    metrics: tuple = (Metric("roc_auc"), Metric("conservation_error", higher_is_better=False))
+    metrics: tuple = ("roc_auc", "conservation_error")
     main: tuple = (MainTable(("roc_auc", "conservation_error")),)
 
     def samples(self, limit):
@@ -92,7 +92,7 @@ class FailingTask(ToyTask):
         return super().evaluate(loaded, sample, methods, seed)
 
 
-def judged(log):
+def logged(log):
     """The (model, sample) pairs in a log, in order."""
     return [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 

@@ -20,7 +20,7 @@ from mambascope.evaluate.data.cifar10 import read_cifar10
 from mambascope.evaluate.data.digits_on_textures import CLASSES as DIGITS
 from mambascope.evaluate.data.digits_on_textures import SIDE, DigitPicture, DigitsOnTextures
 from mambascope.evaluate.data.mnist import read_mnist
-from mambascope.evaluate.data.picture_sets import SCENE, THERE, nearest
+from mambascope.evaluate.data.picture_sets import PRESENT, SCENE, nearest
 from mambascope.evaluate.data.pictures import normalised
 from training.running.scans import fast_scans
 
@@ -232,7 +232,7 @@ class Camvid:
     def _read(self, part: str) -> SmallScenes:
         scenes = read_camvid(self.folder / f"camvid_{part}_240x180.tar")
         return SmallScenes(
-            scenes.resized(SCENE), nearest(scenes.classes, SCENE), (scenes.shares() > THERE).astype(np.float32)
+            scenes.resized(SCENE), nearest(scenes.classes, SCENE), (scenes.shares() > PRESENT).astype(np.float32)
         )
 
 

@@ -81,7 +81,7 @@ def evaluate(
 
 def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: bool, as_json: bool) -> None:
     for one in result.damaged:
-        print(f"mambascope: part {one.part} was computed again: {one.reason}", file=sys.stderr)
+        print(f"mambascope: result shard {one.shard} was computed again: {one.reason}", file=sys.stderr)
     stored = result.read()
     means = averages(task, stored)
     if as_json:
@@ -90,7 +90,7 @@ def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: boo
             "found": result.found,
             "computed": result.computed,
             "missing": stored.missing,
-            "damaged": [one.part for one in result.damaged],
+            "damaged": [one.shard for one in result.damaged],
             "manifest": result.manifest.to_dict(),
             "means": [] if means is None else means.means,
         }
@@ -101,7 +101,7 @@ def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: boo
     before = f", {result.found:,} stored before" if result.found else ""
     print(f"judged    {result.computed:,} samples{before}")
     if stored.missing:
-        print(f"missing   {stored.missing:,} samples, of other shards or yet to be resumed")
+        print(f"missing   {stored.missing:,} samples, of other subsets or yet to be resumed")
     print("kept      nothing; --out DIR keeps every result" if out is None else f"kept      {out}")
 
 

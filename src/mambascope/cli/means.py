@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mambascope.evaluate.layer_choice import at_layers, best_layers
-from mambascope.evaluate.metrics.registry import Measure, declared_by_tasks
+from mambascope.evaluate.by_layer import at_layers, best_layers
+from mambascope.evaluate.metrics.registry import Metric, listed_metrics
 from mambascope.evaluate.results import StoredRun
 from mambascope.evaluate.summary import ALL_LAYERS, Column, Summary, long_table, summarise
 from mambascope.evaluate.task import Task
@@ -60,11 +60,11 @@ def averages(task: Task, stored: StoredRun) -> Averages | None:
     """Return the means of a run; None while it holds no rows."""
     if not stored.table.num_rows:
         return None
-    more = declared_by_tasks(task.metrics)
+    more = listed_metrics(task.metrics)
     frame = long_table(stored.table)
     if (frame["layer"] == ALL_LAYERS).any():
         return Averages(summarise(frame, more=more, resamples=RESAMPLES)[0])
-    best = at_layers(frame, best_layers(frame, task.metrics[0].name, more))
+    best = at_layers(frame, best_layers(frame, next(iter(more)), more))
     return Averages(summarise(best, more=more, resamples=RESAMPLES)[0], at_best_layer=True)
 
 
@@ -90,7 +90,7 @@ def means_table(averages: Averages, task: Task, *, all_metrics: bool = False) ->
             for block in table.blocks():
                 lines += [*block, ""]
             shown |= set(names)
-            legend |= table.legend(task)
+            legend |= table.legend()
             starred = starred or table.starred
     notes = []
     if starred:
@@ -146,12 +146,10 @@ class _Table:
         """Whether one method is better than another in some column."""
         return any(self._stars)
 
-    def legend(self, task: Task) -> dict[str, str]:
-        """Return what the metrics are, by what they are called here, where the task or the registry says so."""
-        titles = {metric.name: metric.title for metric in task.metrics}
+    def legend(self) -> dict[str, str]:
+        """Return the titles of the metrics that have one, by their labels here."""
         metrics = [column.metric for column in self._columns]
-        said = {label: titles.get(m.name) or m.title for label, m in zip(self._labels, metrics, strict=True)}
-        return {label: title for label, title in said.items() if title}
+        return {label: metric.title for label, metric in zip(self._labels, metrics, strict=True) if metric.title}
 
     def blocks(self) -> Iterator[list[str]]:
         """Yield the lines of each block."""
@@ -192,7 +190,7 @@ def _wrapped(legend: dict[str, str]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _label(metric: Measure, alike: bool) -> str:
+def _label(metric: Metric, alike: bool) -> str:
     """Return a metric's label, or its name where that is shorter than a long label; whole, but for a shared variant."""
     name, _, variant = metric.name.partition(":")
     if not alike or not variant:

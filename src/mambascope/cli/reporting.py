@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambascope.errors import InputError
-from mambascope.evaluate.layer_choice import at_layers, best_layers
-from mambascope.evaluate.metrics.registry import declared_by_tasks
+from mambascope.evaluate.by_layer import at_layers, best_layers
+from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.packages import package
 from mambascope.evaluate.report import write_report
 from mambascope.evaluate.results import StoredRun, read_run
@@ -23,10 +23,10 @@ def report(
         raise InputError("choose layers with both --layers-from, a run to choose on, and --layers-by, a metric of it")
     pandas = package("pandas")
     runs = [_read(folder) for folder in folders]
-    measures = declared_by_tasks(metric for task in TASKS.values() for metric in task.metrics)
+    metrics = listed_metrics(metric for task in TASKS.values() for metric in task.metrics)
     tables = [long_table(run.table) for run in runs]
     if layers_from is not None:
-        chosen = best_layers(_read(layers_from).table, str(layers_by), measures)
+        chosen = best_layers(_read(layers_from).table, str(layers_by), metrics)
         tables += [at_layers(table, chosen) for table in tables]
     title = "Results: " + ", ".join(dict.fromkeys(run.manifest.task for run in runs))
     path = write_report(
@@ -34,7 +34,7 @@ def report(
         out or folders[0] / "report",
         title=title,
         figures=figures,
-        more=measures,
+        more=metrics,
     )
     print(path.read_text(encoding="utf-8"))
     print(f"written   {path}, with LaTeX, CSV and figures beside it")
@@ -43,5 +43,5 @@ def report(
 def _read(folder: Path) -> StoredRun:
     found = read_run(folder)
     for damaged in found.damaged:
-        print(f"mambascope: {folder}: part {damaged.part} is left out: {damaged.reason}")
+        print(f"mambascope: {folder}: result shard {damaged.shard} is left out: {damaged.reason}")
     return found

@@ -1,1 +1,1 @@
-"""How far scores can be trusted: metrics, one file each."""
+"""How far scores can be trusted: tasks, metrics, and runs that can be interrupted and resumed."""

@@ -1,7 +1,7 @@
-"""How sure a mean over samples is, and whether two methods differ: the bootstrap (Efron & Tibshirani 1993).
+"""The bootstrap (Efron & Tibshirani 1993): how certain a mean over samples is, and whether two methods differ.
 
-Samples are drawn again, with replacement, as many as there are; a statistic of a corpus is computed from the sums of
-what is drawn. The same seed draws the same.
+Each resample draws as many samples as there are, with replacement; a corpus-level statistic is computed from the sums
+over a resample. The same seed gives the same resamples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from mambascope.errors import InputError
 from mambascope.evaluate.packages import package
 
-#: Of arrays of sums, one per count, the statistic of a corpus, element by element.
+#: Takes arrays of sums, one per count, and returns the corpus-level statistic, element by element.
 Statistic = Callable[..., np.ndarray]
 
 LEVEL = 0.95
@@ -27,10 +27,10 @@ class Interval:
     """A statistic of samples with its percentile bootstrap interval.
 
     Attributes:
-        value: The statistic of all samples; NaN where there is none.
-        low, high: The ends of the interval; NaN with fewer than two samples.
-        count: How many samples entered.
-        undefined: How many were left out because their value was NaN.
+        value: The statistic of all samples; NaN if there are none.
+        low, high: The ends of the interval; NaN if there are fewer than two samples.
+        count: The number of samples used.
+        undefined: The number of samples left out because their value is NaN.
     """
 
     value: float
@@ -45,11 +45,11 @@ class PairedTest:
     """Whether two methods differ on the same samples.
 
     Attributes:
-        difference: First less second, as an interval over the samples that both have.
-        p_bootstrap: Two-sided: how often the bootstrap's difference strays from the observed one by as much as the
-            observed one is from 0, (1 + times) / (1 + resamples). NaN with fewer than two samples.
-        p_wilcoxon: Two-sided Wilcoxon signed-rank test, samples without a difference left out; 1 where none differs.
-            None for statistics of a corpus, which have no value per sample.
+        difference: First minus second, with its interval, over the samples that both have.
+        p_bootstrap: Two-sided: how often a resample's difference is as far from the observed one as that is from 0, as
+            (1 + times) / (1 + resamples). NaN if there are fewer than two samples.
+        p_wilcoxon: Two-sided Wilcoxon signed-rank test, without the samples that do not differ; 1 if none differs. None
+            for corpus-level statistics, which have no value per sample.
     """
 
     difference: Interval
@@ -63,13 +63,13 @@ def mean_interval(
     """Return the mean of the values that are not NaN, with its interval.
 
     Args:
-        values: One per sample.
-        level: Share of the bootstrap's means inside the interval.
-        resamples: How many times samples are drawn again.
-        seed: Of the drawing.
+        values: One value per sample.
+        level: The share of the resamples' means inside the interval.
+        resamples: The number of resamples.
+        seed: The seed of the resamples.
 
     Raises:
-        InputError: if a value is infinite, or level or resamples make no interval.
+        InputError: if a value is infinite, or level or resamples are out of range.
     """
     values = _series(values)
     known = values[~np.isnan(values)]
@@ -89,7 +89,7 @@ def statistic_interval(
         level, resamples, seed: As in `mean_interval`.
 
     Raises:
-        InputError: if counts are no table of finite numbers, or level or resamples make no interval.
+        InputError: if counts are not a table of finite numbers, or level or resamples are out of range.
     """
     counts = _table(counts)
     drawn = statistic(*_drawn_sums(counts, resamples, seed).T)
@@ -107,15 +107,15 @@ def paired_test(
     """Return whether the means of two methods' values on the same samples differ.
 
     Args:
-        first, second: The values, sample by sample; samples where either is NaN are left out.
+        first, second: The values, in the same order of samples; samples where either is NaN are left out.
         level, resamples, seed: As in `mean_interval`.
 
     Raises:
-        InputError: if there are not as many values of both, one is infinite, or scipy is not installed.
+        InputError: if their numbers of values differ, a value is infinite, or scipy is not installed.
     """
     first, second = _series(first), _series(second)
     if len(first) != len(second):
-        raise InputError(f"a paired test needs the same samples of both, found {len(first)} and {len(second)} values")
+        raise InputError(f"a paired test needs the same samples for both, found {len(first)} and {len(second)} values")
     differences = first - second
     known = differences[~np.isnan(differences)]
     difference = mean_interval(differences, level=level, resamples=resamples, seed=seed)
@@ -132,18 +132,20 @@ def paired_statistic_test(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PairedTest:
-    """Return whether two methods differ in a corpus-level statistic, drawing the same samples for both.
+    """Return whether two methods differ in a corpus-level statistic; each resample draws the same samples for both.
 
     Args:
-        first, second: Counts of the same samples, one row each.
+        first, second: Counts of the same samples, one row per sample.
         statistic, level, resamples, seed: As in `statistic_interval`.
 
     Raises:
-        InputError: if the two are not of one shape; and see `statistic_interval`.
+        InputError: if the two have different shapes; and see `statistic_interval`.
     """
     first, second = _table(first), _table(second)
     if first.shape != second.shape:
-        raise InputError(f"a paired test needs the same samples of both, found counts {first.shape} and {second.shape}")
+        raise InputError(
+            f"a paired test needs the same samples for both, found {first.shape} and {second.shape} counts"
+        )
     sums = _drawn_sums(np.concatenate([first, second], axis=1), resamples, seed).T
     columns = first.shape[1]
     drawn = statistic(*sums[:columns]) - statistic(*sums[columns:])
@@ -172,7 +174,7 @@ def _table(counts: np.ndarray) -> np.ndarray:
 
 
 def _drawn_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return, for every resample, the sums over the samples drawn: (n, k) to (resamples, k)."""
+    """Return the sums over the samples of each resample, (n, k) to (resamples, k)."""
     if resamples < 1:
         raise InputError(f"a bootstrap needs at least one resample, found {resamples}")
     size = len(data)
@@ -180,16 +182,16 @@ def _drawn_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         return np.full((resamples, data.shape[1]), np.nan)
     generator = np.random.default_rng(seed)
     step = max(1, DRAWN_AT_ONCE // size)
-    parts = [
+    sums = [
         data[generator.integers(size, size=(min(step, resamples - start), size))].sum(axis=1)
         for start in range(0, resamples, step)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(sums)
 
 
 def _ends(drawn: np.ndarray, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
-        raise InputError(f"an interval's level lies between 0 and 1, found {level}")
+        raise InputError(f"an interval's level must be between 0 and 1, found {level}")
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return float("nan"), float("nan")

@@ -1,6 +1,6 @@
-"""Which samples were begun and never finished: what tells a sample that kills its process from one that was unlucky.
+"""Counts crashes per sample, to tell a sample that crashes every process from one whose process was killed by chance.
 
-A file of its own, with no heavy import, as it runs in a process of its own.
+It is a file of its own without heavy imports because it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections import Counter
 
 
 class CrashCounter:
-    """Counts, in an actor that outlives the others, how often each sample was begun since it was last finished."""
+    """Counts how often each sample was started but not finished; it runs in an actor that outlives the others."""
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
+        self._started: Counter[str] = Counter()
 
-    def begin(self, sample: str) -> int:
-        """Note that an actor begins a sample, and return how many did so before and never finished it."""
-        self._begun[sample] += 1
-        return self._begun[sample] - 1
+    def start(self, sample: str) -> int:
+        """Record that an actor starts a sample, and return how many actors have crashed on it so far."""
+        self._started[sample] += 1
+        return self._started[sample] - 1
 
-    def end(self, sample: str) -> None:
-        """Note that a sample is finished."""
-        self._begun.pop(sample, None)
+    def finish(self, sample: str) -> None:
+        """Record that a sample is finished."""
+        self._started.pop(sample, None)

@@ -1,4 +1,4 @@
-"""What a result depends on besides the code: a model's weights and configuration, and the versions of the libraries."""
+"""What results depend on besides the code: a model's weights and configuration, and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fingerprint:
 
 
 def fingerprint(loaded: Any) -> Fingerprint:
-    """Return the hashes of what `load` returned: a model and its tokenizer, if it has one.
+    """Return the fingerprint of what `load` returned: a model, or a model and its tokenizer.
 
     Raises:
         InputError: if it is something else.

@@ -1,4 +1,4 @@
-"""The manifest of a run: everything that its numbers depend on. Two runs with one manifest have the same numbers."""
+"""The manifest of a run: all that its results depend on. Two runs with the same manifest have the same results."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mambascope.files import whole_file
 FORMAT = "mambascope-run-1"
 FILE = "manifest.json"
 
-#: Longest value that a message shows.
+#: The longest value shown in a message, in characters.
 SHOWN = 40
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run is.
+    """Everything that the results of a run depend on.
 
     Attributes:
-        task: Name of the task.
-        data: Hash of its data.
-        samples: How many samples it judges on each model, all shards together.
-        models: Fingerprint of each model, by name, in order.
-        methods: The methods judged, in order.
+        task: The task's name.
+        data: A hash of its data.
+        samples: The number of samples for each model, over all subsets.
+        models: The fingerprint of each model, by name, in order.
+        methods: The methods, in order.
         seed: The run's seed.
-        limit: How many samples were asked for; None for all.
-        options: Whatever else was chosen, as values that JSON can hold.
-        versions: Versions of the libraries.
+        limit: The limit on the number of samples; None for all.
+        options: Other choices, as values that JSON can hold.
+        versions: The versions of the libraries.
     """
 
     task: str
@@ -47,16 +47,16 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold."""
+        """Return the manifest as values that JSON can hold."""
         return {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
 
     @property
     def run(self) -> str:
-        """A hash of all of it, which every part of the run carries."""
+        """A hash of the whole manifest; every result shard of the run contains it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:32]
 
     def differences(self, found: Manifest) -> list[str]:
-        """Return what differs in another manifest, each as words for a message."""
+        """Return what is different in another manifest, worded for a message."""
         here, there = _facts(self), _facts(found)
         return [
             f"{key} ({_shown(there.get(key))} there, {_shown(here.get(key))} here)"
@@ -66,10 +66,10 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a run's folder, whole or not at all, also while another shard does the same.
+    """Write the manifest to a run's folder, whole or not at all; other processes may do so at the same time.
 
     Raises:
-        OutputError: if the disk is full or refuses.
+        OutputError: if the disk is full or cannot be written to.
     """
     with whole_file(folder / FILE) as partial:
         partial.write_text(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -79,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest in a folder, or None if there is none.
 
     Raises:
-        InputError: if there is one, and it is not a run's or cannot be read.
+        InputError: if there is one, but it is not a run's manifest or cannot be read.
     """
     path = folder / FILE
     if not path.exists():
@@ -88,20 +88,20 @@ def read_manifest(folder: Path) -> Manifest | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format") != FORMAT:
             raise InputError(f"{path} is not the manifest of a run (no {FORMAT} mark); choose another folder")
-        models = {name: Fingerprint(**marks) for name, marks in found.pop("models").items()}
+        models = {name: Fingerprint(**hashes) for name, hashes in found.pop("models").items()}
         return Manifest(models=models, methods=tuple(found.pop("methods")), **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as the manifest of a run ({error}); choose another folder") from error
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """Return a manifest as flat pairs, named as a message names them."""
+    """Return a manifest as flat pairs, with the names used in messages."""
     facts = manifest.to_dict()
     nested = {name: facts.pop(name) for name in ("models", "options", "versions")}
     facts["models"] = list(nested["models"])
     facts["data hash"] = facts.pop("data")
-    for name, marks in nested["models"].items():
-        facts |= {f"{what} hash of {name}": mark for what, mark in marks.items()}
+    for name, hashes in nested["models"].items():
+        facts |= {f"{what} hash of {name}": value for what, value in hashes.items()}
     facts |= {f"option {name}": value for name, value in nested["options"].items()}
     facts |= {f"version of {name}": value for name, value in nested["versions"].items()}
     return facts

@@ -1,4 +1,4 @@
-"""Packages that only evaluation needs, imported when they are first used."""
+"""Packages that only the evaluation needs, imported when they are first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks on pictures share: their samples, and whether a model can be judged on them."""
+"""What all tasks on pictures share: their samples, and the check whether a model fits them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.evaluate.data.picture_sets import JudgedPicture, PictureSet, picture_set
+from mambascope.evaluate.data.picture_sets import LabelledPicture, PictureSet, picture_set
 from mambascope.evaluate.data.pictures import normalised
-from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.patch_maps import class_grid
-from mambascope.evaluate.supported import check_supported
 from mambascope.evaluate.task import Sample
+from mambascope.evaluate.variants import check_supported, find_variant
 from mambascope.inputs.preparation import own_size, reads_pictures
 
 
 @dataclass(frozen=True)
-class OnPictures:
-    """What every task on pictures is; it adds what it measures.
+class PictureTask:
+    """The common part of tasks on pictures; each task adds its metrics and `evaluate`.
 
     Attributes:
-        name: What people type.
-        default_models: The models judged when none are named.
-        pictures: The set of pictures.
-        most: How many of them are judged.
+        name: The name that people type.
+        default_models: The models that are evaluated by default.
+        pictures: The name of the set of pictures.
+        most: The number of its pictures to use.
     """
 
     name: str
@@ -37,11 +36,11 @@ class OnPictures:
     most: int = 300
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the first pictures of the set as samples: their numbers, as they are made or read when judged."""
+        """Return the first pictures of the set as samples: their numbers, from which they are made or read later."""
         return [Sample(str(number), {"picture": number}) for number in range(self._count())[:limit]]
 
     def data_hash(self) -> str:
-        """Return a hash of the pictures and of what is known of them."""
+        """Return a hash of the pictures and their labels."""
         digest = hashlib.sha256()
         pictures = picture_set(self.pictures)
         for number in range(self._count()):
@@ -55,33 +54,33 @@ class OnPictures:
         """Raise unless the model reads pictures of this size and has these classes, and every method can read it.
 
         Raises:
-            InputError: if it does not fit the pictures.
-            UnsupportedModelError: if it does not say where its patches lie, or a method cannot read it; the
-                reference code's variants read a class token.
+            InputError: if the model does not fit the pictures.
+            UnsupportedModelError: if the model does not say where its patches are, or a method cannot read it;
+                reference-code variants need a class token.
         """
         model, _ = loaded
         if not reads_pictures(model):
-            raise InputError(f"{self.pictures} pictures need a vision model, and {type(model).__name__} reads none")
+            raise InputError(
+                f"{self.pictures} pictures need a vision model, and {type(model).__name__} reads no pictures"
+            )
         pictures: PictureSet = picture_set(self.pictures)
         if own_size(model) != pictures.size:
             found, wanted = (f"{size[0]} x {size[1]}" for size in (own_size(model), pictures.size))
-            raise InputError(
-                f"this model was made for pictures of {found} pixels, and those of {self.pictures} have {wanted}"
-            )
+            raise InputError(f"this model reads pictures of {found} pixels, and those of {self.pictures} have {wanted}")
         count = model.config.num_labels
         if count != len(pictures.classes):
             raise InputError(
-                f"this model has {count} classes, and the pictures of {self.pictures} {len(pictures.classes)}"
+                f"this model has {count} classes, and the pictures of {self.pictures} have {len(pictures.classes)}"
             )
         check_supported(model, methods)
         _, positions = class_grid(model, model_inputs(model, pictures.picture(0)))
-        reference = [one for one in methods if find_form(one)[1] == "reference-code"]
+        reference = [one for one in methods if find_variant(one)[1] == "reference-code"]
         if reference and len(positions) != 1:
             raise UnsupportedModelError(
                 f"{', '.join(reference)}: the reference code reads the class token's row, and this model has none"
             )
 
-    def picture(self, sample: Sample) -> JudgedPicture:
+    def picture(self, sample: Sample) -> LabelledPicture:
         """Return the picture of a sample."""
         return picture_set(self.pictures).picture(int(sample.data["picture"]))
 
@@ -89,11 +88,11 @@ class OnPictures:
         return min(len(picture_set(self.pictures)), self.most)
 
 
-def model_inputs(model: nn.Module, picture: JudgedPicture) -> dict[str, Any]:
-    """Return a picture as its model takes it."""
+def model_inputs(model: nn.Module, picture: LabelledPicture) -> dict[str, Any]:
+    """Return a picture as inputs for a model."""
     return {"pixel_values": pixels_of(picture)[None].to(next(model.parameters()).device)}
 
 
-def pixels_of(picture: JudgedPicture) -> Float[Tensor, "3 H W"]:
+def pixels_of(picture: LabelledPicture) -> Float[Tensor, "3 H W"]:
     """Return a picture's normalised pixels."""
     return normalised(picture.pixels)

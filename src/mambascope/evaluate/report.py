@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, LaTeX and CSV, one line per method, and as figures: a whole run in one folder."""
+"""Reports: results as tables in Markdown, LaTeX and CSV, one line per method, and as figures, in one folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from mambascope.errors import InputError
 from mambascope.evaluate.bootstrap import Interval
 from mambascope.evaluate.by_layer import layers_tables
-from mambascope.evaluate.metrics.registry import Measure
+from mambascope.evaluate.metrics.registry import Metric
 from mambascope.evaluate.report_figure import save_summary_figure
 from mambascope.evaluate.summary import Cell, Column, Summary, long_table, summarise
 from mambascope.files import whole_file
@@ -28,7 +28,7 @@ LATEX_SPECIAL = {
     "Δ": r"$\Delta$",
     "ρ": r"$\rho$",
     "ℓ": r"$\ell$",
-    "[": "{[}",  # after the end of a line it would be read as a length
+    "[": "{[}",  # LaTeX would read it as a length after the end of a line
     **{letter: "\\" + letter for letter in "&%$#_{}"},
 }
 
@@ -38,17 +38,17 @@ def write_report(
 ) -> Path:
     """Write every task's table and figures to a folder, and return the path of `report.md`, which shows them all.
 
-    Beside it stand, for each task, `<task>.tex`, `<task>.csv` and, for each of its metrics, a figure `<task>-<metric>`.
+    The folder also gets `<task>.tex` and `<task>.csv` for each task, and a figure `<task>-<metric>` for each metric.
 
     Args:
         table: The long table of results.
-        folder: Where to write; its parent must exist.
-        title: Heading of the report.
-        figures: Ending of the figures' names: `.png`, `.pdf` or `.svg`.
-        options: As `summarise` takes them.
+        folder: The folder to write to; its parent must exist.
+        title: The heading of the report.
+        figures: The figures' file type: `.png`, `.pdf` or `.svg`.
+        options: Options of `summarise`.
 
     Raises:
-        InputError: as `summarise`; if the folder's parent does not exist, or two tasks would write the same file.
+        InputError: see `summarise`; or if the folder's parent does not exist, or two tasks would write the same file.
         OutputError: if a file could not be written.
     """
     summaries = summarise(table, **options)
@@ -59,21 +59,21 @@ def write_report(
     if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} cannot be created: {folder.parent} is not a folder, or a file has that name")
     folder.mkdir(exist_ok=True)
-    parts = [f"# {title}"]
+    blocks = [f"# {title}"]
     for summary, stem in zip(summaries, stems, strict=True):
         _write(folder / f"{stem}.tex", latex_table(summary))
         _write(folder / f"{stem}.csv", csv_table(summary))
-        parts += [f"## {summary.task}", markdown_table(summary), summary.note().replace("*", r"\*")]
+        blocks += [f"## {summary.task}", markdown_table(summary), summary.note().replace("*", r"\*")]
         for metric in dict.fromkeys(column.metric for column in summary.columns):
             name = f"{stem}-{file_stem(metric.name)}{figures}"
             save_summary_figure(summary, metric.name, folder / name)
-            parts.append(f"![{summary.task}: {metric.label}]({name})")
-        parts += _layers(table, summary, options.get("more"))
-    return _write(folder / "report.md", "\n\n".join(parts) + "\n")
+            blocks.append(f"![{summary.task}: {metric.label}]({name})")
+        blocks += _layers(table, summary, options.get("more"))
+    return _write(folder / "report.md", "\n\n".join(blocks) + "\n")
 
 
 def markdown_table(summary: Summary) -> str:
-    """Return a summary as a Markdown table: value and interval, the best bold, a star on those that differ from it."""
+    """Return a summary as a Markdown table: values with intervals, the best in bold, a star where one differs."""
 
     def written(cell: Cell, decimals: int) -> str:
         value = f"{cell.interval.value:.{decimals}f}"
@@ -87,9 +87,9 @@ def markdown_table(summary: Summary) -> str:
 
 
 def latex_table(summary: Summary) -> str:
-    """Return a summary as a LaTeX `tabular` for the package booktabs, to be put into a `table` of the paper's own.
+    """Return a summary as a LaTeX `tabular` that needs the package booktabs, to be put into a `table`.
 
-    Names are escaped; the note stands before it as a comment.
+    Names are escaped; the note comes before it as a comment.
     """
 
     def written(cell: Cell, decimals: int) -> str:
@@ -124,8 +124,8 @@ def latex_table(summary: Summary) -> str:
 def csv_table(summary: Summary) -> str:
     """Return a summary as CSV with full precision, for programs.
 
-    Each model and metric has the columns `<model> <metric>` and, after the same words, `low`, `high`, `samples`,
-    `undefined`, `best` (1 or 0), `p_bootstrap`, `p_holm` and `p_wilcoxon`, the p-values against the best.
+    Each model and metric has a column `<model> <metric>` and further ones with the same beginning: `low`, `high`,
+    `samples`, `undefined`, `best` (1 or 0), and the p-values against the best, `p_bootstrap`, `p_holm`, `p_wilcoxon`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -141,12 +141,12 @@ def csv_table(summary: Summary) -> str:
 
 
 def latex(text: str) -> str:
-    """Return a text with the letters that LaTeX would read as commands escaped."""
+    """Return a text with the characters escaped that have a meaning in LaTeX."""
     return "".join(LATEX_SPECIAL.get(letter, letter) for letter in _one_line(text))
 
 
 def file_stem(name: str) -> str:
-    """Return a name that any file system takes: letters, digits, dots, dashes and underscores."""
+    """Return a name that is valid in any file system: letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
@@ -174,7 +174,7 @@ def _lines(summary: Summary, written: Callable[[Cell, int], str]) -> list[list[s
 
 
 def _decimals(summary: Summary, column: Column) -> int:
-    """Return how many decimals a column is written with: three below 10, fewer above, more for very small values."""
+    """Return the number of decimals of a column: three below 10, fewer above, more for very small values."""
     intervals = [cell.interval for (_, c), cell in summary.cells.items() if c == column]
     largest = max((abs(i.value) for i in intervals if not math.isnan(i.value)), default=0.0)
     if largest == 0 or largest >= 0.01:
@@ -187,12 +187,12 @@ def _ends(cell: Cell, decimals: int) -> str:
     return "" if math.isnan(interval.low) else f" [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
 
 
-def _layers(table: Any, summary: Summary, more: Mapping[str, Measure] | None) -> list[str]:
-    """Return the tables of a task's first metric layer by layer, with a heading each."""
+def _layers(table: Any, summary: Summary, more: Mapping[str, Metric] | None) -> list[str]:
+    """Return tables of a task's first metric layer by layer, each with a heading."""
     frame = long_table(table)
     metric = summary.columns[0].metric
     found = layers_tables(frame[frame["task"] == summary.task], metric.name, more)
-    return [part for model, text in found for part in (f"### {model}: {metric.label} of each layer", text)]
+    return [block for model, text in found for block in (f"### {model}: {metric.label} of each layer", text)]
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A figure of one metric of a task: a line per method, a mark per model, the interval as a bar; readable in grey."""
+"""A figure of one metric of a task: a line per method, a mark per model, intervals as bars; readable in grey."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {
 
 
 def summary_figure(summary: Summary, metric: str) -> Figure:
-    """Return a matplotlib figure of a metric: every method's result with its bootstrap interval, model beside model.
+    """Return a matplotlib figure of a metric: every method's result with its bootstrap interval, for each model.
 
-    The best of each model is drawn full, the others hollow.
+    The best mark of each model is filled, the others are hollow.
 
     Args:
         summary: The task's table.
@@ -75,8 +75,8 @@ def save_summary_figure(summary: Summary, metric: str, path: str | Path) -> Path
     """Write `summary_figure` to a .png, .pdf or .svg file, without a time stamp, and return its path.
 
     Raises:
-        InputError: if the file's ending is another one, or its folder does not exist; and see `summary_figure`.
-        OutputError: if the disk is full or refuses.
+        InputError: if the file has another ending or its folder does not exist; and see `summary_figure`.
+        OutputError: if the disk is full or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in UNDATED:

@@ -1,7 +1,7 @@
-"""A part of a run: one parquet file with the rows of a few whole samples of one model, in long format.
+"""A result shard: a parquet file with all rows of a few samples of one model, in long format.
 
 Columns: task, model, method, layer, sample, metric, value, extra (JSON or null). The file's metadata name the run, the
-model and the samples, so that a sample without rows is known to be done too.
+model and the samples, so that samples without rows are known to be done too.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import TYPE_CHECKING
 from mambascope.errors import InputError, MambascopeError
 from mambascope.evaluate.manifest import Manifest
 from mambascope.evaluate.packages import package
-from mambascope.evaluate.sample_runner import Verdict
+from mambascope.evaluate.sample_runner import SampleResult
 from mambascope.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow
 
-#: The key of our own metadata in a part.
+#: The key of our own metadata in a result shard.
 KEY = b"mambascope"
 
-#: A part's name: shard, number of shards, number of the part, and a token that no other process draws.
+#: The name of a result shard: subset of the samples, number of subsets, number of the shard, and a random token.
 NAME = re.compile(r"\d+-of-\d+-\d+-[0-9a-f]{8}\.parquet")
 
 
 class DamagedShardError(MambascopeError):
-    """A part is half-written, not parquet, or not of this run; the message is the reason."""
+    """A result shard is incomplete, not parquet, or of another run; the message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResultShard:
-    """What one part holds.
+    """The content of one result shard.
 
     Attributes:
-        name: Name of the file.
-        model: The model that it is about.
-        samples: The samples that it holds whole.
+        name: The file's name.
+        model: The model.
+        samples: The samples whose rows it holds.
         table: The rows.
     """
 
@@ -52,7 +52,7 @@ class ResultShard:
 
 
 def schema() -> pyarrow.Schema:
-    """Return the columns of a part."""
+    """Return the columns of a result shard."""
     pa = package("pyarrow")
     texts = {name: pa.string() for name in ("task", "model", "method", "sample", "metric", "extra")}
     kinds = {**texts, "layer": pa.int32(), "value": pa.float64()}
@@ -61,55 +61,55 @@ def schema() -> pyarrow.Schema:
 
 
 def write_result_shard(
-    folder: Path, manifest: Manifest, verdicts: Sequence[Verdict], *, shard: tuple[int, int], number: int
+    folder: Path, manifest: Manifest, results: Sequence[SampleResult], *, subset: tuple[int, int], number: int
 ) -> Path:
-    """Write the verdicts of one model to a new part in a folder, whole or not at all, and return its path.
+    """Write results of one model to a new result shard in a folder, whole or not at all, and return its path.
 
     Raises:
-        OutputError: if the disk is full or refuses.
+        OutputError: if the disk is full or cannot be written to.
     """
     pa, parquet = package("pyarrow"), package("pyarrow.parquet")
     lines = [
         {
             "task": manifest.task,
-            "model": verdict.model,
+            "model": result.model,
             "method": row.method,
             "layer": row.layer,
-            "sample": verdict.sample,
+            "sample": result.sample,
             "metric": row.metric,
             "value": float(row.value),
             "extra": None if row.extra is None else json.dumps(row.extra, sort_keys=True, ensure_ascii=False),
         }
-        for verdict in verdicts
-        for row in verdict.rows
+        for result in results
+        for row in result.rows
     ]
-    mark = {"run": manifest.run, "model": verdicts[0].model, "samples": [verdict.sample for verdict in verdicts]}
-    table = pa.Table.from_pylist(lines, schema=schema().with_metadata({KEY: json.dumps(mark)}))
+    about = {"run": manifest.run, "model": results[0].model, "samples": [result.sample for result in results]}
+    table = pa.Table.from_pylist(lines, schema=schema().with_metadata({KEY: json.dumps(about)}))
     content = pa.BufferOutputStream()
     parquet.write_table(table, content, write_page_checksum=True)
-    path = folder / f"{shard[0]}-of-{shard[1]}-{number:06d}-{secrets.token_hex(4)}.parquet"
+    path = folder / f"{subset[0]}-of-{subset[1]}-{number:06d}-{secrets.token_hex(4)}.parquet"
     with whole_file(path) as partial:
         partial.write_bytes(content.getvalue())
     return path
 
 
 def read_result_shard(path: Path, manifest: Manifest) -> ResultShard:
-    """Return what a part holds.
+    """Return the content of a result shard.
 
     Raises:
-        DamagedShardError: if it is half-written, not parquet, or of another run.
-        InputError: if the file may not be read.
+        DamagedShardError: if it is incomplete, not parquet, or of another run.
+        InputError: if there is no permission to read it.
     """
     pa, parquet = package("pyarrow"), package("pyarrow.parquet")
     try:
         table = parquet.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        mark = json.loads((table.schema.metadata or {})[KEY])
+        about = json.loads((table.schema.metadata or {})[KEY])
     except PermissionError as error:
-        raise InputError(f"{path} may not be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
-        raise DamagedShardError("it is not a part of a run") from error
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two
+        raise DamagedShardError("it is not a result shard") from error
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
         raise DamagedShardError(" ".join(str(error).split()).rstrip(".")) from error
-    if mark["run"] != manifest.run or not table.schema.equals(schema()):
-        raise DamagedShardError("it is a part of another run")
-    return ResultShard(path.name, mark["model"], tuple(mark["samples"]), table)
+    if about["run"] != manifest.run or not table.schema.equals(schema()):
+        raise DamagedShardError("it belongs to another run")
+    return ResultShard(path.name, about["model"], tuple(about["samples"]), table)

@@ -1,4 +1,4 @@
-"""The results of a run: a folder with a manifest and parts, that every moment of a run leaves readable."""
+"""The results of a run: a folder with a manifest and result shards, readable at every moment of the run."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ from mambascope.evaluate.result_shards import (
     schema,
     write_result_shard,
 )
-from mambascope.evaluate.sample_runner import Verdict
+from mambascope.evaluate.sample_runner import SampleResult
 
 if TYPE_CHECKING:
     import pyarrow
 
-PARTS = "parts"
+#: The folder of the result shards in a run's folder; stored runs have it under this name.
+SHARDS = "parts"
 
-#: A part is written after so many samples, or seconds since the last one.
-PART_SAMPLES = 64
-PART_SECONDS = 10.0
+#: A result shard is written after so many samples, or so many seconds after the last one.
+SHARD_SAMPLES = 64
+SHARD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A part that cannot be used, and why."""
+    """A result shard that cannot be used, and why."""
 
-    part: str
+    shard: str
     reason: str
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A run as it lies in its folder.
+    """A run as stored in its folder.
 
     Attributes:
         folder: The folder.
-        manifest: What the run is.
-        table: All rows, each once, by model, sample id, and then as the task gave them.
+        manifest: The run's manifest.
+        table: All rows, each once, sorted by model and sample id; within a sample in the task's order.
         done: The (model, sample) pairs that are stored.
-        damaged: Parts that cannot be used; `run` with resume computes their samples again.
+        damaged: Result shards that cannot be used; `run` with `resume` computes their samples again.
     """
 
     folder: Path
@@ -67,36 +68,36 @@ class StoredRun:
 
 
 def read_run(folder: str | Path) -> StoredRun:
-    """Return the run that a folder holds, whether it is complete or not.
+    """Return the run in a folder, complete or not.
 
     Raises:
-        InputError: if the folder holds no run, may not be read, or pyarrow is absent.
+        InputError: if the folder holds no run or cannot be read, or pyarrow is not installed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder} holds no run (there is no {manifests.FILE}); name the folder given to --out")
-    parts, damaged = [], []
-    for path in part_files(folder):
+    shards, damaged = [], []
+    for path in shard_files(folder):
         try:
-            parts.append(read_result_shard(path, manifest))
+            shards.append(read_result_shard(path, manifest))
         except DamagedShardError as error:
             damaged.append(Damaged(path.name, str(error)))
-    table, done = _join(parts, manifest)
+    table, done = _join(shards, manifest)
     return StoredRun(folder, manifest, table, done, tuple(damaged))
 
 
-def part_files(folder: Path) -> list[Path]:
-    """Return the parts in a run's folder, by name."""
-    return sorted(path for path in (folder / PARTS).glob("*.parquet") if NAME.fullmatch(path.name))
+def shard_files(folder: Path) -> list[Path]:
+    """Return the result shards in a run's folder, sorted by name."""
+    return sorted(path for path in (folder / SHARDS).glob("*.parquet") if NAME.fullmatch(path.name))
 
 
 def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
-    """Make a folder that of a run, or find that it is already.
+    """Create the folder of a run, or check that it holds this run.
 
     Raises:
-        InputError: if it holds another run, or something that only looks like one.
-        OutputError: if it cannot be made or written.
+        InputError: if it holds another run, or result shards without a manifest.
+        OutputError: if it cannot be created or written to.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
@@ -104,8 +105,10 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
     if overwrite:
         _clear(folder)
         found = None
-    if found is None and part_files(folder):
-        raise InputError(f"{folder} holds parts of a run without its manifest; choose another folder or --overwrite it")
+    if found is None and shard_files(folder):
+        raise InputError(
+            f"{folder} holds result shards without their run's manifest; choose another folder or --overwrite it"
+        )
     if found is not None:
         differences = manifest.differences(found)
         if differences:
@@ -115,57 +118,57 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
             )
         return
     try:
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} could not be created: {error}") from error
     write_manifest(folder, manifest)
 
 
-def tidy(folder: Path, damaged: Sequence[Damaged], shard: tuple[int, int]) -> None:
-    """Clear the way for a shard to go on: what its killed process had half-written goes, damaged parts are renamed.
+def tidy(folder: Path, damaged: Sequence[Damaged], subset: tuple[int, int]) -> None:
+    """Remove the incomplete files that a killed process left for a subset of the samples, and rename damaged shards.
 
-    Damaged parts get another ending, so that they are said once and stay for inspection.
+    Damaged result shards get another ending, so that they are reported only once and can be inspected.
     """
-    for path in (folder / PARTS).glob(f"{shard[0]}-of-{shard[1]}-*.partial.parquet"):
+    for path in (folder / SHARDS).glob(f"{subset[0]}-of-{subset[1]}-*.partial.parquet"):
         path.unlink(missing_ok=True)
     for one in damaged:
-        path = folder / PARTS / one.part
-        with suppress(FileNotFoundError):  # another shard that starts at this moment may be first
+        path = folder / SHARDS / one.shard
+        with suppress(FileNotFoundError):  # the process of another subset may have renamed it first
             path.rename(path.with_suffix(".damaged"))
 
 
-class PartWriter:
-    """Writes verdicts to parts: every few samples or seconds, when the model changes, and at the end.
+class ShardWriter:
+    """Writes results to result shards: every few samples or seconds, when the model changes, and at the end.
 
-    Whatever ends the work, what was judged before is written, unless writing itself is what failed.
+    Results are written even if the run ends with an error, unless writing itself failed.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, shard: tuple[int, int]) -> None:
-        self._folder, self._manifest, self._shard = folder, manifest, shard
-        self._number, self._written = len(part_files(folder)), time.monotonic()
-        self._waiting: list[Verdict] = []
+    def __init__(self, folder: Path, manifest: Manifest, subset: tuple[int, int]) -> None:
+        self._folder, self._manifest, self._subset = folder, manifest, subset
+        self._number, self._written = len(shard_files(folder)), time.monotonic()
+        self._waiting: list[SampleResult] = []
 
-    def add(self, verdict: Verdict) -> None:
-        """Take one verdict, and write a part when it is time."""
-        if self._waiting and self._waiting[0].model != verdict.model:
+    def add(self, result: SampleResult) -> None:
+        """Take the result of one sample, and write a result shard when it is time."""
+        if self._waiting and self._waiting[0].model != result.model:
             self.flush()
-        self._waiting.append(verdict)
-        if len(self._waiting) >= PART_SAMPLES or time.monotonic() - self._written >= PART_SECONDS:
+        self._waiting.append(result)
+        if len(self._waiting) >= SHARD_SAMPLES or time.monotonic() - self._written >= SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write the results that are waiting.
 
         Raises:
-            OutputError: if the disk is full or refuses; parts written before stay readable.
+            OutputError: if the disk is full or cannot be written to; earlier result shards stay readable.
         """
         if self._waiting:
-            folder = self._folder / PARTS
-            write_result_shard(folder, self._manifest, self._waiting, shard=self._shard, number=self._number)
+            folder = self._folder / SHARDS
+            write_result_shard(folder, self._manifest, self._waiting, subset=self._subset, number=self._number)
             self._number, self._waiting = self._number + 1, []
         self._written = time.monotonic()
 
-    def __enter__(self) -> PartWriter:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -174,23 +177,23 @@ class PartWriter:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run from its folder: the manifest first, so that no part can be taken for one of the next run."""
+    """Remove a run from its folder; the manifest goes first, so that no shard can be taken for one of the next run."""
     try:
-        for path in [folder / manifests.FILE, *part_files(folder)]:
+        for path in [folder / manifests.FILE, *shard_files(folder)]:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"the run in {folder} could not be removed: {error}") from error
 
 
-def _join(parts: Sequence[ResultShard], manifest: Manifest) -> tuple[pyarrow.Table, frozenset[tuple[str, str]]]:
-    """Return all rows in order, and what is done; of a sample that two parts hold, the first is taken."""
+def _join(shards: Sequence[ResultShard], manifest: Manifest) -> tuple[pyarrow.Table, frozenset[tuple[str, str]]]:
+    """Return all rows in order, and the (model, sample) pairs; if two shards have a sample, the first one counts."""
     pa, compute = package("pyarrow"), package("pyarrow.compute")
     done: set[tuple[str, str]] = set()
     tables = []
-    for part in parts:
-        fresh = [sample for sample in part.samples if (part.model, sample) not in done]
-        done |= {(part.model, sample) for sample in fresh}
-        kept = part.table.filter(compute.is_in(part.table["sample"], pa.array(fresh, pa.string())))
+    for shard in shards:
+        fresh = [sample for sample in shard.samples if (shard.model, sample) not in done]
+        done |= {(shard.model, sample) for sample in fresh}
+        kept = shard.table.filter(compute.is_in(shard.table["sample"], pa.array(fresh, pa.string())))
         tables.append(kept.replace_schema_metadata(None))
     table = pa.concat_tables(tables) if tables else schema().empty_table()
     rank = compute.index_in(table["model"], pa.array(list(manifest.models), pa.string()))

@@ -1,4 +1,4 @@
-"""Running an evaluation: every method on every sample of a task, on every model, so that interruptions cost nothing."""
+"""Running an evaluation: every method on every sample of a task, on every model; it can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambascope.errors import InputError
-from mambascope.evaluate.fingerprint import Fingerprint, fingerprint, versions
-from mambascope.evaluate.local_engine import judge_here
+from mambascope.evaluate.fingerprint import Fingerprint, versions
+from mambascope.evaluate.fingerprint import fingerprint as model_fingerprint
 from mambascope.evaluate.manifest import Manifest, read_manifest
-from mambascope.evaluate.results import Damaged, PartWriter, StoredRun, claim, read_run, tidy
-from mambascope.evaluate.sample_runner import Verdict, Work, in_shard
+from mambascope.evaluate.results import Damaged, ShardWriter, StoredRun, claim, read_run, tidy
+from mambascope.evaluate.sample_runner import SampleResult, SampleRunner, Samples, in_subset, run_locally
 from mambascope.evaluate.task import Sample, Task
 from mambascope.loading.load import load as load_model
 from mambascope.loading.zoo import spelling
 
-#: Yields the verdicts on what is left to do, and stops when it is closed.
-Engine = Callable[[Work], Generator[Verdict, None, None]]
+#: Yields the results of samples, and stops when it is closed.
+Engine = Callable[[SampleRunner, Samples], Generator[SampleResult, None, None]]
 Progress = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run did.
+    """What a call of `run` did.
 
     Attributes:
-        folder: Where the results lie.
-        manifest: What the run is.
-        found: How many (model, sample) pairs of this shard were stored before.
+        folder: The folder of the results.
+        manifest: The run's manifest.
+        found: How many of its (model, sample) pairs were stored before.
         computed: How many it computed.
-        damaged: Parts that could not be used and were computed again.
+        damaged: Result shards that could not be used and were computed again.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class RunResult:
     damaged: tuple[Damaged, ...] = ()
 
     def read(self) -> StoredRun:
-        """Return the results, those of other shards included."""
+        """Return the results, including those of other subsets of the samples."""
         return read_run(self.folder)
 
 
@@ -63,52 +63,53 @@ def run(
     shard: tuple[int, int] = (0, 1),
     options: Mapping[str, Any] | None = None,
     load: Callable[[str], Any] = load_model,
-    mark: Callable[[Any], Fingerprint] = fingerprint,
+    fingerprint: Callable[[Any], Fingerprint] = model_fingerprint,
     progress: Progress = None,
 ) -> RunResult:
-    """Judge methods on a task and store what came out, sample by sample.
+    """Evaluate methods on a task and store the results sample by sample.
 
-    A run that was stopped, killed too, goes on with `resume`: no stored sample is lost or computed again. Neither the
-    order, nor shards, nor the engine change a row.
+    A run that was interrupted or killed continues with `resume`: no stored sample is lost or computed again. The order
+    of the samples, subsets of them and the engine do not change any row.
 
     Args:
         task: The task.
         models: Names of models; None for the task's own.
         methods: Names of methods.
-        out: The folder for the results; it is made if need be.
-        limit: Judge only so many samples.
-        seed: What each sample's own seed derives from, together with the sample's id.
+        out: The folder for the results; it is created if it does not exist.
+        limit: Use only so many samples.
+        seed: Each sample's own seed derives from this one and from the sample's id.
         engine: `local` for this process, `ray` for the machines of a Ray cluster.
         address: The Ray cluster's address; without one, this machine is the cluster.
-        gpus: GPUs that each of Ray's actors takes.
-        resume: Go on with the same run in that folder.
-        overwrite: Replace the run in that folder, whichever it is.
-        shard: (k, n) for the k-th of n shards, counted from 0; all may write to one folder at the same time.
-        options: What else the results depend on; noted in the manifest and compared like the rest of it.
+        gpus: How many GPUs each of Ray's actors uses.
+        resume: Continue the same run in that folder.
+        overwrite: Replace any run in that folder.
+        shard: (k, n) for the k-th of n subsets of the samples, counted from 0. Runs of different subsets can write to
+            one folder at the same time.
+        options: Other choices that the results depend on; the manifest lists them.
         load: Loads a model by name; for Ray it must be picklable.
-        mark: Gives the fingerprint of what `load` returned.
-        progress: Called with (pairs of model and sample done, pairs to do).
+        fingerprint: Returns the fingerprint of what `load` returned.
+        progress: Called with the number of (model, sample) pairs that are done, and that of all pairs.
 
     Raises:
-        InputError: if the task, models or methods cannot be judged, or the folder holds another run, or this one
-            without `resume`.
+        InputError: if the task does not fit the models or methods, or the folder holds another run, or this one and
+            `resume` is not set.
         UnsupportedModelError, CheckpointError: as `load` and the task raise them.
-        OutputError: if the disk is full or refuses; what was stored before stays readable.
+        OutputError: if the disk is full or cannot be written to; earlier results stay readable.
     """
-    folder, methods, asked = Path(out), tuple(methods), tuple(models or task.default_models)
-    _check_asked(asked, methods, shard, resume=resume, overwrite=overwrite)
+    folder, methods, asked, subset = Path(out), tuple(methods), tuple(models or task.default_models), shard
+    _check_asked(asked, methods, subset, resume=resume, overwrite=overwrite)
     names = asked if overwrite else _as_stored(asked, folder)
     load = load if names == asked else partial(_load_as_asked, load, dict(zip(names, asked, strict=True)))
-    judge_all = _engine(engine, address, gpus)
+    run_samples = _engine(engine, address, gpus)
     samples = _samples(task, limit)
     cache = _LastLoaded(load)
-    marks = _marks(task, names, methods, cache, mark)
+    expected = _fingerprints(task, names, methods, cache, fingerprint)
     manifest = Manifest(
-        task.name, task.data_hash(), len(samples), marks, methods, seed, limit, dict(options or {}), versions()
+        task.name, task.data_hash(), len(samples), expected, methods, seed, limit, dict(options or {}), versions()
     )
     claim(folder, manifest, overwrite=overwrite)
     stored = read_run(folder)
-    mine = [sample for sample in samples if in_shard(sample.id, shard)]
+    mine = [sample for sample in samples if in_subset(sample.id, subset)]
     todo = {name: [sample for sample in mine if (name, sample.id) not in stored.done] for name in names}
     total, left = len(mine) * len(names), sum(map(len, todo.values()))
     if left < total and not resume:
@@ -116,33 +117,33 @@ def run(
             f"{folder} already holds {total - left} of the {total} results of this run: continue with --resume, or "
             f"start over with --overwrite"
         )
-    tidy(folder, stored.damaged, shard)
-    work = Work(task, methods, seed, cache if engine == "local" else load, mark, marks, todo)
+    tidy(folder, stored.damaged, subset)
+    runner = SampleRunner(task, methods, seed, cache if engine == "local" else load, fingerprint, expected)
     done = total - left
     report = progress or (lambda done, total: None)
     report(done, total)
-    with PartWriter(folder, manifest, shard) as writer, closing(judge_all(work)) as verdicts:
-        for verdict in verdicts:
-            writer.add(verdict)
+    with ShardWriter(folder, manifest, subset) as writer, closing(run_samples(runner, todo)) as results:
+        for result in results:
+            writer.add(result)
             done += 1
             report(done, total)
     return RunResult(folder, manifest, total - left, left, stored.damaged)
 
 
 def _as_stored(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return the names as the run in a folder spells them: older runs have zoo/NAME for zoo:NAME, the same model."""
+    """Return the names as the run in a folder spells them: older runs have zoo/NAME for the same model as zoo:NAME."""
     stored = read_manifest(folder)
     same = stored is not None and list(map(spelling, stored.models)) == list(map(spelling, names))
     return tuple(stored.models) if stored is not None and same else names
 
 
 def _load_as_asked(load: Callable[[str], Any], asked: Mapping[str, str], name: str) -> Any:
-    """Return a model by the name that it was asked for by, which loads here, given the one that the run stores."""
+    """Return the model with this name in the stored run, loaded by the name that the user gave."""
     return load(asked[name])
 
 
 class _LastLoaded:
-    """Loads models by name and keeps the last one."""
+    """Loads models by name and keeps the last one in memory."""
 
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load, self._name, self._loaded = load, "", None
@@ -154,20 +155,24 @@ class _LastLoaded:
         return self._loaded
 
 
-def _marks(
-    task: Task, names: Sequence[str], methods: Sequence[str], load: Callable[[str], Any], mark: Callable[[Any], Any]
+def _fingerprints(
+    task: Task,
+    names: Sequence[str],
+    methods: Sequence[str],
+    load: Callable[[str], Any],
+    fingerprint: Callable[[Any], Fingerprint],
 ) -> dict[str, Fingerprint]:
-    """Return every model's fingerprint, by name, after the task has agreed to judge the methods on it."""
-    marks = {}
-    for name in reversed(names):  # so that the first one, which is needed first, is still there
+    """Return every model's fingerprint, by name, after the task has checked that it can evaluate the methods on it."""
+    found = {}
+    for name in reversed(names):  # so that the first model, which is needed first, is still loaded at the end
         loaded = load(name)
         task.check(loaded, methods)
-        marks[name] = mark(loaded)
-    return {name: marks[name] for name in names}
+        found[name] = fingerprint(loaded)
+    return {name: found[name] for name in names}
 
 
 def _samples(task: Task, limit: int | None) -> Sequence[Sample]:
-    """Return the samples of a task; refuse ids that are not unique, on which resuming and shards rest."""
+    """Return the samples of a task, whose ids must be unique because resuming and subsets rely on them."""
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1, found {limit}")
     samples = task.samples(limit)
@@ -184,8 +189,8 @@ def _samples(task: Task, limit: int | None) -> Sequence[Sample]:
 def _engine(engine: str, address: str | None, gpus: float) -> Engine:
     if engine == "local":
         if address is not None or gpus:
-            raise InputError("an address and GPUs for actors are for the engine ray; pass --engine ray with them")
-        return judge_here
+            raise InputError("an address and GPUs for actors are only for the engine ray; add --engine ray")
+        return run_locally
     if engine != "ray":
         raise InputError(f"unknown engine {engine!r}; choose local or ray")
     from mambascope.evaluate.ray_engine import ray_engine
@@ -194,7 +199,7 @@ def _engine(engine: str, address: str | None, gpus: float) -> Engine:
 
 
 def _check_asked(
-    models: Sequence[str], methods: Sequence[str], shard: tuple[int, int], *, resume: bool, overwrite: bool
+    models: Sequence[str], methods: Sequence[str], subset: tuple[int, int], *, resume: bool, overwrite: bool
 ) -> None:
     for what, names in (("model", [*map(spelling, models)]), ("method", methods)):
         if not names:
@@ -202,10 +207,13 @@ def _check_asked(
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{what} {twice} is named twice; name it once")
-    k, n = shard
+    k, n = subset
     if not 0 <= k < n:
-        raise InputError(f"shard {k}/{n} does not exist; with n shards they are 0/n to n-1/n")
+        raise InputError(f"shard {k}/{n} does not exist; for N subsets of the samples choose 0/N to N-1/N")
     if resume and overwrite:
         raise InputError("--resume keeps the run in the folder and --overwrite replaces it; choose one")
     if overwrite and n > 1:
-        raise InputError("--overwrite would remove what other shards have written; empty the folder before they start")
+        raise InputError(
+            "--overwrite would remove the results of other subsets of the samples; empty the folder before any "
+            "of them starts"
+        )

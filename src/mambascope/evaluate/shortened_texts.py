@@ -1,4 +1,4 @@
-"""What a model says of a text from which tokens are left out, so that the rest closes up; each text is asked once."""
+"""A model's answer to texts from which tokens were left out without a gap; equal texts are computed once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mambascope.readouts import logits_of
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call
 
-#: Tokens of the texts that run side by side.
+#: How many tokens run in one batch.
 BATCH_TOKENS = 8192
 
 
 class ShortenedTexts:
-    """The lead of one answer's logit over another's after a text, by which of its tokens are kept.
+    """By how much one answer's logit leads another's, after a text of which only some tokens are kept.
 
-    Flipping from the most relevant token on and insertion from the least relevant one on come by the same texts, and so
-    do several methods: what has been asked before is remembered.
+    Flipping that starts with the most relevant token and insertion that starts with the least relevant one pass through
+    the same texts, and so do several methods, so results are remembered.
     """
 
     def __init__(self, model: nn.Module, ids: Int[Tensor, " n"], answer: int, other: int) -> None:
@@ -26,15 +26,15 @@ class ShortenedTexts:
         self._known: dict[bytes, float] = {}
 
     def lead(self, kept: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """Return the lead after each of b texts; a text needs one token or more."""
+        """Return the lead after each of b texts, which need at least one token each."""
         names = [row.numpy().tobytes() for row in kept.cpu()]
         fresh = {name: row for name, row in zip(names, kept, strict=True) if name not in self._known}
-        for name, value in self._asked(fresh):
+        for name, value in self._computed(fresh):
             self._known[name] = value
         return torch.tensor([self._known[name] for name in names])
 
-    def _asked(self, fresh: dict[bytes, Tensor]) -> list[tuple[bytes, float]]:
-        """Run texts of similar length side by side, padded behind, where a causal model does not look."""
+    def _computed(self, fresh: dict[bytes, Tensor]) -> list[tuple[bytes, float]]:
+        """Run texts of similar length in one batch, padded at the end, where a causal model does not look."""
         order = sorted(fresh, key=lambda name: int(fresh[name].sum()), reverse=True)
         found: list[tuple[bytes, float]] = []
         while len(found) < len(order):

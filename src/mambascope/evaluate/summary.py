@@ -1,8 +1,8 @@
-"""From a long table of results to what a paper's table says: means, intervals, the best, and who differs from it.
+"""Summaries of a long table of results, as in a paper: means, intervals, the best, and the methods that differ from it.
 
-The long table has the columns `task, model, method, layer, sample, metric, value`: one row per number. `layer` is
-`ALL_LAYERS` (-1) for scores of the whole model. Metrics that are made of summed counts have one row per count and
-sample, see `mambascope.evaluate.metrics.registry`.
+The long table has one row per number, with the columns `task, model, method, layer, sample, metric, value`. `layer` is
+`ALL_LAYERS` (-1) for the whole model. Derived metrics have one row per count and sample, see
+`mambascope.evaluate.metrics.registry`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from mambascope.errors import InputError
 from mambascope.evaluate import bootstrap
 from mambascope.evaluate.bootstrap import Interval, PairedTest
-from mambascope.evaluate.metrics.registry import Measure, results_of
+from mambascope.evaluate.metrics.registry import Metric, results_of
 from mambascope.evaluate.packages import package
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("task", "model", "method", "layer", "sample", "metric", "value")
 ALL_LAYERS = -1
-#: A difference from the best is marked below this p-value, corrected for the number of methods (Holm 1979).
+#: Differences from the best are marked below this p-value, after correction for the number of methods (Holm 1979).
 SIGNIFICANT = 0.05
 
 
@@ -34,9 +34,9 @@ class Cell:
 
     Attributes:
         interval: The mean over samples, or the corpus-level statistic, with its bootstrap interval.
-        best: Whether it is the best of its column, or as good.
-        against_best: The test of this method against the best one; None for the best, and for metrics not ranked.
-        p_adjusted: The bootstrap's p-value of that test by Holm's correction over the column.
+        best: Whether it is the best of its column, or ties with it.
+        against_best: The test of this method against the best one; None for the best and for metrics not ranked.
+        p_adjusted: That test's bootstrap p-value after Holm's correction over the column.
     """
 
     interval: Interval
@@ -46,16 +46,16 @@ class Cell:
 
     @property
     def differs(self) -> bool:
-        """Whether the method differs from the best by more than chance gives."""
+        """Whether the method differs significantly from the best."""
         return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a metric of a model."""
+    """A column of the table: one metric on one model."""
 
     model: str
-    metric: Measure
+    metric: Metric
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Summary:
     """A task's table.
 
     Attributes:
-        task: Its name.
+        task: The task's name.
         methods: The lines, in the order of the long table.
-        columns: Models, in that order, and each one's metrics.
-        cells: What is known; a method without results for a column has no cell there.
-        level: Share of the bootstrap inside the intervals.
-        resamples: How many resamples made them.
+        columns: The metrics of each model, models in that order too.
+        cells: The results, by method and column; a method without results for a column has no cell there.
+        level: The level of the intervals.
+        resamples: The number of resamples.
     """
 
     task: str
@@ -80,11 +80,11 @@ class Summary:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models, each once."""
+        """The models, in order."""
         return tuple(dict.fromkeys(column.model for column in self.columns))
 
     def note(self) -> str:
-        """Return what a reader of the table must know, in a few sentences."""
+        """Return a note for readers of the table, a few sentences long."""
         intervals = [cell.interval for cell in self.cells.values()]
         fewest, most = (f([i.count for i in intervals]) for f in (min, max))
         undefined = sum(i.undefined for i in intervals)
@@ -106,7 +106,7 @@ def summarise(
     *,
     layer: int = ALL_LAYERS,
     metrics: Sequence[str] | None = None,
-    more: Mapping[str, Measure] | None = None,
+    more: Mapping[str, Metric] | None = None,
     level: float = bootstrap.LEVEL,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
@@ -115,15 +115,15 @@ def summarise(
 
     Args:
         table: The long table, a pandas DataFrame or a pyarrow Table.
-        layer: Results of this layer; by default those of the whole model. See `layer_choice` for best layers.
-        metrics: The metrics wanted, by name with any variant, in this order; None for all. Counts that a derived metric
-            is made of are shown as that metric.
-        more: Metrics beside those of the registry, by name: their label, which way is better, and any formula.
-        level, resamples, seed: Of the bootstrap.
+        layer: Show the results of this layer; by default those of the whole model. For best layers see `by_layer`.
+        metrics: The names of the metrics wanted, with any variant, in this order; None for all. A derived metric is
+            shown instead of its counts.
+        more: Metrics beside those of the registry, by name.
+        level, resamples, seed: Settings of the bootstrap, see `mean_interval`.
 
     Raises:
-        InputError: if a column is missing, a number stands twice in the table, a value is infinite, a metric is not in
-            the table, no row is of that layer, or pandas is not installed.
+        InputError: if a column is missing, the table has a number twice, a value is infinite, a metric is not in the
+            table, no row is of that layer, or pandas is not installed.
     """
     frame = long_table(table)
     frame = frame[frame["layer"] == layer]
@@ -135,10 +135,10 @@ def summarise(
 
 
 def long_table(table: Any) -> pandas.DataFrame:
-    """Return a table of results as a pandas DataFrame of the seven columns, checked.
+    """Return a table of results as a pandas DataFrame with the seven columns, checked.
 
     Raises:
-        InputError: as `summarise`.
+        InputError: see `summarise`.
     """
     pandas = package("pandas")
     frame = table.to_pandas() if hasattr(table, "to_pandas") else table
@@ -157,11 +157,11 @@ def long_table(table: Any) -> pandas.DataFrame:
     return frame
 
 
-def per_sample(rows: pandas.DataFrame, metric: Measure) -> pandas.DataFrame:
-    """Return one method's values of a metric, or its counts, one line per sample.
+def per_sample(rows: pandas.DataFrame, metric: Metric) -> pandas.DataFrame:
+    """Return one method's values of a metric, or the counts of a derived one, one line per sample.
 
     Raises:
-        InputError: if a sample has some of a derived metric's counts and not the others.
+        InputError: if a sample has only some of a derived metric's counts.
     """
     names = list(metric.counts) or [metric.name]
     rows = rows[rows["metric"].isin(names)]
@@ -172,15 +172,15 @@ def per_sample(rows: pandas.DataFrame, metric: Measure) -> pandas.DataFrame:
     return wide
 
 
-def interval_of(wide: pandas.DataFrame, metric: Measure, **options: Any) -> Interval:
-    """Return the result of values that `per_sample` gave; options as in `mean_interval`."""
+def interval_of(wide: pandas.DataFrame, metric: Metric, **options: Any) -> Interval:
+    """Return the result of what `per_sample` returned; options as in `mean_interval`."""
     if metric.formula is not None:
         return bootstrap.statistic_interval(wide.to_numpy(dtype=float), metric.formula, **options)
     return bootstrap.mean_interval(wide[metric.name].to_numpy(dtype=float), **options)
 
 
-def better_first(metric: Measure, value: float) -> float:
-    """Return a number that sorts values from the best on; NaN comes last."""
+def better_first(metric: Metric, value: float) -> float:
+    """Return a key that sorts values from best to worst, NaN last."""
     if np.isnan(value):
         return float("inf")
     return -value if metric.better == "higher" else value
@@ -190,7 +190,7 @@ def _task(
     task: str,
     rows: pandas.DataFrame,
     names: Sequence[str] | None,
-    more: Mapping[str, Measure] | None,
+    more: Mapping[str, Metric] | None,
     options: dict[str, Any],
 ) -> Summary:
     found = results_of(rows["metric"].unique(), more)
@@ -211,8 +211,8 @@ def _task(
     return Summary(task, methods, tuple(columns), cells, options["level"], options["resamples"])
 
 
-def _column(rows: pandas.DataFrame, metric: Measure, options: dict[str, Any]) -> dict[str, Cell]:
-    samples = {str(method): per_sample(part, metric) for method, part in rows.groupby("method", sort=False)}
+def _column(rows: pandas.DataFrame, metric: Metric, options: dict[str, Any]) -> dict[str, Cell]:
+    samples = {str(method): per_sample(of_method, metric) for method, of_method in rows.groupby("method", sort=False)}
     samples = {method: wide for method, wide in samples.items() if len(wide)}
     cells = {method: Cell(interval_of(wide, metric, **options)) for method, wide in samples.items()}
     values = {method: cell.interval.value for method, cell in cells.items() if not np.isnan(cell.interval.value)}
@@ -228,7 +228,7 @@ def _column(rows: pandas.DataFrame, metric: Measure, options: dict[str, Any]) ->
     return _adjusted(cells)
 
 
-def _test(first: pandas.DataFrame, second: pandas.DataFrame, metric: Measure, options: dict[str, Any]) -> PairedTest:
+def _test(first: pandas.DataFrame, second: pandas.DataFrame, metric: Metric, options: dict[str, Any]) -> PairedTest:
     shared = first.index.intersection(second.index)
     a, b = (wide.loc[shared].to_numpy(dtype=float) for wide in (first, second))
     if metric.formula is not None:
@@ -237,7 +237,7 @@ def _test(first: pandas.DataFrame, second: pandas.DataFrame, metric: Measure, op
 
 
 def _adjusted(cells: dict[str, Cell]) -> dict[str, Cell]:
-    """Return the cells with Holm's p-values: the k-th smallest times the tests not yet passed, never falling."""
+    """Return the cells with Holm's p-values: in rising order, each times the number of tests left, never falling."""
     tested = {m: c.against_best.p_bootstrap for m, c in cells.items() if c.against_best is not None}
     order = sorted((m for m in tested if not np.isnan(tested[m])), key=tested.__getitem__)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""What an evaluation task is: samples whose answer is known, and a verdict on what each method says of one sample."""
+"""What an evaluation task is: samples with known answers, and rows that say how well each method did on a sample."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-#: The layer of a row that is about the whole model.
+from mambascope.evaluate.metrics.registry import Metric
+
+#: The layer of rows about the whole model.
 NO_LAYER = -1
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to judge methods on.
+    """One thing to evaluate methods on.
 
     Attributes:
-        id: Its name, unique in the task and the same in every run: seeds and shards derive from it.
-        data: What the task needs to judge it, as values that JSON can hold.
+        id: Its name, unique in the task and the same in every run; its seed and its subset of the samples derive from
+            it.
+        data: What the task needs to evaluate it, as values that JSON can hold.
     """
 
     id: str
@@ -28,11 +31,11 @@ class Row:
     """One number about one method on one sample.
 
     Attributes:
-        method: The method judged.
-        metric: Name of one of the task's metrics, or of one of the counts that a derived metric is made of.
-        value: The number; NaN where the metric is undefined on this sample.
-        layer: The layer that it is about, or `NO_LAYER` for the whole model.
-        extra: More about it, as values that JSON can hold.
+        method: The method.
+        metric: The name of one of the task's metrics, or of one of the counts of a derived metric.
+        value: The number; NaN if the metric is undefined on this sample.
+        layer: The layer, or `NO_LAYER` for the whole model.
+        extra: Further facts, as values that JSON can hold.
     """
 
     method: str
@@ -43,25 +46,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number that a task reports: its name, which direction is better, and what it says in a few words.
-
-    What the names in `metrics/registry.py` mean is known there already.
-    """
-
-    name: str
-    higher_is_better: bool = True
-    title: str = ""
-
-
-@dataclass(frozen=True)
 class MainTable:
-    """Results of a task to be looked at first, side by side.
+    """A task's most important results, to be shown side by side.
 
     Attributes:
-        metrics: Their names as tables of results have them, `aer:predicts-target`; one that is derived from counts goes
-            by its own name.
-        about: What the table is about, where a task has several.
+        metrics: The metrics' names, such as `aer:predicts-target`; for a derived metric its own name, not its counts.
+        about: What the table shows, if a task has several.
     """
 
     metrics: tuple[str, ...]
@@ -70,47 +60,47 @@ class MainTable:
 
 @runtime_checkable
 class Task(Protocol):
-    """A question with known answers, put to models, on which methods are judged.
+    """Questions to models, with known answers, on which methods are evaluated.
 
-    `evaluate` must depend on its arguments alone, so that order, interruptions and machines change nothing. A task
-    travels to other machines by pickle, and its samples as JSON.
+    `evaluate` must depend on its arguments alone, so that order, interruptions and machines change nothing. Tasks are
+    sent to other machines by pickle, and their samples as JSON.
     """
 
     @property
     def name(self) -> str:
-        """What people type."""
+        """The name that people type."""
 
     @property
     def default_models(self) -> Sequence[str]:
-        """Names of the models that it is for."""
+        """Names of the models that are evaluated by default."""
 
     @property
-    def metrics(self) -> Sequence[Metric]:
-        """What it reports, most telling first."""
+    def metrics(self) -> Sequence[Metric | str]:
+        """What it reports, most important first: names of known metrics (`metrics/registry.py`), or its own."""
 
     @property
     def main(self) -> Sequence[MainTable]:
-        """The few results to be looked at first; a run ends with these tables, and a report has everything."""
+        """The few results to be shown at the end of a run; a report shows all of them."""
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the samples, or the first `limit` of them; the same at every call.
+        """Return the samples, or the first `limit` of them; the same on every call.
 
         Raises:
-            InputError: if the data are absent or damaged, naming the file, the line and the reason.
+            InputError: if the data are missing or damaged; the message names file, line and reason.
         """
 
     def data_hash(self) -> str:
         """Return a hash that changes whenever the samples or their answers do."""
 
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise InputError or UnsupportedModelError if a loaded model or one of the methods cannot be judged here."""
+        """Raise InputError or UnsupportedModelError if the task cannot evaluate the loaded model or a method."""
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return the verdict on one sample.
+        """Return the rows of one sample.
 
         Args:
-            loaded: What loading the model's name gave: by default the model and its tokenizer.
+            loaded: The loaded model: by default the model and its tokenizer.
             sample: One of `samples`.
-            methods: The methods to judge.
-            seed: For whatever is drawn at random; the generators of torch are already seeded with it.
+            methods: The methods to evaluate.
+            seed: The seed for anything random; torch's generators are already seeded with it.
         """

@@ -72,7 +72,7 @@ def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -
     for method in methods:
         if variant == "reference-code" and not method.reference_code:
             able = ", ".join(m.name for m in METHODS.values() if m.reference_code)
-            raise InputError(f"{method.name} has one form; variant='reference-code' is for {able}")
+            raise InputError(f"{method.name} has one variant; variant='reference-code' is for {able}")
         if method.scope == "model" and not whole:
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
 

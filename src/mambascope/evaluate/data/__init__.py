@@ -1,1 +1,1 @@
-"""Where tasks find their data, and how it is read: damage is said with file, line and reason."""
+"""The data of the tasks: where it is and how it is read. Errors name the file, the line and the reason."""

@@ -1,7 +1,7 @@
 """Sentence pairs whose words people have linked: the Hansards of the HLT-NAACL 2003 shared task (Och & Ney's links).
 
-Three files side by side: `.e` and `.f` hold a sentence a line, `<s snum=1> words </s>`, and `.align` its links,
-`f-e` or `f-e-P` (possible), French first, counted from 0.
+There are three files: `.e` and `.f` have a sentence on each line, `<s snum=1> words </s>`, and `.align` has its links,
+`f-e` or `f-e-P` (possible), with the French word first, counted from 0.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class LinkedPair:
 
     Attributes:
         number: The pair's number in the file.
-        source: Words translated from.
-        target: Words translated to.
-        sure: Links (target, source) that must be found.
-        possible: Links that are no mistake; those that are sure are among them.
-        left_out: Links of the file, as they stand there, that are known to be damaged and were dropped.
+        source: The words of the sentence to translate.
+        target: The words of its translation.
+        sure: Links (target, source) that should be found.
+        possible: Links that are not counted as errors; they include the sure ones.
+        left_out: Links that were dropped because they are known to be damaged, as written in the file.
     """
 
     number: str
@@ -40,7 +40,7 @@ class LinkedPair:
 
 @dataclass(frozen=True)
 class Link:
-    """One link as it stands in a file: its text, the words it joins, and whether it is sure."""
+    """One link in a file: its text there, the words it joins, and whether it is sure."""
 
     text: str
     target: int
@@ -48,17 +48,17 @@ class Link:
     sure: bool
 
     def is_outside(self, source: tuple[str, ...], target: tuple[str, ...]) -> bool:
-        """Return whether it points past a sentence's end."""
+        """Return whether it points past the end of a sentence."""
         return self.target >= len(target) or self.source >= len(source)
 
 
 def linked_pair(
     number: str, source: tuple[str, ...], target: tuple[str, ...], links: Iterable[Link], place: str
 ) -> LinkedPair:
-    """Return the pair; a link that stands there twice is sure if it is so once.
+    """Return the pair; a link that is listed twice is sure if it is marked sure once.
 
     Raises:
-        InputError: naming `place`, a file and line, if a link points past a sentence's end.
+        InputError: if a link points past the end of a sentence; the message begins with `place`, a file and line.
     """
     links = list(links)
     for link in links:
@@ -74,14 +74,15 @@ def read_hansards(stem: Path) -> list[LinkedPair]:
     """Return the pairs of `stem.e` (source), `stem.f` (target) and `stem.align`.
 
     Raises:
-        InputError: naming file and line, if one is absent, damaged, of another length, or links words that are not
-            there.
+        InputError: naming file and line, if a file is missing or damaged, their lengths differ, or a link joins words
+            that do not exist.
     """
     paths = [beside(stem, suffix) for suffix in (".e", ".f", ".align")]
     english, french, links = map(read_lines, paths)
     if not len(english) == len(french) == len(links):
         raise InputError(
-            f"{stem}.e, .f and .align belong line to line, but have {len(english)}, {len(french)} and {len(links)}"
+            f"{stem}.e, .f and .align must have as many lines as each other, but have {len(english)}, "
+            f"{len(french)} and {len(links)}"
         )
     pairs = []
     for line, (source_text, target_text, link_text) in enumerate(zip(english, french, links, strict=True), start=1):
@@ -95,15 +96,15 @@ def read_hansards(stem: Path) -> list[LinkedPair]:
 
 
 def beside(stem: Path, suffix: str) -> Path:
-    """Return the file of this suffix; points in the stem are part of its name."""
+    """Return the path with this suffix added; dots in the stem are part of its name."""
     return stem.with_name(stem.name + suffix)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file in UTF-8; a byte-order mark before them does not count.
+    """Return the lines of a UTF-8 file, without its byte-order mark if it has one.
 
     Raises:
-        InputError: if it cannot be read or is no UTF-8.
+        InputError: if it cannot be read or is not UTF-8.
     """
     try:
         return text_lines(path.read_bytes())
@@ -112,7 +113,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def text_lines(content: bytes) -> list[str]:
-    """Return the lines of text in UTF-8; they end where an editor ends them and at no rarer character."""
+    """Return the lines of UTF-8 text; only a line feed, alone or after a carriage return, ends a line."""
     lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 

@@ -1,6 +1,6 @@
 """CamVid's road scenes with a class for every pixel (Brostow, Fauqueur & Cipolla 2009), in SegNet's twelve classes.
 
-A part is a tar archive PART/FRAME.jpg beside PARTannot/FRAME.png, whose grey level is the number of the class.
+A split is a tar archive of SPLIT/FRAME.jpg and SPLITannot/FRAME.png, whose grey levels are the class numbers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from jaxtyping import UInt8
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
-from mambascope.evaluate.data.picture_files import archived_files, decoded
-from mambascope.evaluate.data.pictures import resized
+from mambascope.evaluate.data.pictures import archived_files, decoded, resized
 
 CLASSES = (
     "sky",
@@ -29,18 +28,18 @@ CLASSES = (
     "pedestrian",
     "bicyclist",
 )
-#: What pixels are that are of none of the classes.
+#: The class number of pixels that belong to none of the classes.
 UNLABELLED = len(CLASSES)
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Frames and what each of their pixels shows.
+    """Frames and the class of each of their pixels.
 
     Attributes:
         names: The frames' names.
         pixels: The frames.
-        classes: The class of every pixel: its place in `CLASSES`, or `UNLABELLED`.
+        classes: The class of every pixel: its position in `CLASSES`, or `UNLABELLED`.
     """
 
     names: tuple[str, ...]
@@ -50,20 +49,20 @@ class Scenes:
     __repr__ = brief
 
     def shares(self) -> np.ndarray:
-        """Return the share of every frame's pixels that each class has, (n, 11)."""
+        """Return the share of each frame's pixels that each class covers, (n, 11)."""
         return np.stack([(self.classes == k).mean(axis=(1, 2)) for k in range(len(CLASSES))], axis=1)
 
     def resized(self, size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
-        """Return the frames at another size (h, w), each pixel the mean of those that it stands for."""
+        """Return the frames resized to (h, w), each pixel the mean of those that it replaces."""
         return resized(self.pixels, size)
 
 
 def read_camvid(archive: Path) -> Scenes:
-    """Return the scenes of `camvid_{train,val,test}_240x180.tar`, by name.
+    """Return the scenes of `camvid_{train,val,test}_240x180.tar`, sorted by name.
 
     Raises:
-        InputError: naming archive and file, if one cannot be read, a frame has no labels or of another size, a label
-            is no class, or there is no frame.
+        InputError: naming archive and file, if a file cannot be read, a frame has no labels or labels of another size,
+            a label is not a class number, or there is no frame.
     """
     frames, labels = {}, {}
     for name, content in archived_files(archive):
@@ -73,7 +72,7 @@ def read_camvid(archive: Path) -> Scenes:
         elif path.suffix == ".png" and path.parent.name.endswith("annot"):
             labels[path.stem] = decoded(content, f"{archive}: {name}", "L")
     if not frames:
-        raise InputError(f"{archive} holds no frame PART/FRAME.jpg")
+        raise InputError(f"{archive} holds no frame SPLIT/FRAME.jpg")
     unpaired = sorted(frames.keys() ^ labels.keys())
     if unpaired:
         raise InputError(f"{archive}: {unpaired[0]} has no {'labels' if unpaired[0] in frames else 'frame'}")
@@ -82,7 +81,7 @@ def read_camvid(archive: Path) -> Scenes:
     for name in names:
         if not size == frames[name].shape[:2] == labels[name].shape:
             raise InputError(
-                f"{archive}: frame {name} or its labels are not of {size[1]}×{size[0]} pixels as others are"
+                f"{archive}: frame {name} or its labels do not have {size[1]}×{size[0]} pixels like the others"
             )
         if labels[name].max() > UNLABELLED:
             raise InputError(

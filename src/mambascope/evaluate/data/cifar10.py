@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mambascope.errors import InputError
-from mambascope.evaluate.data.picture_files import archived_files, decoded
-from mambascope.evaluate.data.pictures import Pictures
+from mambascope.evaluate.data.pictures import Pictures, archived_files, decoded
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
@@ -17,11 +16,11 @@ SIDE = 32
 def read_cifar10(archive: Path) -> Pictures:
     """Return the pictures of `cifar10_train_jpg.tar.xz` or `cifar10_test_jpg.tar.xz`, in the archive's order.
 
-    Files are PART/CLASS/NUMBER.jpg of 32×32 pixels; 50,000 take about ten seconds.
+    Files are SPLIT/CLASS/NUMBER.jpg, 32×32 pixels each; reading 50,000 takes about ten seconds.
 
     Raises:
-        InputError: naming archive and file, if one cannot be read, is of another size or of no class of CIFAR-10, or
-            if there is none.
+        InputError: naming archive and file, if a picture cannot be read, has another size or is not in the folder of a
+            class, or if there is none.
     """
     pixels, labels = [], []
     for name, content in archived_files(archive):
@@ -30,7 +29,7 @@ def read_cifar10(archive: Path) -> Pictures:
             continue
         if path.parent.name not in CLASSES:
             raise InputError(
-                f"{archive}: {name} is in a folder of no class of CIFAR-10, which are {', '.join(CLASSES)}"
+                f"{archive}: {name} is not in the folder of a class of CIFAR-10, which are {', '.join(CLASSES)}"
             )
         picture = decoded(content, f"{archive}: {name}")
         if picture.shape != (SIDE, SIDE, 3):

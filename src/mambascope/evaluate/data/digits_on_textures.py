@@ -1,8 +1,8 @@
-"""Digits on textures: made pictures of one to three handwritten digits on a piece of a photograph, with exact masks.
+"""Digits on textures: synthetic pictures of one to three handwritten digits on a piece of a photograph, with masks.
 
-Where a picture shows a digit is known to the pixel because it was put there: the place to ask whether a map finds the
-evidence for a class, and not that for another class in the same picture. Training, validation and test pictures share
-neither a digit nor a pixel of a photograph.
+The masks are exact, because the digits were pasted there. So one can test whether a map finds the evidence for a class,
+and not that for another class in the same picture. The training, validation and test splits share neither a digit nor a
+pixel of a photograph.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mambascope.evaluate.data.free_photographs import STRIPS, strips
 
 SIDE = 64
 CLASSES = tuple(map(str, range(10)))
-#: Of every thousand digits in MNIST's order, where each part's begin and end: runs, as neighbours may be by one hand.
+#: Where each split begins and ends in every thousand digits in MNIST's order; neighbours may be in one person's hand.
 RUNS = {"training": (0, 800), "validation": (800, 850), "test": (850, 1000)}
-#: The least and the largest size of a digit's longer side, by how many digits the picture shows.
+#: The smallest and the largest length of a digit's longer side, by the number of digits in the picture.
 SIZES = {1: (20, 36), 2: (20, 30), 3: (20, 26)}
-#: How often a place is sought for a digit before it is left out.
+#: How many random places are tried for a digit before it is left out.
 TRIES = 50
-#: What is left of a texture's brightness, and the least brightness (of 255) of ink: a digit is brighter than most of
-#: what surrounds it, so that small models can learn to read it on a small machine.
+#: The factor on a texture's brightness, and the least brightness (of 255) of ink: a digit is brighter than most of its
+#: surroundings, so that small models can learn to read it on a small machine.
 DARKENED, BRIGHT = 0.4, 180
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])
 
@@ -36,9 +36,9 @@ class DigitPicture:
     """One picture.
 
     Attributes:
-        pixels: What a model sees.
-        digits: What it shows, all different.
-        masks: The pixels that are at least half ink of each digit; no pixel is two digits'.
+        pixels: The picture.
+        digits: The digits that it shows, all different.
+        masks: For each digit, the pixels that are at least half ink; masks do not overlap.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -48,11 +48,11 @@ class DigitPicture:
     __repr__ = brief
 
     def presence(self) -> Float[np.ndarray, "10"]:
-        """Return 1 for every class that is there, else 0."""
+        """Return 1 for each class that the picture shows, else 0."""
         return np.isin(np.arange(10), self.digits).astype(np.float32)
 
     def shown(self) -> Int[np.ndarray, "H W"]:
-        """Return the digit that each pixel is of, 10 where it is of none."""
+        """Return the digit at each pixel, 10 where there is none."""
         whose = np.full(self.pixels.shape[:2], len(CLASSES))
         for digit, mask in zip(self.digits, self.masks, strict=True):
             whose[mask] = digit
@@ -60,32 +60,32 @@ class DigitPicture:
 
 
 class DigitsOnTextures:
-    """An endless row of pictures, each a function of (part, seed, index) alone."""
+    """An endless series of pictures; each depends only on split, seed and index."""
 
     def __init__(
-        self, images: UInt8[np.ndarray, "n 28 28"], labels: Int[np.ndarray, " n"], part: str, seed: int = 0
+        self, images: UInt8[np.ndarray, "n 28 28"], labels: Int[np.ndarray, " n"], split: str, seed: int = 0
     ) -> None:
-        """Take a part's digits, by class, and its strips of the photographs.
+        """Take the digits of a split, by class, and its strips of the photographs.
 
         Args:
             images: MNIST's test digits.
-            labels: What they are.
-            part: `training`, `validation` or `test`.
+            labels: Their labels.
+            split: `training`, `validation` or `test`.
             seed: Other seeds give other pictures of the same digits and textures.
 
         Raises:
-            InputError: if there is no such part, a class has no digit in it, or the photographs are not installed.
+            InputError: if there is no such split, it lacks a digit of some class, or the photographs are not installed.
         """
-        self.textures = strips(part, SIDE)
-        low, high = RUNS[part]
+        self.textures = strips(split, SIDE)
+        low, high = RUNS[split]
         place = np.arange(len(labels)) % 1000
         self.glyphs = [
             [_cropped(image) for image in images[(labels == k) & (place >= low) & (place < high)]] for k in range(10)
         ]
         missing = [k for k, glyphs in enumerate(self.glyphs) if not glyphs]
         if missing:
-            raise InputError(f"the {part} part has no handwritten {missing[0]} among {len(labels)} digits")
-        self.key = (seed, list(STRIPS).index(part))
+            raise InputError(f"the {split} split has no handwritten {missing[0]} among {len(labels)} digits")
+        self.key = (seed, list(STRIPS).index(split))
 
     def picture(self, index: int) -> DigitPicture:
         """Return picture number `index`."""
@@ -114,7 +114,7 @@ class DigitsOnTextures:
         return DigitPicture((pixels + 0.5).astype(np.uint8), tuple(digits), np.stack(masks))
 
     def _background(self, rng: np.random.Generator) -> Float[np.ndarray, "H W 3"]:
-        """Return a piece of a photograph, turned over at random, tinted and darkened."""
+        """Return a piece of a photograph, flipped at random, tinted and darkened."""
         strip = self.textures[rng.integers(len(self.textures))]
         y, x = (int(rng.integers(size - SIDE + 1)) for size in strip.shape[:2])
         piece = strip[y : y + SIDE, x : x + SIDE]
@@ -124,13 +124,13 @@ class DigitsOnTextures:
 
 
 def _cropped(image: UInt8[np.ndarray, "28 28"]) -> UInt8[np.ndarray, "h w"]:
-    """Return a digit without the empty margin."""
+    """Return a digit without its empty margins."""
     rows, columns = (np.flatnonzero(image.max(axis=axis)) for axis in (1, 0))
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _resized(glyph: UInt8[np.ndarray, "h w"], longer: int) -> Float[np.ndarray, "H W"]:
-    """Return a digit, its longer side so many pixels, as shares of ink from 0 to 1."""
+    """Return a digit resized so that its longer side has so many pixels, as shares of ink from 0 to 1."""
     h, w = glyph.shape
     scale = longer / max(h, w)
     H, W = max(1, round(h * scale)), max(1, round(w * scale))
@@ -139,13 +139,13 @@ def _resized(glyph: UInt8[np.ndarray, "h w"], longer: int) -> Float[np.ndarray, 
 
 @cache
 def _weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Return what each of the `new` pixels takes of the `old` ones, linearly between their centres."""
+    """Return the weights that interpolate `old` pixels to `new` ones, linearly between their centres."""
     centres = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
     return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(old)))
 
 
 def _paste(rng: np.random.Generator, window: Float[np.ndarray, "h w 3"], ink: Float[np.ndarray, "h w"]) -> None:
-    """Blend a digit in one bright colour, nearly opaque, into the window."""
+    """Blend a digit into the window, in one bright colour and nearly opaque."""
     while True:
         colour = rng.uniform(0, 255, size=3)
         if colour @ BRIGHTNESS >= BRIGHT:

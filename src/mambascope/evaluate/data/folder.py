@@ -1,4 +1,4 @@
-"""Where the data sets lie: MAMBASCOPE_DATA."""
+"""The folder of the data sets, named in MAMBASCOPE_DATA."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mambascope.errors import InputError
 
 
 def data_file(*parts: str) -> Path:
-    """Return a file or folder of the data sets.
+    """Return the path of a file or folder in the data folder.
 
     Raises:
-        InputError: if MAMBASCOPE_DATA is not set or what is asked for is not there.
+        InputError: if MAMBASCOPE_DATA is not set, or the data folder has no such file or folder.
     """
     root = os.environ.get("MAMBASCOPE_DATA")
     if not root:

@@ -1,7 +1,7 @@
-"""Photographs that anyone may use, as scikit-image and scikit-learn carry them, cut into parts that share no pixel.
+"""Free photographs from the packages scikit-image and scikit-learn, cut into splits that share no pixel.
 
-Licences are those that scikit-image's documentation of `skimage.data` and scikit-learn's `datasets/images/README.txt`
-state; pictures of theirs without a stated licence are left out.
+The licences are those stated in scikit-image's documentation of `skimage.data` and in scikit-learn's
+`datasets/images/README.txt`; their pictures without a stated licence are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mambascope.errors import InputError
-from mambascope.evaluate.data.picture_files import decoded
+from mambascope.evaluate.data.pictures import decoded
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Photograph:
     """A photograph in an installed package.
 
     Attributes:
-        package: The package that carries it.
-        file: Its place there.
-        licence: What may be done with it.
-        credit: Whose it is.
+        package: The package that contains it.
+        file: Its path in the package.
+        licence: Its licence.
+        credit: Its author.
     """
 
     package: str
@@ -47,23 +47,23 @@ PHOTOGRAPHS = (
     Photograph("sklearn", "datasets/images/flower.jpg", "CC BY 2.0", "vultilion, Flickr"),
 )
 
-#: The share of each photograph's width, from the left, where a part begins and ends.
+#: Where each split begins and ends, as a share of each photograph's width from the left.
 STRIPS = {"training": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
 
 
-def strips(part: str, side: int) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """Return a part's strip of every photograph, at full size and, where it is wide enough still, at half size.
+def strips(split: str, side: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Return a split's strip of every photograph, at full size and at half size, if it is large enough.
 
     Args:
-        part: `training`, `validation` or `test`.
-        side: The least width and height that is of use.
+        split: `training`, `validation` or `test`.
+        side: The least width and height of a strip.
 
     Raises:
-        InputError: if there is no such part, or a package that carries photographs is not installed.
+        InputError: if there is no such split, or a package with photographs is not installed.
     """
-    if part not in STRIPS:
-        raise InputError(f"unknown part {part!r} of the photographs; choose one of {', '.join(STRIPS)}")
-    first, last = STRIPS[part]
+    if split not in STRIPS:
+        raise InputError(f"unknown split {split!r} of the photographs; choose one of {', '.join(STRIPS)}")
+    first, last = STRIPS[split]
     found = []
     for photograph in PHOTOGRAPHS:
         whole = _read(photograph)
@@ -79,17 +79,15 @@ def _read(photograph: Photograph) -> UInt8[np.ndarray, "H W 3"]:
     except ModuleNotFoundError as error:
         name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[photograph.package]
         raise InputError(
-            f"{name}, whose photographs are needed, is not installed: pip install mambascope[vision]"
+            f"the photographs of {name} are needed, which is not installed: pip install mambascope[vision]"
         ) from error
     except OSError as error:
-        raise InputError(
-            f"the installed {photograph.package} carries no photograph {photograph.file}: {error}"
-        ) from error
+        raise InputError(f"the installed {photograph.package} has no photograph {photograph.file}: {error}") from error
     return decoded(content, photograph.file)
 
 
 def _halved(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the mean of every 2×2 pixels."""
+    """Return the picture at half size, each pixel the mean of 2×2."""
     H, W = (size // 2 * 2 for size in pixels.shape[:2])
     fours = pixels[:H, :W].reshape(H // 2, 2, W // 2, 2, 3)
     return (fours.mean(axis=(1, 3)) + 0.5).astype(np.uint8)

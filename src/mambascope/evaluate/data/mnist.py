@@ -1,4 +1,4 @@
-"""MNIST's handwritten digits (LeCun, Cortes & Burges), in its own format: idx, packed by gzip."""
+"""MNIST's handwritten digits (LeCun, Cortes & Burges), in their own format: gzipped idx files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from jaxtyping import Int, UInt8
 from mambascope.errors import InputError
 
 SIDE = 28
-#: The first four bytes of an idx file: two zeros, unsigned bytes, and how many axes.
+#: The first four bytes of an idx file: two zeros, a code for unsigned bytes, and the number of axes.
 IMAGES, LABELS = 0x803, 0x801
 
 
 def read_mnist(images: Path, labels: Path) -> tuple[UInt8[np.ndarray, "n 28 28"], Int[np.ndarray, " n"]]:
-    """Return the digits, ink 255 on paper 0, and what they are.
+    """Return the pictures of the digits, ink 255 on paper 0, and their labels.
 
     Raises:
-        InputError: naming the file, if it cannot be read, is not an idx file of this kind, or the two do not belong
-            together.
+        InputError: naming the file, if one cannot be read or is not an idx file of this kind, or the two do not match.
     """
     digits, classes = _idx(images, IMAGES), _idx(labels, LABELS)
     if digits.shape[1:] != (SIDE, SIDE):
         raise InputError(f"{images} holds pictures of {digits.shape[2]}×{digits.shape[1]} pixels, not {SIDE}×{SIDE}")
     if len(digits) != len(classes):
-        raise InputError(f"{images} holds {len(digits)} digits and {labels} says what {len(classes)} are")
+        raise InputError(f"{images} holds {len(digits)} digits and {labels} has labels for {len(classes)}")
     if len(classes) and classes.max() > 9:
-        raise InputError(f"{labels} names a digit {classes.max()}; they are 0 to 9")
+        raise InputError(f"{labels} has a label {classes.max()}; digits are 0 to 9")
     return digits, classes.astype(np.int64)
 
 

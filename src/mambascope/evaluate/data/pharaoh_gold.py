@@ -1,9 +1,9 @@
-"""Linked sentence pairs in plain text: two files of sentences and one of links in the manner of Pharaoh and Moses.
+"""Linked sentence pairs in plain text: two files of sentences and one of links in the format of Pharaoh and Moses.
 
-A line of the first two is a sentence, its words parted by spaces or tabs; the same line of the third holds the pair's
-links, parted so too, or nothing. A link counts words from 0, the source's first: `3-4` joins the source's fourth word
-and the target's fifth and is sure; `3?4` and `3-4-P` are possible; `3-4-S` is sure like `3-4`. All three files are
-UTF-8, have as many lines as each other and no empty sentence.
+Each line of the first two is a sentence, its words separated by spaces or tabs; the same line of the third holds the
+pair's links, separated in the same way, or nothing. Links count words from 0, source first: `3-4` joins the source's
+fourth word and the target's fifth and is sure; `3?4` and `3-4-P` are possible; `3-4-S` is sure like `3-4`. All three
+files are UTF-8 and have as many lines as each other; no sentence is empty.
 
 The German-English gold of Ergun Bicici (100 sentences of Europarl, sure links only; his thesis, Koç University, 2011)
 is a zip of three such files.
@@ -31,8 +31,8 @@ LINK = re.compile(r"^(\d+)(?:-(\d+)(-[SP])?|\?(\d+))$")
 SUFFIXES = (".src", ".tgt", ".links")
 HANSARDS_SUFFIXES = (".e", ".f", ".align")
 BICICI = tuple(f"German-English_WordAlignment/{name}" for name in ("test.de", "test.en", "de-en.wa"))
-#: The one link of that gold, by line, that points past its sentence, whose English has 13 words. It stands where the
-#: full stops should be linked, 12-12; but a gold standard is no place for guesses.
+#: The one link in that gold, by line, that points past the end of its sentence: the English one has 13 words. It is
+#: where the full stops should be linked, 12-12; but a gold standard is no place for guesses.
 BICICI_DAMAGED = {63: frozenset({"12-16"})}
 
 
@@ -40,14 +40,14 @@ def read_linked_pairs(stem: Path) -> list[LinkedPair]:
     """Return the pairs of a user's own files: `stem.src`, `.tgt` and `.links`, or `stem.e`, `.f` and `.align`.
 
     Raises:
-        InputError: if there is neither, or both, or what is there is damaged (with file, line and reason).
+        InputError: if neither or both kinds exist, or a file is damaged; the message has file, line and reason.
     """
     stem = stem.expanduser()
     found = [suffixes for suffixes in (SUFFIXES, HANSARDS_SUFFIXES) if beside(stem, suffixes[-1]).exists()]
     if len(found) != 1:
         raise InputError(
-            f"{stem} should be what the names of three files begin with, {stem.name}.src, .tgt and .links or "
-            f"{stem.name}.e, .f and .align, but {'both kinds are' if found else 'neither .links nor .align is'} there"
+            f"{stem} should be how the names of three files begin, {stem.name}.src, .tgt and .links or "
+            f"{stem.name}.e, .f and .align, but {'both kinds exist' if found else 'neither .links nor .align exists'}"
         )
     pairs = read_pharaoh(stem) if found[0] == SUFFIXES else read_hansards(stem)
     if not pairs:
@@ -59,8 +59,8 @@ def read_pharaoh(stem: Path) -> list[LinkedPair]:
     """Return the pairs of `stem.src`, `stem.tgt` and `stem.links`, numbered from 1.
 
     Raises:
-        InputError: naming file and line, if one is absent, damaged, of another length, or links words that are not
-            there.
+        InputError: naming file and line, if a file is missing or damaged, their lengths differ, or a link joins words
+            that do not exist.
     """
     paths = [beside(stem, suffix) for suffix in SUFFIXES]
     return _pairs([read_lines(path) for path in paths], [str(path) for path in paths], {})
@@ -71,11 +71,11 @@ def read_bicici(path: Path, damaged: Mapping[int, frozenset[str]] = BICICI_DAMAG
 
     Args:
         path: `German-English_WordAlignment.zip`.
-        damaged: Links, by line, that are dropped if they point past a sentence's end; the pair's `left_out` lists
-            them. Any other such link is refused, and with `{}` the file that is in circulation is refused too.
+        damaged: Links, by line, to drop if they point past the end of a sentence; the pair's `left_out` lists them.
+            Any other such link is an error; with `{}`, so is the one in the published file.
 
     Raises:
-        InputError: naming file and line, if it is absent or damaged in any other way.
+        InputError: naming file and line, if the file is missing or damaged in any other way.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -86,16 +86,16 @@ def read_bicici(path: Path, damaged: Mapping[int, frozenset[str]] = BICICI_DAMAG
 
 
 def _pairs(texts: list[list[str]], names: list[str], damaged: Mapping[int, frozenset[str]]) -> list[LinkedPair]:
-    """Return the pairs of the lines of three files; links listed as damaged are dropped where they are."""
+    """Return the pairs of the lines of three files, without the links that are listed as damaged."""
     sources, targets, links = texts
     if not len(sources) == len(targets) == len(links):
         counts = ", ".join(f"{name} has {len(text)}" for name, text in zip(names, texts, strict=True))
-        raise InputError(f"sentences and links belong line to line, but of lines {counts}")
+        raise InputError(f"sentences and links must have as many lines as each other, but {counts}")
     pairs = []
     for line, (source_text, target_text, link_text) in enumerate(zip(sources, targets, links, strict=True), start=1):
         source, target = _words(source_text, names[0], line), _words(target_text, names[1], line)
         place = f"{names[2]} line {line}"
-        of_line = [_link(text, place) for text in _parted(link_text)]
+        of_line = [_link(text, place) for text in _split(link_text)]
         dropped = [one for one in of_line if one.text in damaged.get(line, ()) and one.is_outside(source, target)]
         kept = [one for one in of_line if one not in dropped]
         pair = linked_pair(str(line), source, target, kept, place)
@@ -104,13 +104,13 @@ def _pairs(texts: list[list[str]], names: list[str], damaged: Mapping[int, froze
     return pairs
 
 
-def _parted(text: str) -> list[str]:
-    """Return what spaces and tabs part; a no-break space is part of a word."""
+def _split(text: str) -> list[str]:
+    """Return the words between spaces and tabs; a no-break space is part of a word."""
     return [word for word in re.split("[ \t]+", text) if word]
 
 
 def _words(text: str, name: str, line: int) -> tuple[str, ...]:
-    words = tuple(_parted(text))
+    words = tuple(_split(text))
     if not words:
         raise InputError(f"{name} line {line} is empty where a sentence should be")
     return words

@@ -1,4 +1,4 @@
-"""The sets of pictures that maps are judged on, held out from every model of this project, each under its name."""
+"""The sets of pictures on which maps are evaluated, by name; no model of this project was trained on them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.mnist import read_mnist
 from mambascope.evaluate.data.pictures import resized
 
-#: What road scenes are made of for the models of this project: rows and columns, from 180 and 240.
+#: The height and width to which road scenes are resized for the models of this project, from 180 and 240.
 SCENE = (96, 128)
-#: The share of a road scene's pixels from which on a class counts as there.
-THERE = 0.005
-#: How many digit pictures there are to judge on.
+#: A class counts as present in a road scene if it covers more than this share of its pixels.
+PRESENT = 0.005
+#: How many digit pictures the set has.
 DIGIT_PICTURES = 300
 
 
 @dataclass(frozen=True)
-class JudgedPicture:
-    """A picture and what is known of it.
+class LabelledPicture:
+    """A picture and its labels.
 
     Attributes:
         pixels: The picture.
         classes: The classes that it shows.
-        masks: The pixels of each; none where that is not known.
-        labelled: The pixels of which it is known what they show; None for all.
+        masks: The pixels of each class; None if they are not known.
+        labelled: The pixels with a label; None for all.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -46,7 +46,7 @@ class JudgedPicture:
 
 @runtime_checkable
 class PictureSet(Protocol):
-    """Pictures by number."""
+    """A set of pictures, by number."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -54,21 +54,21 @@ class PictureSet(Protocol):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of every picture."""
+        """The height and width of every picture."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether a picture is of one class, so that the likeliest is the answer; else each is there or not."""
+        """Whether each picture has exactly one class; otherwise any number of classes may be present."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of pictures."""
 
-    def picture(self, number: int) -> JudgedPicture:
-        """Return one of them."""
+    def picture(self, number: int) -> LabelledPicture:
+        """Return one picture."""
 
 
 class DigitSet:
-    """Digits on textures, of digits and pieces of photographs that no model was trained on."""
+    """The test split of digits on textures."""
 
     classes = digits_on_textures.CLASSES
     size = (digits_on_textures.SIDE, digits_on_textures.SIDE)
@@ -82,14 +82,14 @@ class DigitSet:
     def __len__(self) -> int:
         return DIGIT_PICTURES
 
-    def picture(self, number: int) -> JudgedPicture:
-        """Return one of them, with the mask of each of its digits."""
+    def picture(self, number: int) -> LabelledPicture:
+        """Return one picture, with the mask of each of its digits."""
         made = self._made.picture(number)
-        return JudgedPicture(made.pixels, made.digits, made.masks)
+        return LabelledPicture(made.pixels, made.digits, made.masks)
 
 
 class CifarSet:
-    """CIFAR-10's test pictures, in an order in which the classes take turns by chance."""
+    """CIFAR-10's test pictures, shuffled so that the classes are mixed."""
 
     classes = cifar10.CLASSES
     size = (cifar10.SIDE, cifar10.SIDE)
@@ -102,14 +102,14 @@ class CifarSet:
     def __len__(self) -> int:
         return len(self._order)
 
-    def picture(self, number: int) -> JudgedPicture:
-        """Return one of them."""
+    def picture(self, number: int) -> LabelledPicture:
+        """Return one picture."""
         place = self._order[number]
-        return JudgedPicture(self._pictures.pixels[place], (int(self._pictures.labels[place]),))
+        return LabelledPicture(self._pictures.pixels[place], (int(self._pictures.labels[place]),))
 
 
 class CamvidSet:
-    """CamVid's test scenes, made small, with the classes that cover enough of them."""
+    """CamVid's test scenes, resized, each with the classes that cover enough of it."""
 
     classes = camvid.CLASSES
     size = SCENE
@@ -122,17 +122,17 @@ class CamvidSet:
     def __len__(self) -> int:
         return len(self._scenes.names)
 
-    def picture(self, number: int) -> JudgedPicture:
-        """Return one of them, with the pixels of each class that is there."""
-        there = np.flatnonzero(self._shares[number] > THERE)
+    def picture(self, number: int) -> LabelledPicture:
+        """Return one picture, with the mask of each class that is present."""
+        present = np.flatnonzero(self._shares[number] > PRESENT)
         shown = nearest(self._scenes.classes[number], SCENE)
-        masks = shown == there[:, None, None]
+        masks = shown == present[:, None, None]
         pixels = resized(self._scenes.pixels[number][None], SCENE)[0]
-        return JudgedPicture(pixels, tuple(there.tolist()), masks, shown != camvid.UNLABELLED)
+        return LabelledPicture(pixels, tuple(present.tolist()), masks, shown != camvid.UNLABELLED)
 
 
 def nearest(classes: UInt8[np.ndarray, "*n H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "*n h w"]:
-    """Return labels at another size (h, w): of each new pixel that of the old one in its middle."""
+    """Return labels resized to (h, w): each new pixel gets the label of the old pixel at its centre."""
     old = classes.shape[-2:]
     rows, columns = ((2 * np.arange(new) + 1) * length // (2 * new) for length, new in zip(old, size, strict=True))
     return classes[..., rows[:, None], columns]
@@ -143,10 +143,10 @@ SETS: dict[str, Callable[[], PictureSet]] = {"digits": DigitSet, "cifar10": Cifa
 
 @lru_cache(maxsize=3)
 def picture_set(name: str) -> PictureSet:
-    """Return a set by its name.
+    """Return the set of this name.
 
     Raises:
-        InputError: if there is no such set, or its files are absent or damaged.
+        InputError: if there is no such set, or its files are missing or damaged.
     """
     if name not in SETS:
         raise InputError(f"unknown pictures {name!r}; choose one of {', '.join(SETS)}")

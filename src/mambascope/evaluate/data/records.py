@@ -1,6 +1,6 @@
-"""Users' own data, record by record: files of tables or JSON lines, or a data set of the Hugging Face hub.
+"""Records of a user's own data: from a table, a file of JSON lines, or a data set of the Hugging Face hub.
 
-A source is the path of a file, its kind told by its ending:
+A source is the path of a file, whose ending tells its kind:
 
 * `.jsonl`: a JSON object on each line;
 * `.csv`, `.tsv`: a table whose first line names the columns;
@@ -27,25 +27,25 @@ HUB_ID = re.compile(r"(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?@(?P<split>[^@]+)"
 
 
 class Record(NamedTuple):
-    """One record, and where it stands: `reviews.csv line 3`."""
+    """One record, and where it is, as in `reviews.csv line 3`."""
 
     place: str
     values: dict[str, Any]
 
 
 def records(source: str) -> list[dict[str, Any]]:
-    """Return the records of a file or of a data set of the hub, each a value for every column.
+    """Return the records of a file or of a data set of the hub, each with a value for every column.
 
-    Values of `.csv`, `.tsv` and other text files are strings.
+    Values from `.csv`, `.tsv` and other text files are strings.
 
     Raises:
-        InputError: naming file and line, if the source is absent, damaged, empty or needs a package that is absent.
+        InputError: naming file and line, if the source is missing, damaged or empty, or a package is not installed.
     """
     return [record.values for record in placed_records(source)]
 
 
 def placed_records(source: str) -> list[Record]:
-    """Return the same records with their places, for the errors of those who look into them."""
+    """Return the same records with their places, so that errors about their values can name them."""
     path = Path(source)
     if path.is_dir():
         raise InputError(f"{source} is a folder; name one of its files")
@@ -80,7 +80,7 @@ def _table(path: Path) -> Iterator[Record]:
     tabs = path.suffix.lower() == ".tsv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if tabs:  # such tables know no quoting: a quotation mark is part of the text
+            if tabs:  # no quoting in such tables: a quotation mark is part of the text
                 reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
             else:
                 reader = csv.reader(file, strict=True)
@@ -102,7 +102,7 @@ def _table(path: Path) -> Iterator[Record]:
 def _parquet(path: Path) -> Iterator[Record]:
     try:
         rows = package("pyarrow.parquet").read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
         raise InputError(f"{path} could not be read: {' '.join(str(error).split()).rstrip('.')}") from error
     yield from (Record(f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
 
@@ -116,18 +116,18 @@ def _labelled_lines(path: Path) -> Iterator[Record]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the lines that are not empty, and their places; text that is no UTF-8 is Latin-1."""
+    """Yield the lines that are not empty, with their places; text that is not UTF-8 is read as Latin-1."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} could not be read: {error}") from error
     if b"\0" in content:
-        raise InputError(f"{path} holds no text; a source is a .jsonl, .csv, .tsv or .parquet file or a text file")
+        raise InputError(f"{path} is not a text file; a source is a .jsonl, .csv, .tsv or .parquet file or a text file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    # not splitlines(), which also splits at characters such as U+0085 that stand within the lines of MR
+    # not splitlines(), which also splits at characters such as U+0085, which occur within lines of MR
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path} line {number}", line
@@ -143,7 +143,7 @@ def _hub(source: str) -> Iterator[Record]:
         raise InputError(f"{source} is read with a package that is not installed: pip install datasets") from error
     try:
         rows = datasets.load_dataset(asked["name"], asked["config"], split=asked["split"])
-    except Exception as error:  # whatever the hub, the network and a data set's own files may raise
+    except Exception as error:  # the hub, the network and a data set's own files may raise anything
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"{source} could not be loaded from the Hugging Face hub: {reason}") from error
     yield from (Record(f"{source} row {number}", dict(row)) for number, row in enumerate(rows, start=1))

@@ -1,1 +1,1 @@
-"""The metrics, one file each. What each is called in a table of results, and which way is better, says `registry`."""
+"""The metrics, by subject; `registry` says what each is called and which way is better."""

@@ -1,7 +1,7 @@
 """Alignment error rate of word links against sure and possible gold links (Och & Ney 2003).
 
-A sentence gives counts; counts of sentences add up; the rates of a corpus are those of the summed counts, never a mean
-of sentences' rates.
+Each sentence gives counts. A corpus's rates are computed from the counts' sums over its sentences; they are not means
+of the sentences' rates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Counts = np.ndarray | np.integer | int
 
 @dataclass(frozen=True)
 class AlignmentCounts:
-    """What the rates are made of; `sum(counts, AlignmentCounts())` is a corpus.
+    """The counts behind the rates; `sum(counts, AlignmentCounts())` adds up a corpus.
 
     Attributes:
         links: |A|, the links found.
@@ -40,7 +40,7 @@ class AlignmentCounts:
             raise InputError(f"no links give these counts: {self}; the sure links must be among the possible ones")
 
     def __add__(self, other: AlignmentCounts) -> AlignmentCounts:
-        """Return the counts of both together."""
+        """Return the sums of both."""
         return AlignmentCounts(
             self.links + other.links,
             self.sure + other.sure,
@@ -50,24 +50,24 @@ class AlignmentCounts:
 
     @property
     def error_rate(self) -> float:
-        """AER = 1 - (|A∩S| + |A∩P|) / (|A| + |S|); NaN where there is no link and no sure one."""
+        """AER = 1 - (|A∩S| + |A∩P|) / (|A| + |S|); NaN if there is no link and no sure one."""
         return float(alignment_error_rate(self.links, self.sure, self.links_sure, self.links_possible))
 
     @property
     def precision(self) -> float:
-        """|A∩P| / |A|; NaN where there is no link."""
+        """|A∩P| / |A|; NaN if there is no link."""
         return float(share(self.links_possible, self.links))
 
     @property
     def recall(self) -> float:
-        """|A∩S| / |S|; NaN where no link is sure."""
+        """|A∩S| / |S|; NaN if no link is sure."""
         return float(share(self.links_sure, self.sure))
 
     def rows(self, variant: str = "") -> dict[str, int]:
-        """Return the counts under their names in a table of results, from which the corpus's rates are derived.
+        """Return the counts by their names in a table of results.
 
         Args:
-            variant: Which links were counted, such as a rule of `link_extraction`; written after a colon.
+            variant: Which links were counted, such as a rule of `link_extraction`; it is added after a colon.
         """
         suffix = f":{variant}" if variant else ""
         return {
@@ -88,8 +88,8 @@ def alignment_counts(
     Args:
         links: The links found, A.
         sure: The sure links, S.
-        possible: Links that are no error though not needed. A sure link is possible too, whether it is marked here or
-            not: P is this set together with S. None where all gold links are sure.
+        possible: Links that are allowed but not required. Sure links count as possible too, marked here or not: P is
+            this set together with S. None if all gold links are sure.
 
     Raises:
         InputError: if the three are not of one shape.
@@ -126,6 +126,6 @@ def alignment_error_rate(links: Counts, sure: Counts, links_sure: Counts, links_
 
 
 def share(part: Counts, whole: Counts) -> np.ndarray:
-    """Return part over whole, element by element; NaN where the whole is 0."""
+    """Return part / whole, element by element; NaN where the whole is 0."""
     parts, wholes = np.broadcast_arrays(np.asarray(part, dtype=float), np.asarray(whole, dtype=float))
     return np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes != 0)

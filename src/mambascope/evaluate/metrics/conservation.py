@@ -17,7 +17,7 @@ def conservation_error(value: Float[Tensor, "*texts"], relevance: Float[Tensor, 
         relevance: R, the scores of one text's sources along the last axis.
 
     Returns:
-        0 where relevance is conserved; infinite (or NaN, where ΣR is 0 too) where f is 0.
+        0 if relevance is conserved; if f is 0, infinite, or NaN if ΣR is 0 too.
 
     Raises:
         InputError: if there is not one row of relevance per value, or a number is not finite.

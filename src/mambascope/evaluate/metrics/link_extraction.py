@@ -1,7 +1,7 @@
-"""Word links from a matrix of scores: each side's best partner, and what the two sides agree on.
+"""Word links from a matrix of scores: the best partner of each word, and the links that both sides agree on.
 
 `grow-diag-final-and` is the heuristic of Koehn et al. 2005 ("Edinburgh system description", IWSLT), after Och & Ney
-2003, in the order of loops that Moses made the standard.
+2003, with the order of loops of Moses, which became the standard.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 
 
 
 def extract_links(scores: Float[Tensor, "target source"], rule: str = "target") -> Bool[Tensor, "target source"]:
-    """Return the links that a matrix of scores between words gives.
+    """Return the links between words that a matrix of scores gives.
 
     Args:
-        scores: Larger is likelier. Signed scores count with their sign: pass absolute ones to link by size.
-        rule: One of `RULES`: `target`, each target word to its best source; `source`, each source word to its best
-            target; `intersection` and `union` of the two; `grow-diag-final-and`, see `grow_diag_final_and`.
-            Of equal scores the first wins.
+        scores: Larger for likelier links. Scores count with their sign; pass absolute values to link by size.
+        rule: One of `RULES`: `target` links each target word to its best source; `source`, each source word to its
+            best target; `intersection` and `union` combine the two; for `grow-diag-final-and` see
+            `grow_diag_final_and`. Among equal scores the first wins.
 
     Raises:
         InputError: if the rule is unknown, a side has no word, or a score is not finite.
@@ -45,13 +45,13 @@ def grow_diag_final_and(
 ) -> Bool[Tensor, "target source"]:
     """Return the intersection, grown within the union.
 
-    *Grow-diag*: again and again, a link of the union next to a link already taken (diagonally too) is taken if its
-    target word or its source word has none yet. *Final-and*: links of either direction, targets' first, are taken if
-    neither of their words has one yet.
+    *Grow-diag*: repeatedly, a link of the union that neighbours a chosen link (also diagonally) is added if its target
+    word or its source word has no link yet. *Final-and*: links of either direction, those of the target words first,
+    are added if neither of their words has a link yet.
 
     Args:
-        by_target: Links of one direction, each target word's.
-        by_source: Links of the other.
+        by_target: The link of each target word.
+        by_source: The link of each source word.
     """
     union = by_target | by_source
     links = by_target & by_source
@@ -81,7 +81,7 @@ def _marked(scores: Float[Tensor, "row column"]) -> Bool[Tensor, "row column"]:
     return torch.zeros(scores.shape, dtype=torch.bool).scatter(1, scores.argmax(dim=1, keepdim=True).cpu(), True)
 
 
-#: What each rule makes of the targets' links and the sources' links.
+#: How each rule combines the links of the target words with those of the source words.
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "target": lambda by_target, by_source: by_target,
     "source": lambda by_target, by_source: by_source,

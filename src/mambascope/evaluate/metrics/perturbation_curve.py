@@ -1,8 +1,8 @@
-"""Flipping and insertion: what becomes of a readout as its sources go, or come, in the order of their scores.
+"""Flipping and insertion: how a readout changes as sources are removed, or added, in the order of their scores.
 
-Most relevant first (MoRF) and least relevant first (LeRF), Samek et al. 2017 (arXiv 1509.06321); the differences of
-areas are those of Jafari et al. (arXiv 2406.07592). How a source is taken away is the caller's choice: the curves
-ask for the readout with sets of sources kept.
+Most relevant first (MoRF) and least relevant first (LeRF) are from Samek et al. 2017 (arXiv 1509.06321); the
+differences of areas are those of Jafari et al. (arXiv 2406.07592). How a source is removed is up to the caller, who
+provides the readout for any set of sources that are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 
 MODES = ("flipping", "insertion")
-#: Given which sources are kept, (b, n), returns the readout of each of the b texts.
+#: Takes b sets of sources to keep, (b, n), and returns the readout of each.
 KeptReadout = Callable[[Bool[Tensor, "b n"]], Float[Tensor, " b"]]
 
 TENTHS = tuple(step / 10 for step in range(11))
@@ -26,13 +26,13 @@ TENTHS = tuple(step / 10 for step in range(11))
 
 @dataclass(frozen=True)
 class PerturbationCurves:
-    """The readout along both orders.
+    """The readout in both orders.
 
     Attributes:
-        mode: `flipping`, sources are removed from the whole; or `insertion`, they are added to nothing.
+        mode: `flipping`: sources are removed from the whole; `insertion`: they are added to an empty input.
         fractions: The share of sources removed, or added, at each step.
-        most_first: The readout with the most relevant sources going, or coming, first.
-        least_first: The same with the least relevant first.
+        most_first: The readout when the most relevant sources are removed, or added, first.
+        least_first: The same for the least relevant first.
     """
 
     mode: str
@@ -44,12 +44,12 @@ class PerturbationCurves:
 
     @property
     def area_most_first(self) -> float:
-        """The area under the MoRF curve, by trapezoids."""
+        """The area under the MoRF curve, by the trapezoid rule."""
         return area(self.fractions, self.most_first)
 
     @property
     def area_least_first(self) -> float:
-        """The area under the LeRF curve, by trapezoids."""
+        """The area under the LeRF curve, by the trapezoid rule."""
         return area(self.fractions, self.least_first)
 
     @property
@@ -59,7 +59,7 @@ class PerturbationCurves:
         return gap if self.mode == "flipping" else -gap
 
     def rows(self) -> dict[str, float]:
-        """Return areas and gap under their names in a table of results."""
+        """Return areas and gap by their names in a table of results."""
         return {
             f"{self.mode}_area_most_first": self.area_most_first,
             f"{self.mode}_area_least_first": self.area_least_first,
@@ -76,18 +76,17 @@ def perturbation_curves(
     fractions: Sequence[float] = TENTHS,
     batch: int = 16,
 ) -> PerturbationCurves:
-    """Return a readout's curves along a method's scores.
+    """Return the readout's curves in the orders that a method's scores give.
 
-    Of equal scores the earlier source comes first in both orders, so that scores that are all alike give twice the same
-    curve, and a gap of 0.
+    Among equal scores the earlier source comes first in both orders. Scores that are all equal therefore give the same
+    curve twice, and a gap of 0.
 
     Args:
-        scores: One score per source, signed: the most relevant source is the one that speaks most *for* the readout.
-        readout: Given which sources are kept, (b, n), returns the readout of each text.
+        scores: One score per source, signed: the most relevant source is the one that counts most *for* the readout.
+        readout: Takes sets of sources to keep, (b, n), and returns the readout of each.
         mode: `flipping` or `insertion`.
         candidates: The sources that may be removed; the rest (special tokens, padding) are always kept. None for all.
-        fractions: See `perturbation_curve`.
-        batch: See `perturbation_curve`.
+        fractions, batch: See `perturbation_curve`.
 
     Raises:
         InputError: if a candidate's score is not finite; and see `perturbation_curve`.
@@ -117,18 +116,18 @@ def perturbation_curve(
     """Return the readout at each fraction of sources removed (flipping) or added (insertion) in a given order.
 
     Args:
-        order: Positions of the sources that go or come, first to last; sources that are not in it are always kept.
-        length: Number of sources in all, n.
-        readout: Given which sources are kept, (b, n), returns the readout of each text.
+        order: Positions of the sources to remove or add, first to last; sources that are not in it are always kept.
+        length: Number of all sources, n.
+        readout: Takes sets of sources to keep, (b, n), and returns the readout of each.
         mode: `flipping` or `insertion`.
-        fractions: Rising shares of the order, from 0 to 1 or a part of that, at which the readout is taken; the number
-            of sources is rounded, halves up. By default every tenth, so that texts' curves can be averaged;
+        fractions: Rising shares of the order, within 0 to 1, at which the readout is taken; the number of sources is
+            rounded, halves up. By default every tenth, so that the curves of several texts can be averaged;
             `[k / m for k in range(m + 1)]` takes every source.
-        batch: Sets of sources given to the readout at a time; a set that is asked for twice runs once.
+        batch: How many sets of sources the readout gets at a time; equal sets are computed once.
 
     Raises:
-        InputError: if the order has a place twice, none, or one out of range, the fractions do not rise within 0 to 1,
-            or the readout is not one finite number per text.
+        InputError: if the order is empty or has a position twice or out of range, the fractions do not rise within 0 to
+            1, or the readout is not one finite number per set.
     """
     return _values(readout, kept_sets(order.cpu(), length, mode, fractions), batch)
 
@@ -136,11 +135,11 @@ def perturbation_curve(
 def kept_sets(
     order: Int[Tensor, " m"], length: int, mode: str, fractions: Sequence[float]
 ) -> Bool[Tensor, "steps length"]:
-    """Return which sources are kept at each fraction; arguments and errors as `perturbation_curve`."""
+    """Return which sources are kept at each fraction; arguments and errors are those of `perturbation_curve`."""
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}; choose 'flipping' or 'insertion'")
     if not len(order) or len(set(order.tolist())) < len(order) or int(order.min()) < 0 or int(order.max()) >= length:
-        raise InputError(f"an order of sources names some of the places 0 to {length - 1}, each once")
+        raise InputError(f"an order of sources lists some of the positions 0 to {length - 1}, each once")
     steps = torch.tensor(fractions, dtype=torch.float64)
     if len(steps) < 2 or not (steps.diff() > 0).all() or steps[0] < 0 or steps[-1] > 1:
         raise InputError(f"fractions must be two or more, rising within 0 to 1, found {list(fractions)}")
@@ -152,18 +151,18 @@ def kept_sets(
 
 
 def area(fractions: Float[Tensor, " steps"], values: Float[Tensor, " steps"]) -> float:
-    """Return the area under a curve by trapezoids; over fractions 0 to 1 it is the curve's mean height."""
+    """Return the area under a curve by the trapezoid rule; over fractions 0 to 1 it is the curve's mean height."""
     return float(torch.trapezoid(values.double(), fractions.double()))
 
 
 def _values(readout: KeptReadout, kept: Bool[Tensor, "sets n"], batch: int) -> Float[Tensor, " sets"]:
     distinct, places = kept.unique(dim=0, return_inverse=True)
     values = []
-    for part in distinct.split(batch):
-        found = readout(part)
-        if found.shape != part.shape[:1] or not found.isfinite().all():
+    for sets in distinct.split(batch):
+        found = readout(sets)
+        if found.shape != sets.shape[:1] or not found.isfinite().all():
             raise InputError(
-                f"the readout must be one finite number for each of {len(part)} texts, found {tuple(found.shape)}"
+                f"the readout must be one finite number for each of {len(sets)} sets, found {tuple(found.shape)}"
                 + ("" if found.isfinite().all() else " with numbers that are not finite")
             )
         values.append(found.detach().double().cpu())

@@ -1,131 +1,163 @@
-"""What the metrics are called in a table of results, which way is better, and which are made of summed counts.
+"""The metrics: what each is called, which way is better, and which are computed from summed counts.
 
-A name may carry a variant after a colon, `recall_at_k:5` or `aer:intersection`: the same metric, computed another way.
+A name may carry a variant after a colon, as in `recall_at_k:5` or `aer:intersection`: the same metric, computed another
+way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from mambascope.brief import brief
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_error_rate, share
-from mambascope.evaluate.metrics.segmentation import mean_iou
+from mambascope.evaluate.metrics.masks import mean_iou
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A metric as tables of results know it.
+class Metric:
+    """A number by which methods are compared.
 
     Attributes:
-        name: The name of its rows, without a variant; for a derived metric, the name of what is derived.
-        label: What readers call it.
-        better: Which way is better; None for metrics that are not ranked.
-        counts: For a derived metric, the names of the counts that each sample has; no mean of samples' values but a
-            function of the counts' sums is the result.
-        formula: That function: arrays of sums, in the order of `counts`, to an array of values, element by element.
-        title: What it says in a few words, where no task does.
+        name: What tables of results call it; after a colon, its variant.
+        better: Which way is better; None if the metric is not ranked.
+        title: What it measures, in a few words.
+        label: What readers call it, as in the head of a column; by default the title, or the name if there is none.
+        counts: For a derived metric, the names of the counts that each sample has. Its value over many samples is
+            computed from the sums of these counts; it is not a mean over samples.
+        formula: How a derived metric is computed: a function from arrays of sums, in the order of `counts`, to an array
+            of values, element by element.
     """
 
     name: str
-    label: str
     better: Literal["higher", "lower"] | None
+    title: str = ""
+    label: str = ""
     counts: tuple[str, ...] = ()
     formula: Callable[..., np.ndarray] | None = None
-    title: str = ""
 
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.title or self.name)
+
+    def titled(self, title: str) -> Metric:
+        """Return the same metric with another title, for a task that can say more precisely what it measures."""
+        return replace(self, title=title)
+
 
 _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
-_SIDES = ("object_both", "object_either", "rest_both", "rest_either")
-_IOU = tuple(f"segmentation_{side}" for side in _SIDES)
+_PIXELS = ("segmentation_correct", "segmentation_pixels")
+_IOU = tuple(f"segmentation_{side}" for side in ("object_both", "object_either", "rest_both", "rest_either"))
 
-METRICS: dict[str, Measure] = {
+METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Measure("roc_auc", "AUC", "higher"),
-        Measure("average_precision", "AP", "higher"),
-        Measure("recall_at_k", "recall@K", "higher"),
-        Measure("aer", "AER", "lower", _AER, alignment_error_rate, "alignment error rate against people's links"),
-        Measure(
-            "alignment_precision", "precision", "higher", (_AER[3], _AER[0]), share, "share of links that are right"
+        Metric("roc_auc", "higher", "area under the ROC curve of each row, averaged", "AUC"),
+        Metric("average_precision", "higher", "average precision of each row, averaged", "AP"),
+        Metric(
+            "recall_at_k",
+            "higher",
+            "share of the gold sources among the K highest, K as many as there are gold ones",
+            "recall@K",
         ),
-        Measure("alignment_recall", "recall", "higher", (_AER[2], _AER[1]), share, "share of the sure links found"),
-        Measure("flipping_area_most_first", "flipping MoRF area", "lower"),
-        Measure("flipping_area_least_first", "flipping LeRF area", "higher"),
-        Measure("flipping_gap", "ΔA_F", "higher"),
-        Measure("insertion_area_most_first", "insertion MoRF area", "higher"),
-        Measure("insertion_area_least_first", "insertion LeRF area", "lower"),
-        Measure("insertion_gap", "ΔA_I", "higher"),
-        Measure("span_mass", "span mass", "higher"),
-        Measure("span_rank", "span rank", "lower"),
-        Measure("conservation_error", "conservation error", "lower"),
-        Measure("rank_correlation", "Spearman's ρ", "higher"),
-        Measure("perturbation_positive_area", "pos. AUC", "lower"),
-        Measure("perturbation_negative_area", "neg. AUC", "higher"),
-        Measure("pixel_accuracy", "pixel accuracy", "higher", ("segmentation_correct", "segmentation_pixels"), share),
-        Measure("mean_iou", "mIoU", "higher", _IOU, mean_iou),
-        Measure("pointing_game", "pointing game", "higher"),
-        Measure("mask_auc", "mask AUC", "higher"),
-        Measure("accuracy", "accuracy", "higher"),
-        Measure("seconds", "seconds", "lower"),
+        Metric("aer", "lower", "alignment error rate against people's links", "AER", _AER, alignment_error_rate),
+        Metric(
+            "alignment_precision", "higher", "share of links that are right", "precision", (_AER[3], _AER[0]), share
+        ),
+        Metric("alignment_recall", "higher", "share of the sure links found", "recall", (_AER[2], _AER[1]), share),
+        Metric("flipping_area_most_first", "lower", label="flipping MoRF area"),
+        Metric("flipping_area_least_first", "higher", label="flipping LeRF area"),
+        Metric("flipping_gap", "higher", label="ΔA_F"),
+        Metric("insertion_area_most_first", "higher", label="insertion MoRF area"),
+        Metric("insertion_area_least_first", "lower", label="insertion LeRF area"),
+        Metric("insertion_gap", "higher", label="ΔA_I"),
+        Metric("span_mass", "higher", label="span mass"),
+        Metric("span_rank", "lower", label="span rank"),
+        Metric("conservation_error", "lower", label="conservation error"),
+        Metric("rank_correlation", "higher", label="Spearman's ρ"),
+        Metric(
+            "perturbation_positive_area",
+            "lower",
+            "area under the accuracy as pixels go, most relevant first",
+            "pos. AUC",
+        ),
+        Metric(
+            "perturbation_negative_area",
+            "higher",
+            "area under the accuracy as pixels go, least relevant first",
+            "neg. AUC",
+        ),
+        Metric(
+            "pixel_accuracy",
+            "higher",
+            "share of pixels that the map marks rightly, cut at its mean",
+            "pixel accuracy",
+            _PIXELS,
+            share,
+        ),
+        Metric(
+            "mean_iou",
+            "higher",
+            "mean intersection over union of the map, cut at its mean, and the object",
+            "mIoU",
+            _IOU,
+            mean_iou,
+        ),
+        Metric("pointing_game", "higher", "share of maps whose highest pixel is on the object", "pointing game"),
+        Metric("mask_auc", "higher", "AUC of the object's pixels against all others", "mask AUC"),
+        Metric("accuracy", "higher", label="accuracy"),
+        Metric("seconds", "lower", label="seconds"),
     )
 }
 
 
-@runtime_checkable
-class Declared(Protocol):
-    """A metric as a task declares it: its name, which direction is better, and a few words."""
-
-    @property
-    def name(self) -> str:
-        """Its name, without a variant."""
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Which way."""
-
-    @property
-    def title(self) -> str:
-        """What readers call it."""
-
-
-def declared_by_tasks(metrics: Iterable[Declared]) -> dict[str, Measure]:
-    """Return tasks' own metrics as `more` takes them; those of `METRICS` keep what is known of them here."""
-    own = (metric for metric in metrics if metric.name.partition(":")[0] not in METRICS)
-    return {m.name: Measure(m.name, m.title or m.name, "higher" if m.higher_is_better else "lower") for m in own}
-
-
-def find_metric(name: str, more: Mapping[str, Measure] | None = None) -> Measure:
-    """Return what is known of a metric, its variant added to the names; one that is not known is not ranked.
+def find_metric(name: str, more: Mapping[str, Metric] | None = None) -> Metric:
+    """Return the metric of this name, with its variant in its name, label and counts; an unknown one is not ranked.
 
     Args:
-        name: As in the table, with or without a variant.
-        more: Metrics beside `METRICS`, by name; they come first.
+        name: The name, with or without a variant.
+        more: Metrics beside `METRICS`, by name; they are looked up first.
     """
     plain, colon, variant = name.partition(":")
-    known = (more or {}).get(name) or (more or {}).get(plain) or METRICS.get(plain) or Measure(plain, plain, None)
+    known = (more or {}).get(name) or (more or {}).get(plain) or METRICS.get(plain) or Metric(plain, None)
     if known.name == name:
         return known
     label = f"{known.label} ({variant})" if variant else known.label
     counts = tuple(f"{count}{colon}{variant}" for count in known.counts)
-    return Measure(name, label, known.better, counts, known.formula, known.title)
+    return replace(known, name=name, label=label, counts=counts)
 
 
-def results_of(names: Iterable[str], more: Mapping[str, Measure] | None = None) -> list[Measure]:
-    """Return the metrics that a table with these names holds: derived ones take the place of their counts.
+def listed_metrics(listed: Iterable[Metric | str]) -> dict[str, Metric]:
+    """Return the metrics that tasks list, by name.
+
+    What `METRICS` says of a metric holds for every task; a task that lists the same name can only give it another
+    title.
+    """
+    found: dict[str, Metric] = {}
+    for one in listed:
+        name, title = (one, "") if isinstance(one, str) else (one.name, one.title)
+        if isinstance(one, str) or name.partition(":")[0] in METRICS:
+            known = find_metric(name)
+            found[name] = known.titled(title) if title else known
+        else:
+            found[name] = one
+    return found
+
+
+def results_of(names: Iterable[str], more: Mapping[str, Metric] | None = None) -> list[Metric]:
+    """Return the metrics in a table with these names: derived metrics take the place of their counts.
 
     Args:
-        names: The names in a table, in the order wanted.
+        names: The names in the table, in the order wanted.
         more: Metrics beside `METRICS`, by name.
     """
     names = list(dict.fromkeys(names))
     derived = [metric for metric in {**METRICS, **(more or {})}.values() if metric.counts]
-    found: dict[str, Measure] = {}
+    found: dict[str, Metric] = {}
     hidden: set[str] = set()
     for name in names:
         plain, colon, variant = name.partition(":")

@@ -1,4 +1,4 @@
-"""What a row of scores gives to the true span: its share of the mass, and the rank of its best token."""
+"""How a row of scores treats the true span: the share of the scores' size on it, and the rank of its best token."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.evaluate.metrics.gold_rows import GoldRows, gold_rows
+from mambascope.evaluate.metrics.ranking import GoldRows, gold_rows
 
 
 def span_mass(
     scores: Num[Tensor, "*rows n"], span: Bool[Tensor, "..."], valid: Bool[Tensor, "..."] | None = None
 ) -> Float[Tensor, "*rows"]:
-    """Return, for each row, the sum of |score| on the span over that on all valid sources.
+    """Return, for each row, the sum of |score| on the span divided by that on all valid sources.
 
     Args:
-        scores, span, valid: As `gold_rows` takes them, the span for gold.
+        scores, span, valid: See `gold_rows`; the span is the gold.
 
     Returns:
         float64, from 0 to 1; NaN in rows whose scores are all zero.
@@ -38,11 +38,11 @@ def span_rank(
 ) -> Float[Tensor, "*rows"]:
     """Return, for each row, the rank among all valid sources of the span's best token: 1 is first.
 
-    A source outside the span that scores just as much comes before it, so that scores that are all alike, which have
-    found nothing, do not look as if they had.
+    A source outside the span with the same score is ranked before it, so scores that are all equal, and so found
+    nothing, get the worst rank.
 
     Args:
-        scores, span, valid: As `gold_rows` takes them, the span for gold.
+        scores, span, valid: See `gold_rows`; the span is the gold.
         signed: Rank by score; by default by |score|.
 
     Raises:

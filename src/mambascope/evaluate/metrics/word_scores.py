@@ -1,4 +1,4 @@
-"""Scores between words from scores between the pieces that a tokenizer cut them into."""
+"""Scores between words, from scores between the pieces that a tokenizer cuts them into."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def word_scores(
     over_sources: str = "sum",
     over_targets: str = "mean",
 ) -> Float[Tensor, "target_word source_word"]:
-    """Return scores between words. First the pieces of each source word are merged, then those of each target word.
+    """Return scores between words: the pieces of each source word are merged first, then those of each target word.
 
-    By default a source word gets the sum of its pieces (what was drawn from the word is what was drawn from its parts)
-    and a target word the mean of its pieces (each made a prediction of its own), as Clark et al. 2019 (arXiv
-    1906.04341) merge attention. `max` takes the largest score, with its sign.
+    By default a source word gets the sum over its pieces (a target draws on a word through all its pieces) and a target
+    word the mean over its pieces (each is a prediction of its own), as Clark et al. 2019 (arXiv 1906.04341) merge
+    attention. `max` takes the largest score, with its sign.
 
     Args:
         scores: Scores between pieces.
         target_words: The word of each target piece, counted from 0; None for pieces of no word (special tokens).
-        source_words: The word of each source piece, likewise.
-        over_sources: How the pieces of a source word are merged: `sum`, `mean` or `max`.
-        over_targets: How the pieces of a target word are merged.
+        source_words: The word of each source piece, in the same way.
+        over_sources: How to merge the pieces of a source word: `sum`, `mean` or `max`.
+        over_targets: How to merge the pieces of a target word.
 
     Raises:
-        InputError: if there is not one word number per piece, a word has no piece (words must be numbered without
-            gaps), or the way to merge is unknown.
+        InputError: if there is not one word number per piece, words are not numbered without gaps, or the way to merge
+            is unknown.
     """
     if scores.shape != (len(target_words), len(source_words)):
         raise InputError(

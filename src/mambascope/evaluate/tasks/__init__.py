@@ -18,7 +18,7 @@ from mambascope.evaluate.tasks.sentiment import Sentiment
 
 
 def models_of(pictures: str) -> tuple[str, ...]:
-    """Return where `python -m training.vision.export` puts its models of pictures whose licence lets none ship."""
+    """Return where `python -m training.vision.export` puts models that cannot ship because of their data's licence."""
     return tuple(f"runs/vision-{pictures}-{model}/model" for model in ("vim", "vit"))
 
 
@@ -45,14 +45,14 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str, source: str | None = None) -> Task:
-    """Return the task of this name, on the data that it stands for or on other data of its kind.
+    """Return the task of this name, on its own data or on a user's data of the same kind.
 
     Args:
         name: The task's name.
-        source: A path or a hub id, as the task's own `source` describes; None for the data folder's.
+        source: A path or a hub id, see the task's `source`; None for the data in the data folder.
 
     Raises:
-        InputError: if there is no such task, or it makes its own samples and a source is named.
+        InputError: if there is no such task, or it makes its own samples and a source is given.
     """
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS) or 'none in this installation'}")

@@ -2,13 +2,15 @@
 
 A decoder-only translation model reads `source <sep> target` (teacher-forced). The row of a target token, restricted to
 the source, is merged from pieces to words, and each target word is linked to its best source word (LaTIM, arXiv
-2502.15612, section 5.2); links are judged by AER against people's (Och & Ney 2003). Two rows may stand for a token:
-`predicts`, that of the position before it, where it is predicted; `stands`, that of the position where it is read,
-which knows what word it is (Chen et al., arXiv 2004.14837). Both are reported for every layer and for the whole model;
-methods that explain a logit have rows of the first kind only. Choose on the development pairs, report on the others.
+2502.15612, section 5.2); the links are compared with people's links by AER (Och & Ney 2003). There are two readings of
+a token: `predicts` takes the row of the position before it, where it is predicted; `stands` takes the row of its own
+position, where the model already knows the word (Chen et al., arXiv 2004.14837). Both are reported for every layer and
+for the whole model; methods that explain a logit have only the first. Choose layers on the development pairs and report
+on the others.
 
-English-French are the Hansards, with a development part; German-English are 100 pairs of Europarl with sure links only
-(Bicici 2011), on which nothing is chosen: of its 1,233 links one points past its sentence's end and is left out.
+The English-French pairs are the Hansards, with development pairs; the German-English ones are 100 pairs of Europarl
+with sure links only (Bicici 2011), on which nothing is chosen. One of their 1,233 links points past the end of its
+sentence and is left out.
 """
 
 from __future__ import annotations
@@ -26,47 +28,45 @@ from mambascope.errors import InputError
 from mambascope.evaluate.data.alignment_gold import LinkedPair, read_hansards
 from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.pharaoh_gold import read_bicici, read_linked_pairs
-from mambascope.evaluate.forms import find_form
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_counts, link_matrix
 from mambascope.evaluate.metrics.link_extraction import extract_links
 from mambascope.evaluate.metrics.word_scores import word_scores
 from mambascope.evaluate.score_rows import score_rows
-from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
+from mambascope.evaluate.variants import check_supported, find_variant
 from mambascope.inputs.tokens import text_ids
 from mambascope.trace import capture
 
 READINGS = ("predicts", "stands")
 ABOUT = ("scores of the position before each word, which predicts it", "scores of the word's own position")
 RULES = ("target", "intersection")
-#: Pairs of the data folder that people have linked.
+#: Sets of pairs in the data folder, linked by people.
 GOLD: dict[str, Callable[[], list[LinkedPair]]] = {
     "hansards": lambda: _hansards("test", "test"),
     "hansards-dev": lambda: _hansards("dev", "trial"),
     "bicici": lambda: read_bicici(data_file("align_deen_bicici", "German-English_WordAlignment.zip")),
 }
-#: What is made of the counts of each reading and rule.
+#: The metrics of each reading and rule.
 RESULTS = ("aer", "alignment_precision", "alignment_recall")
-COUNTS = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_possible")
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The task.
+    """The word alignment task.
 
     Attributes:
-        gold: Pairs of the data folder: `hansards` (447, English-French), `hansards-dev` (37), or `bicici` (100,
+        gold: The pairs in the data folder: `hansards` (447, English-French), `hansards-dev` (37), or `bicici` (100,
             German-English).
-        source: A user's own pairs instead: the path that three files begin with, `.src`, `.tgt` and `.links`
-            (`data/pharaoh_gold.py`) or `.e`, `.f` and `.align` (`data/alignment_gold.py`).
+        source: A user's own pairs instead: the common path of three files without their endings, `.src`, `.tgt` and
+            `.links` (`data/pharaoh_gold.py`) or `.e`, `.f` and `.align` (`data/alignment_gold.py`).
     """
 
     name: str = "alignment"
     gold: str = "hansards"
     source: str | None = None
     default_models: Sequence[str] = ("zoo:translation-en-fr-mamba", "zoo:translation-en-fr-mamba2")
-    metrics: Sequence[Metric] = tuple(
-        Metric(f"{count}:{reading}-{rule}") for reading in READINGS for rule in RULES for count in COUNTS
+    metrics: Sequence[str] = tuple(
+        f"{name}:{reading}-{rule}" for reading in READINGS for rule in RULES for name in RESULTS
     )
     main: Sequence[MainTable] = tuple(
         MainTable(tuple(f"{name}:{reading}-target" for name in RESULTS), f"{reading}: {about}")
@@ -97,14 +97,14 @@ class Alignment:
         return digest.hexdigest()
 
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise if a method cannot read the model, or its tokenizer knows no separator."""
+        """Raise if a method cannot read the model, or its tokenizer has no separator."""
         model, tokenizer = loaded
         check_supported(model, methods)
         if tokenizer is None or tokenizer.sep_token_id is None:
-            raise InputError("alignment needs a translation model that reads `source <sep> target`, its tokenizer too")
+            raise InputError("alignment needs a translation model and its tokenizer, which read `source <sep> target`")
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return the counts that AER is made of, for every method, layer, reading and rule."""
+        """Return the counts for AER, for every method, layer, reading and rule."""
         model, tokenizer = loaded
         source, source_words = pieces(tokenizer, sample.data["source"])
         target, target_words = pieces(tokenizer, sample.data["target"])
@@ -114,9 +114,9 @@ class Alignment:
         shape = len(sample.data["target"]), len(sample.data["source"])
         sure, possible = (link_matrix(map(tuple, sample.data[kind]), *shape) for kind in ("sure", "possible"))
         rows: list[Row] = []
-        asking = [name for name in methods if find_form(name)[0].asks]
+        asking = [name for name in methods if find_variant(name)[0].asks]
         others = [name for name in methods if name not in asking]
-        # what asks about a token is read where that is predicted; the others' maps are made once for both readings
+        # methods that explain a token have one reading; the maps of the others are computed once for both readings
         for names, readings in ((others, READINGS), (asking, ("predicts",))):
             numbers = [
                 readouts.token(len(source) + 1 + k - (reading == "predicts"), token)
@@ -144,7 +144,7 @@ def _hansards(folder: str, stem: str) -> list[LinkedPair]:
 
 
 def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the token ids of words, each encoded by itself, and the number of the word that each belongs to."""
+    """Return the token ids of words, each word encoded by itself, and the number of each token's word."""
     ids, numbers = [], []
     for number, word in enumerate(words):
         own = text_ids(tokenizer, word)

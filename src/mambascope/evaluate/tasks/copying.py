@@ -1,10 +1,11 @@
 """Copying: a random string, a separator, the string again. Do the scores point at the symbol that is copied?
 
-The protocol of LaTIM (Pitorro & Treviso, arXiv 2502.15612, section 5.1). A model reads `s_1 … s_n | s_1 … s_n`; from
-the separator on, what it predicts after each position is the next symbol of the copy. The gold source of the symbol
-predicted after position n + k (counted from 0, the separator at n) is position k, where it stood: one further than the
-source of the symbol that stands at the target. Candidates are the positions of the first string. What a model copies
-wrong it may draw from elsewhere: `correct` says how many of its symbols are right.
+This is the protocol of LaTIM (Pitorro & Treviso, arXiv 2502.15612, section 5.1). A model reads `s_1 … s_n | s_1 … s_n`;
+from the separator on, it predicts the next symbol of the copy after each position. The gold source of the symbol
+predicted after position n + k (counted from 0, the separator at n) is position k, where that symbol is in the first
+string: one further than the source of the symbol at position n + k itself. Candidates are the positions of the first
+string. A symbol that the model copies wrong may come from elsewhere; `correct` is the share of its symbols that are
+right.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 
 from mambascope import readouts
 from mambascope.errors import InputError
-from mambascope.evaluate.gold_sources import METRICS, judged
-from mambascope.evaluate.score_rows import score_rows
-from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.metrics.registry import Metric
+from mambascope.evaluate.score_rows import RANKING, ranking_rows, score_rows
+from mambascope.evaluate.task import MainTable, Row, Sample
+from mambascope.evaluate.variants import check_supported
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
@@ -31,24 +32,27 @@ SEPARATOR = "|"
 
 @dataclass(frozen=True)
 class Copying:
-    """The task.
+    """The copying task.
 
     Attributes:
-        lengths: Symbols of a string; each length has `per_length` strings.
-        per_length: Strings of each length.
-        seed: Of the strings, which are the same in every run.
+        lengths: The numbers of symbols of the strings.
+        per_length: The number of strings of each length.
+        seed: The seed of the strings, which are the same in every run.
     """
 
     name: str = "copying"
     default_models: Sequence[str] = ("zoo:copying-mamba", "zoo:copying-mamba2")
-    metrics: Sequence[Metric] = (*METRICS, Metric("correct", title="share of symbols that the model copies right"))
-    main: Sequence[MainTable] = (MainTable((*(metric.name for metric in METRICS), "correct")),)
+    metrics: Sequence[Metric | str] = (
+        *RANKING,
+        Metric("correct", "higher", "share of symbols that the model copies right"),
+    )
+    main: Sequence[MainTable] = (MainTable((*RANKING, "correct")),)
     lengths: tuple[int, ...] = (8, 16, 32, 48)
     per_length: int = 25
     seed: int = 0
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the strings, lengths taking turns, so that a limit leaves some of each."""
+        """Return the strings; lengths take turns, so that a limit keeps some of each."""
         generator = torch.Generator().manual_seed(self.seed)
         samples = []
         for number in range(self.per_length):
@@ -86,7 +90,7 @@ class Copying:
         correct = float(right.float().mean())
         rows = [Row(name, "correct", correct) for name in methods]
         for scored in score_rows(model, inputs, methods, numbers, trace):
-            rows += judged(scored._replace(rows=scored.rows.cpu()), gold, valid)
+            rows += ranking_rows(scored._replace(rows=scored.rows.cpu()), gold, valid)
         return rows
 
     def _ids(self, tokenizer: Any, text: str) -> list[int]:

@@ -1,12 +1,12 @@
-"""Frequent words: a few words told many times in a novel's text. Which tellings does the model's answer rest on?
+"""Frequent words: a few words repeated in a novel's text. Which of their mentions does the model's answer come from?
 
-After RULER's extraction of frequent words (Hsieh et al., arXiv 2404.06654), put so that a language model of any size
-can be asked: sentences "The word is garden." stand between those of a held-out novel, twelve of them, with two words
-(eight times and four) or four (six, three, two, one), and the text ends in "The word is". Explained is the told word
-that the model finds likeliest; the span is all its tellings, the candidates everything before the question. Reported
-are the share of the scores' size on the span and the rank of its best token, beside the model's own accuracy: whether
-the likeliest of *all* tokens is the word told most often. The last word told is never that one, so that to repeat what
-came last is wrong every time.
+The task follows RULER's extraction of frequent words (Hsieh et al., arXiv 2404.06654), in a form that language models
+of any size can answer: twelve sentences such as "The word is garden." are hidden between those of a held-out novel,
+with two words (eight and four times) or four words (six, three, two and one times), and the text ends with "The word
+is". The number explained is the logit of the mentioned word that the model finds likeliest; the span is all mentions of
+that word, and the candidates are all tokens before the question. Reported are the share of the scores' size on the span
+and the rank of its best token, and the model's own accuracy: whether the likeliest of *all* tokens is the most frequent
+word. The last word mentioned is never the most frequent one, so repeating it is always wrong.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ import torch
 from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
+from mambascope.evaluate.metrics.registry import Metric, find_metric
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
 from mambascope.evaluate.score_rows import score_rows
-from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.tasks.retrieval import KEYS
+from mambascope.evaluate.variants import check_supported
 from mambascope.inputs.tokens import text_ids
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
 CUE = " The word is"
-#: How often each of two or four words is told.
+#: How often each of two or four words is mentioned.
 COUNTS = {2: (8, 4), 4: (6, 3, 2, 1)}
 
 
 @dataclass(frozen=True)
 class FrequentWords:
-    """The task.
+    """The frequent words task.
 
     Attributes:
-        lengths: Tokens of a text, question included.
-        words: Numbers of different words told in a text.
-        each: Texts of every length and number of words.
-        source: Haystacks of the user's own: a folder of `.txt` files, or one such file.
+        lengths: The numbers of tokens in a text, including the question.
+        words: The numbers of different words in a text.
+        each: The number of texts for every length and number of words.
+        source: A user's own haystacks: a folder of `.txt` files, or one such file.
     """
 
     name: str = "frequent-words"
     default_models: Sequence[str] = ("zoo:retrieval-mamba2",)
     metrics: Sequence[Metric] = (
-        Metric("span_mass", title="share of the scores' size on the tellings of the answer"),
-        Metric("span_rank", higher_is_better=False, title="rank of the best of these tellings"),
-        Metric("accuracy", title="share of texts of which the model gives the most frequent word"),
+        find_metric("span_mass").titled("share of the scores' size on the tellings of the answer"),
+        find_metric("span_rank").titled("rank of the best of these tellings"),
+        find_metric("accuracy").titled("share of texts of which the model gives the most frequent word"),
     )
     main: Sequence[MainTable] = (MainTable(("span_mass", "span_rank", "accuracy")),)
     lengths: tuple[int, ...] = (128, 256, 512)
@@ -60,7 +61,7 @@ class FrequentWords:
     source: str | None = None
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return texts' haystacks and the words told in them, the most frequent first; lengths take turns."""
+        """Return the texts' haystacks and words, the most frequent word first; lengths take turns."""
         texts = haystacks(self.source, max(self.lengths))
         generator = torch.Generator().manual_seed(1)
 
@@ -100,9 +101,9 @@ class FrequentWords:
             self._token(tokenizer, word)
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return mass and rank of the answer's tellings for every method, layer and the model.
+        """Return mass and rank of the answer's mentions, for every method, each layer and the whole model.
 
-        Each row says in `extra` how many tokens and different words its text has, and the answer.
+        `extra` has the number of tokens and of different words in the text, and the answer.
         """
         model, tokenizer = loaded
         ids, told = self.text(tokenizer, sample)
@@ -127,7 +128,7 @@ class FrequentWords:
         return rows
 
     def text(self, tokenizer: Any, sample: Sample) -> tuple[list[int], list[int]]:
-        """Return a sample's token ids, and the place of each telling's word, in their order."""
+        """Return a sample's token ids, and the position of each mention, in order."""
         data = sample.data
         cue = text_ids(tokenizer, CUE)
         stop = text_ids(tokenizer, " a.")[-1]

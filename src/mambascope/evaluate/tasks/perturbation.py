@@ -1,12 +1,12 @@
-"""Perturbation of pictures: does the answer fall when the pixels that a map points at are erased, and stay otherwise?
+"""Perturbation of pictures: does the answer change when the pixels that a map points at are erased, and stay otherwise?
 
 Image perturbation as in Chefer et al. 2021 (arXiv 2012.09838, section 4.1) and Ali, Zimerman & Wolf (arXiv 2403.01590):
-a tenth to nine tenths of the pixels are erased, and the area under the curve of accuracy is reported, for the map of
-the class that the model predicts and for that of the class that the picture is of. Beside it, patches are erased one
-tenth after another, and the predicted class's logit is followed (ΔA_F of Jafari et al., arXiv 2406.07592). Patches that
-are inserted into an empty picture, most relevant first, give the curve of erasing the least relevant first read
-backwards: the area of insertion is `flipping_area_least_first`, that of deletion `flipping_area_most_first`, and ΔA_I
-is ΔA_F. Only scores of the whole model are judged.
+a tenth to nine tenths of the pixels are erased, and the area under the accuracy curve is reported, for the map of the
+class that the model predicts and for that of the picture's own class. In addition, patches are erased in steps of a
+tenth, and the predicted class's logit is recorded (ΔA_F of Jafari et al., arXiv 2406.07592). Inserting patches into an
+empty picture, most relevant first, gives the curve of erasing the least relevant first, read backwards: the area of
+insertion is `flipping_area_least_first`, that of deletion `flipping_area_most_first`, and ΔA_I equals ΔA_F. Only scores
+of the whole model are evaluated.
 """
 
 from __future__ import annotations
@@ -19,51 +19,43 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mambascope.evaluate.data.picture_sets import JudgedPicture, picture_set
-from mambascope.evaluate.metrics.image_perturbation import image_perturbation
-from mambascope.evaluate.metrics.kept_patches import kept_patches
+from mambascope.evaluate.data.picture_sets import LabelledPicture, picture_set
+from mambascope.evaluate.metrics.image_perturbation import image_perturbation, kept_patches
 from mambascope.evaluate.metrics.perturbation_curve import perturbation_curves
-from mambascope.evaluate.metrics.pixel_map import pixel_map
-from mambascope.evaluate.patch_maps import class_grid, patch_maps
-from mambascope.evaluate.picture_task import OnPictures, model_inputs, pixels_of
-from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
+from mambascope.evaluate.metrics.registry import Metric, find_metric
+from mambascope.evaluate.patch_maps import class_grid, patch_maps, pixel_map
+from mambascope.evaluate.picture_task import PictureTask, model_inputs, pixels_of
+from mambascope.evaluate.task import NO_LAYER, MainTable, Row, Sample
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call
 
-#: Whose map is asked for: the class that the model finds likeliest, or one that the picture is of.
+#: The class whose map is evaluated: the class that the model finds likeliest, or the picture's own.
 ANSWERS = ("predicted", "target")
+SIGNS = ("positive", "negative")
 MAPS = ("maps of the class that the model predicts", "maps of the class that the picture is of")
 
 
 @dataclass(frozen=True)
-class Perturbation(OnPictures):
-    """The task."""
+class Perturbation(PictureTask):
+    """The perturbation task."""
 
     name: str = "perturbation"
-    metrics: Sequence[Metric] = (
-        *(
-            Metric(
-                f"perturbation_{sign}_area:{answer}",
-                better,
-                f"area under the accuracy as pixels go, {order} relevant first",
-            )
-            for answer in ANSWERS
-            for sign, better, order in (("positive", False, "most"), ("negative", True, "least"))
-        ),
-        Metric("flipping_gap", title="area of the logit as patches go, least relevant first less most"),
-        Metric("flipping_area_most_first", higher_is_better=False, title="area of the logit as patches are deleted"),
-        Metric("flipping_area_least_first", title="area of the logit as patches are inserted"),
-        Metric("accuracy", title="share of pictures (of exclusive classes) or of classes judged right"),
+    metrics: Sequence[Metric | str] = (
+        *(f"perturbation_{sign}_area:{answer}" for answer in ANSWERS for sign in SIGNS),
+        find_metric("flipping_gap").titled("area of the logit as patches go, least relevant first less most"),
+        find_metric("flipping_area_most_first").titled("area of the logit as patches are deleted"),
+        find_metric("flipping_area_least_first").titled("area of the logit as patches are inserted"),
+        find_metric("accuracy").titled("share of pictures (of exclusive classes) or of classes judged right"),
     )
     main: Sequence[MainTable] = tuple(
-        MainTable(tuple(f"perturbation_{sign}_area:{answer}" for sign in ("positive", "negative")), about)
+        MainTable(tuple(f"perturbation_{sign}_area:{answer}" for sign in SIGNS), about)
         for answer, about in zip(ANSWERS, MAPS, strict=True)
     )
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return the areas of both answers' maps, and the gaps of the predicted one's, for every method."""
+        """Return the areas for the maps of both answers, and the gap for the predicted one, for every method."""
         model, _ = loaded
         exclusive = picture_set(self.pictures).exclusive
         picture = self.picture(sample)
@@ -80,7 +72,7 @@ class Perturbation(OnPictures):
                 continue
             for answer, number in zip(ANSWERS, (predicted, target), strict=True):
                 scores = found.maps[asked.index(number)]
-                # the answer that is watched is the picture's own where it has one class, else the class of the map
+                # watch the picture's own class if classes are exclusive, else the class of the map
                 holds = stays(model, target if exclusive else number, exclusive)
                 curves = image_perturbation(pixel_map(scores, picture.pixels.shape[:2]), pixels, holds)
                 rows += [Row(found.method, name, value) for name, value in curves.rows(answer).items()]
@@ -91,22 +83,22 @@ class Perturbation(OnPictures):
         return rows
 
 
-def target_class(picture: JudgedPicture, logits: Float[Tensor, " classes"]) -> int:
-    """Return the picture's class; of several, that of which the model is surest."""
+def target_class(picture: LabelledPicture, logits: Float[Tensor, " classes"]) -> int:
+    """Return the picture's class; of several, the one with the highest logit."""
     return max(picture.classes, key=lambda number: float(logits[number]))
 
 
-def accuracy(picture: JudgedPicture, logits: Float[Tensor, " classes"], exclusive: bool) -> float:
-    """Return 1 or 0 for a picture of one class, else the share of classes that are rightly said to be there or not."""
+def accuracy(picture: LabelledPicture, logits: Float[Tensor, " classes"], exclusive: bool) -> float:
+    """Return 1 or 0 for exclusive classes, else the share of classes that the model gets right, present or absent."""
     if exclusive:
         return float(int(logits.argmax()) in picture.classes)
-    there = torch.zeros(len(logits), dtype=torch.bool)
-    there[list(picture.classes)] = True
-    return float(((logits > 0) == there).float().mean())
+    present = torch.zeros(len(logits), dtype=torch.bool)
+    present[list(picture.classes)] = True
+    return float(((logits > 0) == present).float().mean())
 
 
 def stays(model: nn.Module, number: int, exclusive: bool) -> Callable[[Tensor], Tensor]:
-    """Return what says whether pictures are (of exclusive classes) or show a class, in a model's eyes."""
+    """Return a function that tells whether a model sees a class in pictures; of exclusive classes, the likeliest."""
 
     def holds(pictures: Float[Tensor, "b 3 H W"]) -> Float[Tensor, " b"]:
         logits = _logits(model, pictures)
@@ -118,7 +110,7 @@ def stays(model: nn.Module, number: int, exclusive: bool) -> Callable[[Tensor], 
 def logit_of_kept(
     model: nn.Module, pixels: Float[Tensor, "3 H W"], grid: tuple[int, int], number: int
 ) -> Callable[[Tensor], Tensor]:
-    """Return what gives a class's logit for pictures with some of their patches kept."""
+    """Return a function that gives a class's logit for a picture with only some patches kept."""
 
     def readout(kept: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
         return _logits(model, kept_patches(pixels, kept, grid))[:, number]

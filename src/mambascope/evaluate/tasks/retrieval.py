@@ -1,11 +1,12 @@
-"""Retrieval: numbers told somewhere in a novel's text, one of them asked for at its end. Do the scores find the place?
+"""Retrieval: numbers hidden in a novel's text, with a question for one of them at its end. Do the scores find it?
 
-After RULER's needles (Hsieh et al., arXiv 2404.06654): sentences "The secret of the doctor is 47192." stand between the
-sentences of a held-out novel, and the text ends with one of them again, whose digits the model must give. Lengths,
-numbers of needles and the place of the one that is asked for are swept; with one needle it is the passkey task
-(Mohtashami & Jaggi, arXiv 2305.16300). The rows are those that predict each digit; the span is the digits in the needle
-that is asked for, the candidates everything before the question. Reported are the share of the scores' size that lies
-on the span and the rank of its best token, beside the model's own accuracy: what it does not find, no score can show.
+The task follows RULER's needles (Hsieh et al., arXiv 2404.06654): sentences such as "The secret of the doctor is
+47192." are hidden between the sentences of a held-out novel, and the text ends with one of them again, whose digits the
+model must predict. The length, the number of needles and the place of the needle in question vary; with one needle it
+is the passkey task (Mohtashami & Jaggi, arXiv 2305.16300). The rows are those that predict each digit; the span is the
+digits in the needle, and the candidates are all tokens before the question. Reported are the share of the scores' size
+on the span and the rank of its best token, and the model's own accuracy: no score can show what the model does not
+find.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import torch
 from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.evaluate.data.haystacks import drawn_text, haystacks, hidden
+from mambascope.evaluate.metrics.registry import Metric, find_metric
 from mambascope.evaluate.metrics.span_mass import span_mass, span_rank
 from mambascope.evaluate.score_rows import score_rows
-from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
+from mambascope.evaluate.variants import check_supported
 from mambascope.inputs.tokens import text_ids
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
@@ -31,27 +33,28 @@ from mambascope.trace import capture
 KEYS = ("doctor", "brother", "child", "church", "daughter", "father", "friend", "garden", "gentleman", "horse", "house",
         "husband", "letter", "master", "mother", "school", "sister", "table", "window", "woman")  # fmt: skip
 DIGITS = 5
-#: Steps of the golden section are spread evenly over 0 to 1 wherever one stops.
+#: Steps of the golden section stay evenly spread over 0 to 1, however many there are.
 GOLDEN = 0.618034
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The task.
+    """The retrieval task.
 
     Attributes:
-        lengths: Tokens of a text, question included.
-        needles: Needles in a text.
-        each: Texts of every length and number of needles; the needle that is asked for is moved evenly through them.
-        source: Haystacks of the user's own: a folder of `.txt` files, or one such file.
+        lengths: The numbers of tokens in a text, including the question.
+        needles: The numbers of needles in a text.
+        each: The number of texts for every length and number of needles; the places of the needle in question are
+            spread evenly over them.
+        source: A user's own haystacks: a folder of `.txt` files, or one such file.
     """
 
     name: str = "retrieval"
     default_models: Sequence[str] = ("zoo:retrieval-mamba2",)
     metrics: Sequence[Metric] = (
-        Metric("span_mass", title="share of the scores' size on the digits that are asked for"),
-        Metric("span_rank", higher_is_better=False, title="rank of the best of these digits"),
-        Metric("accuracy", title="share of digits that the model gives right"),
+        find_metric("span_mass").titled("share of the scores' size on the digits that are asked for"),
+        find_metric("span_rank").titled("rank of the best of these digits"),
+        find_metric("accuracy").titled("share of digits that the model gives right"),
     )
     main: Sequence[MainTable] = (MainTable(("span_mass", "span_rank", "accuracy")),)
     lengths: tuple[int, ...] = (128, 256, 512)
@@ -60,7 +63,7 @@ class Retrieval:
     source: str | None = None
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return texts' haystacks, needles and questions; lengths and numbers of needles take turns."""
+        """Return the texts' haystacks, needles and questions; lengths and numbers of needles take turns."""
         texts = haystacks(self.source, max(self.lengths))
         generator = torch.Generator().manual_seed(0)
 
@@ -100,9 +103,9 @@ class Retrieval:
                 raise InputError(f"this model's tokenizer has no token for the digit {digit}; retrieval needs them all")
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
-        """Return mass and rank of the span, averaged over the digits, for every method, layer and the model.
+        """Return mass and rank of the span, averaged over the digits, for every method, each layer and the whole model.
 
-        Each row says in `extra` how many tokens and needles its text has, and the distance: the tokens between the
+        `extra` has the numbers of tokens and needles in the text, and the distance: the number of tokens between the
         needle's digits and the question.
         """
         model, tokenizer = loaded
@@ -132,7 +135,7 @@ class Retrieval:
         return rows
 
     def text(self, tokenizer: Any, sample: Sample) -> tuple[list[int], list[int], list[int]]:
-        """Return a sample's token ids, the places of the digits in its needle, and those of the digits asked for."""
+        """Return a sample's token ids, and the positions of the digits in its needle and of those to predict."""
         data = sample.data
         sentences = [self._sentence(tokenizer, key, digits) for key, digits in data["secrets"]]
         question = sentences[data["asked"]]
@@ -143,7 +146,7 @@ class Retrieval:
         return ids + question, span, asked
 
     def _sentence(self, tokenizer: Any, key: str, digits: str) -> list[int]:
-        """Return a needle, each of its digits one token."""
+        """Return the token ids of a needle; each digit is one token."""
         begin = text_ids(tokenizer, f" The secret of the {key} is {digits[0]}")
         stop = text_ids(tokenizer, " a.")[-1]
         return [*begin, *tokenizer.convert_tokens_to_ids(list(digits[1:])), stop]

@@ -1,15 +1,15 @@
-"""Sentiment: which words make a model find a film good or bad? Take them away and see.
+"""Sentiment: which words make a model find a film good or bad? Remove them and see whether its answer changes.
 
 A language model reads a sentence of a review and " It was"; the likelier of " good" and " bad" is its answer, and the
-number explained is the lead of the answer's logit. Tokens of the sentence are removed (flipping), or put into nothing
-(insertion), most relevant first and least relevant first (Samek et al. 2017, arXiv 1509.06321); what differs between
-the two curves is how well the scores knew: ΔA_F and ΔA_I of Jafari et al. (arXiv 2406.07592). Removed tokens are left
-out and the text closes up, so insertion goes by the texts of flipping backwards: ΔA_I differs from ΔA_F by no more than
-rounding and ties. Only scores of the whole model are judged. Scores keep their sign where they have one.
+number explained is the lead of that answer's logit over the other. Tokens of the sentence are removed (flipping), or
+added to an empty text (insertion), most relevant first and least relevant first (Samek et al. 2017, arXiv 1509.06321);
+the area between the two curves measures how good the scores are: ΔA_F and ΔA_I of Jafari et al. (arXiv 2406.07592).
+Removed tokens leave no gap, so insertion passes through the same texts as flipping, backwards: ΔA_I differs from ΔA_F
+only by rounding and ties. Only scores of the whole model are evaluated. Signed scores keep their sign.
 
-`sentiment-long` asks about whole reviews, of which the model reads the last 448 tokens: reviews tend to end in a
-verdict. The project's own model has learnt from pieces of 112 tokens; it judges the last 448 as well as the whole, and
-those of 112 worse (zoo:sentiment-mamba).
+`sentiment-long` uses whole reviews, of which the model reads the last 448 tokens, since reviews tend to end with a
+verdict. The project's own model was trained on pieces of 112 tokens; its answers from the last 448 tokens are as good
+as from whole reviews, those from the last 112 are worse (zoo:sentiment-mamba).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import torch
 
 from mambascope import readouts
 from mambascope.errors import InputError
-from mambascope.evaluate.data.film_reviews import test_reviews, test_sentences
 from mambascope.evaluate.data.folder import data_file
-from mambascope.evaluate.data.labelled_texts import labelled_texts
+from mambascope.evaluate.data.labelled_texts import labelled_texts, test_reviews, test_sentences
 from mambascope.evaluate.metrics.perturbation_curve import MODES, perturbation_curves
+from mambascope.evaluate.metrics.registry import Metric, find_metric
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.shortened_texts import ShortenedTexts
-from mambascope.evaluate.supported import check_supported
-from mambascope.evaluate.task import NO_LAYER, MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import NO_LAYER, MainTable, Row, Sample
+from mambascope.evaluate.variants import check_supported
 from mambascope.inputs.tokens import text_ids
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
 CUE, LABELS = " It was", (" bad", " good")
-#: Texts given to the curves' readout at a time: all of a mode's two curves, to be put side by side by length.
+#: How many texts the curves' readout gets at a time: all of a mode's two curves, to be batched by length.
 CURVES = 22
 TEXTS = {
     "sentences": lambda: test_sentences(data_file("sent_nltk_pang_lee", "sentence_polarity.zip")),
@@ -46,14 +46,14 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class Sentiment:
-    """The task.
+    """The sentiment task.
 
     Attributes:
-        texts: What it asks about: held-out `sentences` of reviews, or whole held-out `reviews`.
+        texts: The texts: held-out `sentences` of reviews, or whole held-out `reviews`.
         reach: How many of a text's last tokens the model reads; None for all.
-        source: Texts and labels of the user's own instead (`data/labelled_texts.py`): a `.jsonl`, `.csv`, `.tsv` or
-            `.parquet` file, or a hub id `name[:config]@split`. Sentences of MR and SST are those that the project's own
-            model has learnt from, most of them.
+        source: A user's own texts and labels instead (`data/labelled_texts.py`): a `.jsonl`, `.csv`, `.tsv` or
+            `.parquet` file, or a hub id `name[:config]@split`. The project's own model was trained on most sentences of
+            MR and SST.
     """
 
     name: str = "sentiment"
@@ -62,20 +62,25 @@ class Sentiment:
     source: str | None = None
     default_models: Sequence[str] = ("zoo:sentiment-mamba",)
     metrics: Sequence[Metric] = (
-        Metric("flipping_gap", title="area of the answer's lead, least relevant first less most relevant first"),
-        Metric("insertion_gap", title="the same as tokens are put in, most relevant first less least"),
-        Metric("flipping_area_most_first", False, "area under the answer's lead as tokens go, most relevant first"),
-        Metric("flipping_area_least_first", title="the same, least relevant first"),
-        Metric("insertion_area_most_first", title="area under that lead as tokens are put in, most relevant first"),
-        Metric("insertion_area_least_first", False, "the same, least relevant first"),
-        Metric("accuracy", title="share of texts that the model judges right"),
+        *(
+            find_metric(name).titled(title)
+            for name, title in (
+                ("flipping_gap", "area of the answer's lead, least relevant first less most relevant first"),
+                ("insertion_gap", "the same as tokens are put in, most relevant first less least"),
+                ("flipping_area_most_first", "area under the answer's lead as tokens go, most relevant first"),
+                ("flipping_area_least_first", "the same, least relevant first"),
+                ("insertion_area_most_first", "area under that lead as tokens are put in, most relevant first"),
+                ("insertion_area_least_first", "the same, least relevant first"),
+                ("accuracy", "share of texts that the model judges right"),
+            )
+        ),
     )
     main: Sequence[MainTable] = (
         MainTable(("flipping_gap", "flipping_area_most_first", "flipping_area_least_first", "accuracy")),
     )
 
     def samples(self, limit: int | None) -> Sequence[Sample]:
-        """Return the texts, in an order that a hash of them gives, so that a limit has both kinds."""
+        """Return the texts in the order of a hash, so that a limit keeps both good and bad ones."""
         found = TEXTS[self.texts]() if self.source is None else labelled_texts(self.source)
         found.sort(key=lambda one: hashlib.sha256(one[0].encode()).hexdigest())
         return [Sample(str(k), {"text": text, "good": good}) for k, (text, good) in enumerate(found[:limit])]
@@ -85,7 +90,7 @@ class Sentiment:
         return hashlib.sha256(repr([sample.data for sample in self.samples(None)]).encode()).hexdigest()
 
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
-        """Raise if a method cannot read the model, or the answers are no single tokens."""
+        """Raise if a method cannot read the model, or the answers are not single tokens."""
         model, tokenizer = loaded
         check_supported(model, methods)
         self._labels(tokenizer)
