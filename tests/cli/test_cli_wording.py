@@ -127,7 +127,11 @@ def with_code_of_its_own(folder):
             "--generate 0 asks for no token; ask for 1 or more\n",
             None,
         ),
-        (["--method", "latim", "--variant", "reference-code"], "has one variant; --variant reference-code is for ", None),
+        (
+            ["--method", "latim", "--variant", "reference-code"],
+            "has one variant; --variant reference-code is for ",
+            None,
+        ),
         (["--method", "mamba-lrp", "--target", "store"], "log-probability of the whole with --continuation …\n", None),
         ([], "this model has no tokenizer; load it with --tokenizer …, a folder or a hub id", without_tokenizer),
         ([], "read that code, then pass --trust-remote-code\n", with_code_of_its_own),

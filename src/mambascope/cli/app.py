@@ -275,7 +275,7 @@ def evaluate(
     gpus: Annotated[float, typer.Option(help="GPUs that each of Ray's actors takes.")] = 0.0,
     shard: Annotated[
         str | None, typer.Option(help="Do the K-th of N subsets of the samples, from 0.", metavar="K/N")
-    ] = (None),
+    ] = None,
     seed: Annotated[int, typer.Option(help="What every sample's own seed derives from.")] = 0,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
