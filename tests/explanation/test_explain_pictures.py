@@ -100,7 +100,7 @@ def test_a_patch_is_explained_in_place_of_the_class_token(model):
         explain_picture(model, astronaut(), patch=(0, 0), method="alti-logit")
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"attention"})])
 def test_a_patch_to_explain_is_heard_or_refused(model, name):
     """A method listed as deaf gives the same wherever it is asked; one that is not gives something else."""
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
@@ -109,7 +109,7 @@ def test_a_patch_to_explain_is_heard_or_refused(model, name):
 
 
 @pytest.mark.parametrize("place", ["middle", "none"])
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "scan" in method.kinds])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"scan"})])
 def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
     """By its own features where a method explains a number; a class asked for by name is heard or refused."""
     vision = vim(class_token=place)

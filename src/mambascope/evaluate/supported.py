@@ -9,6 +9,7 @@ from torch import nn
 from mambascope.errors import UnsupportedModelError
 from mambascope.evaluate.forms import find_form
 from mambascope.families import kinds_of
+from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
 
 
@@ -19,7 +20,7 @@ def supported_methods(model: nn.Module) -> list[str]:
         UnsupportedModelError: if the model has no layer that mambascope can read.
     """
     kinds = kinds_of(model)
-    return [method.name for method in METHODS.values() if kinds <= method.kinds]
+    return [method.name for method in METHODS.values() if method.reads(kinds)]
 
 
 def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
@@ -31,9 +32,9 @@ def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
     """
     forms = {name: find_form(name) for name in methods}
     able = supported_methods(model)
-    attends = "attention" in kinds_of(model)
+    scans = kinds_of(model) <= SCAN
     unable = [
-        n for n, (method, form) in forms.items() if method.name not in able or (form == "reference-code" and attends)
+        n for n, (method, form) in forms.items() if method.name not in able or (form == "reference-code" and not scans)
     ]
     if unable:
         name = getattr(model, "name_or_path", "") or type(model).__name__

@@ -61,7 +61,7 @@ def with_views(
 def readable_methods(model: nn.Module) -> list[Method]:
     """Return the methods that can read every layer of a model."""
     kinds = kinds_of(model)
-    return [one for one in METHODS.values() if kinds <= one.kinds]
+    return [one for one in METHODS.values() if one.reads(kinds)]
 
 
 def _affordable(methods: Iterable[Method], tokens: int, one_pass: float, whole_map: bool) -> list[Method]:

@@ -14,6 +14,7 @@ import numpy as np
 from mambascope.brief import brief
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_error_rate, share
 from mambascope.evaluate.metrics.segmentation import mean_iou
+from mambascope.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_poss
 _SIDES = ("object_both", "object_either", "rest_both", "rest_either")
 _IOU = tuple(f"segmentation_{side}" for side in _SIDES)
 
-METRICS: dict[str, Measure] = {
-    metric.name: metric
-    for metric in (
+METRICS: Registry[Measure] = Registry(
+    "metric",
+    Measure,
+    (
         Measure("roc_auc", "AUC", "higher"),
         Measure("average_precision", "AP", "higher"),
         Measure("recall_at_k", "recall@K", "higher"),
@@ -73,8 +75,10 @@ METRICS: dict[str, Measure] = {
         Measure("mask_auc", "mask AUC", "higher"),
         Measure("accuracy", "accuracy", "higher"),
         Measure("seconds", "seconds", "lower"),
-    )
-}
+    ),
+)
+
+register = METRICS.register
 
 
 @runtime_checkable
