@@ -1,4 +1,4 @@
-"""A new model family in one file: Phi (Li et al., arXiv 2309.05463), whose attention and MLP read one norm side by side."""
+"""A new model family in one file: Phi (Li et al., arXiv 2309.05463), whose attention and MLP stand side by side."""
 
 from dataclasses import replace
 

@@ -18,7 +18,7 @@ from mambascope.errors import ReconstructionError, UnsupportedModelError
 from mambascope.families import Family, llama, mamba2
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import weights
-from mambascope.methods import METHODS, alti_logit, latim, rollout
+from mambascope.methods import METHODS, alti_logit, hidden_attention, hidden_attention_row, latim, rollout
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.naive import attention_vectors, contribution_vectors, state_space_dual_matrix
@@ -150,12 +150,18 @@ def test_the_map_of_a_layer_is_the_scaled_sum_of_both_mixers(registered, model, 
             mean, T = naive_layer(trace.layers[number], layer)
         assert distance(latim(trace, number)[0], T.norm(dim=-1)) < BOUND
         product = (torch.eye(9) + mean) @ product
+        assert distance(hidden_attention(trace, number, "mean")[0], mean) < BOUND
+        assert distance(hidden_attention_row(trace, number, 5)[0], mean[5]) < BOUND
     assert distance(rollout(trace)[0], product) < BOUND
     assert float(alti_logit(trace, readouts.token(-1, 3)).conservation_error) < SINGLE
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"scan", "attention"})])
-def test_every_method_that_reads_both_explains_it(registered, model, name):
+def test_every_method_that_reads_both_explains_it_or_refuses_by_name(registered, model, name):
+    if name == "raw-attention":
+        with pytest.raises(UnsupportedModelError, match="side by side, and this method reads one mixer in each layer"):
+            mambascope.explain(model, byte_level(), TEXT, method=name)
+        return
     result = mambascope.explain(model, byte_level(), TEXT, method=name)
     assert result.model.family == "falcon_h1"
     assert result.scores.isfinite().all()

@@ -197,14 +197,14 @@ def _explained(
 ) -> list[Attribution]:
     """Return one result per method; arguments as in `explain_inputs`."""
     number = stage_number(model, methods, stage)
-    layers = _layers(layer, len(find_mixers(model)), variant)
-    per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
-    trace, cut = capture(model, progress=_shifted(progress, 0, sum(per_method)), **inputs), patch_grid(model, inputs)
+    mixers = len(find_mixers(model))  # as many layers, or more where some stand side by side
+    expected = _passes(methods, _layers(layer, mixers, variant))
+    trace, cut = capture(model, progress=_shifted(progress, 0, expected), **inputs), patch_grid(model, inputs)
     of_stage = {}
     if isinstance(model, StagedModel) and number is not None:
         trace, cut = one_stage(model, trace, number), stage_grid(model, number, inputs)
-        layers = _layers(layer, len(trace.layers), variant)
         of_stage = {"stage": number, "stages": len(model.cells())}
+    layers = _layers(layer, len(trace.layers), variant)
     if trace.shape[0] != 1:
         raise InputError(f"explain one text at a time; these inputs hold {trace.shape[0]}")
     grid = cut if cut is not None and cut.tokens == trace.shape[1] else None
@@ -214,7 +214,7 @@ def _explained(
         check_readable(method, trace)
     asked = resolve(model, tokenizer, trace, inputs, question)
     readout = asked.readout or Place(asked.positions)
-    step = _counter(_shifted(progress, len(trace.layers), 0), sum(per_method))
+    step = _counter(_shifted(progress, mixers, 0), _passes(methods, layers))
     described, shown = _describe(model, trace), next_tokens(model, tokenizer, trace, asked.place)
     kinds = [trace.layers[number].kind for number in layers]
     results = []
@@ -307,6 +307,11 @@ def _layers(layers: Layers, count: int, variant: str) -> list[int]:
     if layers == "all" and variant == "reference-code":
         return list(range(first_reference_layer(count), count))
     return chosen_layers(layers, count)
+
+
+def _passes(methods: Sequence[Method], layers: list[int]) -> int:
+    """Return how many steps of progress the methods make: one for each layer, or one where the model is explained."""
+    return sum(len(layers) if method.scope == "layer" else 1 for method in methods)
 
 
 def _describe(model: nn.Module, trace: Trace) -> Model:
