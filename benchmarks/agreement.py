@@ -34,7 +34,7 @@ from mambascope.methods.registry import METHODS
 from training.language.corpus import data_folder, read_novels, split_novels
 
 INTERVENTIONS = ("occlusion", "knockout")
-FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.kinds >= SCAN]
+FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.reads(SCAN)]
 BASELINES = ("recency", "random")
 RESAMPLES = 2000
 

@@ -73,7 +73,7 @@ def main() -> None:
         f"{options.family}, one layer, L={L}, D={D}, E={E}: matrix products run at {multiply_rate() / 1e9:.0f} GFLOP/s"
     )
     report("one forward pass (captured)", forward, None)
-    for name, method in ((n, m) for n, m in METHODS.items() if m.map and m.kinds >= SCAN):
+    for name, method in ((n, m) for n, m in METHODS.items() if m.map and m.reads(SCAN)):
         report(f"{name}, one row", lambda method=method: method.row(trace, 0, L - 1), None)
         report(f"{name}, all rows", lambda method=method: method.map(trace, 0), floors.get(name))
 

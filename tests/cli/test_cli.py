@@ -78,7 +78,7 @@ def test_a_page_opens_with_the_prediction_and_offers_every_position(run, checkpo
     assert first["diagnostics"]["seconds_in_all"] > first["diagnostics"]["seconds"]
 
 
-@pytest.mark.parametrize("method", [name for name, m in mambascope.methods.METHODS.items() if "scan" in m.kinds])
+@pytest.mark.parametrize("method", [name for name, m in mambascope.methods.METHODS.items() if m.reads({"scan"})])
 def test_the_screen_is_plain_in_a_pipe_and_says_the_evidence(run, checkpoint, method):
     layer = ["--layer", "0"] if mambascope.methods.METHODS[method].scope == "layer" else []
     code, out, _ = run("explain", TEXT, "--model", checkpoint, "--method", method, *layer, "--position", "-3")

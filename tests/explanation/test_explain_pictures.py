@@ -99,7 +99,7 @@ def test_a_patch_is_explained_in_place_of_the_class_token(model):
         explain(model, None, astronaut(), patch=(0, 0), method="alti-logit")
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"attention"})])
 def test_the_place_matters_where_a_method_says_so(model, name):
     """A method that is not `by_place` gives the same wherever it is asked; one that is gives something else."""
     inputs = {"pixel_values": read_picture(astronaut(), model).pixel_values}
@@ -108,7 +108,7 @@ def test_the_place_matters_where_a_method_says_so(model, name):
 
 
 @pytest.mark.parametrize("place", ["middle", "none"])
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "scan" in method.kinds])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"scan"})])
 def test_a_patch_of_vision_mamba_is_explained_by_every_method(place, name):
     """By its own features where a method explains a number; a class asked for by name is explained or refused."""
     vision = vim(class_token=place)

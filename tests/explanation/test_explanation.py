@@ -21,8 +21,8 @@ def loaded(request, tmp_path_factory):
     return mambascope.load(make_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param))
 
 
-MAPPED = [n for n, m in mambascope.methods.METHODS.items() if (m.map or m.whole_map) and m.kinds >= SCAN]
-WHOLE = [n for n, m in mambascope.methods.METHODS.items() if m.scope == "model" and m.kinds >= SCAN]
+MAPPED = [n for n, m in mambascope.methods.METHODS.items() if (m.map or m.whole_map) and m.reads(SCAN)]
+WHOLE = [n for n, m in mambascope.methods.METHODS.items() if m.scope == "model" and m.reads(SCAN)]
 
 
 @pytest.mark.parametrize("method", MAPPED)

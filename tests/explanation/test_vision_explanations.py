@@ -30,7 +30,7 @@ def explained(model, picture, *names, **question):
 
 
 def able(method: Method) -> bool:
-    return "scan" in method.kinds
+    return method.reads({"scan"})
 
 
 @pytest.mark.parametrize("place", CLASS_TOKENS)

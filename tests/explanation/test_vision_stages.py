@@ -111,7 +111,7 @@ def test_mamba_attribution_says_nothing_before_a_layer_norm_and_says_so():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_explains_a_stage_or_says_that_it_cannot(name, stage):
     model = vmamba()
-    if "scan" not in METHODS[name].kinds or not explains_stage(model, METHODS[name], stage):
+    if not METHODS[name].reads({"scan"}) or not explains_stage(model, METHODS[name], stage):
         with pytest.raises(UnsupportedModelError):
             explain(model, None, pixels(), method=name, stage=stage)
         return

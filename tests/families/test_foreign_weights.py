@@ -83,16 +83,16 @@ def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
     pixels, labels = pictures(data)
     assert len(labels) == 10_000
 
-    from mambascope.families import FAMILIES
+    from mambascope.families.mamba import FAMILY
     from mambascope.trace.scanning import read_call, scanned
 
     class OurScan:
         def called(self, point, original, args, kwargs):
-            call = read_call(FAMILIES["mamba"], args, kwargs)
-            return call.give(scanned(FAMILIES["mamba"], call))
+            call = read_call(FAMILY, args, kwargs)
+            return call.give(scanned(FAMILY, call))
 
     right = 0
-    with torch.no_grad(), intercepting(OurScan(), [FAMILIES["mamba"].scan_point]):
+    with torch.no_grad(), intercepting(OurScan(), [FAMILY.scan_point]):
         for some, known in zip(pixels.split(50), labels.split(50), strict=True):  # fits the processor's cache
             right += int((classifier(some).argmax(dim=1) == known).sum())
     accuracy = right / len(labels)

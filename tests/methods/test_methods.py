@@ -19,7 +19,7 @@ from rounding import assert_equal_to_rounding
 
 LENGTH = 70
 #: Methods that score each layer of a state-space model.
-PER_LAYER = [name for name, method in METHODS.items() if method.scope == "layer" and method.kinds >= SCAN]
+PER_LAYER = [name for name, method in METHODS.items() if method.scope == "layer" and method.reads(SCAN)]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

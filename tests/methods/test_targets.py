@@ -43,9 +43,7 @@ def rows_of(kinds):
 
 
 SHARED = {
-    name: of_layer(name)
-    for name, method in METHODS.items()
-    if method.row is not None and method.kinds == SCAN | ATTENTION
+    name: of_layer(name) for name, method in METHODS.items() if method.row is not None and method.kinds is None
 } | {
     "contributions": lambda trace, gradients, target: contributions(trace, 1, target)[0].sum(dim=-1),
     BIAS: lambda trace, gradients, target: contributions(trace, 1, target)[1],

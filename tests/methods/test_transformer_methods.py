@@ -181,7 +181,7 @@ def test_the_value_bias_is_of_attention_alone_and_has_two_places():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "attention" in method.kinds])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"attention"})])
 def test_every_method_for_transformers_explains_them(case, name):
     family, model, inputs, trace, readout, place = case
     if (family, name) == ("bert", "alti-logit"):

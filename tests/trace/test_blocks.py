@@ -116,10 +116,9 @@ class Model(nn.Module):
 @pytest.fixture
 def hybrid(monkeypatch):
     """A run of the two-layer hybrid, whose families say how their outputs are scaled."""
-    mamba = dataclasses.replace(families.FAMILIES["mamba"], scale=lambda block: SCAN_SCALE)
-    llama = dataclasses.replace(families.ATTENTION_FAMILIES["llama"], scale=lambda block: ATTENTION_SCALE)
-    monkeypatch.setitem(families.FAMILIES, "mamba", mamba)
-    monkeypatch.setitem(families.ATTENTION_FAMILIES, "llama", llama)
+    for family, scale in ((families.mamba.FAMILY, SCAN_SCALE), (families.llama.FAMILIES[0], ATTENTION_SCALE)):
+        scaled = dataclasses.replace(family, scale=lambda block, scale=scale: scale)
+        monkeypatch.setitem(families.FAMILIES, family.name, scaled)
     torch.manual_seed(0)
     model = Model().double().eval()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import nn
 
 from mambascope import ReconstructionError, UnsupportedModelError, capture
 from mambascope.errors import InputError
-from mambascope.families import FAMILIES as KNOWN
+from mambascope.families import falcon_mamba, mamba, mamba2
 from mambascope.methods.latim import latim
 from mambascope.trace import scanning
 from mambascope.trace.capture import TOLERANCE
@@ -21,7 +21,8 @@ IDS, MASK = padded_batch(20, 2, "left")
 
 
 def scan_function(family):
-    return getattr(importlib.import_module(KNOWN[family].module), KNOWN[family].scan_function)
+    known = {"mamba": mamba, "falcon_mamba": falcon_mamba, "mamba2": mamba2}[family].FAMILY
+    return getattr(importlib.import_module(known.module), known.scan_function)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -8,7 +8,9 @@ import transformers
 from torch import nn
 
 from mambascope import ReconstructionError, capture
-from mambascope.families import ATTENTION_FAMILIES, FAMILIES, find_mixers
+from mambascope.families import find_mixers
+from mambascope.families.gpt2 import FAMILY as GPT2
+from mambascope.families.mamba import FAMILY as MAMBA
 from mambascope.methods import hidden_attention, implicit_attention, latim
 from mambascope.methods.hidden_attention import hidden_attention_mean, hidden_attention_row
 from mambascope.methods.implicit_attention import implicit_attention_row
@@ -292,8 +294,7 @@ def test_a_model_of_both_kinds_is_captured_in_the_order_of_its_layers():
             return x
 
     trace = capture(Hybrid(), x=torch.randn(2, 9, 12))
-    kinds = [ATTENTION_FAMILIES["gpt2"], FAMILIES["mamba"], ATTENTION_FAMILIES["gpt2"]]
-    assert [record.family for record in trace.branches] == kinds
+    assert [record.family for record in trace.branches] == [GPT2, MAMBA, GPT2]
     assert [record.name for record in trace.branches] == ["layers.0.attn", "layers.1.mixer", "layers.2.attn"]
     assert all(block.stream_in is not None for block in trace.layers)
     assert latim(trace).shape == (2, 3, 9, 9)

@@ -81,7 +81,7 @@ def compare(
 def _standing_in(column: str) -> tuple[str, ...]:
     """Return the methods of a column, of which the first that can read the model is taken: the most special first."""
     found = [method for method in METHODS.values() if method.column == column]
-    return tuple(method.name for method in sorted(found, key=lambda method: len(method.kinds)))
+    return tuple(method.name for method in sorted(found, key=lambda method: method.kinds is None))
 
 
 def _names(given: str, option: str) -> list[str]:
@@ -99,7 +99,7 @@ def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[s
     chosen: list[Method | None] = []
     reasons = []
     for names in columns.values():
-        able = [METHODS[name] for name in names if kinds <= METHODS[name].kinds]
+        able = [METHODS[name] for name in names if METHODS[name].reads(kinds)]
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
         if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
             able, reason = [], f"{able[0].name} cannot explain the last stage by itself"

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from mambascope.cli.listing_methods import TABLE
-from mambascope.explanation.defaults import DEFAULT_ANSWERS, DEFAULT_METHOD
+from mambascope.explanation.defaults import DEFAULT_METHOD, answering
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS
 
@@ -23,7 +23,7 @@ READS = {"scan": "Mamba", "attention": "Transformer"}
 
 def table() -> dict[str, Any]:
     """Return the default methods and every method's line, by the columns of the documentation's table."""
-    defaults = {"prediction": DEFAULT_ANSWERS[0], "layers": DEFAULT_METHOD}
+    defaults = {"prediction": answering()[0].name, "layers": DEFAULT_METHOD}
     return {"defaults": defaults, "methods": [_line(method) for method in METHODS.values()]}
 
 
@@ -37,7 +37,7 @@ def _line(method: Method) -> dict[str, str]:
         "method": method.name,
         "shows": method.title,
         "of": "each layer" if method.scope == "layer" else "the model",
-        "reads": " and ".join(READS[kind] for kind in ("scan", "attention") if kind in method.kinds),
+        "reads": " and ".join(READS.get(kind, kind) for kind in sorted(method.kinds or READS, reverse=True)),
         "needs": NEEDS[method.needs],
         "time": method.cost,
         "signed": "yes" if method.signed else "no",

@@ -11,7 +11,7 @@ from torch import nn
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import kinds_of
-from mambascope.methods.method import Method
+from mambascope.methods.method import SCAN, Method
 from mambascope.methods.reference_code import Variant, check_variant
 from mambascope.methods.registry import METHODS, find_method
 
@@ -40,13 +40,13 @@ def supported_methods(model: nn.Module) -> list[str]:
         UnsupportedModelError: if the model has no layer that mambascope can read.
     """
     kinds = kinds_of(model)
-    return [method.name for method in METHODS.values() if kinds <= method.kinds]
+    return [method.name for method in METHODS.values() if method.reads(kinds)]
 
 
 def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
     """Raise unless every method can read every layer of a model, so that a run fails before it starts.
 
-    Reference-code variants cannot read attention layers.
+    Reference-code variants read selective scans alone.
 
     Raises:
         InputError: if there is no method of a name, or it has no such variant.
@@ -54,11 +54,11 @@ def check_supported(model: nn.Module, methods: Sequence[str]) -> None:
     """
     found = {name: find_variant(name) for name in methods}
     able = supported_methods(model)
-    attends = "attention" in kinds_of(model)
+    scans = kinds_of(model) <= SCAN
     unable = [
         name
         for name, (method, variant) in found.items()
-        if method.name not in able or (variant == "reference-code" and attends)
+        if method.name not in able or (variant == "reference-code" and not scans)
     ]
     if unable:
         name = getattr(model, "name_or_path", "") or type(model).__name__

@@ -71,9 +71,9 @@ def _answers(
 ) -> list[Attribution]:
     model = subject.model
     number = stage_number(model, methods, stage)
-    before, layers = subject.steps_to_capture, _layers(layer, len(find_mixers(model)), variant)
-    per_method = [len(layers) if method.scope == "layer" else 1 for method in methods]
-    trace = subject.trace(_shifted(progress, 0, sum(per_method)))
+    before = subject.steps_to_capture
+    mixers = len(find_mixers(model))  # as many layers, or more where some stand side by side
+    trace = subject.trace(_shifted(progress, 0, _steps(methods, _layers(layer, mixers, variant))))
     of_stage = {}
     if isinstance(model, StagedModel) and number is not None:
         trace, of_stage = one_stage(model, trace, number), {"stage": number, "stages": len(model.cells())}
@@ -90,7 +90,7 @@ def _answers(
     focused = resolve(subject, trace, dataclasses.replace(question, positions=None) if every else question)
     each = resolve(subject, trace, question) if every and any(method.asks for method in methods) else focused
     in_focus, of_each = (_targets(subject, trace, tokens, one, question) for one in (focused, each))
-    step = _counter(_shifted(progress, before, 0), sum(per_method))
+    step = _counter(_shifted(progress, before, 0), _steps(methods, layers))
     described = _describe(model, trace)
     kinds = [trace.layers[number].kind for number in layers]
     errors = [trace.layers[number].reconstruction_error for number in layers]
@@ -188,6 +188,11 @@ def _layers(layers: Layers, count: int, variant: str) -> list[int]:
     if layers == "all" and variant == "reference-code":
         return list(range(first_reference_layer(count), count))
     return chosen_layers(layers, count)
+
+
+def _steps(methods: Sequence[Method], layers: list[int]) -> int:
+    """Return how many steps of progress the methods make: one for each layer, or one where the model is explained."""
+    return sum(len(layers) if method.scope == "layer" else 1 for method in methods)
 
 
 def _describe(model: nn.Module, trace: Trace) -> Model:

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mambascope.families import kinds_of
+from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers
@@ -14,16 +15,14 @@ from mambascope.numbering import Layers
 #: agrees best with interventions in the size of its scores (docs/agreement.md).
 DEFAULT_METHOD = next(method.name for method in METHODS.values() if method.shows_layers)
 
-#: The methods that explain a prediction when none is named, the first that can read the model: they find best what the
-#: answer was drawn from where that is known (docs/evaluation.md), and agree best with interventions in sign.
-DEFAULT_ANSWERS = tuple(
-    method.name
-    for method in sorted(METHODS.values(), key=lambda method: method.answers or 0)
-    if method.answers is not None
-)
 
-#: The method that explains a class of a model with stages.
-STAGED_ANSWER = next(name for name in DEFAULT_ANSWERS if METHODS[name].by_stage)
+def answering() -> list[Method]:
+    """Return the methods that explain a prediction when none is named, of which the first that can is taken.
+
+    They find best what the answer was drawn from where that is known (docs/evaluation.md), and agree best with
+    interventions in sign.
+    """
+    return sorted((one for one in METHODS.values() if one.answers is not None), key=lambda one: one.answers or 0)
 
 
 def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all", every: bool = False) -> str:
@@ -36,11 +35,11 @@ def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all
         every: Whether every position is.
     """
     if isinstance(model, StagedModel):
-        return STAGED_ANSWER if asks else DEFAULT_METHOD
+        return next(one.name for one in answering() if one.by_stage) if asks else DEFAULT_METHOD
     if not asks and (layer != "all" or every or not has_head(model)):
         return DEFAULT_METHOD
     kinds = kinds_of(model)
-    return next(name for name in DEFAULT_ANSWERS if kinds <= METHODS[name].kinds)
+    return next(one.name for one in answering() if one.reads(kinds))
 
 
 def has_head(model: nn.Module) -> bool:

@@ -73,7 +73,7 @@ def with_views(
 def viewable(subject: Subject, question: Question, layer: Layers, stage: int | None) -> list[Method]:
     """Return the methods that can read every layer of the model and have an answer to what is asked."""
     kinds, model = kinds_of(subject.model), subject.model
-    able = [one for one in METHODS.values() if kinds <= one.kinds and (layer == "all" or one.scope == "layer")]
+    able = [one for one in METHODS.values() if one.reads(kinds) and (layer == "all" or one.scope == "layer")]
     if isinstance(model, StagedModel) and stage is not None:
         able = [one for one in able if explains_stage(model, one, stage)]
     a_patch = subject.picture is not None and question.positions not in (None, "all")

@@ -1,4 +1,7 @@
-"""Model families: one small file each, saying where its tensors are. To add one, write its file and list it here."""
+"""Model families: one small file each, saying where its tensors are. To add one, write its file and list it here.
+
+`register` takes a family from outside the package.
+"""
 
 from __future__ import annotations
 
@@ -22,38 +25,50 @@ from mambascope.families import (
     vmamba,
 )
 from mambascope.families.attention import AttentionFamily
-from mambascope.families.family import Captured, Family, Kind, MixerFamily, ScanCall
+from mambascope.families.family import Captured, Family, Kind, MixerFamily, PlainFamily, ScanCall
 from mambascope.numbering import shown
+from mambascope.registry import Registry
 
-#: Families of selective-scan mixers, by model type.
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (mamba.FAMILY, falcon_mamba.FAMILY, mamba2.FAMILY, vim.FAMILY, mambavision.FAMILY, vmamba.FAMILY)
-}
+#: Every family, by the class of its mixers.
+FAMILIES: Registry[MixerFamily] = Registry(
+    "family",
+    MixerFamily,
+    (
+        mamba.FAMILY,
+        falcon_mamba.FAMILY,
+        mamba2.FAMILY,
+        vim.FAMILY,
+        mambavision.FAMILY,
+        vmamba.FAMILY,
+        gpt2.FAMILY,
+        gpt_neox.FAMILY,
+        bert.FAMILY,
+        vit.FAMILY,
+        *llama.FAMILIES,
+        mambavision.ATTENTION_FAMILY,
+    ),
+)
 
-#: Families of softmax attention layers, by model type.
-ATTENTION_FAMILIES: dict[str, AttentionFamily] = {
-    family.model_type: family for family in (gpt2.FAMILY, gpt_neox.FAMILY, bert.FAMILY, vit.FAMILY, *llama.FAMILIES)
-}
-
-#: Families of the attention layers of this project's own models.
-OWN_ATTENTION: tuple[AttentionFamily, ...] = (mambavision.ATTENTION_FAMILY,)
+register = FAMILIES.register
 
 #: Names of decay rates, by which a state-space mixer is known.
 RATES = ("A_log", "A_logs")
 
 __all__ = [
-    "ATTENTION_FAMILIES",
     "FAMILIES",
     "AttentionFamily",
     "Captured",
     "Family",
     "Kind",
     "MixerFamily",
+    "PlainFamily",
     "ScanCall",
     "check_model",
     "find_mixers",
     "kinds_of",
+    "kinds_of_type",
+    "model_types",
+    "register",
 ]
 
 
@@ -75,14 +90,15 @@ def check_model(model: Any) -> None:
 def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
     """Return name, module and family of every token mixer of a model, in the order of its layers.
 
-    Mixers are selective scans and softmax attention of a model's tokens among themselves.
+    Mixers are selective scans, softmax attention of a model's tokens among themselves, and what else was registered. Of
+    families that describe the same mixer the one registered last is taken.
 
     Raises:
         InputError: if this is no model.
         UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
     """
     check_model(model)
-    known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values(), *OWN_ATTENTION]
+    known = list(reversed(FAMILIES.values()))
     mixers = []
     for name, module in model.named_modules():
         family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)
@@ -106,7 +122,16 @@ def kinds_of(model: nn.Module) -> frozenset[Kind]:
     return frozenset(family.kind for _, _, family in find_mixers(model))
 
 
+def model_types() -> list[str]:
+    """Return the model types that have a family, as `config.model_type` names them."""
+    return list(dict.fromkeys(family.model_type for family in FAMILIES.values()))
+
+
+def kinds_of_type(model_type: str) -> frozenset[Kind]:
+    """Return what the mixers of a model type mix tokens with; empty for a type that has no family."""
+    return frozenset(family.kind for family in FAMILIES.values() if family.model_type == model_type)
+
+
 def supported() -> str:
     """Return the names of the mixer classes that can be read, for messages."""
-    families: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
-    return ", ".join(family.mixer_class for family in families)
+    return ", ".join(family.mixer_class for family in FAMILIES.values())

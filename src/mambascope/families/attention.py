@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.families.family import Captured, Kind, nothing_beside, unscaled, weights
+from mambascope.families.family import Captured, Kind, is_a, nothing_beside, unscaled, weights
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 
 
@@ -70,10 +70,14 @@ class AttentionFamily:
 
     __repr__ = brief
 
+    @property
+    def name(self) -> str:
+        """Full name of the layer's class."""
+        return f"{self.module}.{self.mixer_class}"
+
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the layer's class (or a base of it)."""
-        known = any(b.__module__ == self.module and b.__name__ == self.mixer_class for b in type(mixer).__mro__)
-        return known and not self.excludes(mixer)
+        return is_a(mixer, self.name) and not self.excludes(mixer)
 
     def post_norm(self, mixer: nn.Module) -> nn.Module | None:
         """Return the norm that follows once the residual stream has been added to y, or None."""

@@ -1,10 +1,14 @@
-"""What mambascope needs to know of a model family: how its mixer becomes an affine map, where its scan is called."""
+"""What mambascope needs to know of a model family: how its mixer becomes an affine map, where its scan is called.
+
+A mixer whose scan is a function of its module has a `Family`, which answers that function; a softmax attention layer
+has an `AttentionFamily`; any other mixer, whose coefficients follow from its input and weights, a `PlainFamily`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +20,8 @@ from mambascope.models.convolutions import causal_convolution
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 
-#: What a layer mixes tokens with.
-Kind = Literal["scan", "attention"]
+#: What a layer mixes tokens with: `scan`, `attention`, or what else a family calls it.
+Kind = str
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,7 @@ class ScanCall:
 
 @runtime_checkable
 class MixerFamily(Protocol):
-    """What the families of scans and of attention layers have in common."""
+    """What all families have in common."""
 
     @property
     def model_type(self) -> str:
@@ -104,6 +108,10 @@ class MixerFamily(Protocol):
     @property
     def mixer_class(self) -> str:
         """Name of the mixer's class."""
+
+    @property
+    def name(self) -> str:
+        """Full name of that class, by which the family is registered."""
 
     @property
     def kind(self) -> Kind:
@@ -198,9 +206,14 @@ class Family:
 
     __repr__ = brief
 
+    @property
+    def name(self) -> str:
+        """Full name of the mixer's class."""
+        return f"{self.module}.{self.mixer_class}"
+
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether this family's file knows the mixer's class (or a base of it)."""
-        return any(base.__module__ == self.module and base.__name__ == self.mixer_class for base in type(mixer).__mro__)
+        return is_a(mixer, self.name)
 
     def post_norm(self, mixer: nn.Module) -> None:
         """Return None: these mixers write into the residual stream as it is."""
@@ -226,6 +239,51 @@ class Family:
         points = {self.scan_point: self}
         points |= {point: self for point in (self.conv_point, self.gate_point) if point is not None and point.exists()}
         return points if self.stand_in is None else points | self.stand_in.family.patch_points
+
+
+@dataclass(frozen=True)
+class PlainFamily:
+    """One family of mixers that are read from outside: what they mix with follows from their input and their weights.
+
+    The model's own code runs in every pass, so that gradients are those of that code.
+
+    Attributes:
+        model_type: `config.model_type` in transformers.
+        mixer_class: Name of the mixer's class, which is called with hidden states and returns its output.
+        module: The module that defines it.
+        kind: What it mixes tokens with.
+        affine: Given the mixer, what was captured (x, y and the mask, no scans), and a dtype, returns the mixer's
+            affine map.
+        scale: Given the block that the mixer stands in, returns what its output is multiplied by in the stream.
+        beside: Given the block, returns its token-wise parts that read what entered and are added with the mixer.
+    """
+
+    model_type: str
+    mixer_class: str
+    module: str
+    kind: Kind
+    affine: Callable[[Any, Captured, torch.dtype], AffineMap]
+    scale: Callable[[Any], float] = unscaled
+    beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+
+    __repr__ = brief
+
+    @property
+    def name(self) -> str:
+        """Full name of the mixer's class."""
+        return f"{self.module}.{self.mixer_class}"
+
+    def describes(self, mixer: nn.Module) -> bool:
+        """Return whether this family's file knows the mixer's class (or a base of it)."""
+        return is_a(mixer, self.name)
+
+    def post_norm(self, mixer: nn.Module) -> None:
+        """Return None: these mixers write into the residual stream as it is."""
+
+
+def is_a(mixer: nn.Module, name: str) -> bool:
+    """Return whether a mixer's class, or a base of it, has this full name."""
+    return any(f"{base.__module__}.{base.__name__}" == name for base in type(mixer).__mro__)
 
 
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:

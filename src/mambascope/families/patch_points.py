@@ -81,6 +81,12 @@ def _dispatcher(point: PatchPoint, original: Callable[..., Any]) -> Callable[...
     @functools.wraps(original)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
         who = _interceptor.get()
-        return original(*args, **kwargs) if who is None else who.called(point, original, args, kwargs)
+        if who is None:
+            return original(*args, **kwargs)
+        token = _interceptor.set(None)  # an answer may call the function that it stands for
+        try:
+            return who.called(point, original, args, kwargs)
+        finally:
+            _interceptor.reset(token)
 
     return dispatch

@@ -14,7 +14,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
-from mambascope.families import ATTENTION_FAMILIES, FAMILIES
+from mambascope.families import kinds_of_type, model_types
 from mambascope.loading import hub, mamba_ssm, pretrained, released_mambavision, released_vim, released_vmamba
 from mambascope.loading.bundled import bundled_folder, bundled_names
 from mambascope.loading.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
@@ -141,10 +141,10 @@ def _transformers_class(
             return model_class, model_class.config_class.from_dict(settings)
         except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
-    if model_type not in FAMILIES and model_type not in ATTENTION_FAMILIES:
+    if model_type not in model_types():
         raise UnsupportedModelError(
             f"{source.name} is a model of type {model_type or 'that its config.json does not name'}; supported are "
-            f"{', '.join((*FAMILIES, *ATTENTION_FAMILIES))}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2), Vim, "
+            f"{', '.join(model_types())}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2), Vim, "
             f"VMamba and MambaVision"
         )
     if settings.get("quantization_config"):
@@ -224,7 +224,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
     tokenizer.json holds the tokens, and does not say which is for what.
     """
     config = folder / "config.json"
-    if not config.is_file() or read_json(config).get("model_type") not in ATTENTION_FAMILIES:
+    if not config.is_file() or kinds_of_type(read_json(config).get("model_type", "")) != {"attention"}:
         return {}
     known = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
     usual = AutoTokenizer.from_pretrained(folder).special_tokens_map

@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
-from mambascope.families import ATTENTION_FAMILIES, find_mixers
+from mambascope.families import find_mixers, kinds_of_type
 from mambascope.loading.checkpoint import build_model
 
 
 def is_transformer(config: PreTrainedConfig) -> bool:
-    """Return whether the configuration is that of a supported Transformer."""
-    return config.model_type in ATTENTION_FAMILIES
+    """Return whether the configuration is that of a supported Transformer, which mixes tokens by attention alone."""
+    return kinds_of_type(config.model_type) == {"attention"}
 
 
 def usual_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:

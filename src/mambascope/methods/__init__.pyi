@@ -29,6 +29,7 @@ from .raw_attention import raw_attention as raw_attention
 from .raw_attention import raw_attention_row as raw_attention_row
 from .registry import METHODS as METHODS
 from .registry import find_method as find_method
+from .registry import register as register
 from .rollout import rollout as rollout
 from .rollout import rollout_row as rollout_row
 from .transformer_attribution import transformer_attribution as transformer_attribution

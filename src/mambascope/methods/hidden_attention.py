@@ -42,10 +42,10 @@ def hidden_attention(
         InputError: if the layer or a channel does not exist.
         MapTooLargeError: if the maps would not fit in memory.
     """
-    scan = trace.operator(layer).scan
-    batch, length = trace.shape
     if channels == "mean":
         return hidden_attention_mean(trace, layer)
+    scan = trace.operator(layer).scan
+    batch, length = trace.shape
     chosen = chosen_maps(channels, scan.maps)
     shape = (batch, len(chosen), length, length)
     require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
@@ -60,13 +60,18 @@ def hidden_attention(
 
 
 def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
-    """Return the mean over channels: one matrix product of inner size D·N per block of the causal triangle."""
-    scan = trace.operator(layer).scan
+    """Return the mean over channels: one matrix product of inner size D·N per block of the causal triangle.
+
+    Of mixers that stand side by side, the sum of their means, each by the factor with which it is added.
+    """
+    branches = trace.layers[trace.index(layer)].branches
     batch, length = trace.shape
-    require_room((batch, length, length), scan.skip, "shorten the text")
-    mean = scan.skip.new_zeros(batch, length, length)
-    for block, tile in mean_tiles(scan):
-        mean[:, block.rows, block.columns] = tile
+    like = branches[0].operator().scan.skip
+    require_room((batch, length, length), like, "shorten the text")
+    mean = like.new_zeros(batch, length, length)
+    for branch in branches:
+        for block, tile in mean_tiles(branch.operator().scan):
+            mean[:, block.rows, block.columns] += branch.scale * tile
     return mean
 
 
@@ -89,13 +94,14 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
     Raises:
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
     """
-    scan = trace.operator(layer).scan
+    scans = [(branch.scale, branch.operator().scan) for branch in trace.layers[trace.index(layer)].branches]
     length = trace.shape[1]
 
     def row(place: int) -> tuple[Tensor]:
-        found = scan.skip.new_zeros(trace.shape)
-        seen = place + 1 if scan.causal else length
-        found[:, :seen] = scan.tile(slice(place, place + 1), slice(0, seen)).mean(dim=1)[:, 0]
+        found = scans[0][1].skip.new_zeros(trace.shape)
+        for scale, scan in scans:
+            seen = place + 1 if scan.causal else length
+            found[:, :seen] += scale * scan.tile(slice(place, place + 1), slice(0, seen)).mean(dim=1)[:, 0]
         return (found,)
 
     return of_each_text(trace, target, row)[0]

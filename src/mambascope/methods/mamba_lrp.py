@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
+from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of, says_kinds
 from mambascope.readouts import OneEach, first_order
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
@@ -107,14 +107,14 @@ def mamba_lrp(
 
     Raises:
         InputError: if there are no pixels to go back to, or the model is quantised.
-        UnsupportedModelError: if the model has layers of softmax attention and a rule is on.
+        UnsupportedModelError: if the model has layers other than selective scans and a rule is on.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
     check_trace(trace)
     if rules != GRADIENT and not trace.kinds <= SCAN:
         raise UnsupportedModelError(
-            "MambaLRP has rules for selective scans, and this model also has softmax attention, which does not "
-            "conserve relevance yet; use alti-logit or gradient-x-input"
+            f"MambaLRP has rules for selective scans only, and this model also has {says_kinds(trace.kinds - SCAN)}; "
+            "use alti-logit or gradient-x-input"
         )
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)

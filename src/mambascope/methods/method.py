@@ -23,7 +23,6 @@ from mambascope.trace import Trace
 
 SCAN: frozenset[Kind] = frozenset({"scan"})
 ATTENTION: frozenset[Kind] = frozenset({"attention"})
-ANY = SCAN | ATTENTION
 
 HIDDEN_ATTENTION = "Ali, Zimerman & Wolf 2024, arXiv 2403.01590"
 LATIM = "Pitorro & Treviso 2025, arXiv 2502.15612"
@@ -63,7 +62,7 @@ class Method:
         signed: Whether scores can be negative.
         needs: What it runs: the forward pass alone, one backward pass as well, or many passes with interventions.
         cost: Time for one target as the text grows.
-        kinds: The kinds of layer that it can read.
+        kinds: The kinds of layer that it can read; None for whatever has an affine map.
         row: (trace, layer, target) → (b, L), one target's scores; None where a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
         score: (trace, readout, variant) → scores of the whole model for one readout.
@@ -95,7 +94,7 @@ class Method:
     signed: bool
     needs: Literal["forward", "backward", "interventions"] = "forward"
     cost: str = "linear"
-    kinds: frozenset[Kind] = ANY
+    kinds: frozenset[Kind] | None = None
     row: Callable[..., Tensor] | None = None
     map: Callable[[Trace, int], Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
@@ -124,6 +123,10 @@ class Method:
         """Whether it scores each layer or the whole model."""
         return "model" if self.map is None else "layer"
 
+    def reads(self, kinds: Iterable[Kind]) -> bool:
+        """Return whether it can read layers of all these kinds."""
+        return self.kinds is None or self.kinds.issuperset(kinds)
+
 
 def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows L"]:
     """Return scores of embedded tokens as scores of positions: a class token put before them has no embedding."""
@@ -133,7 +136,7 @@ def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Te
 def says_kinds(kinds: Iterable[Kind]) -> str:
     """Return kinds of layer in words."""
     names = {"scan": "selective scans", "attention": "softmax attention"}
-    return " and ".join(names[kind] for kind in sorted(set(kinds), reverse=True))
+    return " and ".join(names.get(kind, kind) for kind in sorted(set(kinds), reverse=True))
 
 
 def number_of(readout: AnyReadout) -> Readout | FeatureReadout:

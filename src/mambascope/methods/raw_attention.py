@@ -14,6 +14,7 @@ from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
 from mambascope.methods.targets import looks_ahead, of_each_text
+from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
 #: Targets whose rows of all channels are held at a time.
@@ -32,10 +33,11 @@ def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = 
 
     Raises:
         InputError: if the layer, the target or variant does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention.
+        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention, or the layer has several
+            mixers side by side.
     """
     check_variant(variant)
-    scan, length, ahead = trace.operator(layer).scan, trace.shape[1], looks_ahead(trace, layer)
+    scan, length, ahead = _scan(trace, layer), trace.shape[1], looks_ahead(trace, layer)
 
     def row(place: int) -> tuple[Tensor]:
         found = scan.skip.new_zeros(trace.shape)
@@ -57,9 +59,10 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
 
     Raises:
         InputError: if the layer does not exist.
+        UnsupportedModelError: if it has several mixers side by side.
         MapTooLargeError: if the map would not fit in memory.
     """
-    scan, ahead = trace.operator(layer).scan, looks_ahead(trace, layer)
+    scan, ahead = _scan(trace, layer), looks_ahead(trace, layer)
     batch, length = trace.shape
     require_room((batch, length, length), scan.skip, "explain one position, or shorten the text")
     out = scan.skip.new_zeros(batch, length, length)
@@ -70,6 +73,11 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
             seen = length if ahead else target + 1
             out[:, target, :seen] = min_max(tile[:, :, place, :seen], real_tokens(trace, seen)).mean(dim=1)
     return out
+
+
+def _scan(trace: Trace, layer: int) -> TokenMixer:
+    """Return a layer's token mixing; maps that are brought to [0, 1] one by one cannot be added up over mixers."""
+    return trace.layers[trace.index(layer)].branch.operator().scan
 
 
 METHODS = [

@@ -72,7 +72,7 @@ def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int
     """Return one scan's row."""
     if not isinstance(scan, (SelectiveScan, StateSpaceDual)):
         raise UnsupportedModelError(
-            f"layer {layer} is softmax attention: variant='reference-code' reproduces code for selective scans only"
+            f"layer {layer} is no selective scan: variant='reference-code' reproduces code for selective scans only"
         )
     row = scan.skip.new_zeros(shape[0], scan.maps, shape[1])
     still = scan.dt.clone()

@@ -6,6 +6,7 @@ from importlib import import_module
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import Method, says_kinds
+from mambascope.registry import Registry
 from mambascope.trace import Trace
 
 #: The files that define methods, in the order in which they are listed.
@@ -27,9 +28,11 @@ FILES = (
     "control",
 )
 
-METHODS: dict[str, Method] = {
-    method.name: method for file in FILES for method in import_module(f"mambascope.methods.{file}").METHODS
-}
+METHODS: Registry[Method] = Registry(
+    "method", Method, (method for file in FILES for method in import_module(f"mambascope.methods.{file}").METHODS)
+)
+
+register = METHODS.register
 
 
 def find_method(name: str) -> Method:
@@ -42,9 +45,9 @@ def find_method(name: str) -> Method:
 def check_readable(method: Method, trace: Trace) -> None:
     """Raise UnsupportedModelError unless every layer of the trace is of a kind that the method can read."""
     kinds = trace.kinds
-    if not kinds <= method.kinds:
-        able = ", ".join(one.name for one in METHODS.values() if kinds <= one.kinds and one.scope == method.scope)
+    if not method.reads(kinds):
+        able = ", ".join(one.name for one in METHODS.values() if one.reads(kinds) and one.scope == method.scope)
         raise UnsupportedModelError(
-            f"{method.name} reads {says_kinds(method.kinds)} and this model mixes tokens by {says_kinds(kinds)}; of "
-            f"its kind these can: {able}"
+            f"{method.name} reads {says_kinds(method.kinds or ())} and this model mixes tokens by {says_kinds(kinds)}; "
+            f"of its kind these can: {able}"
         )

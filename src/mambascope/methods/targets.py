@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mambascope.numbering import whole_number
 from mambascope.operators.softmax_attention import SoftmaxAttention
+from mambascope.operators.token_mixer import TokenMixer
 from mambascope.positions import positions_in
 from mambascope.trace import Trace
 
@@ -24,7 +25,11 @@ def looks_ahead(trace: Trace, layer: int) -> bool:
 
     A decoder's row of padding on the left, of which nothing is left to attend to, is uniform over all tokens.
     """
-    scan, mask = trace.operator(layer).scan, trace.attention_mask
+    scans = [branch.operator().scan for branch in trace.layers[trace.index(layer)].branches]
+    return any(_looks_ahead(scan, trace.attention_mask) for scan in scans)
+
+
+def _looks_ahead(scan: TokenMixer, mask: Tensor | None) -> bool:
     if scan.causal or mask is None or not isinstance(scan, SoftmaxAttention):
         return not scan.causal
     return bool((scan.p.triu(1).any(dim=-1).any(dim=1) & mask.bool()).any())

@@ -1,13 +1,91 @@
-"""Block products of operators whose channels share one matrix per head: Mamba-2's scan and softmax attention."""
+"""What token mixers have in common whose channels share one matrix per head: Mamba-2's scan, softmax attention.
+
+A mixer with a matrix of its own for every channel has as many heads as channels.
+"""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Workspace
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile
+
+
+class PerHead(ABC):
+    """A `TokenMixer` but for `maps`, `length`, `state_size`, `tile` and the two products, which a subclass adds.
+
+    Attributes:
+        skip: D, the direct path per channel.
+    """
+
+    skip: Float[Tensor, " D"]
+
+    @property
+    @abstractmethod
+    def maps(self) -> int:
+        """Number of distinct matrices: one per head."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """L, the number of tokens."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether no target draws from its future, which a subclass denies where one may."""
+        return True
+
+    @abstractmethod
+    def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return vᵀ alpha per channel."""
+
+    @abstractmethod
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+        """Return alpha for some targets and sources, zero at pairs of the future."""
+
+    def channels(self, maps: Float[Tensor, "b H *s"]) -> Float[Tensor, "b D *s"]:
+        """Return the per-channel form of per-head values: channel d belongs to head d // P."""
+        return maps.repeat_interleave(self.skip.shape[0] // self.maps, dim=1)
+
+    def blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the blocks of the causal triangle, large ones, or the whole square when targets see their future."""
+        if self.causal:
+            yield from causal_blocks(self.length, taps, base=64)
+        else:
+            yield Block(slice(0, self.length), slice(0, self.length))
+
+    def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return vᵀ times the mean of alpha over channels."""
+        return self.apply_transposed(v[..., None].expand(-1, -1, self.skip.shape[0])).mean(dim=-1)
+
+    def mix(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b D t c"]:
+        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
+        return mix_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0], workspace)
+
+    def mean(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b t c"]:
+        """Return `mix` averaged over channels, by products of inner size P that never hold the D matrices."""
+        return mean_over_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0])
+
+    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
+        """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""
+        return padded_tile(self.tile, block, 0 if taps is None else taps.shape[1] - 1, self.length)
 
 
 def mix_heads(

@@ -7,7 +7,7 @@ The P channels of a head share its matrix. Masks, of the future and of padding, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile
-from mambascope.operators.per_head import mean_over_heads, mix_heads
+from mambascope.operators.blocks import Places
+from mambascope.operators.per_head import PerHead
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxAttention:
+class SoftmaxAttention(PerHead):
     """The probabilities of one attention layer, frozen at the values of a forward pass.
 
     Attributes:
@@ -41,6 +41,11 @@ class SoftmaxAttention:
         return self.p.shape[1]
 
     @property
+    def length(self) -> int:
+        """L, the number of tokens."""
+        return self.p.shape[-1]
+
+    @property
     def state_size(self) -> int:
         """N: attention remembers by keeping every token's key and value, so its state grows with the text and is L."""
         return self.p.shape[-1]
@@ -53,18 +58,6 @@ class SoftmaxAttention:
         tokens in transformers' eager attention: a batch with such rows counts as not causal, and they are kept.
         """
         return not bool(self.p.triu(1).any())
-
-    def channels(self, maps: Float[Tensor, "b H *s"]) -> Float[Tensor, "b D *s"]:
-        """Return the per-channel form of per-head values: channel d belongs to head d // P."""
-        return maps.repeat_interleave(self.skip.shape[0] // self.maps, dim=1)
-
-    def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield the blocks of the causal triangle, or the whole square when targets see their future."""
-        length = self.p.shape[-1]
-        if self.causal:
-            yield from causal_blocks(length, taps, base=64)
-        else:
-            yield Block(slice(0, length), slice(0, length))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return p v per channel: O(L²·D), the one product here that is not linear in L."""
@@ -89,30 +82,6 @@ class SoftmaxAttention:
         part = self.p[:, :, rows][..., columns]
         return part.clone() if maps is None else part[:, torch.as_tensor(maps, device=part.device)]
 
-    def mix(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b D t c"]:
-        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
-        return mix_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0], workspace)
-
-    def mean(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b t c"]:
-        """Return `mix` averaged over channels."""
-        return mean_over_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0])
-
     def _by_head(self, matrix: Tensor, v: Tensor) -> Float[Tensor, "b L D"]:
         mixed = matrix @ rearrange(v, "b L (h p) -> b h L p", h=self.maps)
         return rearrange(mixed, "b h L p -> b L (h p)")
-
-    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
-        reach = 0 if taps is None else taps.shape[1] - 1
-        return padded_tile(self.tile, block, reach, self.p.shape[-1])

@@ -7,7 +7,7 @@ The P channels of a head share its matrix; the heads of a group share B and C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
-from mambascope.operators.per_head import mean_over_heads, mix_heads
+from mambascope.operators.blocks import Block, Places, future
+from mambascope.operators.per_head import PerHead
 from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
-class StateSpaceDual:
+class StateSpaceDual(PerHead):
     """The data-dependent coefficients of one Mamba-2 scan, frozen at the values of a forward pass.
 
     Attributes:
@@ -48,32 +48,19 @@ class StateSpaceDual:
         return self.A.shape[0]
 
     @property
-    def causal(self) -> bool:
-        """No target draws from its future."""
-        return True
+    def length(self) -> int:
+        """L, the number of tokens."""
+        return self.dt.shape[1]
 
     @property
     def state_size(self) -> int:
         """N, the numbers of state per channel."""
         return self.B.shape[-1]
 
-    @property
-    def head_width(self) -> int:
-        """P, the channels of a head."""
-        return self.skip.shape[0] // self.maps
-
     @cached_property
     def elapsed(self) -> Float[Tensor, "b H L"]:
         """S = cumsum(Δ) in float64, heads first."""
         return self.dt.transpose(1, 2).double().cumsum(dim=-1)
-
-    def channels(self, maps: Float[Tensor, "b H *s"]) -> Float[Tensor, "b D *s"]:
-        """Return the per-channel form of per-head values: channel d belongs to head d // P."""
-        return maps.repeat_interleave(self.head_width, dim=1)
-
-    def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield the blocks of the causal triangle that suit this operator: it needs no reference, so large ones."""
-        return causal_blocks(self.dt.shape[1], taps, base=64)
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""
@@ -111,28 +98,3 @@ class StateSpaceDual:
         alpha *= torch.einsum("btgn,bcgn->bgtc", self.C[:, rows], self.B[:, columns])[:, group]
         alpha *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
         return alpha if masked is None else alpha.masked_fill_(masked, 0)
-
-    def mix(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b D t c"]:
-        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
-        return mix_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0], workspace)
-
-    def mean(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b t c"]:
-        """Return `mix` averaged over channels, by products of inner size P that never hold the D matrices."""
-        return mean_over_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0])
-
-    def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
-        """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""
-        reach = 0 if taps is None else taps.shape[1] - 1
-        return padded_tile(self.tile, block, reach, self.dt.shape[1])

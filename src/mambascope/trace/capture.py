@@ -133,11 +133,13 @@ class _Recorder:
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if interceptor() is self:
-                x = args[0] if args else kwargs["hidden_states"]
+                x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
                 if isinstance(family, AttentionFamily):
                     self._finish(model, name, module, family, *self._attended(name, module, x, output))
                 elif isinstance(family, Family):
                     self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
+                else:
+                    self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -165,13 +167,7 @@ class _Recorder:
         scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
         scan_error = max(error for _, error in self._calls)
         self._calls.clear()
-        y = output[0] if isinstance(output, tuple) else output
-        mask = kwargs.get("attention_mask")
-        grid = None
-        if x.ndim == 4:  # tokens as they lie in a picture
-            grid = (x.shape[1], x.shape[2])
-            x, y = x.flatten(1, 2), y.flatten(1, 2)
-        return Captured(x, y, scans, None if mask is None else mask.bool(), grid), scan_error
+        return _consumed(x, output, kwargs, scans), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
         """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""
@@ -218,6 +214,17 @@ class _Recorder:
     def allowed(self, dtype: torch.dtype) -> float:
         """Return the largest relative error that passes in a model of this precision."""
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
+
+
+def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
+    """Return what a mixer consumed and gave, its tokens in line."""
+    y = output[0] if isinstance(output, tuple) else output
+    mask = kwargs.get("attention_mask")
+    grid = None
+    if x.ndim == 4:  # tokens as they lie in a picture
+        grid = (x.shape[1], x.shape[2])
+        x, y = x.flatten(1, 2), y.flatten(1, 2)
+    return Captured(x, y, scans, None if mask is None else mask.bool(), grid)
 
 
 def _versions() -> str:

@@ -40,17 +40,18 @@ def prefix_error(
 ) -> float:
     """Return the relative error of our scan on the first tokens against the model's own, which is too slow for all."""
 
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor.narrow(family.token_axis, 0, min(PREFIX, tensor.shape[family.token_axis]))
+    def cut(value: Any) -> Any:
+        """Return the first tokens of what has texts, tokens and channels; what has no tokens has fewer axes."""
+        if not isinstance(value, Tensor) or value.ndim < 3:
+            return value
+        return value.narrow(family.token_axis, 0, min(PREFIX, value.shape[family.token_axis]))
 
-    s, dt, A, B, C, *rest = args
-    rest = [PREFIX if isinstance(value, int) else value for value in rest]  # Mamba-2's chunk size
-    if kwargs.get("z") is not None:
-        kwargs = kwargs | {"z": cut(kwargs["z"])}
-    if "chunk_size" in kwargs:
-        kwargs = kwargs | {"chunk_size": PREFIX}
     reference = inspect.unwrap(original)  # past the wrapper that looks for kernels and warns when there is none
-    return relative_error(cut(output), reference(cut(s), cut(dt), A, cut(B), cut(C), *rest, **kwargs))
+    call = inspect.signature(reference).bind(*args, **kwargs)
+    call.arguments.update({name: cut(value) for name, value in call.arguments.items()})
+    if "chunk_size" in call.arguments:  # Mamba-2's, to which the reference would fill up the text
+        call.arguments["chunk_size"] = PREFIX
+    return relative_error(cut(output), reference(*call.args, **call.kwargs))
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from mambascope.brief import brief
 from mambascope.evaluate.metrics.alignment_error_rate import alignment_error_rate, share
 from mambascope.evaluate.metrics.masks import mean_iou
+from mambascope.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ _AER = ("aer_links", "aer_sure", "aer_intersection_sure", "aer_intersection_poss
 _PIXELS = ("segmentation_correct", "segmentation_pixels")
 _IOU = tuple(f"segmentation_{side}" for side in ("object_both", "object_either", "rest_both", "rest_either"))
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    Metric,
+    (
         Metric("roc_auc", "higher", "area under the ROC curve of each row, averaged", "AUC"),
         Metric("average_precision", "higher", "average precision of each row, averaged", "AP"),
         Metric(
@@ -111,8 +113,10 @@ METRICS: dict[str, Metric] = {
         Metric("mask_auc", "higher", "AUC of the object's pixels against all others", "mask AUC"),
         Metric("accuracy", "higher", label="accuracy"),
         Metric("seconds", "lower", label="seconds"),
-    )
-}
+    ),
+)
+
+register = METRICS.register
 
 
 def find_metric(name: str, more: Mapping[str, Metric] | None = None) -> Metric:

@@ -1,4 +1,4 @@
-"""The tasks by name. To add one, write its file and list it here."""
+"""The tasks by name. To add one, write its file and list it here; `register` takes one from outside the package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.retrieval import Retrieval
 from mambascope.evaluate.tasks.segmentation import Segmentation
 from mambascope.evaluate.tasks.sentiment import Sentiment
+from mambascope.registry import Registry
 
 
 def models_of(pictures: str) -> tuple[str, ...]:
@@ -22,9 +23,10 @@ def models_of(pictures: str) -> tuple[str, ...]:
     return tuple(f"runs/vision-{pictures}-{model}/model" for model in ("vim", "vit"))
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
+TASKS: Registry[Task] = Registry(
+    "task",
+    Task,
+    (
         Copying(),
         Copying(name="copying-dev", per_length=5, seed=1),
         Induction(),
@@ -40,8 +42,10 @@ TASKS: dict[str, Task] = {
         Perturbation(name="perturbation-cifar10", pictures="cifar10", default_models=models_of("cifar10")),
         Segmentation(),
         Segmentation(name="segmentation-camvid", pictures="camvid", default_models=models_of("camvid"), most=100),
-    )
-}
+    ),
+)
+
+register = TASKS.register
 
 
 def find_task(name: str, source: str | None = None) -> Task:

@@ -1,0 +1,189 @@
+"""A hybrid with two mixers side by side in one file: FalconH1 (Zuo et al., arXiv 2507.22448), Mamba-2 beside attention.
+
+What enters and leaves each mixer is multiplied by constants of the configuration, which the families take up: those of
+the outputs are the branches' scales, those of the scan's input and projections belong to its map.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+
+import mambascope
+from dense_reference import distance
+from mambascope import families, readouts
+from mambascope.errors import ReconstructionError, UnsupportedModelError
+from mambascope.families import Family, llama, mamba2
+from mambascope.families.attention import AttentionFamily
+from mambascope.families.family import weights
+from mambascope.methods import METHODS, alti_logit, hidden_attention, hidden_attention_row, latim, rollout
+from mambascope.operators.affine import AffineMixer
+from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.naive import attention_vectors, contribution_vectors, state_space_dual_matrix
+from mambascope.trace import capture
+from small_tokenizers import byte_level
+
+#: float64 sums of a few hundred terms in another order; transformers computes softmax, scan and norms in float32.
+BOUND, SINGLE = 1e-10, 1e-5
+MODULE = "transformers.models.falcon_h1.modeling_falcon_h1"
+TEXT = "When Mary and John went to the store"
+
+
+def affine(mixer, captured, dtype):
+    """Mamba-2's, its projections multiplied by constants, and without its norm: SiLU(z) alone is the gate."""
+    scan = mamba2.state_space_dual(captured.scan, dtype)
+    channels = scan.skip.shape[0]
+    gating, branch = slice(channels), slice(channels, 2 * channels)
+    factor = mixer.mup_vector[0, 0].to(dtype)
+    W = weights(mixer.in_proj.weight, dtype) * factor[:, None]
+    x = captured.x.to(dtype) * mixer.ssm_in_multiplier
+    x = x if captured.mask is None else x * captured.mask[..., None]
+    return AffineMixer(
+        x=x,
+        scan=scan,
+        W_x=W[branch],
+        b_x=None,
+        convolution=CausalConvolution(weights(mixer.conv1d.weight, dtype, gating)[:, 0].flip(1)),
+        conv_bias=weights(mixer.conv1d.bias, dtype, gating),
+        gate=F.silu(x @ W[gating].t()),
+        W_o=weights(mixer.out_proj.weight, dtype),
+        b_o=None,
+        mask=captured.mask,
+    )
+
+
+SCAN = Family(
+    model_type="falcon_h1",
+    mixer_class="FalconH1Mixer",
+    module=MODULE,
+    scan_function="mamba2_chunk_scan",
+    token_axis=1,
+    read=mamba2.read,
+    scan=mamba2.state_space_dual,
+    affine=affine,
+    scale=lambda block: block.ssm_out_multiplier,
+)
+
+ATTENTION = AttentionFamily(
+    model_type="falcon_h1",
+    mixer_class="FalconH1Attention",
+    module=MODULE,
+    projections=llama.projections,
+    scale=lambda block: block.attn_out_multiplier,
+)
+
+
+@pytest.fixture
+def registered():
+    for family in (SCAN, ATTENTION):
+        families.register(family)
+    yield
+    for family in (SCAN, ATTENTION):
+        del families.FAMILIES[family.name]
+
+
+@pytest.fixture
+def model():
+    config = transformers.FalconH1Config(
+        vocab_size=300,
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=4,
+        intermediate_size=16,
+        mamba_d_ssm=24,
+        mamba_n_heads=4,
+        mamba_d_head=6,
+        mamba_n_groups=2,
+        mamba_d_state=5,
+        mamba_chunk_size=16,
+        mamba_rms_norm=False,
+        ssm_in_multiplier=0.9,
+        ssm_out_multiplier=0.7,
+        attention_in_multiplier=1.2,
+        attention_out_multiplier=-1.3,
+        ssm_multipliers=[0.5, 1.5, 0.8, 1.1, 0.9],
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    found = transformers.FalconH1ForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in found.named_parameters():
+            parameter.normal_(1 if "norm" in name else 0, 0.4)
+    return found.double()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(1, 300, (1, 9), generator=torch.Generator().manual_seed(0))
+
+
+def naive_layer(block, layer):
+    """Each branch's matrices and T, scaled, from what was captured and the weights, by the loops."""
+    (scan, attention), mixer = block.branches, layer.mamba
+    consumed = {name: value if name in "AD" else value[0] for name, value in scan.captured.scan.items()}
+    alpha = state_space_dual_matrix(*(consumed[name] for name in ("dt", "A", "B", "C")))
+    W = mixer.in_proj.weight * mixer.mup_vector[0, 0][:, None]
+    x = scan.captured.x[0] * mixer.ssm_in_multiplier
+    u, w = x @ W[24:48].t(), mixer.conv1d.weight[:24, 0].flip(1)
+    a = F.conv1d(F.pad(u.t()[None], (w.shape[1] - 1, 0)), w.flip(1)[:, None], mixer.conv1d.bias[:24], groups=24)[0].t()
+    per_channel = alpha.repeat_interleave(6, dim=0)
+    T = contribution_vectors(
+        per_channel, consumed["D"], u, w, a, F.silu(x @ W[:24].t()), mixer.out_proj.weight, "secant"
+    )
+    p, values = attention.captured.scan["p"][0], layer.self_attn.v_proj.weight.repeat(3, 1)
+    attended = attention_vectors(p, attention.captured.x[0], values, layer.self_attn.o_proj.weight)
+    mean = 0.7 * alpha.mean(dim=0) - 1.3 * p.mean(dim=0)
+    return mean, 0.7 * T - 1.3 * attended
+
+
+def test_the_map_of_a_layer_is_the_scaled_sum_of_both_mixers(registered, model, ids):
+    trace = capture(model, input_ids=ids)
+    assert [block.kind for block in trace.layers] == ["scan + attention"] * 2
+    assert all(block.trusted and block.stream_error < SINGLE for block in trace.layers)
+    product = torch.eye(9, dtype=torch.float64)
+    for number, layer in enumerate(model.model.layers):
+        with torch.no_grad():
+            mean, T = naive_layer(trace.layers[number], layer)
+        assert distance(latim(trace, number)[0], T.norm(dim=-1)) < BOUND
+        product = (torch.eye(9) + mean) @ product
+        assert distance(hidden_attention(trace, number, "mean")[0], mean) < BOUND
+        assert distance(hidden_attention_row(trace, number, 5)[0], mean[5]) < BOUND
+    assert distance(rollout(trace)[0], product) < BOUND
+    assert float(alti_logit(trace, readouts.token(-1, 3)).conservation_error) < SINGLE
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"scan", "attention"})])
+def test_every_method_that_reads_both_explains_it_or_refuses_by_name(registered, model, name):
+    if name == "raw-attention":
+        with pytest.raises(UnsupportedModelError, match="side by side, and this method reads one mixer in each layer"):
+            mambascope.explain(model, byte_level(), TEXT, method=name)
+        return
+    result = mambascope.explain(model, byte_level(), TEXT, method=name)
+    assert result.model.family == "falcon_h1"
+    assert result.scores.isfinite().all()
+    assert result.scores.any()
+
+
+def test_a_wrong_constant_is_caught(registered, model, ids, monkeypatch):
+    monkeypatch.setitem(families.FAMILIES, SCAN.name, replace(SCAN, affine=mamba2_without_constants))
+    with pytest.raises(ReconstructionError, match=r"layer 0 \(model.layers.0.mamba"):
+        capture(model, input_ids=ids)
+    unscaled = replace(ATTENTION, scale=lambda block: 1.0)
+    monkeypatch.setitem(families.FAMILIES, SCAN.name, SCAN)
+    monkeypatch.setitem(families.FAMILIES, ATTENTION.name, unscaled)
+    with pytest.raises(UnsupportedModelError, match="changes it in a way that mambascope does not know"):
+        alti_logit(capture(model, input_ids=ids), readouts.token(-1, 3))
+
+
+def mamba2_without_constants(mixer, captured, dtype):
+    return replace(affine(mixer, captured, dtype), x=captured.x.to(dtype))
+
+
+def test_its_checkpoints_are_loaded(registered, model, tmp_path):
+    model.float().save_pretrained(tmp_path)
+    loaded, _ = mambascope.load(tmp_path)
+    assert isinstance(loaded, transformers.FalconH1ForCausalLM)
