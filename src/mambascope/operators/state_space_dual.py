@@ -1,4 +1,4 @@
-"""Mamba-2's scan as a lower-triangular matrix per head ([2] eq. 16, state-space duality), without holding it whole.
+"""Mamba-2's scan as a lower-triangular matrix per head ([2] eq. 16, state-space duality), never held whole.
 
     alpha_ij[h] = (C_i · B_j) exp(A_h (S_i[h] - S_j[h])) Δ_j[h],   j ≤ i,   S = cumsum(Δ)
 
@@ -49,12 +49,12 @@ class StateSpaceDual:
 
     @property
     def causal(self) -> bool:
-        """No target draws from its future."""
+        """Always True: no target depends on later tokens."""
         return True
 
     @property
     def state_size(self) -> int:
-        """N, the numbers of state per channel."""
+        """N, the state size per channel."""
         return self.B.shape[-1]
 
     @property
@@ -72,7 +72,7 @@ class StateSpaceDual:
         return maps.repeat_interleave(self.head_width, dim=1)
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield the blocks of the causal triangle that suit this operator: it needs no reference, so large ones."""
+        """Yield the blocks of the causal triangle that suit this operator: large ones, as it needs no reference."""
         return causal_blocks(self.dt.shape[1], taps, base=64)
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
@@ -93,7 +93,7 @@ class StateSpaceDual:
         return (backward[..., 0].flip(1) * self.dt).mean(dim=-1)
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
-        """Return alpha for the given targets and sources; pairs of the future are exactly zero.
+        """Return alpha for the given targets and sources; future pairs are exactly zero.
 
         Args:
             rows: Targets.
@@ -133,6 +133,6 @@ class StateSpaceDual:
         return mean_over_heads(self._padded_tile(block, taps), taps, gate, self.skip.shape[0])
 
     def _padded_tile(self, block: Block, taps: Tensor | None) -> Float[Tensor, "b H t reach"]:
-        """Return alpha with the K-1 sources to the right of the block, zero where the text has ended."""
+        """Return alpha for the block and the K-1 sources to its right, zero beyond the end of the text."""
         reach = 0 if taps is None else taps.shape[1] - 1
         return padded_tile(self.tile, block, reach, self.dt.shape[1])
