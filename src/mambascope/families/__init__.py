@@ -36,10 +36,10 @@ ATTENTION_FAMILIES: dict[str, AttentionFamily] = {
     family.model_type: family for family in (gpt2.FAMILY, gpt_neox.FAMILY, bert.FAMILY, vit.FAMILY, *llama.FAMILIES)
 }
 
-#: Families of the attention layers of this project's own models.
+#: Families of attention layers in this project's own models.
 OWN_ATTENTION: tuple[AttentionFamily, ...] = (mambavision.ATTENTION_FAMILY,)
 
-#: Names of decay rates, by which a state-space mixer is known.
+#: Names of the decay rates, by which a state-space mixer is recognised.
 RATES = ("A_log", "A_logs")
 
 __all__ = [
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def check_model(model: Any) -> None:
-    """Raise InputError, which says what to pass, unless this is a model."""
+    """Raise InputError, saying what to pass instead, unless this is a model."""
     if isinstance(model, nn.Module):
         return
     if isinstance(model, str):
@@ -68,18 +68,18 @@ def check_model(model: Any) -> None:
     if isinstance(model, PreTrainedTokenizerBase):
         raise InputError("the model is a tokenizer; pass the model first, then its tokenizer")
     if isinstance(model, tuple) and any(isinstance(part, nn.Module) for part in model):
-        raise InputError("the model is a pair; take it apart: model, tokenizer = mambascope.load(…)")
+        raise InputError("the model is a pair; unpack it: model, tokenizer = mambascope.load(…)")
     raise InputError(f"the model must be one that mambascope.load or transformers returned, found {shown(model)}")
 
 
 def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
-    """Return name, module and family of every token mixer of a model, in the order of its layers.
+    """Return the name, module and family of every token mixer of a model, in the order of its layers.
 
-    Mixers are selective scans and softmax attention of a model's tokens among themselves.
+    Mixers are selective scans and softmax self-attention.
 
     Raises:
-        InputError: if this is no model.
-        UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
+        InputError: if this is not a model.
+        UnsupportedModelError: if it has no mixer, or a state-space mixer of a class that no family describes.
     """
     check_model(model)
     known: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values(), *OWN_ATTENTION]
@@ -102,11 +102,11 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
 
 
 def kinds_of(model: nn.Module) -> frozenset[Kind]:
-    """Return what a model's layers mix tokens with; errors as in `find_mixers`."""
+    """Return the kinds of mixer in a model; raises as `find_mixers` does."""
     return frozenset(family.kind for _, _, family in find_mixers(model))
 
 
 def supported() -> str:
-    """Return the names of the mixer classes that can be read, for messages."""
+    """Return the names of the supported mixer classes, for messages."""
     families: list[MixerFamily] = [*FAMILIES.values(), *ATTENTION_FAMILIES.values()]
     return ", ".join(family.mixer_class for family in families)
