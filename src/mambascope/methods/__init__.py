@@ -1,6 +1,6 @@
-"""The published methods: how much each target drew from each source. A family of methods a file.
+"""The published methods: how much each target drew from each source. One file per family of methods.
 
-The functions are named in `__init__.pyi` and imported on first use; `METHODS` has everything about each by name.
+The functions are named in `__init__.pyi` and imported on first use; `METHODS` describes every method, by name.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Every method by name, from the files that define them; what each is stands at the end of its own file."""
+"""Every method by name, collected from the files that define them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """Return the method of this name, or raise InputError that lists those there are."""
+    """Return the method of this name; raises InputError with the names of all methods if there is none."""
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     return METHODS[name]
@@ -45,6 +45,6 @@ def check_readable(method: Method, trace: Trace) -> None:
     if not kinds <= method.kinds:
         able = ", ".join(one.name for one in METHODS.values() if kinds <= one.kinds and one.scope == method.scope)
         raise UnsupportedModelError(
-            f"{method.name} reads {says_kinds(method.kinds)} and this model mixes tokens by {says_kinds(kinds)}; of "
-            f"its kind these can: {able}"
+            f"{method.name} reads {says_kinds(method.kinds)}, but this model mixes tokens by {says_kinds(kinds)}; "
+            f"similar methods that can read it: {able}"
         )

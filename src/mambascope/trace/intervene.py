@@ -60,7 +60,7 @@ def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
     """
     found = [(name, mixer, family) for name, mixer, family in find_mixers(model) if isinstance(family, Family)]
     if not found:
-        raise UnsupportedModelError(f"{type(model).__name__} has no selective scan from which to cut a source")
+        raise UnsupportedModelError(f"{type(model).__name__} holds no selective scan from which to cut a source")
     return found
 
 
