@@ -270,7 +270,7 @@ def _is_whole_head(model: PreTrainedModel, missing: set[str]) -> bool:
 
 
 def _check_values(model: PreTrainedModel, tensors: dict[str, Tensor], *, name: str) -> None:
-    """Refuse tensors that are quantized or not finite, and two different tensors where the config ties them."""
+    """Refuse tensors that are quantised or not finite, and two different tensors where the config ties them."""
     loaded = model.state_dict()
     for key, value in loaded.items():
         if not value.is_floating_point():

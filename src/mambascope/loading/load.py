@@ -149,7 +149,7 @@ def _transformers_class(
             f"VMamba and MambaVision"
         )
     if settings.get("quantization_config"):
-        raise UnsupportedModelError(f"{source.name} holds quantized weights; pass the checkpoint it was made from")
+        raise UnsupportedModelError(f"{source.name} holds quantised weights; pass the checkpoint it was made from")
     brings_code = bool(settings.get("auto_map"))
     if brings_code and not trust_remote_code:
         raise CheckpointError(

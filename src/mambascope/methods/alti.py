@@ -46,7 +46,7 @@ def alti(
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         rule: The activation rule.
         value_bias: `source` puts the bias of softmax attention's values into the vectors, as the Transformer papers'
             code does; `bias` leaves it in the layer's bias.

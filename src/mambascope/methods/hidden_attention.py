@@ -28,11 +28,11 @@ TILE = 64
 def hidden_attention(
     trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
 ) -> Float[Tensor, "b *M L L"]:
-    """Return one layer's hidden attention; row i is the target, column j the source, zero above the diagonal.
+    """Return one layer's hidden attention; row i is the target, column j the source, zero where i cannot see j.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         channels: None for every channel (Mamba-1) or head (Mamba-2), `"mean"` for their mean, or the numbers of some.
 
     Returns:
@@ -83,7 +83,7 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
 
     Raises:

@@ -94,7 +94,7 @@ def value_zeroing(
 
     Args:
         trace: A capture of one text by a model with selective-scan mixers.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
 

@@ -30,7 +30,7 @@ def contributions(
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
         rule: Activation rule: `secant` (exact), `silu` (the paper's), or `identity` (models without the activation).
 
@@ -45,13 +45,13 @@ def contributions(
 def latim(
     trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b *layers L L"]:
-    """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero above the diagonal.
+    """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero where i cannot see j.
 
     The products cost L²·D·E operations per layer; memory beyond the answer is one tile.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer; None for all.
+        layer: Number of the layer; None for all.
         norm: p, 1 or 2.
         rule: The activation rule.
 

@@ -26,7 +26,7 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
 
     Raises:
         InputError: if the layer does not exist.
@@ -47,7 +47,7 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
 
     Raises:

@@ -25,7 +25,7 @@ def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = 
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
         variant: `reference-code` stops the decay one step early and sets the target's own entry to 0, as the paper's
             code does. That code then drops the target; here it keeps its place, with the score 0.
