@@ -74,7 +74,7 @@ class GridConvolution:
         return self._moved(values, -down, -right)
 
     def _moved(self, values: Tensor, down: int, right: int) -> Tensor:
-        """Return the values moved down and to the right; negative padding crops."""
+        """Return, for every token, the value `down` rows and `right` columns further; negative padding crops."""
         if abs(down) >= self.rows or abs(right) >= self.columns:
             return torch.zeros_like(values)
         grid = values.unflatten(-1, (self.rows, self.columns))

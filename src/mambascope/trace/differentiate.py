@@ -132,7 +132,7 @@ def final_norm(model: nn.Module) -> nn.Module:
     if not norms:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no norm after its last layer, so its logits are not read from one residual "
-            f"stream"
+            "stream"
         )
     return norms[-1]
 
