@@ -1,4 +1,4 @@
-"""One line for objects that hold tensors: shapes stand for numbers, so that a cell or `print` shows what there is."""
+"""A one-line repr for objects that hold tensors: it shows shapes instead of values."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Collection, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-#: Letters of a line; a terminal of usual width shows it on two lines at most.
+#: Longest line, in characters; a terminal of usual width shows it on two lines at most.
 LONGEST = 160
 LONGEST_TEXT, FEW = 40, 4
 
 
 def brief(thing: Any) -> str:
-    """Return a dataclass in one line; classes set `__repr__ = brief`.
+    """Return a dataclass on one line; classes set `__repr__ = brief`.
 
-    Tensors are told by their shapes (those of one number by the number), plain values as they are, other objects by
-    their class; what is None, empty or a function is left out.
+    Tensors are shown by their shapes (those with one element by its value), plain values as they are, other objects by
+    their class; fields that are None, empty or functions are left out.
     """
     told = (_field(one.name, getattr(thing, one.name)) for one in dataclasses.fields(thing) if one.repr)
     return one_line(type(thing).__name__, [words for words in told if words])
 
 
 def one_line(name: str, parts: Collection[str]) -> str:
-    """Return `name(part, part)`, cut to a line's length, without the line breaks that names may hold."""
+    """Return `name(part, part)`, shortened to `LONGEST` characters, without line breaks that names may contain."""
     inside = " ".join(", ".join(parts).split())
     room = LONGEST - len(name) - 2
     return f"{name}({inside if len(inside) <= room else inside[: room - 1] + '…'})"
@@ -35,7 +35,7 @@ def shape_of(value: Any) -> str:
 
 
 def _field(name: str, value: Any) -> str:
-    """Return one attribute in words; empty where it tells nothing."""
+    """Return one attribute as text; empty if there is nothing to show."""
     if value is None or (isinstance(value, (Collection, str)) and not _is_tensor(value) and len(value) == 0):
         return ""
     if _is_tensor(value):
@@ -52,7 +52,7 @@ def _field(name: str, value: Any) -> str:
 
 
 def _several(values: Collection[Any]) -> str:
-    """Return a few plain values as they are, more of them or other objects as how many there are."""
+    """Return a few plain values as they are; if there are many, or other objects, how many there are."""
     if isinstance(values, Mapping):
         names = ", ".join(map(str, values))
         return f"{{{names}}}" if len(names) <= LONGEST_TEXT else f"{{{len(values)} entries}}"

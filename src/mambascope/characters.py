@@ -1,7 +1,7 @@
-"""Characters that several tokens share: which part of which character a token, or a predicted one, is.
+"""Characters that are split over several tokens: names for tokens that are parts of a character.
 
-A tokenizer that works on bytes cuts a character that its vocabulary lacks, such as 好 or 😀, into several tokens. The
-text's pieces give the character to the first of them and nothing to the others (see `encode`); here these get names.
+A tokenizer that works on bytes splits a character that its vocabulary lacks, such as 好 or 😀, into several tokens. The
+text's pieces give the character to the first of them and nothing to the others (see `encode`), which get names here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def character_starts(pieces: Sequence[str]) -> list[int]:
-    """Return for every piece where its character begins: at its own position, unless it goes on with one.
+    """Return, for every piece, where its character begins: at the piece itself, unless it continues a character.
 
     Args:
-        pieces: The pieces of a text, as `encode` gives them, or tokens by name with loose bytes as `<0xE5>`.
+        pieces: The pieces of a text, as `encode` returns them, or names of tokens with loose bytes as `<0xE5>`.
     """
     starts = list(range(len(pieces)))
     for run, _ in _shared(pieces):
@@ -28,7 +28,7 @@ def character_starts(pieces: Sequence[str]) -> list[int]:
 
 
 def piece_names(pieces: Sequence[str]) -> list[str]:
-    """Return what to call every piece: itself, or where it goes on with a character `‹2/3 of 好›`."""
+    """Return a name for every piece: the piece itself or, if it continues a character, `‹2/3 of 好›`."""
     names = list(pieces)
     for run, characters in _shared(pieces):
         parts = [_part(number, len(run), characters) for number in range(1, len(run) + 1)]
@@ -41,13 +41,13 @@ def piece_names(pieces: Sequence[str]) -> list[str]:
 
 
 def predicted_name(before: Sequence[str], token: str) -> str:
-    """Return what to call a predicted token: loose bytes by the character that they complete, where that is known.
+    """Return a name for a predicted token: loose bytes are named by the character that they complete, if known.
 
     `‹3/3 of 好›` completes 好 after the tokens before it; `‹byte E5, 1/3›` is the first byte of three.
 
     Args:
-        before: The tokens before it, as `decode_token` gives them.
-        token: The token itself, in the same way.
+        before: The tokens before it, as `decode_token` returns them.
+        token: The token itself, in the same form.
     """
     if not LOOSE.search(token):
         return token
@@ -67,7 +67,7 @@ def predicted_name(before: Sequence[str], token: str) -> str:
 
 
 def _shared(pieces: Sequence[str]) -> Iterator[tuple[range, str]]:
-    """Yield the runs of pieces that stand for one character, or for characters that were cut together, and these."""
+    """Yield every run of pieces that stand for one character, or for characters split together, with the characters."""
     position = 0
     while position < len(pieces):
         stop, characters = _empty_run(pieces, position)
@@ -81,7 +81,7 @@ def _shared(pieces: Sequence[str]) -> Iterator[tuple[range, str]]:
 def _empty_run(pieces: Sequence[str], start: int) -> tuple[int, str]:
     """Return the end of a run of empty pieces after this one, and the characters at its end that they are parts of.
 
-    There are none where their bytes would not be enough for so many parts; characters of one byte are never cut.
+    There are no such characters if they have fewer bytes than parts; characters of one byte are never split.
     """
     stop = start + 1
     while stop < len(pieces) and not pieces[stop]:
@@ -107,7 +107,7 @@ def _byte_run(pieces: Sequence[str], start: int) -> tuple[int, str]:
 
 
 def _begun(before: Sequence[str]) -> tuple[bytes, int]:
-    """Return the bytes of a character that the last tokens begin and do not end, and how many tokens they are."""
+    """Return the bytes of a character that the last tokens begin but do not complete, and how many tokens these are."""
     raw = b""
     for count, token in enumerate(before[:-LONGEST_CHARACTER:-1], start=1):
         loose = re.search(f"(?:{BYTE})+$", token)
@@ -122,7 +122,7 @@ def _begun(before: Sequence[str]) -> tuple[bytes, int]:
 
 
 def _raw(token: str) -> bytes:
-    """Return a token's bytes, `<0xE5>` being one."""
+    """Return a token's bytes; `<0xE5>` is one byte."""
     loose = re.compile(BYTE)
     parts = re.split(f"({BYTE})", token)
     return b"".join(
@@ -132,7 +132,7 @@ def _raw(token: str) -> bytes:
 
 
 def _length(first: int) -> int:
-    """Return of how many bytes UTF-8 makes a character that begins with this one; 1 for those that begin none."""
+    """Return the length in bytes of a UTF-8 character that begins with this byte; 1 for bytes that begin none."""
     return 2 if 0xC2 <= first <= 0xDF else 3 if 0xE0 <= first <= 0xEF else 4 if 0xF0 <= first <= 0xF4 else 1
 
 

@@ -1,4 +1,4 @@
-"""The one exception family. Each message says in one sentence what was wrong, what was found and what to do."""
+"""All exceptions of mambascope. A message says in one sentence what was wrong, what was found and what to do."""
 
 
 class MambascopeError(Exception):
@@ -10,15 +10,15 @@ class InputError(MambascopeError):
 
 
 class CheckpointError(MambascopeError):
-    """A checkpoint is missing, incomplete, half-written, or holds values that are not numbers."""
+    """A checkpoint is missing, incomplete, damaged, or holds values that are NaN or infinite."""
 
 
 class OutputError(MambascopeError):
-    """A result could not be written; the file that stood there before is untouched."""
+    """A result could not be written; an existing file is untouched."""
 
 
 class UnsupportedModelError(MambascopeError):
-    """The model has no token mixer that mambascope knows how to read."""
+    """Mambascope cannot read the model, or a method cannot explain a model of this kind."""
 
 
 class ReconstructionError(MambascopeError):

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_place(path: Path) -> None:
     """Raise InputError if a file could not be written there: its folder does not exist, or it is a folder itself."""
     if not path.parent.is_dir():
         raise InputError(
-            f"{path} cannot be written: the folder {path.parent} does not exist; make it first or choose another place"
+            f"{path} cannot be written: the folder {path.parent} does not exist; create it or choose another folder"
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file in it")
@@ -24,14 +24,14 @@ def check_place(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a place beside `path` to write to; it takes the name `path` at the end of the block, or is removed.
+    """Yield a temporary path in the same folder to write to; it is renamed to `path` at the end, or removed on errors.
 
-    What stood at `path` before stays as it was until the new file is complete. Two processes may write one file at the
-    same time: each has a place of its own, and the last to end is the one that is kept.
+    An existing file at `path` is unchanged until the new one is complete. Two processes may write one file at the same
+    time: each has its own temporary path, and the last to finish is kept.
 
     Raises:
-        InputError: if nothing can be written at `path`, see `check_place`.
-        OutputError: if the disk is full or refuses.
+        InputError: if nothing can be written at `path`; see `check_place`.
+        OutputError: if the file cannot be written, for example because the disk is full.
     """
     check_place(path)
     partial = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")

@@ -1,4 +1,4 @@
-"""How a picture lies in tokens: patches row by row, and where among them the class token stands."""
+"""How a picture's patches and its class token are arranged in the sequence of tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Grid:
     """The tokens of one picture: patches row by row, with the class token among them.
 
     Attributes:
-        rows: Patches from top to bottom.
-        columns: Patches from left to right.
+        rows: Number of patches from top to bottom.
+        columns: Number of patches from left to right.
         class_position: Position of the class token among all tokens; None if there is none.
         patch: Side of a patch in pixels.
         stride: Pixels from one patch to the next.
@@ -30,12 +30,12 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """L, the number of tokens, the class token included."""
+        """L, the number of tokens, including the class token."""
         return self.rows * self.columns + (self.class_position is not None)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of what the patches cover together."""
+        """Height and width, in pixels, of the area that the patches cover."""
         return self.patch + (self.rows - 1) * self.stride, self.patch + (self.columns - 1) * self.stride
 
     @property
@@ -57,16 +57,16 @@ class Grid:
         return self.patch_positions[row * self.columns + column]
 
     def place(self, position: int) -> tuple[int, int] | None:
-        """Return row and column of the patch at a position, or None for the class token."""
+        """Return the row and column of the patch at a position, or None for the class token."""
         if position == self.class_position:
             return None
         return divmod(position - (self.class_position is not None and position > self.class_position), self.columns)
 
     def name(self, position: int) -> str:
-        """Return what stands at a position, for people: `class`, or `row,column` of a patch."""
+        """Return a readable name for a position: `class`, or the `row,column` of a patch."""
         place = self.place(position)
         return "class" if place is None else f"{place[0]},{place[1]}"
 
     def over_patches(self, scores: Float[Tensor, "*s L"]) -> Float[Tensor, "*s rows columns"]:
-        """Return the patches' scores as they lie in the picture; the class token's is left out."""
+        """Return the patches' scores as a grid; the class token's is left out."""
         return scores[..., list(self.patch_positions)].unflatten(-1, (self.rows, self.columns))

@@ -1,11 +1,10 @@
-"""What transformers says while we use it, kept from the reader: in the thread that works, and only while it does.
+"""Suppressing what transformers logs while we use it: only in the thread that runs, and only while it runs.
 
-Whenever a Mamba runs without compiled kernels, transformers advises to install some. In our passes that is false
-advice, as our scan runs; in a user's own pass it is not. A filter on the log would not do: transformers says such a
-thing once in a process and remembers that it did, so that it would be lost for the user's pass too. So the functions
-that say things once are dispatched, as scans are (`families/patch_points.py`): where
-something is kept off they do nothing and remember nothing. What is said otherwise is filtered where it would be
-written. No level changes, and other threads keep theirs.
+Whenever a Mamba runs without compiled kernels, transformers advises installing some. In our passes that is wrong, since
+our scan runs; in a user's own pass it is right. A log filter is not enough: transformers logs such a message once per
+process and remembers it, so it would be lost for the user's pass too. So the logger methods that log once are replaced
+by dispatchers, as scans are (`families/patch_points.py`): where a logger is suppressed, they do nothing and remember
+nothing. Other messages are filtered at the handlers. No log level changes, and other threads are unaffected.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import transformers.utils.logging  # noqa: F401 (it gives loggers the methods that say things once)
+import transformers.utils.logging  # noqa: F401 (it gives loggers the methods that log once)
 
-#: The logger that says which compiled kernels are missing.
+#: The logger that reports missing compiled kernels.
 KERNELS = "transformers.integrations.hub_kernels"
 
-#: Methods of loggers that remember what they have said.
+#: Methods of loggers that log each message once and remember it.
 ONCE = ("warning_once", "info_once")
 
 _kept_off: ContextVar[tuple[str, ...]] = ContextVar("mambascope_kept_off", default=())
@@ -34,7 +33,7 @@ _originals: dict[str, Callable[..., Any]] = {}
 
 @contextmanager
 def kept_off(*loggers: str) -> Iterator[None]:
-    """Keep off what these loggers, and those below them, say in this thread inside the block."""
+    """Suppress the messages of these loggers, and of their children, in this thread inside the block."""
     heard = _Heard()
     with ExitStack() as stack:
         stack.enter_context(_dispatching())
@@ -47,19 +46,19 @@ def kept_off(*loggers: str) -> Iterator[None]:
 
 
 def is_kept_off(logger: str) -> bool:
-    """Return whether what this logger says in this thread is kept off."""
+    """Return whether this logger's messages are suppressed in this thread."""
     return any(logger == name or logger.startswith(f"{name}.") for name in _kept_off.get())
 
 
 class _Heard(logging.Filter):
-    """Lets through what is not kept off."""
+    """Lets through messages that are not suppressed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not is_kept_off(record.name)
 
 
 def _handlers(name: str) -> Iterator[logging.Handler]:
-    """Yield the handlers that what a logger says comes to."""
+    """Yield the handlers that receive a logger's messages."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         yield from logger.handlers
@@ -68,7 +67,7 @@ def _handlers(name: str) -> Iterator[logging.Handler]:
 
 @contextmanager
 def _dispatching() -> Iterator[None]:
-    """Keep the dispatchers in place while anyone uses them; the last user puts the original methods back."""
+    """Keep the dispatchers in place while anyone uses them; the last user restores the original methods."""
     global _users
     with _lock:
         if not _users:

@@ -1,4 +1,4 @@
-"""Numbers of layers and positions as they are given: read where they have one meaning, refused where they do not."""
+"""Layer and position numbers as users write them: read if they have one meaning, refused if not."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any, Literal, SupportsIndex
 
 from mambascope.errors import InputError
 
-#: The layers that are asked for, read: one, several in their order, a slice of them, or all.
+#: A choice of layers, as `read_layers` returns it: one, several in order, a slice, or all.
 Layers = int | tuple[int, ...] | slice | Literal["all"]
 
-#: The layers that are asked for, as people give them, see `read_layers`.
+#: A choice of layers, as users write it; see `read_layers`.
 LayersAsked = SupportsIndex | Sequence[int] | slice | str
 
 NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 def whole_number(value: Any, name: str) -> int:
-    """Return a number that counts something as an int; numpy's and torch's integers are read.
+    """Return a whole number as an int; accepts integers of numpy and torch.
 
     Args:
         value: What was given.
-        name: What it is, for the message.
+        name: What to call it in the message.
 
     Raises:
-        InputError: if it is no whole number, such as 2.0, True or "3".
+        InputError: if it is not an integer; 2.0, True and "3" are not.
     """
-    plain = value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
+    plain = value.tolist() if hasattr(value, "tolist") else value  # numpy and torch
     if isinstance(plain, bool) or not isinstance(plain, int):
         raise InputError(f"{name} must be a whole number, found {shown(value)}")
     return plain
 
 
 def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
-    """Return one whole number or several (a list, a tuple, a range, an array) as a tuple; errors as `whole_number`."""
+    """Return one or several whole numbers (list, tuple, range, array) as a tuple; raises as `whole_number` does."""
     plain = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(plain, (list, tuple, range)):
         return tuple(whole_number(value, name) for value in plain)
@@ -42,15 +42,15 @@ def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
 
 
 def read_layers(layer: Any, name: str = "layer") -> Layers:
-    """Return which layers are asked for; what is read already comes back as it is.
+    """Return a choice of layers in standard form; one already in that form is returned unchanged.
 
     Args:
-        layer: A number, several (a list, a tuple, a range, an array), a slice, all of that as text ("3", "2,5", "2:4",
-            "15:"), or "all".
-        name: What it was given as, for the message.
+        layer: A number, several (list, tuple, range, array), a slice, any of these as text ("3", "2,5", "2:4", "15:"),
+            or "all".
+        name: Name of the argument, for the message.
 
     Raises:
-        InputError: if it has no meaning, or names a layer twice.
+        InputError: if it cannot be read, or names a layer twice.
     """
     return _read(layer, name, "layer")
 
@@ -81,10 +81,10 @@ def _read(given: Any, name: str, noun: str) -> Layers:
 
 
 def chosen_layers(layers: Layers, count: int) -> list[int]:
-    """Return the numbers of the layers that are asked for, counted from 0, in a model of so many.
+    """Return the numbers of the chosen layers, counted from 0, in a model of `count` layers.
 
     Raises:
-        InputError: if one does not exist, there is none, or one is named twice.
+        InputError: if a layer does not exist, no layer is chosen, or one is named twice.
     """
     if isinstance(layers, slice):
         chosen = list(range(count))[layers]
@@ -116,10 +116,10 @@ def chosen_positions(positions: Layers, length: int) -> list[int]:
 
 
 def existing_layer(layer: Any, count: int) -> int:
-    """Return a layer's number counted from 0, in a model of so many; negative numbers count from the end.
+    """Return a layer's number counted from 0, in a model of `count` layers; negative numbers count from the end.
 
     Raises:
-        InputError: if it is no whole number, or there is no such layer.
+        InputError: if it is not a whole number, or there is no such layer.
     """
     number = whole_number(layer, "layer")
     if not -count <= number < count:
@@ -128,7 +128,7 @@ def existing_layer(layer: Any, count: int) -> int:
 
 
 def shown(value: Any, letters: int = 60) -> str:
-    """Return what was given, for a message: on one line, cut to a length that suits one."""
+    """Return a value as text for a message: on one line, shortened to at most `letters` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
@@ -154,7 +154,7 @@ def _from_text(text: str) -> Layers | None:
 
 
 def _slice(start: Any, stop: Any = None, step: Any = None) -> slice | None:
-    """Return a slice of whole numbers, or None if one of its parts is none, or its step is 0."""
+    """Return a slice of whole numbers, or None if one of its parts is not a whole number, or its step is 0."""
     parts = [part for part in (start, stop, step) if part is not None]
     return slice(start, stop, step) if all(map(_is_whole, parts)) and (step is None or step != 0) else None
 
@@ -166,7 +166,7 @@ def _require_once(layers: Layers, name: str, noun: str) -> None:
 
 
 def _written(layers: slice) -> str:
-    """Return a slice as people write it."""
+    """Return a slice as text, such as `3:7`."""
     first, last = ("" if part is None else part for part in (layers.start, layers.stop))
     return f"{first}:{last}" + ("" if layers.step is None else f":{layers.step}")
 

@@ -1,4 +1,4 @@
-"""Positions of the texts of a batch, counted in each of them."""
+"""Positions in the texts of a batch, counted within each text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def positions_in(
     """Return the positions of the targets in each text of a padded batch, counted from 0.
 
     Args:
-        mask: The attention mask, zero at padding; None where there is none.
+        mask: The attention mask, zero at padding; None if there is none.
         shape: Number of texts, and of positions.
-        target: Position, or several. Negative numbers count back from each text's own last token, others from the
-            beginning of the row, padding included.
-        name: What they are, for the message.
+        target: One position, or several. Negative numbers count back from each text's own last token, others from the
+            beginning of the row, including padding.
+        name: What to call a target in the message.
 
     Raises:
-        InputError: if a target is no position, is padding in one of the texts, or there is none.
+        InputError: if a target is not a position, is padding in one of the texts, or there is none.
     """
     targets, (batch, length) = whole_numbers(target, name), shape
     wrong = [position for position in targets if not -length <= position < length]
@@ -40,13 +40,13 @@ def positions_in(
 
 
 def _own(targets: Sequence[int], own: list[int], text: int, name: str) -> list[int]:
-    """Return the targets' positions in one text, whose own tokens stand at `own`."""
+    """Return the targets' positions in one text, whose own tokens are at `own`."""
     real = set(own)
     for target in targets:
         if target < 0 and -target > len(own):
             raise InputError(f"{name} {target} is not a position of text {text}, which has {len(own)} tokens")
         if target >= 0 and target not in real:
-            stand = f"; its own tokens stand from {own[0]} to {own[-1]}" if own else ""
+            stand = f"; its own tokens are at {own[0]} to {own[-1]}" if own else ""
             raise InputError(
                 f"{name} {target} is padding in text {text}{stand}; negative numbers count back from each text's own "
                 "last token"

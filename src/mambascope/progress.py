@@ -1,4 +1,4 @@
-"""A progress bar for work that turns out to be long; what ends within two seconds shows none."""
+"""A progress bar for work that takes long; work that ends within two seconds shows none."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Steps = Callable[[int, int], None]
 
 @runtime_checkable
 class Bar(Protocol):
-    """Whatever shows how far the work is."""
+    """Anything that can show progress."""
 
     def show(self, label: str, done: int, total: int) -> None:
-        """Show so many steps of a total, which is 0 as long as nobody knows it."""
+        """Show `done` of `total` steps; `total` is 0 while it is unknown."""
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
 
 
 class LateProgress:
-    """A bar that appears once the work has taken `PATIENCE` seconds, and is gone at the end.
+    """A bar that appears once the work has taken `PATIENCE` seconds, and is removed at the end.
 
-    It stands on standard error where that is a terminal, in a notebook below the cell, and elsewhere nowhere.
+    It is shown on standard error if that is a terminal, or below the cell in a notebook; otherwise not at all.
     """
 
     def __init__(self, label: str) -> None:
@@ -43,7 +43,7 @@ class LateProgress:
         self._timer.daemon = True
 
     def __call__(self, done: int, total: int) -> None:
-        """Note that `done` of `total` steps are done."""
+        """Report that `done` of `total` steps are done."""
         with self._lock:
             self._state = (self._state[0], done, total)
             if self._bar is not None:
@@ -70,7 +70,7 @@ class LateProgress:
 
 @contextmanager
 def told(progress: Steps | bool | None, label: str) -> Iterator[Steps | None]:
-    """Yield what to tell of each step: the caller's own function, a late bar (None or True), or nothing (False)."""
+    """Yield the function to report steps to: the caller's own, a `LateProgress` (None or True), or None (False)."""
     if progress is None or progress is True:
         with LateProgress(label) as bar:
             yield bar
@@ -100,7 +100,7 @@ class _TerminalBar:
 
 
 class _NotebookLine:
-    """One line below the cell: notebooks without widgets have no bars."""
+    """One line of text below the cell, which works in notebooks without widgets."""
 
     def __init__(self) -> None:
         self._handle: Any = None

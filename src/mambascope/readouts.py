@@ -16,7 +16,7 @@ from mambascope.positions import positions_in
 
 
 class Term(NamedTuple):
-    """One logit with its weight: that of token `entry` at a position, or with position None that of class `entry`.
+    """One logit with its weight: of token `entry` at a position or, if the position is None, of class `entry`.
 
     Negative positions count back from each text's own last token.
     """
@@ -31,10 +31,10 @@ class Readout:
     """A weighted sum of logits, or of log-probabilities, of one text.
 
     Attributes:
-        label: What it is, for people: "logit of ' ol'".
-        positions: The positions where it is read, whose rows explain it; empty where the model has no such positions.
-        terms: The logits it sums.
-        log_probability: Sum log-probabilities in place of logits.
+        label: A readable name: "logit of ' ol'".
+        positions: The positions where it is read, whose rows explain it; empty if the model has no such positions.
+        terms: The logits that it sums.
+        log_probability: Whether it sums log-probabilities instead of logits.
     """
 
     label: str
@@ -48,18 +48,18 @@ class Readout:
         """Return the number for every text of a model's outputs.
 
         Raises:
-            InputError: if the outputs hold no logits, or not those that are read.
+            InputError: if the outputs have no logits, or lack those that are read.
         """
         return self.of_logits(logits_of(outputs))
 
     def in_texts(self, mask: Shaped[Tensor, "b L"]) -> InTexts:
-        """Return the readout of padded texts, its positions counted in each of them."""
+        """Return the readout for padded texts, with its positions counted within each of them."""
         return InTexts(self, mask)
 
     def of_logits(
         self, logits: Float[Tensor, "b *v"], mask: Shaped[Tensor, "m L"] | None = None
     ) -> Float[Tensor, " b"]:
-        """Return the number for every text, from logits (b, L, tokens) or (b, classes); `mask` says what is padding.
+        """Return the number for every text, from logits (b, L, tokens) or (b, classes); `mask` is zero at padding.
 
         Raises:
             InputError: if a position, token or class does not exist, or the position is padding in one of the texts.
@@ -83,15 +83,15 @@ class Readout:
     def _places(
         self, logits: Float[Tensor, "b L v"], mask: Shaped[Tensor, "m L"] | None
     ) -> tuple[Int[Tensor, "b 1"], Int[Tensor, "m terms"]]:
-        """Return texts and positions of the logits that are read, as an index."""
+        """Return the texts and positions of the logits that are read, as an index."""
         places = [term.position for term in self.terms if term.position is not None]
         if len(places) < len(self.terms):
-            raise InputError("a class is asked about, and this model predicts a token at every position, not classes")
+            raise InputError("the readout is a class, but this model predicts a token at every position, not classes")
         found = positions_in(mask, (len(logits), logits.shape[1]), places, "position")
         return torch.arange(len(logits), device=logits.device)[:, None], found.to(logits.device)
 
     def _rows(self, logits: Float[Tensor, "b *v"], mask: Shaped[Tensor, "m L"] | None) -> Float[Tensor, "b terms v"]:
-        """Return the logits in which each term stands, in at least single precision."""
+        """Return the row of logits of each term, in at least single precision."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if logits.ndim == 2:
             return logits[:, None].expand(-1, len(self.terms), -1)
@@ -104,7 +104,7 @@ class Readout:
         return (rows[:, torch.arange(len(entries)), entries] * weights).sum(dim=-1)
 
     def first_order(self, outputs: Any, mask: Shaped[Tensor, "m L"] | None = None) -> Float[Tensor, " b"]:
-        """Return Σ c · logits with c the readout's gradient at the logits: what a linear account of it adds up to.
+        """Return Σ c · logits with c the readout's gradient at the logits: the total of a linear explanation.
 
         For logits that is the readout itself; for log-probabilities c is the term's one-hot vector less the softmax.
         """
@@ -119,7 +119,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class Place:
-    """A place of a text whose model returns no number: what stands at its positions is explained.
+    """Positions to explain for a model without a head, which returns no number to read.
 
     Attributes:
         positions: The positions.
@@ -132,13 +132,13 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class FeatureReadout:
-    """How far one token's features, after the final norm, reach in a direction.
+    """The projection of one token's features, after the final norm, onto a direction.
 
     Attributes:
-        label: What it is, for people.
+        label: A readable name.
         positions: The one position where it is read.
         direction: The direction; None for that of the features themselves, held constant, so that the number is their
-            size.
+            norm.
     """
 
     label: str
@@ -151,16 +151,16 @@ class FeatureReadout:
         """Return the number for every text or picture.
 
         Raises:
-            InputError: if the outputs hold no features, or none at this position.
+            InputError: if the outputs have no features, or none at this position.
         """
         return self.first_order(outputs)
 
     def in_texts(self, mask: Shaped[Tensor, "b L"]) -> InTexts:
-        """Return the readout of padded texts, its position counted in each of them."""
+        """Return the readout for padded texts, with its position counted within each of them."""
         return InTexts(self, mask)
 
     def first_order(self, outputs: Any, mask: Shaped[Tensor, "m L"] | None = None) -> Float[Tensor, " b"]:
-        """Return what a linear account of it adds up to: the number itself."""
+        """Return the total of a linear explanation: the number itself."""
         features = getattr(outputs, "last_hidden_state", None)
         if features is None:
             raise InputError("this model returns no features (last_hidden_state) of its tokens")
@@ -172,11 +172,11 @@ class FeatureReadout:
 
 @dataclass(frozen=True, eq=False)
 class OneEach:
-    """A readout of its own for each text of a batch; copies of one text ask several things of it at once.
+    """One readout for each text of a batch, such as several readouts of copies of one text.
 
     Attributes:
-        readouts: They.
-        mask: The attention mask of padded texts, in each of which positions are then counted.
+        readouts: The readouts, in the order of the texts.
+        mask: The attention mask of padded texts, within each of which positions are then counted; or None.
     """
 
     readouts: tuple[Readout, ...]
@@ -185,17 +185,17 @@ class OneEach:
     __repr__ = brief
 
     def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
-        """Return text k's own readout for every k."""
+        """Return each text's own readout."""
         logits = logits_of(outputs)
         each = [one.of_logits(logits[k : k + 1], self._mask(k)) for k, one in enumerate(self.readouts)]
         return torch.cat(each)
 
     def in_texts(self, mask: Shaped[Tensor, "b L"]) -> OneEach:
-        """Return the readouts of padded texts, their positions counted in each of them."""
+        """Return the readouts for padded texts, with positions counted within each of them."""
         return replace(self, mask=mask)
 
     def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
-        """Return what a linear account of each readout adds up to."""
+        """Return the total of a linear explanation of each readout."""
         logits = logits_of(outputs)
         each = [one.first_order(logits[k : k + 1], self._mask(k)) for k, one in enumerate(self.readouts)]
         return torch.cat(each)
@@ -206,11 +206,11 @@ class OneEach:
 
 @dataclass(frozen=True, eq=False)
 class InTexts:
-    """A readout of padded texts: its positions are counted in each of them, and refused where they are padding.
+    """A readout of padded texts: its positions are counted within each of them, and refused where they are padding.
 
     Attributes:
         readout: The readout.
-        mask: The attention mask, of every text or of the one that all are copies of.
+        mask: The attention mask, of every text or of the one text that all are copies of.
     """
 
     readout: Readout | FeatureReadout
@@ -225,7 +225,7 @@ class InTexts:
         return self.readout.first_order(outputs, self.mask)
 
     def first_order(self, outputs: Any) -> Float[Tensor, " b"]:
-        """Return what a linear account of it adds up to."""
+        """Return the total of a linear explanation."""
         return self.readout.first_order(outputs, self.mask)
 
 
@@ -233,7 +233,7 @@ def logits_of(outputs: Any) -> Tensor:
     """Return the logits of a model's outputs.
 
     Raises:
-        InputError: if there are none: the model has no head.
+        InputError: if there are none because the model has no head.
     """
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if logits is None:
@@ -245,7 +245,7 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def first_order(readout: Any, outputs: Any, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Return what a linear account of a readout adds up to: its value, unless it says that it is not linear.
+    """Return the total of a linear explanation of a readout: its value, unless it has a `first_order` of its own.
 
     Args:
         readout: Any function of a model's outputs.
@@ -262,8 +262,8 @@ def token(position: int, token: int, foil: int | None = None, names: tuple[str, 
         position: The position after which the token is predicted; negative numbers count back from each text's own
             last token.
         token: Its id.
-        foil: Id of the token to contrast with.
-        names: Texts of token and foil, for the label.
+        foil: Id of the token to contrast with, or None.
+        names: Texts of the token and the foil, for the label.
 
     Raises:
         InputError: if the foil is the target.
@@ -287,13 +287,13 @@ def class_(
 
 
 def features(position: int, direction: Float[Tensor, " E"] | None = None, name: str = "") -> FeatureReadout:
-    """Return how far the features at a position, those of a patch for one, reach in a direction.
+    """Return the projection of the features at a position, for example of a patch, onto a direction.
 
     Args:
         position: The position, from 0; negative numbers count back from each text's own last token.
         direction: The direction, such as another token's features or a row of the head; by default the features' own,
-            so that their size is explained.
-        name: What stands at the position, for the label.
+            so that their norm is explained.
+        name: Name of the token or patch at the position, for the label.
     """
     shown = name or f"position {position}"
     kind = "size of the features" if direction is None else "features in the given direction"
@@ -305,8 +305,11 @@ def continuation(start: int, tokens: Sequence[int], text: str) -> Readout:
 
     Args:
         start: Position of the continuation's first token in the text that the model reads; at least 1.
-        tokens: Its ids.
+        tokens: The ids of its tokens.
         text: Its text, for the label.
+
+    Raises:
+        InputError: if the continuation is empty or nothing comes before it.
     """
     if start < 1 or not tokens:
         raise InputError("a continuation needs at least one token, and a text before it")

@@ -159,7 +159,7 @@ def test_questions_without_an_answer_are_refused_in_one_sentence(loaded, options
 
 def test_a_method_for_another_kind_of_layer_is_refused(loaded):
     with pytest.raises(
-        UnsupportedModelError, match="norm-based reads softmax attention and this model mixes tokens by"
+        UnsupportedModelError, match="norm-based reads softmax attention, but this model mixes tokens by"
     ):
         mambascope.explain(*loaded, TEXT, method="norm-based")
 

@@ -97,7 +97,7 @@ def test_mamba_attribution_says_nothing_before_a_layer_norm_and_says_so():
     model = vmamba()
     inputs = {"pixel_values": read_picture(pixels(), model).pixel_values.double()}
     gradients = differentiate(model, readouts.class_(2), mixers=True, **inputs)
-    with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
+    with pytest.raises(UnsupportedModelError, match="zero here up to rounding, because LayerNorms follow"):
         from_gradients(capture(model, **inputs).stages[1], gradients, range(16))
     with pytest.raises(UnsupportedModelError, match="mamba-attribution cannot explain stage 1 of a VMamba by itself"):
         explain(model, None, pixels(), target=2, method="mamba-attribution")

@@ -136,7 +136,7 @@ EXPECTED = {
     "explain wrapped": "ModuleList does not say where its tokens are embedded",
     "explain swapped": "the model is a tokenizer; pass the model first, then its tokenizer",
     "explain two models": "the tokenizer is a model; pass the model first, then its tokenizer",
-    "explain a pair": "the model is a pair; take it apart: model, tokenizer = mambascope.load(…)",
+    "explain a pair": "the model is a pair; unpack it: model, tokenizer = mambascope.load(…)",
     "explain None": "the model must be one that mambascope.load or transformers returned, found None",
     "explain a class": "the model must be one that mambascope.load or transformers returned, found <class",
     "explain a configuration": "the model must be one that mambascope.load or transformers returned, found MambaConfig",
@@ -148,8 +148,8 @@ EXPECTED = {
     "picture str": "the model is the name 'tiny-mamba'; load it first",
     "picture linear": "Linear holds no token mixer",
     "picture text model": "MambaForCausalLM reads text, not pictures",
-    "picture None": "a picture is a file, an image of Pillow or pixels, found None",
-    "picture list": "a picture is a file, an image of Pillow or pixels, found [1, 2]",
+    "picture None": "a picture must be a file, a Pillow image or pixels, found None",
+    "picture list": "a picture must be a file, a Pillow image or pixels, found [1, 2]",
     "picture absent": "there is no picture absent.png",
     "picture patch": "patch must be a whole number, found 1.0",
     "picture patch str": "patch must be a whole number, found '1,2'",
@@ -162,14 +162,14 @@ EXPECTED = {
     "load model": "load takes a name, a folder or a hub id, found MambaForCausalLM(",
     "load None": "load takes a name, a folder or a hub id, found None",
     "channels": "channel must be a whole number, found 1.5",
-    "channels 5": "channels is 5; give None",
-    "a window": "a window of layers is its first and its last, found 1",
-    "no readout": "a readout is a function of a model's outputs, such as readouts.token(…), found 5",
+    "channels 5": "channels is 5; pass None",
+    "a window": "a window of layers must be its first and last layer, found 1",
+    "no readout": "a readout must be a function of a model's outputs, such as readouts.token(…), found 5",
 }
 PATTERNS = {
     "str": "the model is the name 'tiny-mamba'; load it first",
     "nothing": "there is nothing to read: pass input_ids",
-    "model": "a trace is needed, what mambascope.capture(model, …) returned; found MambaForCausalLM(",
+    "model": "pass a trace, as returned by mambascope.capture(model, …); found MambaForCausalLM(",
 }
 
 

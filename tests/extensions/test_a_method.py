@@ -98,7 +98,7 @@ def test_explain_takes_them_by_name(tiny):
     assert distance(result.scores[1, 0], projection_row(trace, 1, -1)[0]) < SINGLE
     bias = trace.operator(1).bias()[0, -1] @ trace.layers[1].y[0, -1] / trace.layers[1].y[0, -1].square().sum()
     assert float(result.scores[1, 0].sum() + bias) == pytest.approx(1, abs=1e-4), "shares and the bias's are the whole"
-    every = mambascope.explain(model, tokenizer, TEXT, method="projection", targets="all", layer=1)
+    every = mambascope.explain(model, tokenizer, TEXT, method="projection", positions="all", layer=1)
     assert distance(every.scores[0], projection(trace, 1)[0]) < SINGLE
     of_logit = mambascope.explain(model, tokenizer, TEXT, method="gradient-size", target=" Mary", foil=" John")
     assert "Mary" in of_logit.target.asked

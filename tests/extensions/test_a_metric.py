@@ -12,11 +12,11 @@ from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint
 from mambascope.evaluate.metrics import registry
 from mambascope.evaluate.metrics.alignment_error_rate import share
-from mambascope.evaluate.metrics.registry import METRICS, Measure, find_metric, results_of
+from mambascope.evaluate.metrics.registry import METRICS, Metric, find_metric, results_of
 from mambascope.evaluate.report import latex_table, markdown_table, write_report
 from mambascope.evaluate.run import run
 from mambascope.evaluate.summary import summarise
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
 
 COUNT = 12
 
@@ -30,8 +30,8 @@ def distance_back(scores: Float[Tensor, "T L"]) -> Float[Tensor, " T"]:
     return (sizes * back).sum(dim=1) / sizes.sum(dim=1)
 
 
-DISTANCE = Measure("distance_back", "distance back", "lower", title="mean distance to the sources, in tokens")
-HITS = Measure("top_hits", "top hits", "higher", ("top_hit", "top_asked"), share, "share of targets whose top is right")
+DISTANCE = Metric("distance_back", "lower", "mean distance to the sources, in tokens", "distance back")
+HITS = Metric("top_hits", "higher", "share of targets whose top is right", "top hits", ("top_hit", "top_asked"), share)
 
 
 # --- a task that reports them ---
@@ -43,7 +43,7 @@ class Made:
 
     name: str = "made"
     default_models: Sequence[str] = ("none",)
-    metrics: Sequence[Metric] = (Metric("distance_back", higher_is_better=False), Metric("top_hits"))
+    metrics: Sequence[str] = ("distance_back", "top_hits")
     main: Sequence[MainTable] = (MainTable(("distance_back", "top_hits")),)
 
     def samples(self, limit):
@@ -130,14 +130,14 @@ def test_variants_are_found_with_them():
 def test_without_it_a_metric_is_not_ranked(table):
     del METRICS[DISTANCE.name]
     (summary,) = summarise(table)
-    assert summary.columns[0].metric == Measure("distance_back", "distance_back", None)
+    assert summary.columns[0].metric == Metric("distance_back", None)
     registry.register(DISTANCE)
 
 
 def test_a_name_has_one_metric():
     assert registry.register(DISTANCE) is DISTANCE
     with pytest.raises(InputError, match="there is a metric named aer already"):
-        registry.register(Measure("aer", "AER", "higher"))
+        registry.register(Metric("aer", "higher"))
     with pytest.raises(InputError, match="found 'aer:mine'"):
-        registry.register(Measure("aer:mine", "AER", "lower"))
+        registry.register(Metric("aer:mine", "lower"))
     assert METRICS["aer"].better == "lower"

@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from mambascope.evaluate.metrics.recall_at_k import recall_at_k
-from mambascope.evaluate.supported import check_supported
 
 import mambascope
 from mambascope import readouts
 from mambascope.cli import main
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate import tasks
+from mambascope.evaluate.metrics.ranking import recall_at_k
+from mambascope.evaluate.metrics.registry import Metric, find_metric
 from mambascope.evaluate.report import write_report
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
 from mambascope.evaluate.score_rows import score_rows
-from mambascope.evaluate.task import MainTable, Metric, Row, Sample
+from mambascope.evaluate.task import MainTable, Row, Sample
+from mambascope.evaluate.variants import check_supported
 from models import stock_transformer
 
 METHODS = ("latim", "mamba-lrp", "random")
@@ -40,8 +41,8 @@ class RepeatedName:
     name: str = "repeated-name"
     default_models: Sequence[str] = ("tiny-mamba",)
     metrics: Sequence[Metric] = (
-        Metric("recall_at_k", title="whether the source with the largest score is the name"),
-        Metric("name_share", title="share of the name's score in all scores"),
+        find_metric("recall_at_k").titled("whether the source with the largest score is the name"),
+        Metric("name_share", "higher", "share of the name's score in all scores"),
     )
     main: Sequence[MainTable] = (MainTable(("recall_at_k", "name_share")),)
     names: tuple[tuple[str, str], ...] = ((" Mary", " John"), (" John", " Mary"), (" Tom", " Anna"))

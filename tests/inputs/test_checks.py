@@ -38,7 +38,7 @@ def test_a_text_longer_than_the_table_of_positions_is_refused(family):
             lambda **inputs: occlusion(capture(model, **inputs), readout),
             lambda **inputs: logit_direction(model, readout, **inputs),
         ):
-            with pytest.raises(InputError, match=f"the text has 10 tokens, and {words}"):
+            with pytest.raises(InputError, match=f"the text has 10 tokens, but {words}"):
                 run(**given)
     assert capture(model, input_ids=ids(9)).shape == (1, 9)
 
@@ -70,7 +70,7 @@ mamba = stock_model("mamba")
         (
             mamba,
             {"inputs_embeds": torch.zeros(1, 3, 11)},
-            "inputs_embeds are 11 wide, and the embeddings of this model 12",
+            "inputs_embeds are 11 wide, but this model's embeddings are 12 wide",
         ),
         (mamba, {"input_ids": ids(3), "attention_mask": ids(4)}, r"attention_mask of shape \(1, 4\) does not match"),
         (gpt2, {"input_ids": ids(3), "position_ids": ids(2)}, r"position_ids of shape \(1, 2\) does not match"),

@@ -242,7 +242,7 @@ def test_config_without_a_type(folder):
 
 def test_quantized(folder):
     edit_config(folder, quantization_config={"quant_method": "bitsandbytes"})
-    refused(UnsupportedModelError, "quantized", folder)
+    refused(UnsupportedModelError, "quantised", folder)
 
 
 def test_an_architecture_that_is_no_model_is_not_used(model, folder):

@@ -372,7 +372,7 @@ def test_a_pickle_cannot_run_code(gpt2):
 
 def test_quantized(gpt2):
     edit_config(gpt2, quantization_config={"quant_method": "gptq", "bits": 4})
-    refused(UnsupportedModelError, "quantized", gpt2)
+    refused(UnsupportedModelError, "quantised", gpt2)
 
 
 def test_code_of_its_own(gpt2):

@@ -193,7 +193,7 @@ def test_parts_that_cannot_be_represented_are_refused_by_name(tmp_path, config, 
         ({key: value for key, value in MAMBA1.items() if key != "vocab_size"}, "vocab_size .* found None"),
         (MAMBA1 | {"pad_vocab_size_multiple": 0}, "pad_vocab_size_multiple"),
         (MAMBA1 | {"ssm_cfg": "Mamba1"}, "ssm_cfg in its config.json must be an object"),
-        (with_mixer(MAMBA1, d_state="many"), "describes no Mamba1 model"),
+        (with_mixer(MAMBA1, d_state="many"), "does not describe a Mamba1 model"),
         (with_mixer(MAMBA2, headdim=7), "does not divide into heads of 7 channels"),
         (with_mixer(MAMBA2, headdim=0), "must be positive integers"),
         (with_mixer(MAMBA2, ngroups=3), "in 3 groups"),
@@ -209,7 +209,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, config, named):
 def test_groups_that_the_norm_cannot_tell_apart_are_refused(monkeypatch):
     """As with transformers before 5.23, whose norm takes the whole width for one group."""
     monkeypatch.setattr(mamba_ssm, "MambaRMSNormGated", lambda hidden_size, eps: None)
-    with pytest.raises(UnsupportedModelError, match="m norms its 2 groups apart"):
+    with pytest.raises(UnsupportedModelError, match="m normalises its 2 groups separately"):
         to_transformers(with_mixer(MAMBA2, ngroups=2), name="m")
 
 

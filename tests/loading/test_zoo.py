@@ -331,7 +331,7 @@ def test_what_is_not_the_released_model_is_not_kept(fault, cache, archive, monke
 def test_no_server_and_no_room_are_said_in_one_sentence(cache, archive, monkeypatch):
     with served(sends(archive.read_bytes()), monkeypatch):
         cache.parents[1].write_text("a file in the way")
-        with pytest.raises(OutputError, match=r"could not be made .* name another cache folder in MAMBASCOPE_CACHE"):
+        with pytest.raises(OutputError, match=r"could not be created .* name another cache folder in MAMBASCOPE_CACHE"):
             load(f"zoo:{NAME}")
         cache.parents[1].unlink()
     assert "Connection refused" in refused(f"zoo:{NAME}")  # the server has stopped

@@ -158,7 +158,7 @@ def test_refusals_are_one_sentence(trace, monkeypatch):
         (lambda: hidden_attention(trace, 99), "layer 99 does not exist"),
         (lambda: hidden_attention(trace, 0, [999]), r"channels \[999\] do not exist"),
         (lambda: hidden_attention(trace, 0, []), "do not exist"),
-        (lambda: chosen_maps("max", 3), "give None"),
+        (lambda: chosen_maps("max", 3), "pass None"),
         (lambda: check_norm(3), "norm 3"),
         (lambda: check_rule("relu"), "unknown activation rule 'relu'"),
         (lambda: contributions(trace, 0, LENGTH), f"target {LENGTH} is not a position"),

@@ -180,7 +180,7 @@ def test_wrong_requests_are_refused_in_one_sentence(texts):
         (lambda: check_variant("code"), "unknown variant 'code'"),
         (lambda: rollout_row(trace, (0, 1), variant="reference-code"), "one target"),
         (lambda: rollout_row(trace, [], variant="reference-code"), "one target"),
-        (lambda: rollout_row(trace, 0, variant="reference-code", normalise=True), "no variant"),
+        (lambda: rollout_row(trace, 0, variant="reference-code", normalise=True), "cannot be normalised"),
     ):
         with pytest.raises(InputError, match=words) as caught:
             call()

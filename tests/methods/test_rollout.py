@@ -180,7 +180,7 @@ def test_wrong_requests_are_refused_in_one_sentence(case):
     for call, words in (
         (lambda: rollout_row(trace, LENGTH), f"target {LENGTH} is not a position"),
         (lambda: rollout_row(trace, []), "is not a position"),
-        (lambda: rollout(trace, discard=1.0), "discard is a share"),
+        (lambda: rollout(trace, discard=1.0), "discard must be a fraction"),
         (lambda: raw_attention_row(trace, 9, 0), "layer 9 does not exist"),
     ):
         with pytest.raises(InputError, match=words) as caught:

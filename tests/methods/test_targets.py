@@ -175,7 +175,7 @@ def test_an_explained_text_may_be_padded():
         alone = ask({"input_ids": ids[2:, :9]})
         assert padded.target.position == alone.target.position == 8
         assert torch.allclose(padded.row()[:9], alone.row(), rtol=1e-4, atol=1e-6)
-        with pytest.raises(InputError, match="position 12 is padding in text 0; its own tokens stand from 0 to 8"):
+        with pytest.raises(InputError, match="position 12 is padding in text 0; its own tokens are at 0 to 8"):
             ask({"input_ids": ids[2:], "attention_mask": mask[2:]}, position=12)
 
 
@@ -197,8 +197,8 @@ def padded_passes(side):
 @pytest.mark.parametrize("name", OF_SCANS)
 def test_padding_is_no_target(name):
     for side, target, words in (
-        ("right", LENGTH - 1, "target 12 is padding in text 1; its own tokens stand from 0 to 10; negative"),
-        ("left", 1, "target 1 is padding in text 1; its own tokens stand from 2 to 12"),
+        ("right", LENGTH - 1, "target 12 is padding in text 1; its own tokens are at 0 to 10; negative"),
+        ("left", 1, "target 1 is padding in text 1; its own tokens are at 2 to 12"),
         ("right", -11, "target -11 is not a position of text 2, which has 9 tokens"),
         ("right", LENGTH, "target 13 is not a position of this text"),
         ("right", True, "target must be a whole number, found True"),
@@ -217,7 +217,7 @@ def test_readouts_say_what_is_not_there():
             (readouts.token(28, 7), "position 28 is not a position of this text, which has positions 0 to 12"),
             (readouts.token(2, 50), "there is no logit 50: the model predicts 50 tokens, 0 to 49"),
             (readouts.token(2, -1), "there is no logit -1"),
-            (readouts.class_(2), "a class is asked about, and this model predicts a token at every position"),
+            (readouts.class_(2), "the readout is a class, but this model predicts a token at every position"),
         ):
             with pytest.raises(InputError, match=words):
                 run(model, readout, input_ids=ids, attention_mask=mask)

@@ -200,6 +200,6 @@ def test_every_method_for_transformers_explains_them(case, name):
 def test_methods_for_scans_refuse_a_transformer(name):
     model = stock_transformer("gpt2")
     with pytest.raises(
-        UnsupportedModelError, match=f"{name} reads selective scans and this model mixes tokens by soft"
+        UnsupportedModelError, match=f"{name} reads selective scans, but this model mixes tokens by soft"
     ):
         explain(model, None, {"input_ids": torch.tensor([[3, 4, 5]])}, method=[name])

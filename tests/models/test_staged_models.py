@@ -147,7 +147,7 @@ def test_tokens_can_be_given_in_place_of_pictures(kind):
     logits = model(pixel_values=batch).logits
     assert_equal_to_rounding(model(inputs_embeds=model.embed(batch)).logits, logits)
     for wrong in ({}, {"pixel_values": batch, "inputs_embeds": model.embed(batch)}):
-        with pytest.raises(InputError, match="one of them"):
+        with pytest.raises(InputError, match="pass exactly one of"):
             model(**wrong)
     with pytest.raises(InputError, match="135 tokens do not make a square"):
         model(inputs_embeds=model.embed(pictures(1, 36, 60)))
@@ -419,5 +419,5 @@ def test_a_folder_that_brings_its_own_code_is_refused(tmp_path):
     """Its names and its configuration are its authors'; the file of its weights is read all the same."""
     settings = '{"model_type": "mambavision", "auto_map": {"AutoConfig": "theirs.MambaVisionConfig"}}'
     (tmp_path / "config.json").write_text(settings)
-    with pytest.raises(UnsupportedModelError, match="pass the path of the file that holds its weights"):
+    with pytest.raises(UnsupportedModelError, match="pass the path of its weights file"):
         mambascope.load(tmp_path)

@@ -80,11 +80,11 @@ def test_tokens_can_be_given_in_place_of_pictures():
     outputs = model(pixel_values=batch)
     assert_equal_to_rounding(model(inputs_embeds=model.embed(batch)).logits, outputs.logits)
     for wrong in ({}, {"pixel_values": batch, "inputs_embeds": model.embed(batch)}):
-        with pytest.raises(InputError, match="one of them"):
+        with pytest.raises(InputError, match="pass exactly one of"):
             model(**wrong)
     with pytest.raises(InputError, match=r"shape \(batch, 2, height, width\)"):
         model(pixel_values=batch[:, :1])
-    with pytest.raises(InputError, match="less than one patch"):
+    with pytest.raises(InputError, match="fewer than one patch"):
         model(pixel_values=batch[..., :3])
     with pytest.raises(InputError, match="class_token"):
         VisionMambaConfig(class_token="centre")

@@ -145,7 +145,7 @@ def test_methods_across_layers():
     trace = capture(model, tokens=batch)
     identity = torch.eye(12, dtype=torch.float64)
     gradients = differentiate(model, last_logit, mixers=True, tokens=batch)
-    with pytest.raises(UnsupportedModelError, match="zero but for rounding, as LayerNorms follow"):
+    with pytest.raises(UnsupportedModelError, match="zero here up to rounding, because LayerNorms follow"):
         from_gradients(trace, gradients, range(12))
     draw = torch.Generator().manual_seed(5)
     mixers = {

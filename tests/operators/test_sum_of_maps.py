@@ -225,7 +225,7 @@ def test_parts_without_common_channels_have_no_matrix_per_channel():
     assert operator.inner_width == D + HEADS * WIDTH
     assert operator.taps == K
     for ask in (lambda: operator.scan, lambda: list(operator.implicit_tiles())):
-        with pytest.raises(InputError, match=r"the 2 mixers of this layer have no channels in common.*ask about one"):
+        with pytest.raises(InputError, match=r"the 2 mixers of this layer share no channels.*choose one"):
             ask()
     with pytest.raises(InputError, match="target 7 is not a position"):
         operator.contributions(7)

@@ -134,7 +134,7 @@ def test_blocks_of_whole_rows_hold_every_pair_once(kind, count):
 
 def test_an_order_holds_every_token_once():
     for wrong in ([0, 1, 1], [1, 2, 3]):
-        with pytest.raises(InputError, match="each of their numbers once"):
+        with pytest.raises(InputError, match="must contain each token's number exactly once"):
             Permutation(torch.tensor(wrong))
     order = Permutation(torch.tensor([2, 0, 1]))
     values = torch.tensor([[10.0, 11.0, 12.0]])

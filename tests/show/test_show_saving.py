@@ -84,7 +84,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, ending, monkeypatch):
-    with pytest.raises(InputError, match="does not exist; make it first"):
+    with pytest.raises(InputError, match="does not exist; create it or choose another folder"):
         make().save(tmp_path / "no" / f"x{ending}")
     path = tmp_path / f"x{ending}"
     path.mkdir()

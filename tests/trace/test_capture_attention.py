@@ -251,8 +251,8 @@ def test_a_layer_that_does_something_else_is_caught(family):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda out: (out[0], out[1] * torch.nan), "attention probabilities that are not numbers; in float64"),
-        (lambda out: (out[0], None), "returned no attention probabilities beside its output"),
+        (lambda out: (out[0], out[1] * torch.nan), "attention probabilities that are NaN; in float64"),
+        (lambda out: (out[0], None), "returned no attention probabilities with its output"),
     ],
 )
 def test_probabilities_that_are_no_use_are_refused_in_one_sentence(change, words):

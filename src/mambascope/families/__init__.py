@@ -51,7 +51,7 @@ FAMILIES: Registry[MixerFamily] = Registry(
 
 register = FAMILIES.register
 
-#: Names of decay rates, by which a state-space mixer is known.
+#: Names of the decay rates, by which a state-space mixer is recognised.
 RATES = ("A_log", "A_logs")
 
 __all__ = [
@@ -73,7 +73,7 @@ __all__ = [
 
 
 def check_model(model: Any) -> None:
-    """Raise InputError, which says what to pass, unless this is a model."""
+    """Raise InputError, saying what to pass instead, unless this is a model."""
     if isinstance(model, nn.Module):
         return
     if isinstance(model, str):
@@ -83,19 +83,19 @@ def check_model(model: Any) -> None:
     if isinstance(model, PreTrainedTokenizerBase):
         raise InputError("the model is a tokenizer; pass the model first, then its tokenizer")
     if isinstance(model, tuple) and any(isinstance(part, nn.Module) for part in model):
-        raise InputError("the model is a pair; take it apart: model, tokenizer = mambascope.load(…)")
+        raise InputError("the model is a pair; unpack it: model, tokenizer = mambascope.load(…)")
     raise InputError(f"the model must be one that mambascope.load or transformers returned, found {shown(model)}")
 
 
 def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
-    """Return name, module and family of every token mixer of a model, in the order of its layers.
+    """Return the name, module and family of every token mixer of a model, in the order of its layers.
 
-    Mixers are selective scans, softmax attention of a model's tokens among themselves, and what else was registered. Of
-    families that describe the same mixer the one registered last is taken.
+    Mixers are selective scans, softmax self-attention, and those registered from outside. If several families describe
+    a mixer, the one registered last is taken.
 
     Raises:
-        InputError: if this is no model.
-        UnsupportedModelError: if there is none, or a state-space mixer of a class that no family describes.
+        InputError: if this is not a model.
+        UnsupportedModelError: if it has no mixer, or a state-space mixer of a class that no family describes.
     """
     check_model(model)
     known = list(reversed(FAMILIES.values()))
@@ -118,7 +118,7 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
 
 
 def kinds_of(model: nn.Module) -> frozenset[Kind]:
-    """Return what a model's layers mix tokens with; errors as in `find_mixers`."""
+    """Return the kinds of mixer in a model; raises as `find_mixers` does."""
     return frozenset(family.kind for _, _, family in find_mixers(model))
 
 
@@ -133,5 +133,5 @@ def kinds_of_type(model_type: str) -> frozenset[Kind]:
 
 
 def supported() -> str:
-    """Return the names of the mixer classes that can be read, for messages."""
+    """Return the names of the supported mixer classes, for messages."""
     return ", ".join(family.mixer_class for family in FAMILIES.values())

@@ -1,7 +1,7 @@
-"""What mambascope needs to know of a softmax attention layer: where its value and output projections are.
+"""What mambascope needs to know about a softmax attention layer: where its value and output projections are.
 
-Everything else, from rotary positions to masks and caps, only shapes the probabilities, and the layer returns those
-beside its output when it runs in its eager form.
+Everything else, from rotary positions to masks and caps, only shapes the probabilities, which the layer returns
+with its output when it runs in eager form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Projections:
     """The weights of an attention layer that act on tokens, one row of W_V per channel: D = H·P.
 
     Attributes:
-        W_V: Value projection; the rows of a head that shares its values with others are repeated for each.
+        W_V: Value projection; rows that several heads share are repeated for each head.
         b_V: Its bias, or None.
         W_O: Output projection.
         b_O: Its bias, or None.
@@ -44,17 +44,20 @@ class AttentionFamily:
 
     Attributes:
         model_type: `config.model_type` in transformers.
-        mixer_class: Name of the layer's class; called with hidden states, it returns its output and, when it runs in
-            its eager form, its probabilities.
+        mixer_class: Name of the layer's class; called with hidden states, it returns its output and, in eager form, its
+            probabilities.
         module: The module that defines it.
         projections: Given the layer and its number of heads H, returns its weights in the model's precision.
-        writer: Given the layer, returns the part of it whose output is y; None if the layer gives y itself.
-        norm_after: Given the layer, returns the norm that follows once the residual stream has been added to y; None
-            for layers that write into the stream without one.
-        excludes: Whether a layer of this class is not a mixer of its own tokens, such as cross-attention.
-        kind: What it mixes tokens with.
-        scale: Given the block that the layer stands in, returns what its output is multiplied by in the stream.
-        beside: Given the block, returns its token-wise parts that read what entered and are added with the layer.
+        writer: Given the layer, returns the part of it whose output is y; None if the layer itself returns y.
+        norm_after: Given the layer, returns the norm that is applied after y and the residual stream have been added;
+            None for layers without one.
+        excludes: Given a layer of this class, returns whether it is something other than self-attention, for example
+            cross-attention.
+        kind: The kind of mixer.
+        scale: Given the enclosing block, returns the factor by which the layer's output is multiplied before it is
+            added to the residual stream.
+        beside: Given the enclosing block, returns the token-wise parts that run in parallel with the layer: they read
+            the block's input and are added to the stream together with it.
     """
 
     model_type: str
@@ -76,11 +79,11 @@ class AttentionFamily:
         return f"{self.module}.{self.mixer_class}"
 
     def describes(self, mixer: nn.Module) -> bool:
-        """Return whether this family's file knows the layer's class (or a base of it)."""
+        """Return whether the layer is self-attention of this family's class or a subclass of it."""
         return is_a(mixer, self.name) and not self.excludes(mixer)
 
     def post_norm(self, mixer: nn.Module) -> nn.Module | None:
-        """Return the norm that follows once the residual stream has been added to y, or None."""
+        """Return the norm that is applied after y and the residual stream have been added, or None."""
         return None if self.norm_after is None else self.norm_after(mixer)
 
     def affine(self, mixer: Any, captured: Captured, dtype: torch.dtype) -> AttentionLayer:

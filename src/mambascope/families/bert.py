@@ -1,6 +1,6 @@
-"""BERT (Devlin et al., arXiv 1810.04805): the layer adds its input and normalises before it returns.
+"""BERT (Devlin et al., arXiv 1810.04805): the layer adds its input and normalises the sum before it returns.
 
-So y is what its output projection gives, ahead of both, and the norm is recorded as the one that follows.
+So y is the output of its output projection, before both, and the norm is recorded as `norm_after`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mambascope.families.attention import AttentionFamily, Projections
 
 
 def projections(mixer: Any, heads: int) -> Projections:
-    """Return value and output projection, which are in sibling modules."""
+    """Return the value and the output projection, which are in sibling modules."""
     value, dense = mixer.self.value, mixer.output.dense
     return Projections(W_V=value.weight, b_V=value.bias, W_O=dense.weight, b_O=dense.bias)
 

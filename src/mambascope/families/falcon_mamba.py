@@ -1,4 +1,4 @@
-"""FalconMamba (Zuo et al., arXiv 2410.05355): Mamba with norms on Δ, B and C, which are captured after them."""
+"""FalconMamba (Zuo et al., arXiv 2410.05355): Mamba with norms on Δ, B and C, which are captured after the norms."""
 
 from __future__ import annotations
 

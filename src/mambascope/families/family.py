@@ -1,4 +1,4 @@
-"""What mambascope needs to know of a model family: how its mixer becomes an affine map, where its scan is called.
+"""What mambascope needs to know about a model family: how its mixer becomes an affine map, where its scan is called.
 
 A mixer whose scan is a function of its module has a `Family`, which answers that function; a softmax attention layer
 has an `AttentionFamily`; any other mixer, whose coefficients follow from its input and weights, a `PlainFamily`.
@@ -26,15 +26,15 @@ Kind = str
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What one mixer consumed and gave in one forward pass, in the model's own precision.
+    """The inputs, outputs and coefficients of one mixer in one forward pass, in the model's own precision.
 
     Attributes:
         x: The mixer's input.
         y: The mixer's output.
         scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
-            tokens second, in the order of the call); of an attention layer its probabilities `p`, heads second.
+            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
-        grid: Rows and columns of the tokens, where the mixer was handed them as they lie in a picture.
+        grid: Rows and columns of tokens, if the mixer received them as a grid; else None.
     """
 
     x: Float[Tensor, "b L E"]
@@ -52,7 +52,7 @@ class Captured:
         return consumed
 
     def laid_out(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b *places E"]:
-        """Return tokens as the mixer takes them: in their grid where it has one."""
+        """Return tokens in the shape that the mixer takes: as a grid if it has one."""
         return tokens if self.grid is None else tokens.unflatten(1, self.grid)
 
 
@@ -61,9 +61,9 @@ class Reading:
     """One call of a mixer's scan.
 
     Attributes:
-        name: What it is for, such as `backwards`.
-        order: Given L, returns the number of the token that stands at each place of the call; None where L does not
-            tell it and the call brings it, as the coefficient `order`.
+        name: Its name, such as `backwards`.
+        order: Given L, returns the number of the token at each place of the call; None if the order depends on more
+            than L, and the call passes it as the coefficient `order`.
     """
 
     name: str
@@ -72,21 +72,21 @@ class Reading:
     __repr__ = brief
 
     def tokens(self, coefficients: dict[str, Tensor]) -> Int[Tensor, " L"]:
-        """Return the number of the token that stands at each place of a call with these coefficients."""
+        """Return the number of the token at each place of a call with these coefficients."""
         step = coefficients["dt"]
         return (coefficients["order"] if self.order is None else self.order(step.shape[1])).to(step.device)
 
 
 @dataclass(frozen=True, eq=False)
 class ScanCall:
-    """One call of a family's scan function, read into the glossary's letters.
+    """One call of a family's scan function, with its arguments named as in the glossary.
 
     Attributes:
-        s: What the scan consumes.
+        s: The scan's input.
         coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the
-            gate; tokens second. Also `order`, where the call says in which it reads them.
-        give: Brings a result (b, L, D) into the layout that the caller expects.
-        take: Brings a result of the original function into (b, L, D).
+            gate; tokens second. Also `order`, where the call says in which order it reads them.
+        give: Converts a result (b, L, D) to the layout that the caller expects.
+        take: Converts a result of the original function to (b, L, D).
     """
 
     s: Float[Tensor, "b L D"]
@@ -115,40 +115,40 @@ class MixerFamily(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What it mixes tokens with."""
+        """The kind of mixer."""
 
     def describes(self, mixer: nn.Module) -> bool:
-        """Return whether this family's file knows the mixer's class (or a base of it)."""
+        """Return whether the mixer is of this family's class or a subclass of it."""
 
     def post_norm(self, mixer: nn.Module) -> nn.Module | None:
-        """Return the norm that follows once the residual stream has been added to y, or None."""
+        """Return the norm that is applied after y and the residual stream have been added, or None."""
 
     @property
     def scale(self) -> Callable[[Any], float]:
-        """Given the block that the mixer stands in, returns what its output is multiplied by in the stream."""
+        """Given the enclosing block, returns the factor of the mixer's output in the residual stream."""
 
     @property
     def beside(self) -> Callable[[Any], tuple[nn.Module, ...]]:
-        """Given the block, returns its token-wise parts that read what entered and are added with the mixer."""
+        """Given the enclosing block, returns the token-wise parts that run in parallel with the mixer."""
 
     @property
     def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
-        """Given the mixer, what was captured, and a dtype, returns the mixer's affine map."""
+        """Given the mixer, what was captured from it and a dtype, returns the mixer's affine map."""
 
 
 def unscaled(block: nn.Module) -> float:
-    """Return 1: the mixer's output is added as it is."""
+    """Return 1: the mixer's output is added unscaled."""
     return 1.0
 
 
 def nothing_beside(block: nn.Module) -> tuple[nn.Module, ...]:
-    """Return no part: what else the block adds, it adds after the mixer."""
+    """Return no parts: nothing in the block runs in parallel with the mixer."""
     return ()
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """What answers under propagation rules in place of a mixer whose convolution and gate have no patch point.
+    """What runs under propagation rules in place of a mixer whose convolution and gate are not patch points.
 
     Attributes:
         family: The family whose patch points it calls.
@@ -170,20 +170,22 @@ class Family:
         mixer_class: Name of the mixer's class.
         module: The module that defines it and calls the scan.
         scan_function: Name of the module-level scan function that the mixer calls.
-        conv_function: Name of the module-level convolution, with its activation, that the mixer calls.
+        conv_function: Name of the module-level convolution, activation included, that the mixer calls.
         token_axis: The axis of tokens in the tensors of a scan call.
-        read: Given the arguments of a scan call, returns it in the glossary's letters.
+        read: Given the arguments of a scan call, returns them as a `ScanCall`.
         scan: Given the coefficients of a call and a dtype, returns the operator of the scan.
-        affine: Given the mixer, what was captured, and a dtype, returns the mixer's affine map.
-        norm_factor: Given the scan's gated output and the mixer's norm, returns what the norm multiplies it by; None
+        affine: Given the mixer, what was captured from it and a dtype, returns the mixer's affine map.
+        norm_factor: Given the scan's gated output and the mixer's norm, returns the factor that the norm applies; None
             for families whose scan applies the gate and that have no such norm.
-        readings: The calls that a mixer makes of its scan, in that order.
-        convolve: The convolution without its activation, given its input, weight and bias.
+        readings: The calls that a mixer makes of its scan, in order.
+        convolve: Given its input, weight and bias, returns the convolution without its activation.
         gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
-        stand_in: For mixers of foreign classes.
-        kind: What it mixes tokens with.
-        scale: Given the block that the mixer stands in, returns what its output is multiplied by in the stream.
-        beside: Given the block, returns its token-wise parts that read what entered and are added with the mixer.
+        stand_in: What runs under propagation rules in place of mixers of foreign classes.
+        kind: The kind of mixer.
+        scale: Given the enclosing block, returns the factor by which the mixer's output is multiplied before it is
+            added to the residual stream.
+        beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer: they read
+            the block's input and are added to the stream together with it.
     """
 
     model_type: str
@@ -212,11 +214,11 @@ class Family:
         return f"{self.module}.{self.mixer_class}"
 
     def describes(self, mixer: nn.Module) -> bool:
-        """Return whether this family's file knows the mixer's class (or a base of it)."""
+        """Return whether the mixer is of this family's class or a subclass of it."""
         return is_a(mixer, self.name)
 
     def post_norm(self, mixer: nn.Module) -> None:
-        """Return None: these mixers write into the residual stream as it is."""
+        """Return None: these mixers' outputs are added to the residual stream with no norm after it."""
 
     @property
     def scan_point(self) -> PatchPoint:
@@ -235,7 +237,7 @@ class Family:
 
     @property
     def patch_points(self) -> dict[PatchPoint, Family]:
-        """All that propagation rules answer, with the family that reads each; those of its stand-in with them."""
+        """The patch points that propagation rules intercept, with the family that reads each; also the stand-in's."""
         points = {self.scan_point: self}
         points |= {point: self for point in (self.conv_point, self.gate_point) if point is not None and point.exists()}
         return points if self.stand_in is None else points | self.stand_in.family.patch_points
@@ -287,5 +289,5 @@ def is_a(mixer: nn.Module, name: str) -> bool:
 
 
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:
-    """Return (part of) a parameter in the precision of the operators, cut from the graph; None stays None."""
+    """Return (part of) a parameter in the operators' precision, detached from the graph; None stays None."""
     return None if parameter is None else parameter.detach()[part].to(dtype)

@@ -8,7 +8,7 @@ from mambascope.families.attention import AttentionFamily, Projections
 
 
 def projections(mixer: Any, heads: int) -> Projections:
-    """Return the last third of c_attn and the whole of c_proj; Conv1D keeps inputs in rows."""
+    """Return the last third of c_attn and all of c_proj; Conv1D has one row per input."""
     values = slice(2 * mixer.split_size, None)
     return Projections(
         W_V=mixer.c_attn.weight[:, values].t(),

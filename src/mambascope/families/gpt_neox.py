@@ -1,6 +1,7 @@
-"""GPT-NeoX and Pythia (Black et al., arXiv 2204.06745): one projection holds query, key and value head by head.
+"""GPT-NeoX and Pythia (Black et al., arXiv 2204.06745): one projection holds query, key and value, head by head.
 
-Attention and MLP read what enters the layer and are added to it side by side, unless `use_parallel_residual` is off.
+Attention and MLP run in parallel: both read the layer's input and are added to it, unless `use_parallel_residual` is
+off.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mambascope.families.attention import AttentionFamily, Projections
 
 
 def projections(mixer: Any, heads: int) -> Projections:
-    """Return every third block of a head's width from query_key_value, and dense."""
+    """Return each head's value rows of query_key_value, and dense."""
     qkv = mixer.query_key_value
     return Projections(
         W_V=rearrange(qkv.weight, "(h three p) e -> three (h p) e", h=heads, three=3)[2],

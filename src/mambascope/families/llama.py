@@ -1,4 +1,4 @@
-"""Llama (Touvron et al., arXiv 2302.13971) and the models that took over its layer: several heads may share values."""
+"""Llama (Touvron et al., arXiv 2302.13971) and the models that adopted its layer: several heads may share values."""
 
 from __future__ import annotations
 

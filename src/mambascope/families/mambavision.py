@@ -1,7 +1,7 @@
 """MambaVision (Hatamizadeh & Kautz, arXiv 2407.08083): a scan in half of the channels, no scan in the others.
 
-Both halves are one map: the channels without a scan have Δ = 0, so that they write nothing into their state, and a
-skip of one. A module of another class that has the released parts is read too, through the scan that its own file
+Both halves are one map: the channels without a scan have Δ = 0, so they write nothing into their state, and a skip of
+one. A module of another class with the same parts as the released one is read too, through the scan that its own file
 calls.
 """
 
@@ -23,7 +23,7 @@ from mambascope.models.mambavision.mixer import mixed
 from mambascope.operators.grid_convolution import GridConvolution, GridConvolutionMixer
 from mambascope.operators.selective_scan import SelectiveScan
 
-#: Parts by which a mixer is known.
+#: Parts by which a mixer is recognised.
 PARTS = ("in_proj", "conv1d_x", "conv1d_z", "x_proj", "dt_proj", "out_proj")
 
 #: The module-level scan that a mixer of another class must call: (s, Δ, A, B, C, D, …) as in mamba_ssm.
@@ -53,9 +53,10 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> GridConvolutio
 
 
 def recognise(mixer: nn.Module) -> Family | None:
-    """Return the family of a mixer of another class that has the released parts and calls a scan that can be answered.
+    """Return the family of a mixer of another class that has the released one's parts; None if it cannot be read.
 
-    Its file must have the scan as a global `selective_scan_fn`, as the released one does.
+    Its file must have the scan as a global `selective_scan_fn`, as the released one does, so that calls can be
+    intercepted.
     """
     known = isinstance(getattr(mixer, "A_log", None), nn.Parameter) and all(hasattr(mixer, part) for part in PARTS)
     module = type(mixer).__module__
@@ -71,12 +72,12 @@ def recognise(mixer: nn.Module) -> Family | None:
 
 
 def _both(of_x: Tensor | None, of_z: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return a parameter of both convolutions as one."""
+    """Return a parameter of both convolutions, concatenated."""
     return None if of_x is None or of_z is None else torch.cat([weights(of_x, dtype), weights(of_z, dtype)])
 
 
 def _widened(scan: SelectiveScan) -> SelectiveScan:
-    """Return the scan with as many channels again that have none."""
+    """Return the scan with as many channels again that it passes through unchanged."""
     channels = scan.maps
     return replace(
         scan,
@@ -101,7 +102,7 @@ FAMILY = Family(
 
 
 def projections(layer: Any, heads: int) -> Projections:
-    """Return an attention layer's weights: values are the last third of its joint projection."""
+    """Return an attention layer's weights; values are the last third of its joint projection."""
     width = layer.proj.in_features
     values = slice(2 * width, None)
     return Projections(layer.qkv.weight[values], layer.qkv.bias[values], layer.proj.weight, layer.proj.bias)

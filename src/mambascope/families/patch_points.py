@@ -1,8 +1,8 @@
-"""The one place where something global changes: functions of transformers' modelling files, while calls are caught.
+"""The only place where global state changes: functions of modelling files are replaced while calls are intercepted.
 
-A dispatcher takes the place of such a function, a patch point, while any thread intercepts its calls. It looks at a
-context variable, which every thread has for itself: calls of a thread with an interceptor go to that; all other calls
-go to the original function, as if nothing had happened.
+Such a function is a patch point. While any thread intercepts its calls, a dispatcher takes its place and looks at a
+context variable, of which every thread has its own value: calls from a thread with an interceptor go to the
+interceptor; all other calls go to the original function, as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class PatchPoint(NamedTuple):
-    """A module-level function: the name of its module and its own."""
+    """A module-level function: the name of its module and its own name."""
 
     module: str
     function: str
 
     def exists(self) -> bool:
-        """Return whether the installed version has it."""
+        """Return whether the installed version of the module has it."""
         return hasattr(importlib.import_module(self.module), self.function)
 
 
 @runtime_checkable
 class Interceptor(Protocol):
-    """Answers every call of its patch points in its own thread."""
+    """Handles every call of its patch points in its own thread."""
 
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return what the call must return; `original` is the function that was meant."""
+        """Return the result of the call; `original` is the function that the caller meant to call."""
 
 
 _interceptor: ContextVar[Interceptor | None] = ContextVar("mambascope_interceptor", default=None)
@@ -50,7 +50,7 @@ def interceptor() -> Interceptor | None:
 
 @contextmanager
 def intercepting(who: Interceptor, points: Iterable[PatchPoint]) -> Iterator[None]:
-    """Hand this thread's calls of the patch points to `who` inside the block, and restore everything after it."""
+    """Send this thread's calls of the patch points to `who` inside the block, and restore everything after it."""
     with ExitStack() as stack:
         for point in dict.fromkeys(points):
             stack.enter_context(_dispatching(point))
@@ -61,7 +61,7 @@ def intercepting(who: Interceptor, points: Iterable[PatchPoint]) -> Iterator[Non
 
 @contextmanager
 def _dispatching(point: PatchPoint) -> Iterator[None]:
-    """Keep the dispatcher in place while anyone uses it; the last user puts the original back."""
+    """Keep the dispatcher in place while anyone uses it; the last user restores the original."""
     module = importlib.import_module(point.module)
     with _lock:
         if not _users.get(point):

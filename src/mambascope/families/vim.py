@@ -1,4 +1,4 @@
-"""Vision Mamba (Zhu et al., arXiv 2401.09417), the project's own module: two scans per mixer, one of them backwards."""
+"""Vision Mamba (Zhu et al., arXiv 2401.09417), the project's own module: a forward and a backward scan per mixer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mambascope.operators.sum_of_maps import SumOfMaps
 
 
 def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> SumOfMaps:
-    """Return the mixer's affine map; the halves of an average stand in the gates."""
+    """Return the mixer's affine map; where the directions are averaged, the factor of one half is in the gates."""
     x = captured.x.to(dtype)
     in_proj, out_proj = mixer.in_proj, mixer.out_proj
     share = 0.5 if mixer.divide_output else 1.0

@@ -1,6 +1,6 @@
-"""VMamba (Liu et al., arXiv 2401.10166): four scans over the patches of a picture, a convolution in their grid before.
+"""VMamba (Liu et al., arXiv 2401.10166): a convolution over the grid of a picture's patches, then four scans over them.
 
-The LayerNorm after the scans is frozen at its deviation; the mean that it subtracts is a linear map and stays one.
+The LayerNorm after the scans has its deviation frozen; the mean that it subtracts is linear and is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mambascope.operators.permutation import Part, Permutation
 
 
 def read(*args: Any, order: Tensor, **kwargs: Any) -> ScanCall:
-    """Read one scan call, which says in which order it reads the patches."""
+    """Read one scan call, which passes the order in which it reads the patches."""
     call = mamba.read(*args, **kwargs)
     return replace(call, coefficients=call.coefficients | {"order": order})
 

@@ -1,1 +1,1 @@
-"""From what people have to what models read: texts to tokens, pictures to patches; and what is checked of it."""
+"""From users' inputs to what models read: text to tokens, pictures to patches, and the checks on them."""

@@ -1,4 +1,4 @@
-"""What a pass through a model can be given, checked before it: the model itself, its inputs, and the limits it has."""
+"""Checks before a pass through a model: the model itself, its inputs, and its limits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import check_ids
 from mambascope.numbering import shown
 
-#: Names of embeddings of absolute positions, whose rows are the longest text (GPT-2, BERT), and of segments.
+#: Names of embeddings of absolute positions, one row per position (GPT-2, BERT), and of segments.
 POSITIONS, SEGMENTS = ("wpe", "position_embeddings"), ("token_type_embeddings",)
 
-#: What is read, and what stands beside it.
+#: The inputs that must be tensors.
 TENSORS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask", "position_ids", "token_type_ids")
 
-#: What models take a cache by: `cache` from transformers 5.24 on, the others before.
+#: The arguments that take a cache: `cache` from transformers 5.24 on, the others before.
 CACHES = ("cache", "cache_params", "past_key_values")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Raise InputError, which says what to pass, unless this is a tokenizer or None."""
+    """Raise InputError, saying what to pass instead, unless this is a tokenizer or None."""
     if tokenizer is None or isinstance(tokenizer, PreTrainedTokenizerBase):
         return
     if isinstance(tokenizer, nn.Module):
@@ -51,7 +51,7 @@ def check_processor(model: nn.Module, processor: Any) -> None:
 
 
 def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
-    """Raise InputError for what the model would answer with a traceback or, worse, with nonsense."""
+    """Raise InputError for inputs on which the model would crash or, worse, return nonsense."""
     check_model(model)
     if inputs.get("use_cache") or any(inputs.get(name) is not None for name in CACHES):
         raise InputError(
@@ -74,7 +74,7 @@ def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
 
 
 def longest_text(model: nn.Module) -> int | None:
-    """Return how many tokens a model has positions for, or None where positions have no table (as rotary ones)."""
+    """Return how many tokens a model has positions for; None if positions have no table (for example, rotary)."""
     return _rows(model, POSITIONS)
 
 
@@ -86,10 +86,10 @@ def _check_tensor(name: str, value: Any) -> None:
 
 
 def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
-    """Refuse nothing to read, the same text twice, and pixels that a stock model would not take."""
+    """Refuse missing inputs, the same text given twice, and pixels that a stock model does not accept."""
     ids, embeds, pixels = (inputs.get(name) for name in ("input_ids", "inputs_embeds", "pixel_values"))
     if ids is not None and embeds is not None:
-        raise InputError("input_ids and inputs_embeds are the same text twice; pass one of them")
+        raise InputError("input_ids and inputs_embeds are the same text twice; pass only one of them")
     if not reads_pictures(model):
         if ids is None and embeds is None:
             raise InputError("there is nothing to read: pass input_ids (batch, tokens) or inputs_embeds")
@@ -109,21 +109,21 @@ def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
 
 
 def _check_embedding(model: Any, ids: Tensor | None, embeds: Tensor | None) -> None:
-    """Refuse ids outside the vocabulary, and embeddings of another width than the model's."""
+    """Refuse ids outside the vocabulary, and embeddings whose width is not the model's."""
     if ids is None and embeds is None:
         return
     table = model.get_input_embeddings()
     if ids is not None:
         if not isinstance(table, nn.Embedding):
-            raise InputError(f"{type(model).__name__} reads no token ids; found input_ids")
+            raise InputError(f"{type(model).__name__} does not read token ids; found input_ids")
         check_ids(ids.flatten(), table.num_embeddings)
     width = getattr(table, "embedding_dim", None)
     if embeds is not None and width is not None and embeds.shape[2] != width:
-        raise InputError(f"inputs_embeds are {embeds.shape[2]} wide, and the embeddings of this model {width}")
+        raise InputError(f"inputs_embeds are {embeds.shape[2]} wide, but this model's embeddings are {width} wide")
 
 
 def _check_beside(model: nn.Module, shape: tuple[int, ...], inputs: dict[str, Any]) -> None:
-    """Refuse a mask, positions or segments that do not fit a text, and a text that the model has no positions for."""
+    """Refuse a mask, positions or segments that do not fit the text, and a text with more tokens than positions."""
     mask, places, segments = (inputs.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
     if mask is not None and mask.shape != shape:
         raise InputError(
@@ -132,7 +132,7 @@ def _check_beside(model: nn.Module, shape: tuple[int, ...], inputs: dict[str, An
     longest = longest_text(model)
     if places is None and longest is not None and shape[1] > longest:
         raise InputError(
-            f"the text has {shape[1]} tokens, and {type(model).__name__} has positions for {longest}; shorten the text"
+            f"the text has {shape[1]} tokens, but {type(model).__name__} has positions for {longest}; shorten the text"
         )
     for name, value, rows in (("position_ids", places, longest), ("token_type_ids", segments, _rows(model, SEGMENTS))):
         if value is None:
@@ -144,6 +144,6 @@ def _check_beside(model: nn.Module, shape: tuple[int, ...], inputs: dict[str, An
 
 
 def _rows(model: nn.Module, names: tuple[str, ...]) -> int | None:
-    """Return the rows of a model's smallest embedding of one of these names, or None if it has none."""
+    """Return the number of rows of a model's smallest embedding with one of these names; None if it has none."""
     tables = [part for name, part in model.named_modules() if name.rpartition(".")[2] in names]
     return min((part.num_embeddings for part in tables if isinstance(part, nn.Embedding)), default=None)

@@ -1,4 +1,4 @@
-"""Where a model's tokens lie in its picture: the one place that knows how each vision model cuts and reads it."""
+"""Where a model's tokens are in its picture: the only place that knows how each vision model cuts and reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mambascope.models.vim import VisionMamba
 
 
 def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
-    """Return how a model cuts the picture that it is called with; None if there is no picture, or it does not say."""
+    """Return how a model cuts its input picture; None if there is no picture, or the model does not say."""
     pixels = inputs.get("pixel_values")
     if pixels is None or not hasattr(getattr(model, "config", None), "patch_size"):
         return None
@@ -29,7 +29,7 @@ def patch_grid(model: nn.Module, inputs: Mapping[str, Any]) -> Grid | None:
 
 
 def stage_grid(model: StagedModel, stage: int, inputs: Mapping[str, Any]) -> Grid | None:
-    """Return how the tokens of one stage lie in the picture; None if there is none or a cell of it is cut off."""
+    """Return where the tokens of one stage are in the picture; None without a picture, or if a cell is cut off."""
     pixels, cell = inputs.get("pixel_values"), model.cells()[stage]
     if pixels is None or pixels.shape[-2] % cell or pixels.shape[-1] % cell:
         return None
@@ -37,9 +37,9 @@ def stage_grid(model: StagedModel, stage: int, inputs: Mapping[str, Any]) -> Gri
 
 
 def class_positions(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Return the positions that a model reads a picture's classes from: the class token's, or all where it has none.
+    """Return the positions that a model reads a picture's classes from: the class token's, or all if it has none.
 
-    None if it is a model of which this is not known.
+    None if this is not known for the model.
     """
     if not isinstance(model, VisionMamba | ViTForImageClassification | DeiTForImageClassification):
         return None

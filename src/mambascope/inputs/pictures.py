@@ -1,6 +1,6 @@
-"""From a file to what a vision model reads: opened, turned upright, made RGB, resized, normalised; and all of it said.
+"""From a file to what a vision model reads: opened, turned upright, converted to RGB, resized, normalised; with notes.
 
-Pillow, which reads the files, is imported when a picture is.
+Pillow, which reads the files, is imported only when a picture is read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mambascope.loading.checkpoint import one_line
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import shown
 
-#: How a file of pictures begins.
+#: The first bytes of picture files.
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ")
 
-#: How its name ends.
+#: The suffixes of picture files.
 SUFFIXES = frozenset(
     (
         ".png",
@@ -46,7 +46,7 @@ SUFFIXES = frozenset(
     )
 )
 
-#: The longer side, in pixels, of a picture that is kept for display.
+#: The longer side, in pixels, of the copy that is kept for display.
 SHOWN_SIDE = 640
 
 
@@ -57,8 +57,8 @@ class Picture:
     Attributes:
         name: The file's name.
         pixel_values: What the model reads.
-        image: The part of the original that it reads, in its own colours, at most `SHOWN_SIDE` pixels along a side.
-        notes: What was done to it, sentence by sentence.
+        image: The part of the original that the model reads, in its own colours, at most `SHOWN_SIDE` pixels a side.
+        notes: What was done to it, one sentence per step.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Picture:
 
 
 def is_picture(path: str | Path) -> bool:
-    """Return whether this names a file that is a picture by its first bytes or, those unknown, by its ending."""
-    if not os.path.isfile(path):  # unlike Path.is_file, says no to a text too long for a name
+    """Return whether this names a picture file, judging by its first bytes or, if those are unknown, by its suffix."""
+    if not os.path.isfile(path):  # unlike Path.is_file, returns False for a text that is too long for a name
         return False
     try:
         with open(path, "rb") as file:
@@ -83,17 +83,17 @@ def is_picture(path: str | Path) -> bool:
 
 
 def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_size: bool = False) -> Picture:
-    """Return a picture ready for a model, prepared as its image processor or the file beside its checkpoint says.
+    """Return a picture ready for a model, prepared as its image processor or its `preprocessor_config.json` says.
 
     Args:
-        source: A file, an image of Pillow, or pixels (h, w, 3) or (h, w) as uint8.
+        source: A file, a Pillow image, or pixels (h, w, 3) or (h, w) as uint8.
         model: The model that will read it.
-        processor: Its image processor, of which the settings are used; None for the file beside the checkpoint.
-        keep_size: Leave the picture at its own size, whatever the model's is; its positions are then interpolated.
+        processor: Its image processor, whose settings are used; None for the checkpoint's `preprocessor_config.json`.
+        keep_size: Leave the picture at its own size, whatever the model's; the model's positions are then interpolated.
 
     Raises:
-        InputError: if the model reads no pictures, the file is none, or Pillow is not installed.
-        CheckpointError: if the file beside the checkpoint cannot be used.
+        InputError: if the model does not read pictures, the file is not a picture, or Pillow is not installed.
+        CheckpointError: if the `preprocessor_config.json` cannot be used.
     """
     if not reads_pictures(model):
         raise InputError(f"{type(model).__name__} reads text, not pictures; choose a vision model")
@@ -106,9 +106,9 @@ def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_s
     values = _values(read, rules, getattr(model.config, "num_channels", 3), notes)
     if not rules.told:
         notes.append(
-            f"no {SETTINGS} lies beside the checkpoint, so colours were scaled by ImageNet's mean and deviation"
+            f"the checkpoint has no {SETTINGS}, so colours were scaled by ImageNet's mean and standard deviation"
             if len(rules.mean) == 3
-            else f"no {SETTINGS} lies beside the checkpoint, so pixels were scaled to -1 to 1"
+            else f"the checkpoint has no {SETTINGS}, so pixels were scaled to the range -1 to 1"
         )
     kept = upright.crop(tuple(map(round, box)))
     kept.thumbnail((SHOWN_SIDE, SHOWN_SIDE), _pillow().Resampling.LANCZOS)
@@ -125,14 +125,14 @@ def _pillow() -> Any:
 
 
 def _opened(source: Any) -> tuple[Any, str, list[str]]:
-    """Return an image of Pillow, upright, its name, and what there is to say of the file."""
+    """Return an upright Pillow image, its name, and notes on the file."""
     image, notes = _pillow(), []
     if isinstance(source, image.Image):
         return source, Path(getattr(source, "filename", "") or "picture").name, []
     if isinstance(source, (np.ndarray, Tensor)):
         return _of_array(np.asarray(source)), "picture", []
     if not isinstance(source, (str, Path)):
-        raise InputError(f"a picture is a file, an image of Pillow or pixels, found {shown(source)}")
+        raise InputError(f"a picture must be a file, a Pillow image or pixels, found {shown(source)}")
     path = Path(source)
     if not path.is_file():
         raise InputError(f"there is no picture {path}")
@@ -165,13 +165,13 @@ def _of_array(pixels: np.ndarray) -> Any:
 
 
 def _rgb(picture: Any, name: str) -> tuple[Any, list[str]]:
-    """Return the picture in RGB, transparent parts on white, and what that took."""
+    """Return the picture in RGB, with transparent parts on white, and notes on what was done."""
     image, notes = _pillow(), []
     if picture.mode.startswith("I"):  # 16 bits of grey
         notes.append("16 bits of grey reduced to 8")
         picture = image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     elif picture.mode == "F":
-        raise InputError(f"{name} holds fractions for pixels, whose scale it does not say; save it with 8 or 16 bits")
+        raise InputError(f"{name} has floating-point pixels of unknown scale; save it with 8 or 16 bits")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         layered = picture.convert("RGBA")
         if layered.getextrema()[3][0] < 255:
@@ -186,7 +186,7 @@ def _rgb(picture: Any, name: str) -> tuple[Any, list[str]]:
 
 
 def _sized(picture: Any, rules: Preparation, keep_size: bool) -> tuple[Any, tuple[float, float, float, float]]:
-    """Return the picture at the size at which it is read, and the part of the original that this is."""
+    """Return the picture at the size at which it is read, and which part of the original that is."""
     width, height = picture.size
     if keep_size:
         return picture, (0.0, 0.0, float(width), float(height))
@@ -207,14 +207,14 @@ def _sized(picture: Any, rules: Preparation, keep_size: bool) -> tuple[Any, tupl
 
 
 def _covering(picture: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of the picture made just large enough to cover a size, in its own proportions."""
+    """Return the height and width at which the picture, in its own proportions, just covers a size."""
     width, height = picture.size
     factor = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * factor)), max(size[1], round(width * factor))
 
 
 def _about_size(picture: Any, read: Any, box: tuple[float, ...], model: nn.Module) -> list[str]:
-    """Return what there is to say of how the picture's size and the model's came together."""
+    """Return notes on how the picture was fitted to the model's size."""
     width, height = picture.size
     notes = []
     if read.size != picture.size:
@@ -234,9 +234,9 @@ def _pixels(width: int, height: int) -> str:
 
 
 def _values(read: Any, rules: Preparation, channels: int, notes: list[str]) -> Float[Tensor, "1 c H W"]:
-    """Return the numbers that the model reads."""
+    """Return the values that the model reads."""
     if channels not in (1, 3):
-        raise InputError(f"the model reads pictures of {channels} channels, and a picture file holds 1 or 3")
+        raise InputError(f"the model reads pictures of {channels} channels, but a picture file has 1 or 3")
     if channels == 1:
         notes.append("read in grey")
         read = read.convert("L")

@@ -1,4 +1,4 @@
-"""What happens to a picture before a model reads it: size, crop, and the scale of its numbers."""
+"""What happens to a picture before a model reads it: resizing, cropping and normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mambascope.errors import CheckpointError, InputError
 from mambascope.loading.bundled import bundled_models
 from mambascope.loading.checkpoint import read_json
 
-#: The file beside a checkpoint that says how its pictures are prepared, as transformers writes it.
+#: The file in a checkpoint's folder that says how its pictures are prepared, as written by transformers.
 SETTINGS = "preprocessor_config.json"
 
 #: Mean and standard deviation of ImageNet's pixels, from 0 to 1: what most vision models were trained with.
@@ -29,14 +29,14 @@ class Preparation:
     """How pictures are prepared for one model.
 
     Attributes:
-        scale: What the picture is resized to: height and width, or its shorter side alone; None leaves it.
-        crop: Height and width that are then cut from its middle, enlarged or (if `told` is false) reduced to cover
-            them; None for all of it.
-        resample: Pillow's number of the way of resizing.
-        factor: What pixels from 0 to 255 are multiplied by.
-        mean: Per channel, subtracted afterwards.
-        std: Per channel, divided by last.
-        told: Whether the checkpoint or its image processor says so, and not we.
+        scale: The size that the picture is resized to: height and width, or its shorter side; None for its own size.
+        crop: Height and width that are then cut from its middle, after it is enlarged or (if `told` is false) reduced
+            to cover them; None for all of it.
+        resample: Pillow's number for the resampling filter.
+        factor: The factor for pixels from 0 to 255.
+        mean: Subtracted next, per channel.
+        std: Divided by last, per channel.
+        told: Whether these settings come from the checkpoint or its image processor rather than from our defaults.
     """
 
     scale: tuple[int, int] | int | None
@@ -49,12 +49,12 @@ class Preparation:
 
 
 def reads_pictures(model: nn.Module) -> bool:
-    """Return whether a model reads pictures, and not text."""
+    """Return whether a model reads pictures rather than text."""
     return getattr(model, "main_input_name", None) == "pixel_values"
 
 
 def own_size(model: nn.Module) -> tuple[int, int]:
-    """Return height and width of the pictures that a model's positions were trained for.
+    """Return the height and width of the pictures that a model was trained for.
 
     Raises:
         InputError: if its configuration does not say.
@@ -62,15 +62,15 @@ def own_size(model: nn.Module) -> tuple[int, int]:
     size = getattr(getattr(model, "config", None), "image_size", None)
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     if len(sides) != 2:
-        raise InputError(f"{type(model).__name__} does not say how large the pictures are that it reads")
+        raise InputError(f"{type(model).__name__} does not say how large the pictures that it reads are")
     return sides[0], sides[1]
 
 
 def preparation(model: nn.Module, processor: ImageProcessingMixin | None = None) -> Preparation:
-    """Return how pictures are prepared for a model: as its image processor or else the file beside its checkpoint says.
+    """Return how pictures are prepared for a model: as its image processor or its `preprocessor_config.json` says.
 
-    Without either, colours are scaled as ImageNet's are, and a picture is resized in its own proportions to cover the
-    model's size, of which the middle is read.
+    Without either, colours are scaled as for ImageNet. The picture is resized in its own proportions to cover the
+    model's size, and its middle is read.
 
     Raises:
         InputError: if the model does not say how large its pictures are, or the image processor cannot be used.
@@ -96,7 +96,7 @@ def preparation(model: nn.Module, processor: ImageProcessingMixin | None = None)
 
 
 def _told(settings: Mapping[str, Any], own: tuple[int, int], channels: int) -> Preparation:
-    """Return what a processor's settings say; what they leave out is not done to the picture."""
+    """Return the preparation that a processor's settings describe."""
     scale: tuple[int, int] | int | None = None
     if settings.get("do_resize", True):
         size = settings.get("size", own[0] if own[0] == own[1] else {"height": own[0], "width": own[1]})

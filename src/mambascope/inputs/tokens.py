@@ -1,4 +1,4 @@
-"""Text to token ids and back, keeping the exact text that each token stands for."""
+"""Text to token ids and back, with the exact piece of text that each token stands for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mambascope.errors import InputError
 from mambascope.loading.checkpoint import one_line
 from mambascope.numbering import shown
 
-#: What a tokenizer's library in Rust raises where it would crash; it is no `Exception`, and has no name to import.
+#: What a tokenizer's Rust library raises on a panic; it is not an `Exception`, and cannot be imported by name.
 PANIC = "PanicException"
 
-#: How many tokens of a tokenizer that cannot read a text are named.
+#: How many tokens a message names when a tokenizer cannot read a text.
 EXAMPLES = 8
 
 
@@ -29,16 +29,16 @@ def encode(
 ) -> tuple[Int[Tensor, "1 L"], tuple[str, ...]]:
     """Return the token ids of a text and, for each token, the piece of the text that it stands for.
 
-    The pieces, joined, give the text back: a space that a token swallows belongs to its piece, and a character that is
-    split over several tokens belongs to the first of them, while the others have the empty piece. Tokens that the
-    tokenizer adds of its own, such as a beginning-of-text token, are the exception: their piece is their name. A
-    tokenizer that reports no character positions (one without a fast implementation) gives each token's own decoding.
+    Joined together, the pieces give the text back: a space that a token swallows belongs to its piece, and a character
+    that is split over several tokens belongs to the first of them, while the others have an empty piece. The exception
+    is tokens that the tokenizer adds, such as a beginning-of-text token: their piece is their name. With a tokenizer
+    that reports no character positions (one without a fast implementation), a piece is the token's own decoding.
 
     Args:
         tokenizer: the tokenizer that `load` returned.
         text: the text to encode.
-        vocab_size: rows of the model's embedding, which the ids must stay within.
-        special: let the tokenizer add tokens of its own, as at the beginning of a text.
+        vocab_size: number of rows of the model's embedding, which the ids must stay within.
+        special: let the tokenizer add its special tokens, for example at the beginning of a text.
 
     Raises:
         InputError: if there is no tokenizer, it cannot read the text, the text yields no token, or an id is outside the
@@ -69,7 +69,7 @@ def encode(
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text alone, without tokens that the tokenizer would add.
+    """Return the token ids of a text, without special tokens that the tokenizer would add.
 
     Raises:
         InputError: if the tokenizer cannot read it.
@@ -79,10 +79,10 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def decode_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """Return the text of one token for display: its leading space kept, loose bytes of a character as `<0xE2>`.
+    """Return the text of one token for display, with its leading space, and with incomplete characters as `<0xE2>`.
 
-    An id that the tokenizer has no token for (embeddings are often padded to a round number of rows), or cannot decode,
-    gives `<50279>`.
+    An id for which the tokenizer has no token (embeddings are often padded to a round number of rows), or which it
+    cannot decode, gives `<50279>`.
     """
     try:
         return _decoded(tokenizer, int(token))
@@ -111,15 +111,15 @@ def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str
 
     Args:
         tokenizer: the tokenizer that `load` returned.
-        text: the token's text, its leading space included.
-        role: what it is asked as, for the message.
+        text: the token's text, with its leading space.
+        role: what the token is, for the message.
 
     Raises:
-        InputError: if there is no tokenizer, it cannot read the string, or this is not one token; the message says
-            which tokens it is.
+        InputError: if there is no tokenizer, it cannot read the string, or the string is not one token; the message
+            then says which tokens it is.
     """
     if tokenizer is None:
-        raise InputError(f"the {role} {text!r} is text, and this model has no tokenizer to read it with")
+        raise InputError(f"the {role} {text!r} is text, but this model has no tokenizer to read it with")
     _check_text(text)
     ids = text_ids(tokenizer, text)
     if len(ids) == 1:
@@ -138,7 +138,7 @@ def check_ids(ids: Sequence[int] | Int[Tensor, "*batch L"], vocab_size: int) -> 
 
     Args:
         ids: ids of one text, as a list, a tensor (L,) or a tensor (1, L).
-        vocab_size: rows of the model's embedding.
+        vocab_size: number of rows of the model's embedding.
 
     Raises:
         InputError: if there are none, they are not integers in one row, or one is outside the vocabulary.
@@ -175,7 +175,7 @@ def _check_text(text: str) -> None:
 
 @contextmanager
 def _said(tokenizer: Any, text: str) -> Iterator[None]:
-    """Say in one sentence what a tokenizer raises over a text: several libraries read texts, each with errors."""
+    """Turn whatever error a tokenizer raises into an InputError of one sentence; its libraries have various errors."""
     try:
         yield
     except BaseException as error:
@@ -187,35 +187,35 @@ def _said(tokenizer: Any, text: str) -> Iterator[None]:
 
 
 def _is_tokenizers_own(error: BaseException) -> bool:
-    """Return whether an error is the tokenizer's, and not ours, an interruption or a lack of memory."""
+    """Return whether an error is the tokenizer's, rather than ours, an interruption or a lack of memory."""
     if isinstance(error, (InputError, MemoryError)):
         return False
     return isinstance(error, Exception) or type(error).__name__ == PANIC
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """Return what a tokenizer can read, as the end of a sentence; empty where it does not say."""
+    """Return what a tokenizer can read, as the end of a sentence; empty if it does not say."""
     try:
         special = set(tokenizer.all_special_tokens)
         names = sorted(name for name in tokenizer.get_vocab() if name not in special)
-    except Exception:  # whatever is wrong with it has been said
+    except Exception:  # the message already says what is wrong
         return ""
     named = ", ".join(repr(name) for name in names[:EXAMPLES])
     return f"; it knows {len(names)} tokens, such as {named}" if names else ""
 
 
 def _spelled_out(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> bool:
-    """Return whether the text itself names one of the special tokens, as in `<|endoftext|>`."""
+    """Return whether the text itself contains the name of one of the tokens, such as `<|endoftext|>`."""
     return any(name and name in text for name in map(tokenizer.convert_ids_to_tokens, ids))
 
 
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], spans: list[tuple[int, int]]
 ) -> tuple[str, ...]:
-    """Cut the text at the ends of the tokens' spans, so that no character is lost or given twice.
+    """Cut the text at the ends of the tokens' spans, so that no character is lost or repeated.
 
-    Spans may leave spaces out (they then belong to the token that follows) and may overlap (several tokens of one
-    character all span it). Added tokens have an empty span.
+    Spans may omit spaces (which then belong to the next token) and may overlap (several tokens of one character all
+    span it). Special tokens that the tokenizer adds have an empty span.
     """
     special = set(tokenizer.all_special_ids)
     pieces: list[str] = []
@@ -233,7 +233,7 @@ def _pieces(
 def _byte_level(name: str) -> bytes | None:
     """Return the bytes that a byte-level BPE token stands for, or None if it is not one.
 
-    That alphabet writes printable Latin-1 bytes as themselves and the others, in order, from U+0100 on (GPT-2).
+    GPT-2's alphabet writes printable Latin-1 bytes as themselves and the others, in order, from U+0100 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -242,6 +242,6 @@ def _byte_level(name: str) -> bytes | None:
 
 
 def _visible_bytes(raw: bytes) -> str:
-    """Return bytes as text, those that are no complete character as `<0xE2>`."""
+    """Return bytes as text, with those that do not form a complete character as `<0xE2>`."""
     letters = raw.decode("utf-8", "surrogateescape")
     return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in letters)

@@ -1,1 +1,1 @@
-"""From a name, a folder or a hub id to a model: checkpoints, and the layouts that others release their weights in."""
+"""From a name, a folder or a hub id to a model: checkpoints in our own layout and in those of other projects."""

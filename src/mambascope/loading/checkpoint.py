@@ -1,8 +1,8 @@
 """Read a checkpoint folder and build its model, or say in one sentence why it cannot be used.
 
 Two rules. Nothing but tensors is ever unpickled, so that a downloaded file cannot run code. And a model is returned
-only if every one of its tensors came from the file, because transformers would fill a gap with random numbers and carry
-on, and if every tensor of the file found its place, unless the caller knows why one has none.
+only if every one of its tensors came from the file, because transformers would fill gaps with random numbers and carry
+on, and if every tensor of the file has a place in the model, unless the caller allows it to be left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers.utils import logging
 from mambascope.errors import CheckpointError
 from mambascope.notices import kept_off
 
-#: Where weights are looked for in a folder; the first that exists is read.
+#: Names of weights files; the first that exists in a folder is read.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -44,10 +44,10 @@ _quiet_until = ExitStack()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the reports, warnings and bars of transformers while a model is read; what was set before comes back.
+    """Silence the log, warnings and progress bars of transformers while a model is read, then restore the settings.
 
-    Reports are silenced in this thread alone; Python's warnings and the bars in every thread, until the last of those
-    that read a model is done.
+    The log is silenced in this thread only; Python's warnings and progress bars in every thread, until the last thread
+    that reads a model has finished.
     """
     global _quiet_users
     with _quiet_lock:
@@ -65,7 +65,7 @@ def quiet() -> Iterator[None]:
 
 
 def _without_warnings_and_bars(until: ExitStack) -> None:
-    """Turn off Python's warnings and the bars of transformers until the stack is closed."""
+    """Turn off Python's warnings and transformers' progress bars until the stack is closed."""
     until.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
     if logging.is_progress_bar_enabled():
@@ -74,12 +74,12 @@ def _without_warnings_and_bars(until: ExitStack) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of another library's error on one line, for a sentence of ours."""
+    """Return the message of another library's error on one line, for use in one of our sentences."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raises CheckpointError if the file is not one, or only half of one."""
+    """Return the object in a JSON file; raises CheckpointError if it is not valid JSON or not an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -100,10 +100,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of a folder by its name, on the CPU, in the precision of the file.
+    """Return every tensor of a folder by name, on the CPU, in the precision of the file.
 
     Raises:
-        CheckpointError: if there is no weights file, a shard is missing, or a file is damaged or holds anything else
+        CheckpointError: if there is no weights file, a shard is missing, or a file is damaged or holds anything other
             than tensors.
     """
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
@@ -118,7 +118,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """Return the weights files that an index names; all must lie beside it."""
+    """Return the weights files that an index names; all must be in the same folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index} has no usable weight_map; copy or download it again")
@@ -147,7 +147,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file made by torch.save, which is a pickle: only tensors are let through."""
+    """Return the tensors of a file made by torch.save, which is a pickle: only tensors are accepted."""
     found = unpickled(path)
     for key, value in found.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
@@ -163,10 +163,10 @@ def unpickled(path: Path, allowed: Sequence[type] = ()) -> dict[Any, Any]:
 
     Args:
         path: The file.
-        allowed: Classes that hold nothing but attributes, whose objects are let through too.
+        allowed: Further classes whose objects are accepted; they must hold nothing but attributes.
 
     Raises:
-        CheckpointError: if the file is damaged, or holds other objects or no dict.
+        CheckpointError: if the file is damaged, holds other objects, or does not hold a dict.
     """
     try:
         with torch.serialization.safe_globals(list(allowed)):
@@ -198,11 +198,12 @@ def build_model(
     Args:
         model_class: its transformers class, or one with the same interface.
         config: its configuration.
-        tensors: every tensor by the name it has in that class, or one that transformers knows for it.
+        tensors: every tensor by its name in that class, or by a name that transformers accepts for it.
         name: what the user called the checkpoint, for messages.
         dtype: the precision to convert the tensors to.
-        options: more arguments of the class.
-        may_leave_out: given the model and the name of a tensor without a place in it, whether it may be left out.
+        options: further arguments of the class.
+        may_leave_out: given the model and the name of a tensor that has no place in it, returns whether that tensor may
+            be left out.
 
     Raises:
         CheckpointError: if tensors are missing, left over, of the wrong shape, not floating-point, or not finite.
@@ -228,7 +229,7 @@ def build_model(
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, Tensor], *, name: str) -> None:
-    """Refuse tensors of the wrong shape by name, before transformers sees them: it fails obscurely on tied ones."""
+    """Refuse tensors of the wrong shape by name, before transformers fails with an obscure error on tied ones."""
     wrong = sorted(key for key, value in tensors.items() if key in expected and expected[key] != value.shape)
     if wrong:
         key, others = wrong[0], f" (and {len(wrong) - 1} more do not fit)" if len(wrong) > 1 else ""
@@ -241,7 +242,7 @@ def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, Tensor], *
 def _check_report(
     model: PreTrainedModel, report: dict[str, Any], may_leave_out: Callable[[PreTrainedModel, str], bool], *, name: str
 ) -> None:
-    """Refuse a model that was filled with anything else than the tensors of its file."""
+    """Refuse a model whose values are not exactly the tensors of its file."""
     class_name = type(model).__name__
     for key, found, asked in sorted(report["mismatched_keys"]):
         _check_shapes({key: asked}, {key: torch.empty(found, device="meta")}, name=name)
@@ -263,13 +264,13 @@ def _check_report(
 
 
 def _is_whole_head(model: PreTrainedModel, missing: set[str]) -> bool:
-    """Return whether the body of a model is complete, and of what is on top of it nothing is there."""
+    """Return whether the missing tensors are all of a model's head and nothing else."""
     head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
     return missing <= head and head <= missing | model.all_tied_weights_keys.keys() and model.base_model is not model
 
 
 def _check_values(model: PreTrainedModel, tensors: dict[str, Tensor], *, name: str) -> None:
-    """Refuse tensors that are quantized or not finite, and two tensors where the config speaks of one."""
+    """Refuse tensors that are quantised or not finite, and two different tensors where the config ties them."""
     loaded = model.state_dict()
     for key, value in loaded.items():
         if not value.is_floating_point():

@@ -12,7 +12,7 @@ from mambascope.loading.bundled import bundled_names
 from mambascope.loading.checkpoint import one_line
 from mambascope.loading.zoo import refuse_path
 
-#: Files that are small, and that tell whether the weights are worth fetching.
+#: Small files, fetched first: they show whether the weights are worth fetching.
 SETTINGS = ("config.json",)
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 
@@ -21,13 +21,13 @@ def fetch(repository: str, patterns: tuple[str, ...]) -> Path:
     """Return the local folder of a hub repository, with at least the files that match the patterns.
 
     Raises:
-        CheckpointError: if the repository does not exist, is not open to the user, or cannot be reached; or if its name
-            is a path in the zoo, which anyone could register there.
+        CheckpointError: if the repository does not exist, is not accessible to the user, or cannot be reached; or if
+            its name is a path in the zoo, which anyone could register on the hub.
     """
     refuse_path(repository)
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's client lets errors of several HTTP and storage libraries through
+    except Exception as error:  # the hub's client passes on errors of several HTTP and storage libraries
         raise CheckpointError(
             f"{repository} is neither a folder nor a bundled model ({bundled_names()}), and it could not be fetched "
             f"from the Hugging Face hub: {_reason(error)}"
@@ -35,7 +35,7 @@ def fetch(repository: str, patterns: tuple[str, ...]) -> Path:
 
 
 def fetch_weights(repository: str) -> Path:
-    """Return the local folder of a hub repository, with its weights: safetensors if it has them, else pickles."""
+    """Return the local folder of a hub repository with its weights: safetensors if it has them, else pickles."""
     folder = fetch(repository, ("model*.safetensors", "model.safetensors.index.json"))
     if any(folder.glob("model*.safetensors")):
         return folder

@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer by name: bundled, from a folder of either layout, or from the hub."""
+"""Load a model and its tokenizer by name: a bundled one, or from a folder, a released file or the hub."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from mambascope.models.vim import VisionMamba
 from mambascope.models.vmamba import VMamba
 from mambascope.numbering import shown
 
-#: Classes of this project, by model type.
+#: Model classes of this project, by model type.
 OWN_MODELS: dict[str, Any] = {model.config_class.model_type: model for model in (VisionMamba, VMamba, MambaVision)}
 
-#: A folder with one of these has a tokenizer of its own.
+#: A folder with any of these files has a tokenizer of its own.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a checkpoint lies: a folder, and the hub repository that the folder is a copy of, if it is one."""
+    """Where a checkpoint is: a folder, and the hub repository that it is a copy of, if any."""
 
     name: str
     folder: Path
@@ -52,19 +52,20 @@ def load(
     """Return a model, ready to be explained, and its tokenizer.
 
     The model is in eval mode, without gradients, and holds exactly the tensors of its checkpoint: a checkpoint that is
-    incomplete or damaged is refused, never patched up. No pickled object but tensors is read. Of a Transformer's
-    checkpoint, tensors of another head than its class has are left out.
+    incomplete or damaged is refused, never patched up. From pickles, nothing but tensors is read. Tensors in a
+    Transformer's checkpoint that belong to a head other than its class's are left out.
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`); one of the zoo, such as `zoo:copying-mamba2`; a folder
-            with config.json and weights, as transformers or as the original `mamba_ssm` package wrote it; or a hub id,
-            `organisation/name`, of either kind. The class is the one that config.json names in `architectures`, such as
-            BertForSequenceClassification. Also a file of Vim, VMamba or MambaVision as its authors released it.
-        dtype: precision of the model. float32 if not given, whatever the file holds: on a CPU halves are slow, and
-            scores computed in them are inexact.
-        device: where to put the model. The CPU if not given.
+            with config.json and weights, in the layout of transformers or of the original `mamba_ssm` package; a hub
+            id, `organisation/name`, of either layout; or a file of Vim, VMamba or MambaVision as its authors released
+            it. The model's class is the one that config.json names in `architectures`, such as
+            BertForSequenceClassification.
+        dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
+            is slow, and scores computed in it are inexact.
+        device: where to put the model; by default the CPU.
         tokenizer: folder or hub id of the tokenizer, if the model's own folder has none.
-        trust_remote_code: allow a checkpoint to run the Python code that it brings. Only for code that you have read.
+        trust_remote_code: allow a checkpoint to run its own Python code. Only for code that you have read.
 
     Returns:
         The model and its tokenizer. The tokenizer is None if the folder has none and none was named, as for a vision
@@ -73,7 +74,7 @@ def load(
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is incomplete or damaged.
-        UnsupportedModelError: if the model is of a family, or has parts, that mambascope cannot read.
+        UnsupportedModelError: if the model belongs to a family, or has parts, that mambascope cannot read.
         InputError: if dtype or device cannot be used.
     """
     if not isinstance(name, (str, Path)):
@@ -106,7 +107,7 @@ def load(
 
 
 def _find(name: str | Path, *, trust_remote_code: bool) -> _Source:
-    """Return where a checkpoint lies; of a hub repository only the small files are fetched."""
+    """Return where a checkpoint is; from a hub repository only the small files are fetched."""
     own = bundled_folder(name) if isinstance(name, str) else None
     if own is not None:
         return _Source(str(name), own)
@@ -132,8 +133,8 @@ def _transformers_class(
     model_type = settings.get("model_type")
     if model_type in OWN_MODELS and settings.get("auto_map"):
         raise UnsupportedModelError(
-            f"{source.name} brings its authors' own {model_type} code, which is not needed: pass the path of the file "
-            f"that holds its weights, or save it with mambascope's class"
+            f"{source.name} brings its authors' own {model_type} code, which is not needed: pass the path of its "
+            f"weights file, or save it with mambascope's class"
         )
     if model_type in OWN_MODELS:
         model_class = OWN_MODELS[model_type]
@@ -148,7 +149,7 @@ def _transformers_class(
             f"VMamba and MambaVision"
         )
     if settings.get("quantization_config"):
-        raise UnsupportedModelError(f"{source.name} holds quantized weights; pass the checkpoint it was made from")
+        raise UnsupportedModelError(f"{source.name} holds quantised weights; pass the checkpoint it was made from")
     brings_code = bool(settings.get("auto_map"))
     if brings_code and not trust_remote_code:
         raise CheckpointError(
@@ -160,22 +161,22 @@ def _transformers_class(
         if brings_code and "AutoModelForCausalLM" in settings["auto_map"]:
             reference = settings["auto_map"]["AutoModelForCausalLM"]
             return get_class_from_dynamic_module(reference, str(source.folder)), config
-    except Exception as error:  # strict dataclasses raise classes of their own, and a checkpoint's own code anything
+    except Exception as error:  # strict dataclasses raise their own classes, a checkpoint's own code may raise anything
         raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     return _named_class(settings, config, name=source.name), config
 
 
 def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: str) -> type[PreTrainedModel]:
-    """Return the class that config.json names, if it is one of transformers for this configuration, else the usual one.
+    """Return the class that config.json names, if transformers has it for this configuration; else the usual one.
 
-    The name comes from a file, so it is looked up among the model classes of transformers and nowhere else. A
-    Transformer that names only others is refused: its head would be left out unseen.
+    The name comes from a file, so it is looked up only among the model classes of transformers. A Transformer that
+    names only unknown classes is refused: its head would be left out unnoticed.
     """
     asked = settings.get("architectures") or ()
     for class_name in asked:
         named: Any = getattr(transformers, class_name, None) if isinstance(class_name, str) else None
         is_model = isinstance(named, type) and issubclass(named, PreTrainedModel)
-        is_model = is_model and named.forward is not PreTrainedModel.forward  # as of the abstract classes
+        is_model = is_model and named.forward is not PreTrainedModel.forward  # as in abstract classes
         if is_model and getattr(named, "config_class", None) is type(config):
             return named
     usual = pretrained.usual_class(config)
@@ -192,7 +193,7 @@ def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: st
 def _load_tokenizer(
     source: _Source, other: str | Path | None, *, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer of a checkpoint, or another one if that was named, or None."""
+    """Return a checkpoint's tokenizer, or another one if one was named; None if there is none."""
     if other is None:
         if not _has_tokenizer(source.folder):
             return None
@@ -201,15 +202,15 @@ def _load_tokenizer(
         folder = _find_tokenizer(other)
     try:
         return _read_tokenizer(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a tokenizer is read by one of several libraries, each with errors of its own
+    except Exception as error:  # several libraries read tokenizers, each with its own errors
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
 
 
 def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a folder.
 
-    Where nothing names its class, transformers would take the usual one of the model's family and rebuild the tokenizer
-    with that class's own splitting rules, which gives other tokens; the file itself is then to be believed.
+    If nothing names its class, transformers would use the usual one for the model's family and rebuild the tokenizer
+    with that class's own splitting rules, which gives different tokens; in that case we follow the file.
     """
     settings = folder / "tokenizer_config.json"
     named = settings.is_file() and bool({"tokenizer_class", "auto_map"} & read_json(settings).keys())
@@ -219,9 +220,9 @@ def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedToken
 
 
 def _special_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens that the usual tokenizer of a Transformer has, such as `[MASK]`, by what they are for.
+    """Return the special tokens of a Transformer's usual tokenizer, such as `[MASK]`, by their roles.
 
-    tokenizer.json holds the tokens, and does not say which is for what.
+    tokenizer.json holds the tokens, but not their roles.
     """
     config = folder / "config.json"
     if not config.is_file() or kinds_of_type(read_json(config).get("model_type", "")) != {"attention"}:
@@ -232,7 +233,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _find_tokenizer(name: str | Path) -> Path:
-    """Return the folder of a tokenizer given by bundled model, folder or hub id."""
+    """Return the folder of a tokenizer, given a bundled model, a folder or a hub id."""
     own = bundled_folder(name) if isinstance(name, str) else None
     folder = own or Path(name).expanduser()
     if not folder.is_dir() and isinstance(name, str):

@@ -1,7 +1,7 @@
-"""Checkpoints in the layout of the original `mamba_ssm` package, as the transformers classes that compute the same.
+"""Checkpoints in the layout of the original `mamba_ssm` package, loaded into the equivalent transformers classes.
 
 The tensors have the same names and layout in both, except that `backbone.embedding` is `backbone.embeddings` in
-transformers; only the settings need translation. The defaults below are those of `mamba_ssm`'s MambaConfig, Mamba and
+transformers; only the settings need translating. The defaults below are those of `mamba_ssm`'s MambaConfig, Mamba and
 Mamba2, whose config.json often leaves them out. What these classes cannot compute is refused by name.
 """
 
@@ -18,7 +18,7 @@ from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
 
-#: Settings of the whole model: those that are read below, then those that change nothing in its output.
+#: Settings of the whole model: those that are read below, then those that do not change its output.
 _MODEL_SETTINGS = {
     "d_model", "n_layer", "vocab_size", "ssm_cfg", "rms_norm", "residual_in_fp32", "pad_vocab_size_multiple",
     "tie_embeddings", "attn_layer_idx", "d_intermediate",
@@ -28,7 +28,7 @@ _MODEL_SETTINGS_WITHOUT_EFFECT = {
     "transformers_version", "_name_or_path", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache",
 }  # fmt: skip
 
-#: Settings of a mixer (`ssm_cfg`) by the name that transformers gives them, with the default of `mamba_ssm`.
+#: Settings of a mixer (`ssm_cfg`), each with its name in transformers and its default in `mamba_ssm`.
 _MAMBA1_SETTINGS = {
     "d_state": ("state_size", 16), "d_conv": ("conv_kernel", 4), "expand": ("expand", 2),
     "dt_rank": ("time_step_rank", "auto"), "bias": ("use_bias", False), "conv_bias": ("use_conv_bias", True),
@@ -40,13 +40,13 @@ _MAMBA2_SETTINGS = {
     "dt_limit": ("time_step_limit", (0.0, float("inf"))),
 }  # fmt: skip
 
-#: Settings of a mixer that matter only before training, or only for speed.
+#: Settings of a mixer that matter only for initialisation or for speed.
 _MIXER_SETTINGS_WITHOUT_EFFECT = {
     "layer", "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "A_init_range", "conv_init",
     "use_fast_path", "use_mem_eff_path", "sequence_parallel", "layer_idx",
 }  # fmt: skip
 
-#: Settings of a Mamba-2 mixer for which transformers knows one value only.
+#: Settings of a Mamba-2 mixer for which transformers supports one value only.
 _MAMBA2_FIXED = {"rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False}
 
 
@@ -57,7 +57,7 @@ def is_mamba_ssm(config: dict[str, Any]) -> bool:
 
 
 def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    """Return the transformers class and configuration that compute what a `mamba_ssm` model computes.
+    """Return the transformers class and configuration that are equivalent to a `mamba_ssm` model.
 
     Args:
         config: the settings in its config.json.
@@ -65,7 +65,7 @@ def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrain
 
     Raises:
         UnsupportedModelError: if the model has a part that the transformers classes lack, such as attention layers.
-        CheckpointError: if a setting is missing or is not what it should be.
+        CheckpointError: if a setting is missing or invalid.
     """
     _refuse_other_parts(config, name=name)
     mixer = config.get("ssm_cfg") or {}
@@ -89,8 +89,8 @@ def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrain
         settings["num_heads"] = _heads(mixer, settings, name=name)
         if settings.get("n_groups", 1) > 1 and "group_size" not in inspect.signature(MambaRMSNormGated).parameters:
             raise UnsupportedModelError(
-                f"{name} norms its {settings['n_groups']} groups apart, which transformers {transformers.__version__} "
-                "does not; install transformers 5.23 or newer"
+                f"{name} normalises its {settings['n_groups']} groups separately, which transformers "
+                f"{transformers.__version__} does not; install transformers 5.23 or newer"
             )
     try:
         if two:
@@ -98,16 +98,16 @@ def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrain
         return MambaForCausalLM, MambaConfig(**settings)
     except Exception as error:  # a strict dataclass raises classes of its own
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{name}: its config.json describes no {version} model: {reason}") from error
+        raise CheckpointError(f"{name}: its config.json does not describe a {version} model: {reason}") from error
 
 
 def rename_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by the names that they have in transformers."""
+    """Return the tensors by their names in transformers."""
     return {key.replace("backbone.embedding.", "backbone.embeddings."): value for key, value in tensors.items()}
 
 
 def _refuse_other_parts(config: dict[str, Any], *, name: str) -> None:
-    """Refuse models with parts besides norm, mixer and residual, and settings that nobody here knows."""
+    """Refuse models with parts other than norm, mixer and residual, and unknown settings."""
     if config.get("attn_layer_idx"):
         raise UnsupportedModelError(
             f"{name} has attention layers (attn_layer_idx: {config['attn_layer_idx']}), which are not supported"
@@ -129,7 +129,7 @@ def _refuse_other_parts(config: dict[str, Any], *, name: str) -> None:
 
 
 def _mixer_settings(mixer: dict[str, Any], known: dict[str, tuple[str, Any]], *, name: str) -> dict[str, Any]:
-    """Return the settings of a mixer under the names of transformers; refuse those that it cannot represent."""
+    """Return the settings of a mixer by their names in transformers; refuse those that it cannot represent."""
     two = known is _MAMBA2_SETTINGS
     for key, value in mixer.items():
         if two and key in _MAMBA2_FIXED:
@@ -164,7 +164,7 @@ def _heads(mixer: dict[str, Any], settings: dict[str, Any], *, name: str) -> int
 
 
 def _padded_vocabulary(config: dict[str, Any], *, name: str) -> int:
-    """Return the rows of the embedding: the vocabulary, rounded up as `mamba_ssm` does."""
+    """Return the number of rows of the embedding: the vocabulary size, rounded up as in `mamba_ssm`."""
     size = _count(config, "vocab_size", name=name)
     multiple = _count({"pad_vocab_size_multiple": 8} | config, "pad_vocab_size_multiple", name=name)
     return -(-size // multiple) * multiple

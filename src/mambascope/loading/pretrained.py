@@ -1,9 +1,9 @@
-"""Stock Transformers as their public checkpoints hold them, which is rarely as their class names its tensors today.
+"""Stock Transformers from public checkpoints, whose tensors rarely have the names that their classes use today.
 
-transformers knows most of it and renames while it reads: keys without the prefix of the body (GPT-2), other names for
-the parts (ViT, the gamma and beta of old BERTs), mask buffers, tied heads that are absent. Two things it would only
-warn of. A tensor that finds no place may belong to another head, and is left out; or to the body, and then the
-configuration describes another model. And a head that the file lacks is drawn at random, which is refused.
+transformers handles most of this while it reads: keys without the prefix of the body (GPT-2), old names of parts (ViT,
+the gamma and beta of old BERTs), mask buffers, missing tied heads. In two cases it would only warn. A tensor without a
+place in the model may belong to another head, and is left out; or to the body, and then the configuration describes
+another model. And a head that is missing from the file would be drawn at random, which is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def is_transformer(config: PreTrainedConfig) -> bool:
 
 
 def usual_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class for a checkpoint that names none: the language model if tokens see only the past, else the body.
+    """Return the class for a checkpoint that names none: the causal language model if there is one, else the body.
 
-    A model whose tokens see both ways has many possible heads, and its configuration does not tell which.
+    A bidirectional model has many possible heads, and its configuration does not say which.
     """
     sees_both_ways = transformers.MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None) is not None
     causal = None if sees_both_ways else transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -45,21 +45,21 @@ def build_transformer(
     name: str,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """Return the Transformer that these tensors are of, in eval mode and without gradients.
+    """Return the Transformer with these tensors, in eval mode and without gradients.
 
-    A body that can do without its pooler is built without it if the file has none.
+    A body whose pooler is optional is built without it if the file has none.
 
     Args:
         model_class: its transformers class.
         config: its configuration.
-        tensors: every tensor of the checkpoint, by the name that it has there.
+        tensors: every tensor of the checkpoint, by its name in the checkpoint.
         name: what the user called the checkpoint, for messages.
         dtype: the precision to convert the tensors to.
 
     Raises:
-        CheckpointError: if the model's tensors, or its head's, are not all there, or do not fit, or the file holds
-            parts of a body that the configuration does not describe.
-        UnsupportedModelError: if no layer of the model is one that mambascope can read.
+        CheckpointError: if tensors of the body or the head are missing or do not fit, or the file holds parts of a body
+            that the configuration does not describe.
+        UnsupportedModelError: if the model has no layer that mambascope can read.
     """
     _check_names(model_class, tensors, name=name)
     options: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def build_transformer(
 
 
 def _check_names(model_class: type[PreTrainedModel], tensors: dict[str, Tensor], *, name: str) -> None:
-    """Refuse what cannot be seen once transformers has renamed the tensors: integer weights, and two for one place."""
+    """Refuse integer weights and two tensors for one place, which are hidden once transformers has renamed tensors."""
     prefix = f"{model_class.base_model_prefix}."
     for key, value in tensors.items():
         if key.startswith(prefix) and key.removeprefix(prefix) in tensors:
@@ -88,11 +88,12 @@ def _check_names(model_class: type[PreTrainedModel], tensors: dict[str, Tensor],
 
 
 def _is_of_another_head(model: PreTrainedModel, key: str) -> bool:
-    """Return whether a tensor without a place is none of the body's: of another head, or a constant of old versions.
+    """Return whether a tensor without a place is not part of the body: of another head, or a constant of old versions.
 
-    Of the body are all parts that it has; a part that it lacks altogether, such as a pooler, only served another head.
+    A tensor belongs to the body if the body has its part; a part that the body lacks, such as a pooler, belongs to
+    another head.
     """
-    if key.endswith("attn.masked_bias"):  # what GPT-2 once wrote into masked scores
+    if key.endswith("attn.masked_bias"):  # the value that GPT-2 once gave to masked scores
         return True
     part = key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
     return getattr(model.base_model, part, None) is None

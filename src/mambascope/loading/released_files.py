@@ -1,4 +1,4 @@
-"""Files as training repositories write them: tensors beside an optimiser's state, under a wrapper's prefix."""
+"""Files in the form that training code saves: tensors with an optimiser's state, and with a wrapper's prefix."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from mambascope.loading.checkpoint import read_file, unpickled
 
-#: Endings of files that may hold tensors.
+#: Suffixes of files that may hold tensors.
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar")
 
-#: Where a file may keep its tensors: the average over training steps is what was published, where there is one.
+#: Keys under which a file may keep its tensors; the average over training steps, if there is one, is the published one.
 HOLDERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
-#: Prefixes that wrappers put before every name.
+#: Prefixes that wrappers add to every name.
 PREFIXES = ("module.", "model.")
 
 
 def released_tensors(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors by name, without the prefix that all of them may have.
+    """Return a file's tensors by name, without a prefix that all of them share.
 
     Args:
-        path: A `.safetensors` file, or what torch.save wrote: tensors, or a dictionary that holds them (`HOLDERS`).
+        path: A `.safetensors` file, or one made by torch.save: a dict of tensors, or one with such a dict (`HOLDERS`).
 
     Raises:
         CheckpointError: if the file is damaged or would need code to be read.
@@ -42,7 +42,7 @@ def released_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def released_names(path: Path) -> frozenset[str]:
-    """Return the names of the tensors in a file as `released_tensors` gives them; none if it is no such file.
+    """Return the names of the tensors in a file as `released_tensors` returns them; none if it is no such file.
 
     Raises:
         CheckpointError: if it is a damaged pickle.

@@ -1,8 +1,8 @@
 """Read a checkpoint of the public MambaVision repository (NVlabs/MambaVision): one file.
 
-The shapes of its tensors tell all sizes but the heads and the windows, which are those of the published model of that
-width unless named. The largest models weigh every layer's output by a learnt factor per channel (`gamma_1`, `gamma_2`);
-it is multiplied into the last projection of the layer, which is the same function.
+The shapes of its tensors give all sizes except the heads and the windows, which are by default those of the published
+model of that width. The largest models scale every layer's output by a learned factor per channel (`gamma_1`,
+`gamma_2`); it is folded into the last projection of the layer, which gives the same function.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mambascope.loading.checkpoint import build_model
 from mambascope.loading.released_files import released_tensors
 from mambascope.models.mambavision.model import MambaVision, MambaVisionConfig
 
-#: Names that every MambaVision has, and no other model.
+#: Names of tensors that every MambaVision has, and no other model.
 MARKS = ("patch_embed.conv_down.0.weight", "levels.2.blocks.0.mixer.conv1d_z.weight", "head.weight")
 
-#: Width of the first stage from which on the published models have twice as many heads.
+#: First-stage width from which the published models have twice as many heads.
 WIDE = 196
 
-#: Heads by stage of the narrower published models.
+#: Number of heads by stage in the narrower published models.
 HEADS = (2, 4, 8, 16)
 
-#: Sides of the windows by stage of the models published for pictures of 224 pixels.
+#: Sides of the windows by stage in the models published for pictures of 224 pixels.
 WINDOWS = (8, 8, 14, 7)
 
 
@@ -42,13 +42,13 @@ def load_released(
     """Return the model in a released file, in eval mode and without gradients.
 
     Args:
-        path: A file with the tensors, alone or beside the rest of a training run's state.
-        num_heads: Heads by stage; those of the published model of that width unless given.
-        windows: Sides of the windows by stage; of the models for pictures of 256 pixels they are 8, 8, 16 and 8.
-        dtype: Precision of the model; float32 if not given.
+        path: A file with the tensors, alone or with the rest of a training run's state.
+        num_heads: Number of heads by stage; by default those of the published model of that width.
+        windows: Sides of the windows by stage; 8, 8, 16 and 8 in the models for pictures of 256 pixels.
+        dtype: Precision of the model; by default float32.
 
     Raises:
-        CheckpointError: if the file is not a MambaVision checkpoint, is damaged, or its tensors do not fit one another.
+        CheckpointError: if the file is not a MambaVision checkpoint, is damaged, or its tensors do not fit together.
     """
     tensors = released_tensors(Path(path))
     if not recognises(tensors):
@@ -62,7 +62,7 @@ def load_released(
 
 
 def recognises(names: Container[str]) -> bool:
-    """Return whether these are the names of a MambaVision's tensors."""
+    """Return whether these are the tensor names of a MambaVision."""
     return all(mark in names for mark in MARKS)
 
 
@@ -95,9 +95,9 @@ def _configuration(
 
 
 def _folded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors with the factors of layers' outputs multiplied into the projections before them.
+    """Return the tensors with the factors of layers' outputs folded into the projections before them.
 
-    Products are taken in the precision of the model or that of the file, whichever is finer.
+    Products are computed in the precision of the model or of the file, whichever is higher.
     """
     folded = dict(tensors)
     for name in tensors:

@@ -1,8 +1,8 @@
-"""Read a checkpoint of the public Vim repository (hustvl/Vim): one file, which says nothing of most sizes.
+"""Read a checkpoint of the public Vim repository (hustvl/Vim): one file, which does not state most sizes.
 
-They follow from the shapes of its tensors. What does not, the picture's size, where the class token stands and whether
-the directions are averaged, is taken from the training settings in the file where it has them; where it has none, as
-every published checkpoint was trained: pictures of 224 pixels, class token in the middle, averaged.
+They follow from the shapes of its tensors. The exceptions, the picture's size, the position of the class token and
+whether the directions are averaged, are taken from the training settings in the file, if any; without them they are as
+in every published checkpoint: pictures of 224 pixels, class token in the middle, averaged.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mambascope.models.vim.model import VisionMamba
 #: Side of the pictures that the published checkpoints were trained on.
 PUBLISHED_IMAGE_SIZE = 224
 
-#: Names that every Vim has, and no other model.
+#: Names of tensors that every Vim has, and no other model.
 MARKS = ("patch_embed.proj.weight", "layers.0.mixer.A_b_log", "head.weight")
 
-#: Endings of files that may hold tensors.
+#: Suffixes of files that may hold tensors.
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar")
 
 
@@ -40,12 +40,12 @@ def load_released(path: str | Path, *, image_size: int | None = None, dtype: tor
     Args:
         path: A `.pth` file as the repository's training code writes it (`{"model": tensors, …}`), or the tensors alone
             in a `.pth` or `.safetensors` file.
-        image_size: Side of the square pictures of the position embedding, which decides the stride; by default what the
-            file says, or 224.
-        dtype: Precision of the model; float32 if not given.
+        image_size: Side of the square pictures that the position embedding fits, which determines the stride; by
+            default what the file says, or 224.
+        dtype: Precision of the model; by default float32.
 
     Raises:
-        CheckpointError: if the file is not a Vim checkpoint, is damaged, or its tensors do not fit one another.
+        CheckpointError: if the file is not a Vim checkpoint, is damaged, or its tensors do not fit together.
     """
     path = Path(path)
     tensors, settings = _read(path)
@@ -58,7 +58,7 @@ def load_released(path: str | Path, *, image_size: int | None = None, dtype: tor
 
 
 def is_released(path: Path) -> bool:
-    """Return whether a file holds a Vim; reads the names of its tensors, and of a pickle all of it.
+    """Return whether a file holds a Vim; reads only the names of its tensors, but the whole of a pickle.
 
     Raises:
         CheckpointError: if it is a damaged pickle.
@@ -75,12 +75,12 @@ def is_released(path: Path) -> bool:
 
 
 def is_vim(tensors: Mapping[str, Any]) -> bool:
-    """Return whether these are the tensors of a Vim, by their names."""
+    """Return whether these are the tensors of a Vim, judging by their names."""
     return all(mark in tensors for mark in MARKS)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a file's tensors by name, and the settings of the training run if it has them."""
+    """Return a file's tensors by name, and the settings of the training run, if any."""
     if path.suffix == ".safetensors":
         return read_file(path), {}
     found = unpickled(path, allowed=(argparse.Namespace,))
@@ -123,7 +123,7 @@ def _configuration(
 
 
 def _stride(size: int, patch: int, patches: int, *, name: str) -> int:
-    """Return the stride at which a square picture of this size has so many patches."""
+    """Return the stride at which a square picture of this size has this many patches."""
     side = math.isqrt(patches)
     stride = (size - patch) // (side - 1) if side > 1 else patch
     if side**2 != patches or stride < 1 or (size - patch) // stride + 1 != side:

@@ -1,8 +1,8 @@
-"""Read a checkpoint of the public VMamba repository (MzeroMiko/VMamba): one file; its tensors' shapes tell all sizes.
+"""Read a checkpoint of the public VMamba repository (MzeroMiko/VMamba): one file; its tensors' shapes give all sizes.
 
-Read are the models of forward type `v05_noz` and, with a gate, `v05`, with patches `v2` and downsampling `v3`, as
-published under `vmambav2v` (`vssm1_tiny_0230s`, `vssm1_small_0229s`, `vssm1_base_0229s`). What shapes do not tell is
-taken as it is there: the activations (SiLU, GELU) and ε of the norms.
+Supported are models of forward type `v05_noz` and, with a gate, `v05`, with patches `v2` and downsampling `v3`, as
+published under `vmambav2v` (`vssm1_tiny_0230s`, `vssm1_small_0229s`, `vssm1_base_0229s`). What shapes do not give, the
+activations (SiLU, GELU) and ε of the norms, is as in those models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mambascope.loading.checkpoint import build_model
 from mambascope.loading.released_files import released_tensors
 from mambascope.models.vmamba.model import VMamba, VMambaConfig
 
-#: Names that every VMamba has, and no other model.
+#: Names of tensors that every VMamba has, and no other model.
 MARKS = ("patch_embed.0.weight", "layers.0.blocks.0.op.A_logs", "classifier.head.weight")
 
 
@@ -27,12 +27,12 @@ def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMam
     """Return the model in a released file, in eval mode and without gradients.
 
     Args:
-        path: A file with the tensors, alone or beside the rest of a training run's state.
-        dtype: Precision of the model; float32 if not given.
+        path: A file with the tensors, alone or with the rest of a training run's state.
+        dtype: Precision of the model; by default float32.
 
     Raises:
         CheckpointError: if the file is not a VMamba checkpoint of this layout, is damaged, or its tensors do not fit
-            one another.
+            together.
     """
     tensors = released_tensors(Path(path))
     if not recognises(tensors):
@@ -45,7 +45,7 @@ def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMam
 
 
 def recognises(names: Container[str]) -> bool:
-    """Return whether these are the names of a VMamba's tensors."""
+    """Return whether these are the tensor names of a VMamba."""
     return all(mark in names for mark in MARKS)
 
 

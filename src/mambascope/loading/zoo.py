@@ -1,7 +1,7 @@
-"""The zoo's models by name, `zoo:NAME`: in a clone of the repository, else in the user's cache, else fetched to it.
+"""The zoo's models by name, `zoo:NAME`: from a clone of the repository, else from the user's cache, else downloaded.
 
-Every file is held to its hash in the manifest that comes with the package (`zoo.json`), so that a name stands for one
-model and no other. No hub is ever asked for a model of the zoo.
+Every file is checked against its hash in the manifest that comes with the package (`zoo.json`), so that a name always
+means the same model. Models of the zoo are never looked up on a hub.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mambascope.files import whole_file
 
 PREFIX = "zoo:"
 MANIFEST = Path(__file__).with_name("zoo.json")
-#: The repository's root, where the package lies in a clone of it.
+#: The repository's root, if the package is in a clone of it.
 CLONE = Path(__file__).parents[3]
-#: Tells people about a model. No program reads it, so one that was edited does no harm.
+#: Describes a model to people. No program reads it, so an edited one does no harm.
 CARD = "README.md"
-#: The environment variable that names the cache folder, in place of the platform's own.
+#: The environment variable that names the cache folder, instead of the platform's own.
 CACHE = "MAMBASCOPE_CACHE"
-#: How long a server may keep silent, in seconds.
+#: How long to wait for a server to respond, in seconds.
 TIMEOUT = 30.0
-#: What an archive may weigh beyond the files in it, in bytes.
+#: How much larger than its files an archive may be, in bytes.
 SPARE = 65_536
 
 
@@ -42,10 +42,10 @@ class ZooModel:
     Attributes:
         name: Its name, without `zoo:`.
         task: What it does, in a few words.
-        size: Bytes of all its files.
-        folder: Where they lie in a clone.
-        address: Where a release has them, as one zip archive; None if no release does.
-        files: The sha256 of each file, by the file's name.
+        size: Total size of its files, in bytes.
+        folder: Their folder in a clone.
+        address: Address of the zip archive of a release that has them; None if no release has.
+        files: The sha256 of each file, by file name.
     """
 
     name: str
@@ -64,13 +64,13 @@ def zoo_models() -> dict[str, ZooModel]:
 
 
 def spelling(name: str) -> str:
-    """Return `zoo:NAME` for `zoo/NAME`, as the zoo's models were named before, and any other name as it is."""
+    """Return `zoo:NAME` for the old spelling `zoo/NAME`, and any other name unchanged."""
     named = PREFIX + name.removeprefix("zoo/")
     return named if name.startswith("zoo/") and named in zoo_models() else name
 
 
 def place(name: str) -> Path | None:
-    """Return the folder that holds every file of a model, in a clone or in the cache; None if there is none."""
+    """Return the folder with every file of a model, in a clone or in the cache; None if there is none."""
     model = _find(name)
     in_clone = [CLONE / model.folder] if (CLONE / "pyproject.toml").is_file() else []
     for folder in (*in_clone, _cached(model)):
@@ -80,11 +80,10 @@ def place(name: str) -> Path | None:
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder of a model, fetched if need be, when its files are those of the manifest.
+    """Return the folder of a model, fetched if necessary, with its files checked against the manifest.
 
     Raises:
-        CheckpointError: if there is no such model, if it is not here and cannot be fetched, or if a file has another
-            hash.
+        CheckpointError: if there is no such model, if it cannot be found or fetched, or if a file has the wrong hash.
         OutputError: if the cache cannot be written.
     """
     model, found = _find(name), place(name)
@@ -102,9 +101,9 @@ def folder_of(name: str) -> Path:
 
 
 def refuse_path(path: str | Path) -> None:
-    """Raise CheckpointError for a path in a folder `zoo` that is not there; a hub would take it for an organisation's.
+    """Raise CheckpointError for a path in a missing folder `zoo`, which a hub would take for an organisation's name.
 
-    The message names the model of the zoo that is meant, if there is one.
+    The message names the model of the zoo that was probably meant, if there is one.
     """
     parts = Path(path).parts
     if parts[:1] == ("zoo",):
@@ -114,7 +113,7 @@ def refuse_path(path: str | Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return where fetched models are kept: the folder that MAMBASCOPE_CACHE names, else ours in the user's cache."""
+    """Return the folder for fetched models: the one that MAMBASCOPE_CACHE names, else one in the user's cache."""
     home = Path(os.path.expanduser("~"))
     if named := os.environ.get(CACHE):
         return Path(os.path.expanduser(named))
@@ -126,7 +125,7 @@ def cache_folder() -> Path:
 
 
 def how_to_get(folder: str) -> str:
-    """Return how a model of the zoo is had by hand, as the end of a sentence."""
+    """Return how to get a model of the zoo by hand, as the end of a sentence."""
     return f"copy {folder} from a clone of mambascope's repository into {cache_folder() / 'zoo'}"
 
 
@@ -141,7 +140,7 @@ def _cached(model: ZooModel) -> Path:
 
 
 def _fetch(model: ZooModel) -> Path:
-    """Return the folder in the cache, after the release's files were put there, each whole and with the right hash."""
+    """Download a release's files into the cache, each one whole and with the right hash, and return the folder."""
     name, target = PREFIX + model.name, _cached(model)
     if model.address is None:
         raise CheckpointError(f"{name} does not come with the installed package: {how_to_get(model.folder)}")
@@ -155,7 +154,7 @@ def _fetch(model: ZooModel) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{target} could not be made ({error}); name another cache folder in {CACHE}") from error
+        raise OutputError(f"{target} could not be created ({error}); name another cache folder in {CACHE}") from error
     for file, content in contents.items():
         with whole_file(target / file) as partial:
             partial.write_bytes(content)
@@ -163,8 +162,8 @@ def _fetch(model: ZooModel) -> Path:
 
 
 def _downloaded(address: str, most: int) -> bytes:
-    """Return what lies at an address; raises OSError or ValueError if it cannot be had or is larger than `most`."""
-    from http.client import HTTPException  # here, as these take a while to import and lists need none of them
+    """Return the contents of an address; raises OSError or ValueError if that fails or is larger than `most` bytes."""
+    from http.client import HTTPException  # imported here because it is slow, and listing models does not need it
     from urllib.request import urlopen
 
     try:
@@ -173,7 +172,7 @@ def _downloaded(address: str, most: int) -> bytes:
     except HTTPException as error:
         raise OSError(repr(error)) from error
     if len(content) > most:
-        raise ValueError(f"it is larger than {most:,} bytes, which no archive of this model is")
+        raise ValueError(f"it is larger than {most:,} bytes, too large for an archive of this model")
     return content
 
 

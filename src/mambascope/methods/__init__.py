@@ -1,7 +1,7 @@
-"""The published methods: how much each target drew from each source. A family of methods a file.
+"""The published methods: how much each target drew from each source. One file per family of methods.
 
-The functions are named in `__init__.pyi` and imported on first use; `METHODS` has everything about each by name,
-and `register` takes a method from outside the package.
+The functions are named in `__init__.pyi` and imported on first use. `METHODS` describes every method, by name;
+`register` adds one from outside the package.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Running copies of one text, each without another of its sources: how interventions measure what a source does."""
+"""Ablation: run copies of one text, each without one source, and measure how far a readout falls."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError
 
-#: Tokens in one batch of copies, unless the caller says how many copies: the logits of a vocabulary of 50,000 then
-#: take 400 MiB, and a processor gains nothing from more.
+#: Tokens in one batch of copies, unless the caller gives a number of copies: with a vocabulary of 50,000, the logits
+#: then take 400 MiB, and larger batches are no faster on a CPU.
 BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What taking each source away does to a readout.
+    """The effect on a readout of removing each source.
 
     Attributes:
-        scores: The readout of the intact model less the readout without source j: positive where j supports it.
+        scores: The readout of the intact model less the readout without source j: positive if j supports it.
         value: The readout of the intact model.
         outputs: What the intact model returned.
     """
@@ -45,15 +45,15 @@ def measure(
     batch: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Effect:
-    """Return the effect of sources 0 to `sources` - 1, measured in batches; it is exactly zero for those after.
+    """Return the effect of sources 0 to `sources` - 1, measured in batches; it is exactly zero for later sources.
 
     Args:
         readout: Given a model's outputs, returns one number per text.
         outputs: What the intact model returned.
-        without: Given a range of sources, returns the model's outputs for one copy of the text without each.
-        length: Tokens of the text.
-        sources: How many sources there are.
-        batch: Copies at a time; None for as many as make `BATCH_TOKENS` tokens.
+        without: Given a range of sources, returns the model's outputs for copies of the text, each without one of them.
+        length: Number of tokens of the text.
+        sources: Number of sources.
+        batch: Copies per batch; by default as many as make `BATCH_TOKENS` tokens.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
@@ -96,7 +96,7 @@ def one_each(start: int, stop: int, length: int, device: torch.device) -> Bool[T
 
 
 def copies(inputs: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return the inputs of one text as those of a batch of it."""
+    """Return the inputs of one text repeated as a batch."""
     return {name: value.expand(count, *value.shape[1:]) if _of_text(value) else value for name, value in inputs.items()}
 
 

@@ -1,14 +1,15 @@
 """ALTI on token contributions (Ferrando et al., arXiv 2203.04212; on Mamba: LaTIM, arXiv 2502.15612, section 4).
 
-A source's share of the layer's output ŷ_i, the residual stream after the layer, is how much closer it brings it:
+A source's share of the layer's output ŷ_i, the residual stream after the layer, is how much closer to it the source
+brings the sum:
 
     c_ij = max(0, ‖ŷ_i‖₁ - ‖ŷ_i - T_ij‖₁),   rows divided by their sum,   the residual x_i counted in T_ii
 
-A vector per pair must be looked at, so a layer costs L²·D·E operations. Over layers: R^1 = C^1, R^λ = C^λ R^{λ-1}.
+Every pair has a vector, so a layer costs L²·D·E operations. Over layers: R^1 = C^1, R^λ = C^λ R^{λ-1}.
 
-The bias b_V of softmax attention's values belongs to no source here, so that T_ij is linear in x_j: it stays in the
-layer's bias. The Transformer papers' code puts it into the vectors, T_ij = Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h);
-`value_bias="source"` does so too. Nothing else differs from theirs. Other mixers have no such bias.
+The bias b_V of softmax attention's values belongs to no source here, so that T_ij is linear in x_j: it is part of the
+layer's bias. The Transformer papers' code puts it into the vectors, T_ij = Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h), as
+`value_bias="source"` does. Nothing else differs from their code. Other mixers have no such bias.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block
 from mambascope.trace import Trace
 
-#: Where the bias of attention's values goes: to the layer's bias, or to the sources that the values are of.
+#: Where the bias of attention's values is counted: in the layer's bias, or in the contributions of the sources.
 ValueBias = Literal["bias", "source"]
 
 
@@ -41,14 +42,14 @@ def alti(
 ) -> Float[Tensor, "b L L"]:
     """Return one layer's C; every row sums to one.
 
-    Where no source brings the output closer, the row is the target's own: nothing else is known to have made it.
+    If no source brings the sum closer to the output, the whole share goes to the target itself.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         rule: The activation rule.
         value_bias: `source` puts the bias of softmax attention's values into the vectors, as the Transformer papers'
-            code does; `bias` leaves it to the layer's bias.
+            code does; `bias` leaves it in the layer's bias.
 
     Raises:
         InputError: if the layer, the rule or the value bias does not exist.
@@ -83,17 +84,17 @@ def alti_row(
 def alti_rollout_row(
     trace: Trace, target: int | Sequence[int], rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L"]:
-    """Return the target's row of R^Λ = C^Λ … C^1: the rows sum to one, so that a score is a share.
+    """Return the target's row of R^Λ = C^Λ … C^1: rows sum to one, so that a score is a share.
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+        target: One position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
         rule, value_bias: As in `alti`.
     """
     rho = one_hot(trace, target)
     for layer in reversed(range(len(trace.layers))):
-        if layer == len(trace.layers) - 1:  # only the targets' own rows are asked of the last layer
+        if layer == len(trace.layers) - 1:  # of the last layer only the targets' own rows are needed
             rows = [alti_row(trace, layer, one, rule, value_bias=value_bias) for one in whole_numbers(target, "target")]
             rho = torch.stack(rows).mean(dim=0)
         else:
@@ -112,9 +113,9 @@ def alti_rollout(
 
 
 def with_value_bias(operator: AffineMap, value_bias: str) -> AffineMap:
-    """Return a layer's map with the bias of attention's values where it is asked for; other mixers' as they are.
+    """Return a layer's map with the bias of attention's values counted as asked; maps of other mixers are unchanged.
 
-    For `source` every token carries a 1 besides, of which b_V is the value: W_V x_j + b_V is then linear in (x_j, 1).
+    For `source`, a 1 is appended to every token, and b_V to W_V as its column: W_V x_j + b_V is linear in (x_j, 1).
 
     Raises:
         InputError: if the value bias is neither `bias` nor `source`.
@@ -138,7 +139,7 @@ class _Stream:
         if self.norm is not None:  # a norm after the sum (BERT), its statistic frozen: linear but for its bias
             if not isinstance(self.norm, nn.LayerNorm):
                 raise UnsupportedModelError(
-                    f"ALTI reads LayerNorm after a sum, and {block.name} has another norm there"
+                    f"ALTI reads only LayerNorm after a sum, but {block.name} has another norm there"
                 )
             deviation = self.total.var(dim=-1, unbiased=False, keepdim=True).add(self.norm.eps).rsqrt()
             self.scale = deviation * self.norm.weight.detach().to(dtype)
@@ -151,13 +152,13 @@ class _Stream:
         """Return max(0, ‖ŷ_i‖₁ - ‖ŷ_i - T_ij‖₁) for one block; the tile is overwritten."""
         rows, columns = block.rows, block.columns
         first, last = max(rows.start, columns.start), min(rows.stop, columns.stop)
-        if first < last:  # the residual comes from the target itself
+        if first < last:  # the residual counts as the target's own contribution
             own = tile[:, :, first - rows.start : last - rows.start, first - columns.start : last - columns.start]
             own.diagonal(dim1=-2, dim2=-1).add_(self.residual[:, first:last].transpose(1, 2))
         if self.norm is not None:
             tile = _centred(tile, 1) * self.scale[:, rows].transpose(1, 2)[..., None]
         after = self.after[:, rows].transpose(1, 2)[..., None]
-        # feature by feature, so that what gives nothing is exactly no closer, in whatever order the features are summed
+        # subtract per feature before summing, so that a zero contribution gives exactly zero in any summation order
         return tile.sub_(after).abs_().sub_(after.abs()).sum(dim=1).neg_().clamp_(min=0)
 
 

@@ -1,16 +1,16 @@
-"""ALTI-Logit: whose words made a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
+"""ALTI-Logit: each input's share of a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
 
-Freeze the final norm at its statistic: the readout is then linear in the residual stream, with a direction q_t at each
-of its positions, and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. What stands at j in layer
-λ came from input k in the share R^{λ-1}_jk, so that input k is credited with
+With the statistics of the final norm frozen, the readout is linear in the residual stream, with a direction q_t at each
+of its positions, and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of
+the stream at j before layer λ comes from input k, so input k is credited with
 
     Δ^1_k + Σ_{λ>1} Σ_j Δ^λ_j R^{λ-1}_jk
 
-The residual stream's own beginning (the embedding at t), biases, other parts of the model (MLPs) and the constant of
-the final norm and head are terms of their own: all together sum to the readout. Signed, not normalised.
+The initial residual stream (the embedding at t), biases, other parts of the model (MLPs) and the constant of the final
+norm and head are separate terms: scores and terms together sum to the readout. Signed, not normalised.
 
-The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, and
-so does `value_bias="source"` (see `mambascope.methods.alti`). The sum is the same.
+The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, as
+`value_bias="source"` does (see `mambascope.methods.alti`). The sum is the same.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class LogitUpdates:
     """Every input's share of a readout, layer by layer.
 
     Attributes:
-        scores: What each layer's update owes to each input; their sum over layers is the attribution.
-        terms: What is owed to no other token, by name: `residual` (the embedding at the readout's own positions),
-            `bias` (of the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
-        value: The readout, which scores and terms sum to.
+        scores: The share of each input in each layer's update; their sum over layers is the attribution.
+        terms: The rest of the readout, by name: `residual` (the embedding at the readout's own positions), `bias` (of
+            the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
+        value: The readout, to which scores and terms sum.
     """
 
     scores: Float[Tensor, "b layer L"]
@@ -53,7 +53,7 @@ class LogitUpdates:
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
-        """|value - Σ scores - Σ terms| over the sum of their sizes, which cancel: rounding, where all is well."""
+        """|value - Σ scores - Σ terms| over the sum of all absolute values; only rounding, if all is well."""
         parts = [self.scores.double().sum(dim=(1, 2)), *(term.double() for term in self.terms.values())]
         size = self.scores.double().abs().sum(dim=(1, 2)) + sum(term.double().abs() for term in self.terms.values())
         return (self.value.double() - sum(parts)).abs() / size.clamp_min(1e-300)
@@ -67,15 +67,15 @@ def alti_logit(
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
-    """Return every input's share of a readout; time is quadratic in L, because R is.
+    """Return every input's share of a readout; time is quadratic in L, like R.
 
     Args:
         trace: A capture.
-        readout: Given the model's outputs, returns one number per text. One that is not linear in the logits (a
+        readout: Given the model's outputs, returns one number per text. A readout that is not linear in the logits (a
             log-probability) is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
-        maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, where several readouts
-            share them; computed one at a time if not given.
+        maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, for use with several
+            readouts; by default computed one at a time.
         value_bias: As in `alti`.
 
     Raises:
@@ -95,10 +95,10 @@ def _updates(
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
-    """Return every input's share of the readout whose direction in the stream before the final norm is given."""
+    """Return every input's share of a readout, given its direction in the stream before the final norm."""
     if any(block.post_norm is not None for block in trace.layers):
         raise UnsupportedModelError(
-            "ALTI-Logit follows a residual stream from the embeddings to one final norm, and this model normalises "
+            "ALTI-Logit follows a residual stream from the embeddings to one final norm, but this model normalises "
             "after each sum"
         )
     entering = [block.stream("ALTI-Logit") for block in trace.layers]
@@ -116,7 +116,7 @@ def _updates(
         back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
         rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
-    rest = final.value.double() - linear.double()  # of a readout that is not linear in the logits
+    rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
     terms = {
         "residual": _dot(q, entering[0].to(dtype)),
         "bias": bias,
@@ -142,7 +142,7 @@ def _result(updates: LogitUpdates) -> MethodResult:
 
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
-    """The forward pass and the layers' ALTI maps are the same for every readout and are made once."""
+    """Share one forward pass and the layers' ALTI maps among all readouts."""
     maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
     finals = directions(trace.model, readouts, **trace.inputs)
     pairs = zip(readouts, finals, strict=True)
@@ -152,7 +152,7 @@ def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult
 METHODS = [
     Method(
         "alti-logit",
-        "what each layer's update of the logit owes to each input, traced back by ALTI",
+        "share of each input in each layer's update of the logit, traced back by ALTI",
         LATIM,
         signed=True,
         needs="backward",

@@ -1,4 +1,4 @@
-"""The control: scores that know nothing, drawn at random. What a task gives them is what chance gives."""
+"""The control: random scores. Their result on a task is the chance level."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def random_scores(length: int, generator: torch.Generator | None = None) -> Floa
     """Return one independent standard normal number per token.
 
     Args:
-        length: Tokens of the text.
-        generator: Where they are drawn from; torch's own by default, so that `torch.manual_seed` repeats them.
+        length: Number of tokens of the text.
+        generator: The random generator; by default torch's own, so that `torch.manual_seed` repeats the scores.
     """
     return torch.randn(1, length, generator=generator)
 
 
 def _drawn(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
-    """For the sources that the positions see."""
+    """Return random scores for the sources that the positions see, and zero for the others."""
     scores = random_scores(trace.shape[1])
     scores[:, trace.operator(0).seen(max(readout.positions)).stop :] = 0
     return MethodResult(scores)
@@ -30,7 +30,7 @@ def _drawn(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 METHODS = [
     Method(
         "random",
-        "a control: scores drawn at random, which know nothing of the model",
+        "a control: random scores, independent of the model",
         "Samek et al. 2017, arXiv 1509.06321",
         signed=True,
         offered=False,

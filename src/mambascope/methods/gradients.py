@@ -4,7 +4,7 @@
 * Integrated gradients (Sundararajan, Taly & Yan, arXiv 1703.01365, eq. 1 and 3).
 * SmoothGrad (Smilkov et al., arXiv 1706.03825, section 3), times input.
 
-The model's own code runs with our scans, which have a backward pass, so that each gradient costs a few forward passes.
+The model's own code runs with our scans, which have a backward pass, so each gradient costs a few forward passes.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
 from mambascope.trace.running import call, in_texts
 
-#: Tokens that run at a time, unless the caller says how many texts: their graph is kept for the backward pass.
+#: Tokens per batch, unless the caller gives a number of texts: their graph is kept for the backward pass.
 BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class GradientScores:
-    """What each token does to a readout, to first order.
+    """The effect of each token on a readout, from gradients.
 
     Attributes:
         scores: Signed, summed over the width of the embedding.
         value: The readout f.
-        error: Completeness error |f - f_0 - Σ_j scores_j| / |f - f_0|, f_0 being the readout of the baseline (zeros,
-            unless another was asked for): for integrated gradients the error of the integral, for the others what the
-            first order misses.
+        error: Completeness error |f - f_0 - Σ_j scores_j| / |f - f_0|, with f_0 the readout at the baseline (by default
+            zeros): for integrated gradients the error of the integral, for the others the error of the first order.
     """
 
     scores: Float[Tensor, "b L"]
@@ -79,15 +78,15 @@ def integrated_gradients(
 ) -> GradientScores:
     """Return integrated gradients of every token for a readout, along the line from a baseline to the embedded text.
 
-    Look at the error: a model that normalises its stream hardly changes along the line from zeros until it is almost at
-    zero, and there within 1e-6 of the line's length, where a rule of 50 steps, or 500, may see next to nothing.
+    Check the error: along the line from zeros, nearly all change in a model that normalises its stream happens within
+    1e-6 of the line's length from zero, where a rule of 50 steps, or 500, may see next to nothing.
 
     Args:
         trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
-        steps: Points of the Gauss-Legendre rule; raise it if the completeness error is too large.
+        steps: Number of points of the Gauss-Legendre rule; increase it if the completeness error is too large.
         baseline: `zero`, a vector of zeros for every token, or `mean`, the mean of all embeddings.
-        batch: Texts that run at a time, at least as many as there are; None for as many as make 1024 tokens.
+        batch: Texts per batch, at least as many as the trace has; by default as many as make 1024 tokens.
 
     Raises:
         InputError: if captum is not installed, an option cannot be used, or the model is quantised.
@@ -122,24 +121,24 @@ def smooth_grad(
 ) -> GradientScores:
     """Return the gradient averaged over noisy copies of the embedded text, times the text, for every token.
 
-    Every text is smoothed by itself, so that its scores do not depend on its neighbours in the batch; the same seed and
-    `batch` give the same scores, and the global random state stays as it is.
+    Every text is smoothed separately, so its scores do not depend on other texts in the batch; the same seed and
+    `batch` give the same scores, and the global random state is unchanged.
 
     Args:
         trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
-        noise: Standard deviation of the noise, in standard deviations of the text's embeddings. (The paper measures it
-            by their range, which outliers set in embeddings, unlike in pixels.)
-        samples: Noisy copies of each text.
+        noise: Standard deviation of the noise, in standard deviations of the text's embeddings. (The paper's unit is
+            the range of values, which for embeddings, unlike pixels, depends on outliers.)
+        samples: Number of noisy copies of each text.
         seed: Seed of the noise.
-        batch: Copies that run at a time; None for as many as make 1024 tokens.
+        batch: Copies per batch; by default as many as make 1024 tokens.
 
     Raises:
         InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
     _require_positive("samples", samples)
     if not noise > 0:
-        raise InputError(f"noise {noise} is not positive; give a share of the embeddings' standard deviation")
+        raise InputError(f"noise {noise} is not positive; pass a fraction of the embeddings' standard deviation")
     with _passes(trace, readout) as passes:
         captum = _captum()
         gradients = []
@@ -160,7 +159,7 @@ def smooth_grad(
 
 @dataclass(frozen=True, eq=False)
 class _Passes:
-    """The readout as a function of embeddings, with what else the texts bring, which captum repeats along with them."""
+    """The readout as a function of embeddings and of the texts' other inputs, which captum repeats with them."""
 
     model: nn.Module
     readout: Callable[[Any], Tensor]
@@ -181,7 +180,7 @@ class _Passes:
 
     @property
     def rest(self) -> tuple[Tensor, ...]:
-        """These inputs."""
+        """Those inputs."""
         return tuple(self.inputs[name] for name in self.names)
 
     def run(self, embeddings: Tensor, *rest: Tensor) -> Tensor:
@@ -192,14 +191,14 @@ class _Passes:
             return in_texts(self.readout, given)(call(self.model, given))
 
     def at_a_time(self, batch: int | None) -> int:
-        """Return how many texts may run at a time."""
+        """Return the number of texts per batch."""
         if batch is not None:
             _require_positive("batch", batch)
             return batch
         return max(1, BATCH_TOKENS // self.embeddings.shape[1])
 
     def scored(self, attributions: Tensor, start: Tensor | None = None) -> GradientScores:
-        """Return the tokens' scores with their completeness error over the way from `start`, by default zeros."""
+        """Return the tokens' scores with their completeness error from the baseline `start`, by default zeros."""
         scores = attributions.detach().double().sum(dim=-1)
         with torch.no_grad():
             value = self.run(self.embeddings, *self.rest)
@@ -259,9 +258,9 @@ def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:
 
 
 def _integrated_gradients(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
-    """From the mean embedding, from zeros for pictures.
+    """Integrate from the mean embedding, or from zeros for pictures.
 
-    After RMS norms nearly all change on the way from zero happens in its first millionth, which no sum of steps sees.
+    With RMS norms, nearly all change along the line from zeros happens in its first millionth, which the steps miss.
     """
     baseline = "zero" if trace.input_ids is None else "mean"
     return _scored(trace, integrated_gradients(trace, number_of(readout), baseline=baseline))
@@ -289,7 +288,7 @@ METHODS = [
     ),
     Method(
         "integrated-gradients",
-        "gradients averaged on the way from the mean embedding, times the way",
+        "gradients averaged along the line from the mean embedding, times the difference",
         "Sundararajan et al. 2017, arXiv 1703.01365",
         signed=True,
         needs="backward",

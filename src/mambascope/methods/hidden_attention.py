@@ -21,22 +21,22 @@ from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
-#: Targets and sources per tile: a tile of all channels stays within a few tens of megabytes.
+#: Targets and sources per tile: a tile of all channels then takes a few tens of megabytes.
 TILE = 64
 
 
 def hidden_attention(
     trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
 ) -> Float[Tensor, "b *M L L"]:
-    """Return one layer's hidden attention; row i is the target, column j the source, zero above the diagonal.
+    """Return one layer's hidden attention; row i is the target, column j the source, zero where i cannot see j.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         channels: None for every channel (Mamba-1) or head (Mamba-2), `"mean"` for their mean, or the numbers of some.
 
     Returns:
-        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, as many maps as were asked for, or (b, L, L) for the mean.
+        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, fewer maps if some were chosen, or (b, L, L) for the mean.
 
     Raises:
         InputError: if the layer or a channel does not exist.
@@ -50,7 +50,7 @@ def hidden_attention(
     shape = (batch, len(chosen), length, length)
     require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
     maps, workspace = scan.skip.new_zeros(shape), Workspace()
-    # a map to a channel, all of them: far blocks are matrix products, where `tile` takes an exponential for every pair
+    # for all channels, one map each, `mix` is faster: far blocks are matrix products; `tile` takes an exp per pair
     mixed = channels is None and scan.maps == len(scan.skip)
     for coarse in scan.blocks():
         for block in split(coarse, TILE, TILE):
@@ -76,7 +76,7 @@ def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
 
 
 def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:
-    """Yield the mean over channels for every block of pairs; a tile lasts until the next one is asked for."""
+    """Yield the mean over channels for every block of pairs; a tile is valid until the next one is yielded."""
     workspace = Workspace()
     for coarse in scan.blocks():
         for block in split(coarse, 4 * TILE, 4 * TILE):
@@ -88,7 +88,7 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
 
     Raises:
@@ -108,11 +108,11 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
 
 
 def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
-    """Return the numbers of the maps that were asked for, or raise InputError if one does not exist."""
+    """Return the numbers of the chosen maps; raises InputError if one does not exist."""
     if channels is None:
         return list(range(count))
     if isinstance(channels, str) or not isinstance(channels, Iterable):
-        raise InputError(f'channels is {shown(channels)}; give None, "mean", or the numbers of some channels')
+        raise InputError(f'channels is {shown(channels)}; pass None, "mean", or the numbers of some channels')
     chosen = [whole_number(channel, "channel") for channel in channels]
     wrong = [channel for channel in chosen if not 0 <= channel < count]
     if wrong or not chosen:

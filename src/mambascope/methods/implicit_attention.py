@@ -2,8 +2,8 @@
 
     diag(g) (alpha + D) diag(σ(a)) Toeplitz(w),   acting on u = W_x x
 
-The gate (with Mamba-2's norm) and the convolution are in it. The paper's formula drops D; we keep it, so that the
-matrix times u, plus the biases' part, is exactly what W_o receives.
+It includes the gate (with Mamba-2's norm) and the convolution. The paper's formula drops D; we keep it, so that the
+matrix times u, plus the contribution of the biases, is exactly the input of W_o.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mambascope.trace import Trace
 def implicit_attention(
     trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
 ) -> Float[Tensor, "b *M L L"]:
-    """Return one layer's implicit attention; row i is the target, column j the source, zero above the diagonal.
+    """Return one layer's implicit attention; row i is the target, column j the source, zero where i cannot see j.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         channels: None for every channel (Mamba-1) or head (Mamba-2: the mean over its channels), `"mean"` for the mean
             over all channels, or the numbers of some.
 
     Returns:
-        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, as many maps as were asked for, or (b, L, L) for the mean.
+        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, fewer maps if some were chosen, or (b, L, L) for the mean.
 
     Raises:
         InputError: if the layer or a channel does not exist.
@@ -62,7 +62,7 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
 
     Raises:
@@ -81,12 +81,12 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
 def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
     """Return the target's row of the rollout of implicit attention, Π_λ (I + M̄^λ), in time and memory linear in L.
 
-    The paper's aggregation over layers (section 4), M̄ the implicit attention averaged over channels: rollout with the
-    gate, the convolution and the skip included.
+    The paper's aggregation over layers (section 4), with M̄ the implicit attention averaged over channels: rollout that
+    includes the gate, the convolution and the skip.
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+        target: One position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
     """
     rho = one_hot(trace, target)

@@ -1,11 +1,11 @@
-"""Ground truth by intervention: what changes when the scans run without a source. Fast scores are judged by it.
+"""Ground truth by intervention, to judge faster methods by: what changes when the scans run without a source.
 
 * Knockout (Mamba Knockout, arXiv 2505.24244): one source gives nothing to the scans of chosen targets.
 * Value zeroing (Mohebbi et al. 2023, arXiv 2301.12971): one token's value is zero in one layer.
-* Occlusion, in a file of its own: one token of the text is hidden.
+* Occlusion (`mambascope.methods.occlusion`): one token of the text is hidden.
 
-Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.intervene` says what is
-cut.
+Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.intervene` says exactly
+what is cut.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def knockout(
 ) -> Effect:
     """Return how far a readout falls when the scans of some targets run without one source, for every source.
 
-    Source j gives nothing to the targets' scan outputs, neither through alpha nor, where j is itself a target, through
-    the skip D; all else is computed by the model from what results. A source is a position of what the scan consumes,
-    which the convolution has mixed with the K-1 before it. A hybrid's attention layers are left alone.
+    Source j gives nothing to the targets' scan outputs, neither through alpha nor, if j is itself a target, through the
+    skip D; the model computes everything else from the result. A source is a position in the scan's input, which the
+    convolution has already mixed with the K-1 positions before it. A hybrid's attention layers are not changed.
 
     Args:
         trace: A capture of one text by a model with selective-scan mixers.
@@ -50,13 +50,12 @@ def knockout(
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
         layers: First and last layer of a window, both included; None for all.
-        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
         InputError: if the trace is not of one text, or a target, a layer or the readout cannot be used.
         UnsupportedModelError: if the model has no selective scan.
-        ReconstructionError: if the model's scans are not what they seem.
     """
     check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
@@ -65,7 +64,7 @@ def knockout(
     readout, own = in_texts(readout, inputs), getattr(readout, "positions", None)
     targets = own if targets is None else targets
     if targets is None:
-        raise InputError("this readout does not say where it is read; pass targets, the positions that lose the source")
+        raise InputError("this readout has no positions; pass targets, the positions that lose the source")
     with running(model):
         length, device = trace.shape[1], trace.layers[0].x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
@@ -76,7 +75,7 @@ def knockout(
             with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(model, copies(inputs, stop - start))
 
-        sources = max(block.operator().seen(max(rows)).stop for block in window)  # others give the targets nothing
+        sources = max(block.operator().seen(max(rows)).stop for block in window)  # later ones give the targets nothing
         return measure(readout, trace.outputs, without, length=length, sources=sources, batch=batch, progress=progress)
 
 
@@ -87,16 +86,16 @@ def value_zeroing(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "1 L L"]:
-    """Return how far each target's output of one layer turns when one source's value is zero there.
+    """Return how far each target's output of one layer turns when one source's value is set to zero in that layer.
 
     Row i is the target, column k the source: the cosine distance between the layer's output at i with the whole text
     and without Δ_k B_k s_k and D s_k; the decay at k stays. The layer's output is the residual stream after the mixer,
-    block input plus y, or y alone where it stands in no block. The paper divides rows by their sum; these are not.
+    block input plus y, or y alone if the mixer is in no block. The paper divides rows by their sum; we do not.
 
     Args:
         trace: A capture of one text by a model with selective-scan mixers.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
-        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        layer: Number of the layer, from 0; negative numbers count from the end.
+        batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
 
     Returns:
@@ -106,7 +105,6 @@ def value_zeroing(
         InputError: if the trace is not of one text, or the layer does not exist or has no scan.
         UnsupportedModelError: if the model has no selective scan.
         MapTooLargeError: if the map would not fit in memory.
-        ReconstructionError: if the model's scans are not what they seem.
     """
     check_trace(trace)
     model = trace.model
@@ -128,11 +126,11 @@ def value_zeroing(
             if progress is not None:
                 progress(stop, length)
     distances = distances[None]
-    return distances.tril_() if causal else distances  # before its source a column of a batch holds rounding alone
+    return distances.tril_() if causal else distances  # targets before the source differ by rounding only
 
 
 def _mixed(branch: Branch, count: int) -> Tensor:
-    """Return the mixer's output for copies of what it consumed in the capture."""
+    """Return the mixer's output for copies of its captured input."""
     captured, mask = branch.captured, branch.captured.mask
     options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
     output = branch.mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
@@ -141,7 +139,7 @@ def _mixed(branch: Branch, count: int) -> Tensor:
 
 
 def _stream(block: Block, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
-    """Return the residual stream after the mixer, which is what the paper compares: a layer's output."""
+    """Return the residual stream after the mixer: the layer's output, which the paper compares."""
     working = precision(y.dtype)
     return y.to(working) if block.stream_in is None else block.stream_in.to(working) + y.to(working)
 
@@ -154,10 +152,10 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
 def _window(trace: Trace, layers: tuple[int, int] | None) -> list[Block]:
     """Return the blocks of a window of layers that have a scan."""
     if layers is not None and (not isinstance(layers, Sequence) or len(layers) != 2):
-        raise InputError(f"a window of layers is its first and its last, found {shown(layers)}")
+        raise InputError(f"a window of layers must be its first and last layer, found {shown(layers)}")
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:
-        raise InputError(f"the window of layers {first} to {last} is empty; give its first layer, then its last")
+        raise InputError(f"the window of layers {first} to {last} is empty; pass its first layer, then its last")
     found = [block for block in trace.layers[first : last + 1] if "scan" in block.kinds]
     if not found:
         inside = [branch for block in trace.layers[first : last + 1] for branch in block.branches]
@@ -174,7 +172,7 @@ def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResul
 METHODS = [
     Method(
         "value-zeroing",
-        "how far a layer's output turns when one token's value is zeroed in it",
+        "cosine distance of a layer's output when one token's value is zeroed in it",
         "Mohebbi et al. 2023, arXiv 2301.12971",
         signed=False,
         needs="interventions",
@@ -186,7 +184,7 @@ METHODS = [
     ),
     Method(
         "knockout",
-        "drop of the logit when every scan loses what flows from one token to the target",
+        "drop of the logit when scans pass nothing from one token to the target",
         "Mamba Knockout 2025, arXiv 2505.24244",
         signed=True,
         needs="interventions",

@@ -1,7 +1,7 @@
 """LaTIM (Pitorro & Treviso, arXiv 2502.15612): token-to-token contribution vectors and their norms.
 
-The paper applies the activation to each source's share (rule `silu`, eq. 13), which leaves a residual; our default, the
-secant, leaves none: the vectors and the bias add up to the mixer's output.
+The paper applies the activation to each source's share (activation rule `silu`, eq. 13), which leaves a residual; our
+default, `secant`, leaves none: the vectors and the bias add up to the mixer's output.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def contributions(
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
-        rule: `secant` (exact), `silu` (the paper's), or `identity` (models without the activation).
+        rule: Activation rule: `secant` (exact), `silu` (the paper's), or `identity` (models without the activation).
 
     Raises:
         InputError: if the layer, the target or the rule does not exist, or the target is padding in one of the texts.
@@ -45,13 +45,13 @@ def contributions(
 def latim(
     trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b *layers L L"]:
-    """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero above the diagonal.
+    """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero where i cannot see j.
 
     The products cost L²·D·E operations per layer; memory beyond the answer is one tile.
 
     Args:
         trace: A capture.
-        layer: Number of the mixer; None for all.
+        layer: Number of the layer; None for all.
         norm: p, 1 or 2.
         rule: The activation rule.
 
@@ -86,7 +86,7 @@ def latim_row(
 def check_norm(norm: object) -> None:
     """Raise InputError unless the norm is 1 or 2."""
     if norm not in (1, 2):
-        raise InputError(f"norm {norm!r} is not one of LaTIM's: choose 1 or 2")
+        raise InputError(f"unknown norm {norm!r}; choose 1 or 2")
 
 
 def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:

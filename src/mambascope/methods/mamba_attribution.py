@@ -2,9 +2,9 @@
 
     β^λ = I + ( mean_e ∇y'^λ ⊙ mean_d alpha^λ )⁺,   ρ = e_t Π_λ β^λ
 
-∇y' is the readout's true gradient at the mixer's output, one number per target row after the mean over its width. The
-positive part looks at single entries, so time is quadratic in L, by tiles; memory is linear. On softmax attention the
-same formula has the gradient at the layer's output; Transformer-Attribution proper is in `transformer_attribution`.
+∇y' is the readout's true gradient at the mixer's output, averaged over its width to one number per target. The positive
+part needs single entries, so time is quadratic in L, tile by tile; memory is linear. For softmax attention the same
+formula uses the gradient at the layer's output; Transformer-Attribution itself is in `transformer_attribution`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from mambascope.trace.differentiate import Gradients
 def mamba_attribution(
     trace: Trace, readout: Readout | FeatureReadout, *, variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
-    """Return the scores of all sources for a readout; where it has several positions, their rows are averaged.
+    """Return the scores of all sources for a readout; if it has several positions, their rows are averaged.
 
     Args:
         trace: A capture.
-        readout: What is explained, with its positions; negative numbers count back from each text's own last token.
-        variant: `reference-code` is what the paper's code does: one target's row alone per layer, hidden attention
-            clamped at 0 and brought to [0, 1], times the largest positive gradient of each source, brought to [0, 1]
-            over tokens. That code leaves the target out of its answer; here it keeps its place, with the score 0. Where
+        readout: The readout, with its positions; negative numbers count back from each text's own last token.
+        variant: `reference-code` does what the paper's code does: it takes only one target's row per layer, hidden
+            attention clamped at 0 and rescaled to [0, 1], times the largest positive gradient of each source, rescaled
+            to [0, 1] over tokens. That code drops the target from its result; here it keeps its place, with score 0. If
             the readout reads one token, the last layer gives nothing: its gradient is zero at every other source.
 
     Raises:
-        InputError: if a position does not exist or is padding in one of the texts, or variant does not exist.
-        UnsupportedModelError: if the reference code is asked of softmax attention, or the gradients' means over
-            the width are zero but for rounding, as where nothing but LayerNorms follows, which take means out.
+        InputError: if a position does not exist or is padding in one of the texts, or the variant does not exist.
+        UnsupportedModelError: if the variant is `reference-code` and a layer is softmax attention, or the means of the
+            gradients over the width are zero up to rounding, as when only LayerNorms follow, which remove means.
     """
     check_variant(variant)
     return from_gradients(trace, trace.gradients(readout), readout.positions, variant)
@@ -59,14 +59,14 @@ def mamba_attribution(
 def from_gradients(
     trace: Trace, gradients: Gradients, targets: Sequence[int], variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
-    """Return `mamba_attribution` of these targets for the number whose gradients at the mixers are given."""
+    """Return `mamba_attribution` of these targets, given a readout's gradients at the mixers."""
     flows = [gradients.mixers[block.branch.name][1] for block in trace.layers]
     if variant == "reference-code":
         if len(targets) != 1:
             raise InputError("the reference code's Mamba-Attribution explains one target at a time")
         layers = range(first_reference_layer(len(trace.layers)), len(trace.layers))
         rows = of_each_text(
-            trace, targets[0], lambda place: tuple(_released(trace, k, flows[k], place) for k in layers)
+            trace, targets[0], lambda place: tuple(_reference_code_row(trace, k, flows[k], place) for k in layers)
         )
         return reference_rollout(rows)
     _require_means(flows)
@@ -83,21 +83,22 @@ def from_gradients(
 
 
 def _require_means(flows: Sequence[Float[Tensor, "b L E"]]) -> None:
-    """Raise UnsupportedModelError if every layer's gradient has no mean over its width beyond rounding."""
+    """Raise UnsupportedModelError if every layer's gradient has zero mean over its width, up to rounding."""
     if not any(flow.any() for flow in flows):
-        return  # the readout depends on no layer, which is no matter of means
+        return  # the readout depends on no layer: all gradients are zero
     for flow in flows:
-        # E roundings of the backward pass, each of a few eps of the largest entry, leave their mean this far from zero
+        # the size of a mean of E rounding errors in the backward pass, each a few eps of the largest entry
         rounding = 16 * torch.finfo(flow.dtype).eps / flow.shape[-1] ** 0.5
         if flow.double().mean(dim=-1).abs().amax() > rounding * flow.abs().amax():
             return
     raise UnsupportedModelError(
-        "Mamba-Attribution takes the mean of gradients over a layer's width, and here it is zero but for rounding, as "
-        "LayerNorms follow, which take means out; choose another method, or of a model with stages an earlier one"
+        "Mamba-Attribution takes the mean of gradients over a layer's width, which is zero here up to rounding, "
+        "because LayerNorms follow, which remove means; choose another method or, in a model with stages, an earlier "
+        "stage"
     )
 
 
-def _released(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:
+def _reference_code_row(trace: Trace, layer: int, flow: Tensor, target: int) -> Float[Tensor, "b L"]:
     real = real_tokens(trace)
     attention = min_max(reference_row(trace, layer, target).clamp(min=0), real).mean(dim=1)
     strength = flow.to(attention.dtype).clamp(min=0).amax(dim=-1)
@@ -111,7 +112,7 @@ def _scored(trace: Trace, readout: AnyReadout, variant: Variant) -> MethodResult
 METHODS = [
     Method(
         "mamba-attribution",
-        "rollout of hidden attention weighted by the logit's gradient, its positive part",
+        "rollout of the positive part of hidden attention weighted by the logit's gradient",
         HIDDEN_ATTENTION,
         signed=False,
         needs="backward",

@@ -1,10 +1,10 @@
 """MambaLRP (Jafari, Montavon, Müller & Eberle, arXiv 2406.07592): layer-wise relevance propagation for Mamba.
 
 Gradient times input on a graph whose forward pass is the model's and whose backward pass is frozen (section 4): the
-SiLU passes its secant, Δ, B and C of the scan are constants, each branch of the gate takes half, norms keep their
-statistic. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] and the same products
-b ∂f/∂b of the biases add up to the readout f. Time and memory are linear in L: the scan's backward pass is one reversed
-scan.
+SiLU uses its secant, Δ, B and C of the scan are constants, each branch of the gate gets half, and the statistics of
+norms are constants. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] and the
+same products b ∂f/∂b of the biases add up to the readout f. Time and memory are linear in L: the scan's backward pass
+is one reversed scan.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
 from mambascope.trace.running import in_texts
 
-#: The published rules for language (section 4): all frozen, linear layers plain.
+#: The published propagation rules for language (section 4): all on, without γ in linear layers.
 LRP = PropagationRules(silu=True, scan=True, gate=True, norm=True)
 
-#: The published rules for vision: γ = 0.25 in linear and convolution layers.
+#: The published propagation rules for vision: also γ = 0.25 in linear and convolution layers.
 LRP_VISION = PropagationRules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
 
 
 def published_rules(inputs: Mapping[str, Any]) -> PropagationRules:
-    """Return the rules that the paper has for what a model is called with: those for vision if it is a picture."""
+    """Return the published propagation rules for a model's inputs: those for vision if they contain a picture."""
     return LRP_VISION if inputs.get("pixel_values") is not None else LRP
 
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """Relevance of every token for a readout, and where asked for of every pixel.
+    """Relevance of every token for a readout and, on request, of every pixel.
 
     Attributes:
         scores: R_j, signed.
-        biases: What flows into the biases of each layer: of its mixer, and of what else stands in its block.
-        other_biases: What flows into biases after the layers, such as those of the final norm and the head.
+        biases: Relevance of the biases of each layer: of its mixer, and of the rest of its block.
+        other_biases: Relevance of biases outside the layers, such as those of the final norm and the head.
         value: The readout f.
-        first_order: What tokens and biases add up to: f itself, or a log-probability's linear part.
+        first_order: The number that tokens and biases add up to: f itself, or a log-probability's linear part.
         outputs: What the model returned.
-        pixels: Relevance of every pixel, its colours together; zero at pixels that no patch reads. None unless asked.
+        pixels: Relevance of every pixel, summed over colours; zero at pixels that no patch reads. None unless asked
+            for.
     """
 
     scores: Float[Tensor, "b L"]
@@ -64,7 +65,7 @@ class Relevance:
 
     @property
     def terms(self) -> dict[str, Float[Tensor, " b"]]:
-        """What adds up to the readout, in float64: `tokens` and `biases`."""
+        """The terms that add up to the readout, in float64: `tokens` and `biases`."""
         return {
             "tokens": self.scores.double().sum(dim=-1),
             "biases": self.biases.double().sum(dim=-1) + self.other_biases.double(),
@@ -72,14 +73,14 @@ class Relevance:
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
-        """|f - Σ_j R_j - Σ biases| over the sum of all sizes, which cancel: rounding, where all rules are on."""
+        """|f - Σ_j R_j - Σ biases| over the sum of all absolute values; only rounding, if all rules are on."""
         sizes = self.scores.double().abs().sum(dim=-1) + self.biases.double().abs().sum(dim=-1)
         missing = self.first_order.double() - self.terms["tokens"] - self.terms["biases"]
         return missing.abs() / (sizes + self.other_biases.double().abs()).clamp_min(1e-300)
 
     @property
     def pixel_share(self) -> Float[Tensor, " b"]:
-        """Σ over pixels, as a share of what tokens hold: the class token and the positions hold the rest.
+        """Relevance of all pixels, as a share of the tokens'; the rest belongs to the class token and the positions.
 
         Raises:
             InputError: if pixels were not asked for.
@@ -101,19 +102,20 @@ def mamba_lrp(
     Args:
         trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
-        rules: What is frozen: all by default; switch rules off for an ablation, or set γ. `LRP_VISION` has the γ
-            published for vision; `PropagationRules()` gives gradient times input.
-        pixels: Go on from the tokens of a picture to its pixels, with the same rules in the same pass.
+        rules: The propagation rules: by default all are on; switch some off for an ablation, or set γ. `LRP_VISION` has
+            the γ published for vision; `PropagationRules()` gives gradient times input.
+        pixels: Continue from the tokens of a picture back to its pixels, with the same rules in the same pass.
 
     Raises:
-        InputError: if there are no pixels to go back to, or the model is quantised.
+        InputError: if there are no pixels to trace back to, or the model is quantised.
         UnsupportedModelError: if the model has layers other than selective scans and a rule is on.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
     check_trace(trace)
     if rules != GRADIENT and not trace.kinds <= SCAN:
         raise UnsupportedModelError(
-            f"MambaLRP has rules for selective scans only, and this model also has {says_kinds(trace.kinds - SCAN)}; "
+            f"MambaLRP has propagation rules for selective scans only, but this model also has "
+            f"{says_kinds(trace.kinds - SCAN)}; "
             "use alti-logit or gradient-x-input"
         )
     readout = in_texts(readout, trace.inputs)
@@ -135,7 +137,7 @@ def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
 
 
 def _by_layer(trace: Trace, passed: Gradients) -> tuple[Float[Tensor, "b layer"], Float[Tensor, " b"]]:
-    """Return what flows into the biases of every layer's block, and into those that stand in none."""
+    """Return the relevance of the biases in every layer's block, and of those in no block."""
     blocks = [block.branches[0].name.rpartition(".")[0] for block in trace.layers]
     layers = passed.value.new_zeros(len(passed.value), len(blocks), dtype=torch.float64)
     others = layers.new_zeros(len(layers))
@@ -149,13 +151,13 @@ def _by_layer(trace: Trace, passed: Gradients) -> tuple[Float[Tensor, "b layer"]
 
 
 def gradient_x_pixels(trace: Trace, readout: Callable[[Any], Tensor]) -> Float[Tensor, "b H W"] | None:
-    """Return the true gradient at every pixel times the pixel; None where the run read no picture."""
+    """Return the true gradient at every pixel times the pixel; None if the run read no picture."""
     seen = trace.inputs.get("pixel_values") is not None
     return mamba_lrp(trace, readout, rules=GRADIENT, pixels=True).pixels if seen else None
 
 
 def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
-    """By the published rules for language or for vision."""
+    """Use the published propagation rules for language or for vision."""
     seen = trace.inputs.get("pixel_values") is not None
     found = mamba_lrp(trace, number_of(readout), rules=published_rules(trace.inputs), pixels=seen)
     (result,) = _results(trace, found)
@@ -189,7 +191,7 @@ def _results(trace: Trace, found: Relevance) -> list[MethodResult]:
 METHODS = [
     Method(
         "mamba-lrp",
-        "relevance of each token, conserved on its way from the logit to the embeddings",
+        "relevance of each token, conserved from the logit back to the embeddings",
         "Jafari et al. 2024, arXiv 2406.07592",
         signed=True,
         needs="backward",

@@ -1,4 +1,4 @@
-"""Refusing a map that would not fit, before the machine finds out."""
+"""Refusing a map that would not fit in memory, before it is computed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mambascope.errors import MapTooLargeError
 
 
 def require_room(shape: tuple[int, ...], like: torch.Tensor, way_out: str) -> None:
-    """Raise MapTooLargeError, with the size and the way out, if a map of this shape would not fit beside what is held.
+    """Raise MapTooLargeError, with the size and the way out, if a map of this shape would not fit in free memory.
 
     Args:
         shape: Shape of the map.
         like: A tensor of its dtype and device.
-        way_out: What to ask for instead, as a clause.
+        way_out: What to do instead, as a clause.
     """
     needed = math.prod(shape) * like.element_size()
     free = available_bytes(like.device)
     if needed > free:
         raise MapTooLargeError(
-            f"a map of shape {shape} needs {gibibytes(needed)} and {gibibytes(free)} are free; {way_out}"
+            f"a map of shape {shape} needs {gibibytes(needed)}, but only {gibibytes(free)} are free; {way_out}"
         )
 
 
@@ -34,5 +34,5 @@ def available_bytes(device: torch.device) -> int:
 
 
 def gibibytes(count: int) -> str:
-    """Return a size for people to read."""
+    """Return a size as text."""
     return f"{count / 2**30:.1f} GiB"

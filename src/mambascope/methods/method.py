@@ -1,7 +1,7 @@
-"""What a method says of itself: whose it is, what it needs and costs, and how to get its scores.
+"""The description of a method: its source, what it needs and costs, and the functions that compute its scores.
 
-A method that scores layers is a function of (trace, layer, target); one that explains a number that the model returned
-is a function of (trace, readout). Each file of this folder ends with the entries of its methods, `METHODS`.
+A method that scores layers is a function of (trace, layer, target); one that explains a readout is a function of
+(trace, readout). Each file of methods in this folder ends with `METHODS`, the entries of its methods.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ HIDDEN_ATTENTION = "Ali, Zimerman & Wolf 2024, arXiv 2403.01590"
 LATIM = "Pitorro & Treviso 2025, arXiv 2502.15612"
 IMPLICIT = "Zimerman, Ali & Wolf 2024, arXiv 2405.16504"
 
-#: What a whole-model method explains: a number, or of a model without a head a place alone.
+#: What a whole-model method explains: a number or, for a model without a head, positions only.
 AnyReadout = Readout | FeatureReadout | Place
 
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """What a method that explains a number returns of one text.
+    """The result of a whole-model method for one text.
 
     Attributes:
         scores: One row for the whole model, or one per layer.
-        diagnostics: The evidence: `conservation_error`, and what else tells how far to trust the scores.
-        over_layers: How the layers' rows make the model's.
-        pixels: Scores of a picture's pixels, from methods that go down to them.
+        diagnostics: The evidence on how far to trust the scores, such as `conservation_error`.
+        over_layers: How the layers' rows are combined into one row for the model.
+        pixels: Scores of a picture's pixels, from methods that have them.
     """
 
     scores: Float[Tensor, "layer L"]
@@ -53,39 +53,38 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score sources, layer by layer (`row`, `map`) or for a number that the model returned (`score`).
+    """One way to score sources, layer by layer (`row`, `map`) or for a readout of the whole model (`score`).
 
     Attributes:
-        name: What people type.
+        name: The name that users type.
         title: What it shows, in a few words.
-        paper: Where it comes from.
+        paper: The paper that it comes from.
         signed: Whether scores can be negative.
-        needs: What it runs: the forward pass alone, one backward pass as well, or many passes with interventions.
-        cost: Time for one target as the text grows.
-        kinds: The kinds of layer that it can read; None for whatever has an affine map.
-        row: (trace, layer, target) → (b, L), one target's scores; None where a map costs no more.
+        needs: What it runs: only the forward pass, also one backward pass, or many passes with interventions.
+        cost: How its time for one target grows with the text.
+        kinds: The kinds of mixer that it can read; None for any that has an affine map.
+        row: (trace, layer, target) → (b, L), one target's scores; None if a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
         score: (trace, readout, variant) → scores of the whole model for one readout.
-        score_many: (trace, readouts) → a result for each of several readouts of one text, where that is cheaper.
-        score_copies: (trace, readout) → a result for each copy of one text, where copies with a readout each can be
-            explained side by side.
-        whole_map: trace → (b, L, L), all targets of a whole-model method, where there is such a thing.
-        reference_code: Whether `variant="reference-code"` means something to it.
+        score_many: (trace, readouts) → a result for each of several readouts of one text, if that is cheaper.
+        score_copies: (trace, readout) → a result for each copy of one text, each with its own readout, if that works.
+        whole_map: trace → (b, L, L), all targets of a whole-model method, if it has such a map.
+        reference_code: Whether it has `variant="reference-code"`.
         asks: Whether it explains a logit, so that the model must have a head.
-        split: Whether a whole-model method also says what each layer gave.
-        passes: Time for one target of a short text, roughly, in forward passes.
-        growth: Forward passes that each token of the text adds to them, where time is quadratic.
-        rule: The activation rule of the contributions that it looks at.
-        offered: Whether a page offers it unasked; variants of other methods and controls are not.
-        by_place: Whether the place that is asked about makes a difference beyond the number that is read there.
-        reaches_embeddings: Whether it follows a number back to the tokens as they are embedded, through whatever lies
-            between, so that of a model with stages it explains the first.
-        by_stage: Whether it has something to say of one stage of a model whose stages read fewer and fewer tokens.
-        takes_means: Whether it takes the mean of gradients over a layer's width, which LayerNorms take out.
-        answers: Place among the methods that explain a prediction when none is named, the first that can read the
-            model being taken; None for methods that do not.
-        shows_layers: Whether it shows layers, every position, and models without a head, when none is named.
-        column: The column of `compare` in which it stands, of the figures that compare models in the papers.
+        split: Whether a whole-model method also gives scores per layer.
+        passes: Approximate time for one target of a short text, in forward passes.
+        growth: Additional forward passes per token of the text, if time is quadratic.
+        rule: The activation rule of its contributions.
+        offered: Whether a page offers it by default; variants of other methods and controls are not offered.
+        by_place: Whether its scores depend on the readout's position beyond the number that is read there.
+        reaches_embeddings: Whether it traces a readout back to the embedded tokens, through everything in between, so
+            that in a model with stages it explains the first.
+        by_stage: Whether it can explain one stage of a model whose stages read fewer and fewer tokens.
+        takes_means: Whether it takes the mean of gradients over a layer's width, which LayerNorms remove.
+        answers: Rank among the default methods for explaining a prediction, of which the first that can read the model
+            is used; None for methods that are never the default.
+        shows_layers: Whether it is the default for layers, for all positions, and for models without a head.
+        column: Its column in `compare`, after the figures that compare models in the papers; empty if it has none.
     """
 
     name: str
@@ -120,7 +119,7 @@ class Method:
 
     @property
     def scope(self) -> Literal["layer", "model"]:
-        """Whether it scores each layer or the whole model."""
+        """What it scores: each layer, or the whole model."""
         return "model" if self.map is None else "layer"
 
     def reads(self, kinds: Iterable[Kind]) -> bool:
@@ -129,25 +128,25 @@ class Method:
 
 
 def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows L"]:
-    """Return scores of embedded tokens as scores of positions: a class token put before them has no embedding."""
+    """Return scores of embedded tokens as scores of positions, with zero for a class token added after embedding."""
     return F.pad(scores, (trace.shape[1] - scores.shape[1], 0))
 
 
 def says_kinds(kinds: Iterable[Kind]) -> str:
-    """Return kinds of layer in words."""
+    """Return kinds of mixer in words."""
     names = {"scan": "selective scans", "attention": "softmax attention"}
     return " and ".join(names.get(kind, kind) for kind in sorted(set(kinds), reverse=True))
 
 
 def number_of(readout: AnyReadout) -> Readout | FeatureReadout:
-    """Return the number that is asked about.
+    """Return the readout if it is a number.
 
     Raises:
-        InputError: if there is none, because the model has no head.
+        InputError: if it is not, because the model has no head.
     """
     if isinstance(readout, Place):
         raise InputError(
             "this model has no head, so there is no logit to explain; load it with its language-model or "
-            "classification head, or choose a method that needs none"
+            "classification head, or choose a method that does not need one"
         )
     return readout

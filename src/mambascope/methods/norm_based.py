@@ -2,8 +2,9 @@
 
     ‖Σ_h p^h_ij f^h(x_j)‖,   f^h(x) = (x W_V^h + b_V^h) W_O^h
 
-The weight together with the size of what it weighs, the heads summed before the norm is taken. A source's share holds
-the value bias, which LaTIM's ‖T_ij(x_j)‖ leaves to β; the output projection's bias belongs to no source in either.
+The attention weight times the vector that it weights, summed over heads before the norm is taken. A source's share
+includes the value bias, which LaTIM's ‖T_ij(x_j)‖ leaves in β; the output projection's bias belongs to no source in
+either.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
 
     Raises:
         InputError: if the layer does not exist.
-        UnsupportedModelError: if the layer is no softmax attention.
+        UnsupportedModelError: if the layer is not softmax attention.
         MapTooLargeError: if the map would not fit in memory.
     """
     operator = _attention(trace, layer)
@@ -46,12 +47,12 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
 
     Raises:
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if the layer is no softmax attention.
+        UnsupportedModelError: if the layer is not softmax attention.
     """
     operator = _attention(trace, layer)
 
@@ -72,8 +73,8 @@ def _attention(trace: Trace, layer: int) -> AttentionLayer:
     if not isinstance(operator, AttentionLayer):
         branch = trace.layers[trace.index(layer)].branch
         raise UnsupportedModelError(
-            f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan and "
-            f"norm-based attention is defined for softmax attention; use latim, whose contributions are its counterpart"
+            f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan, but "
+            f"norm-based attention is defined for softmax attention; use latim, its counterpart for scans"
         )
     return operator
 

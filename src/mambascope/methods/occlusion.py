@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler & Fergus 2014, arXiv 1311.2901, section 4.2, for tokens): the text is read without one token."""
+"""Occlusion (Zeiler & Fergus 2014, arXiv 1311.2901, section 4.2, here for tokens): the text read without one token."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def occlusion(
 ) -> Effect:
     """Return how far a readout falls when one token of the text is occluded, for every token.
 
-    Any transformers model that reads tokens will do, Transformers included.
+    Works for any transformers model that reads tokens, including Transformers.
 
     Args:
         trace: A capture of one text.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
-        replacement: What stands in a token's place: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a
-            token id; or `delete`, nothing: the text closes up. A position's outputs are then read where its token has
-            moved to, those of the deleted one where the text before it ends; the score is NaN where there is none.
-        batch: Copies of the text that run at a time; None for as many as make 2048 tokens.
+        replacement: What replaces a token: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a token id;
+            or `delete`, nothing, so that the text becomes shorter. A position's outputs are then read where its token
+            has moved to, and those of the deleted token at the token before it; the score is NaN if there is none.
+        batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (tokens done, tokens in all) after each batch.
 
     Raises:
@@ -65,7 +65,7 @@ def occlusion(
 def _occluding(
     model: nn.Module, inputs: dict[str, Any], replacement: str | int, length: int
 ) -> Callable[[Int[Tensor, " b"]], Any]:
-    """Return what gives the model's outputs for copies of the text, each without the token at one place."""
+    """Return the function that gives the model's outputs for copies of the text, each without the token at a place."""
     if isinstance(replacement, int) and not isinstance(replacement, bool):
         if inputs.get("input_ids") is None:
             raise InputError("a token id can only replace a token id; pass input_ids, or occlude with 'zero'")
@@ -101,7 +101,7 @@ def _with_id(model: nn.Module, inputs: dict[str, Any], token: int, places: Int[T
 
 
 def _deleted(model: nn.Module, inputs: dict[str, Any], places: Int[Tensor, " b"]) -> Any:
-    """Everything that has a place in the text closes up, positions included where the caller gave them."""
+    """Remove the token from every input with one entry per token, including positions if the caller passed them."""
     batch = copies(inputs, len(places))
     text = batch["inputs_embeds"] if batch.get("input_ids") is None else batch["input_ids"]
     rest = torch.arange(text.shape[1] - 1, device=places.device)
@@ -120,7 +120,7 @@ def _deleted(model: nn.Module, inputs: dict[str, Any], places: Int[Tensor, " b"]
 
 
 def _moved_back(output: Tensor, places: Int[Tensor, " b"], text: torch.Size) -> Tensor:
-    """Return an output per token at the positions of the whole text; others as they are."""
+    """Return an output with one entry per token, aligned with the whole text; other outputs are unchanged."""
     if output.ndim < 3 or output.shape[:2] != text:
         return output
     positions = torch.arange(text[1] + 1, device=places.device)
@@ -136,7 +136,7 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
-    """Every readout is read from the same passes: the intact one, and then those without a token."""
+    """Read all readouts from the same passes: the intact one, then those without a token."""
     noted: list[Float[Tensor, "T b"]] = []
 
     def noting(outputs: Any) -> Float[Tensor, " b"]:

@@ -1,4 +1,4 @@
-"""The row that a product over layers starts from: the targets."""
+"""The row that a product over layers starts from: one-hot at the targets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mambascope.trace import Trace
 
 
 def one_hot(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
-    """Return a row with equal weights at the targets of each text that sum to one.
+    """Return a row for each text with equal weights at the targets, which sum to one.
 
     Args:
         trace: A capture.
-        target: Position, or several; negative numbers count back from each text's own last token.
+        target: One position, or several; negative numbers count back from each text's own last token.
 
     Raises:
-        InputError: if a target is no position, is padding in one of the texts, or there is none.
+        InputError: if a target is not a position, is padding in one of the texts, or there is none.
     """
     rho = trace.operator(len(trace.layers) - 1).x.new_zeros(trace.shape)
     targets = positions(trace, target).to(rho.device)

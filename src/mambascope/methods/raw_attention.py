@@ -1,8 +1,8 @@
-"""Raw attention (Ali, Zimerman & Wolf, arXiv 2403.01590, section 4.1): a layer's hidden attention, brought to [0, 1].
+"""Raw attention (Ali, Zimerman & Wolf, arXiv 2403.01590, section 4.1): a layer's hidden attention, rescaled to [0, 1].
 
-The target's row of every channel is shifted and scaled together, so that the smallest value of the row is 0 and the
-largest 1 (padding takes no part), then averaged over channels; a model's raw attention is the mean over its layers from
-a first one on.
+The target's rows of all channels are shifted and scaled together, so that their smallest value is 0 and their largest
+is 1 (padding excluded), then averaged over channels; a model's raw attention is the mean over its layers from a first
+one on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mambascope.methods.targets import looks_ahead, of_each_text
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
-#: Targets whose rows of all channels are held at a time.
+#: Number of targets whose rows of all channels are held at a time.
 ROWS = 16
 
 
@@ -26,15 +26,15 @@ def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = 
 
     Args:
         trace: A capture.
-        layer: Number of the mixer, from 0; negative numbers count from the end.
+        layer: Number of the layer, from 0; negative numbers count from the end.
         target: Position i; negative numbers count back from each text's own last token.
-        variant: `reference-code` stops the decay one step early and takes the target's own entry for 0, as the paper's
-            code does. That code then leaves the target out; here it keeps its place, with the score 0.
+        variant: `reference-code` stops the decay one step early and sets the target's own entry to 0, as the paper's
+            code does. That code then drops the target; here it keeps its place, with the score 0.
 
     Raises:
-        InputError: if the layer, the target or variant does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention, or the layer has several
-            mixers side by side.
+        InputError: if the layer, target or variant does not exist, or the target is padding in one of the texts.
+        UnsupportedModelError: if the layer has several mixers side by side, or the variant is `reference-code` and the
+            layer is no selective scan.
     """
     check_variant(variant)
     scan, length, ahead = _scan(trace, layer), trace.shape[1], looks_ahead(trace, layer)
@@ -55,7 +55,7 @@ def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = 
 
 
 def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
-    """Return one layer's raw attention of every target, zero where a target cannot see; memory beyond it is linear.
+    """Return one layer's raw attention of every target, zero where a target cannot see; extra memory is linear in L.
 
     Raises:
         InputError: if the layer does not exist.
@@ -83,7 +83,7 @@ def _scan(trace: Trace, layer: int) -> TokenMixer:
 METHODS = [
     Method(
         "raw-attention",
-        "hidden attention brought to [0, 1], averaged over channels",
+        "hidden attention rescaled to [0, 1], averaged over channels",
         HIDDEN_ATTENTION,
         signed=False,
         row=raw_attention_row,

@@ -1,15 +1,15 @@
 """What the reference code of *The Hidden Attention of Mamba Models* (arXiv 2403.01590) computes where it differs.
 
-It keeps one row per layer, that of the class token (for a text: the target's). The decay from a source stops one step
-before the target, and the target's own entry is exactly 0: the loop over sources ends before it, and that of the
-backward scan begins after it. It starts at layer 15 of 24, and in rollout puts the row into every row of the layer's
-matrix, so that the product has a closed form (methods section 5):
+It keeps one row per layer, that of the class token (here, for a text, the target's). The decay from a source stops one
+step before the target, and the target's own entry is exactly 0: the loop over sources ends before it, and the loop of
+the backward scan begins after it. It starts at layer 15 of 24, and in rollout copies the row into every row of the
+layer's matrix, so that the product has a closed form (methods section 5):
 
     M_λ = (I + 1 a_λᵀ) / (1 + s_λ),  s_λ = Σ_j a_λ[j]
     ρ = e_t Π_λ 1/(1 + s_λ) + Σ_λ a_λ/(1 + s_λ) Π_{m<λ} 1/(1 + s_m)
 
-At the end it clamps the scores at 0 and leaves the class token out. Here they are clamped too, but the target keeps its
-place, so that scores line up with tokens; what stands there is 0, and the term of e_t falls away.
+At the end it clamps the scores at 0 and drops the class token. Here they are clamped too, but the target keeps its
+place, with the score 0, so that scores line up with tokens; the term of e_t is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
-#: `published`: what the paper's formulas say, the default everywhere. `reference-code`: what its code does.
+#: `published`: what the paper's formulas say, always the default. `reference-code`: what its code does.
 Variant = Literal["published", "reference-code"]
 
 #: The reference code skips this share of the layers: 15 of 24.
@@ -37,7 +37,7 @@ SKIPPED_LAYERS = 15 / 24
 
 
 def check_variant(variant: str) -> None:
-    """Raise InputError unless variant is `published` or `reference-code`."""
+    """Raise InputError unless the variant is `published` or `reference-code`."""
     if variant not in get_args(Variant):
         if variant == "released":
             raise InputError("variant 'released' is now called 'reference-code'")
@@ -45,15 +45,15 @@ def check_variant(variant: str) -> None:
 
 
 def first_reference_layer(layers: int) -> int:
-    """Return the first layer that the reference code reads in a model of so many."""
+    """Return the first layer that the reference code reads in a model with this number of layers."""
     return min(round(layers * SKIPPED_LAYERS), layers - 1)
 
 
 def reference_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L"]:
-    """Return the target's row of hidden attention per map, its decays stopped at the token before the target.
+    """Return the target's row of hidden attention per map, with decays stopped at the token before the target.
 
-    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j in place of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i; 0 for the target itself.
-    Directions are added.
+    C_i exp(A (S_{i-1} - S_j)) Δ_j B_j instead of C_i exp(A (S_i - S_j)) Δ_j B_j, for j < i; 0 for the target itself.
+    Scans in several directions are added.
 
     Raises:
         UnsupportedModelError: if the layer is not a selective scan.
@@ -76,7 +76,7 @@ def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int
         )
     row = scan.skip.new_zeros(shape[0], scan.maps, shape[1])
     still = scan.dt.clone()
-    still[:, target] = 0  # no time passes at the target itself
+    still[:, target] = 0  # no decay at the target itself
     row[..., :target] = dataclasses.replace(scan, dt=still).tile(slice(target, target + 1), slice(0, target))[:, :, 0]
     return row
 
@@ -96,11 +96,11 @@ def reference_rollout(rows: Sequence[Float[Tensor, "b L"]]) -> Float[Tensor, "b 
 
 
 def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None = None) -> Float[Tensor, "b ..."]:
-    """Return the values of each text brought to [0, 1]; all zero where they are all alike.
+    """Return the values of each text rescaled to [0, 1]; all zero if they are all equal.
 
     Args:
-        values: Of one text per row.
-        real: False where a value belongs to padding, which takes no part and becomes 0; broadcast to the values.
+        values: Values, one text per row.
+        real: False where a value belongs to padding, which is ignored and becomes 0; broadcast to the values.
     """
     low = high = flat = values.flatten(1)
     if real is not None:
@@ -112,5 +112,5 @@ def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None =
 
 
 def real_tokens(trace: Trace, seen: int | None = None) -> Bool[Tensor, "b 1 s"] | None:
-    """Return which of the first tokens are not padding, or None where the trace has no mask."""
+    """Return which of the first `seen` tokens (by default all) are not padding; None if the trace has no mask."""
     return None if trace.attention_mask is None else trace.attention_mask[:, None, :seen].bool()

@@ -1,4 +1,4 @@
-"""Every method by name, from the files that define them; what each is stands at the end of its own file."""
+"""Every method by name, collected from the files that define them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ register = METHODS.register
 
 
 def find_method(name: str) -> Method:
-    """Return the method of this name, or raise InputError that lists those there are."""
+    """Return the method of this name; raises InputError with the names of all methods if there is none."""
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     return METHODS[name]
@@ -48,6 +48,6 @@ def check_readable(method: Method, trace: Trace) -> None:
     if not method.reads(kinds):
         able = ", ".join(one.name for one in METHODS.values() if one.reads(kinds) and one.scope == method.scope)
         raise UnsupportedModelError(
-            f"{method.name} reads {says_kinds(method.kinds or ())} and this model mixes tokens by {says_kinds(kinds)}; "
-            f"of its kind these can: {able}"
+            f"{method.name} reads {says_kinds(method.kinds or ())}, but this model mixes tokens by {says_kinds(kinds)}"
+            f"; similar methods that can read it: {able}"
         )

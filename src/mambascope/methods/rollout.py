@@ -3,8 +3,8 @@
     ρ = e_t Π_λ (I + Ā^λ),   Ā = mean over channels of alpha
 
 taken from the last layer down to the first. One target's row costs one reversed scan per layer: ρ ← ρ + ρ Ā^λ. The
-variants that look at single entries (absolute values, max, min or product over channels, a discard ratio) need the
-matrices, and cost time and memory quadratic in L.
+options that need single entries (absolute values, max, min or product over channels, a discard ratio) need the
+matrices, so their time and memory are quadratic in L.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mambascope.numbering import whole_numbers
 from mambascope.operators.blocks import split
 from mambascope.trace import Trace
 
-#: How the maps of a layer's channels (heads) become one: `product` is the geometric mean of their absolute values.
+#: How the maps of a layer's channels (or heads) are reduced to one; `product` is the geometric mean of absolute values.
 Reduction = Literal["mean", "max", "min", "product"]
 
 #: Targets and sources per tile of all channels.
@@ -48,22 +48,23 @@ def rollout_row(
 
     Args:
         trace: A capture.
-        target: Position, or several, whose rows are averaged; negative numbers count back from each text's own last
+        target: One position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
         normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
-            is signed, so that a sum may be close to zero.
-        variant: `reference-code` puts the target's row into all rows and clamps the scores at 0, as the paper's code
-            does (one target, no variant). That code leaves the target out; here it keeps its place, with the score 0.
+            is signed, so a sum may be close to zero.
+        variant: `reference-code` copies the target's row into all rows and clamps the scores at 0, as the paper's code
+            does (only for one target, without `normalise`). That code drops the target; here it keeps its place, with
+            the score 0.
 
     Raises:
         InputError: if the target or variant does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if the reference code's behaviour is asked of softmax attention.
+        UnsupportedModelError: if the variant is `reference-code` and a layer is softmax attention.
     """
     check_variant(variant)
     if variant == "reference-code":
         targets = whole_numbers(target, "target")
         if len(targets) != 1 or normalise:
-            raise InputError("the reference code's rollout explains one target at a time and has no variants")
+            raise InputError("the reference code's rollout explains one target at a time and cannot be normalised")
         layers = range(first_reference_layer(len(trace.layers)), len(trace.layers))
         rows = of_each_text(
             trace, targets[0], lambda place: tuple(reference_row(trace, k, place).mean(dim=1) for k in layers)
@@ -89,18 +90,18 @@ def rollout(
 
     Args:
         trace: A capture.
-        channels: How a layer's maps become one.
+        channels: How a layer's maps are reduced to one.
         absolute: Take absolute values of each map first.
         normalise: Divide every row of I + A by its sum.
-        discard: Share of the entries that a target sees in a layer, the smallest in size, that is set to zero first;
-            at least 0 and below 1.
+        discard: Fraction of the entries that a target sees in a layer, the smallest in absolute value, that is set to
+            zero first; at least 0 and below 1.
 
     Raises:
-        InputError: if a variant does not exist.
+        InputError: if `channels` or `discard` cannot be used.
         MapTooLargeError: if the maps would not fit in memory.
     """
     if not 0 <= discard < 1:
-        raise InputError(f"discard is a share of entries, at least 0 and below 1, found {discard}")
+        raise InputError(f"discard must be a fraction of entries, at least 0 and below 1, found {discard}")
     batch, length = trace.shape
     like = trace.operator(0).x
     require_room((3, batch, length, length), like, "explain one position, or shorten the text")
@@ -135,11 +136,11 @@ def reduced_map(
 
 
 def discarded(matrix: Float[Tensor, "b L L"], share: float, seen: Int[Tensor, "b L"]) -> Float[Tensor, "b L L"]:
-    """Return the matrix with that share of the entries that each target sees, the smallest in size, set to zero.
+    """Return the matrix with a share of the entries that each target sees, the smallest in absolute value, set to zero.
 
     Args:
-        matrix: Zero where a target cannot see.
-        share: At least 0 and below 1.
+        matrix: The matrix, zero where a target cannot see.
+        share: The share, at least 0 and below 1.
         seen: How many sources each target sees.
     """
     if not share:
@@ -151,7 +152,7 @@ def discarded(matrix: Float[Tensor, "b L L"], share: float, seen: Int[Tensor, "b
 
 
 def _seen(trace: Trace, layer: int) -> Int[Tensor, "b L"]:
-    """Return how many sources each target of a layer sees, padding not counted."""
+    """Return how many sources each target of a layer sees, not counting padding."""
     device, mask = trace.operator(layer).x.device, trace.attention_mask
     real = torch.ones(trace.shape, dtype=torch.long, device=device) if mask is None else mask.long()
     ahead = looks_ahead(trace, layer)

@@ -1,4 +1,4 @@
-"""Where the targets stand in each text of a batch, and rows of targets that stand elsewhere in every text."""
+"""Positions of targets in each text of a batch, and rows of targets whose position differs from text to text."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mambascope.trace import Trace
 
 
 def positions(trace: Trace, target: int | Sequence[int]) -> Int[Tensor, "b T"]:
-    """Return the positions of the targets in each text, counted from 0; arguments and errors as `positions_in`."""
+    """Return the positions of the targets in each text, counted from 0; arguments and errors as in `positions_in`."""
     return positions_in(trace.attention_mask, trace.shape, target)
 
 
 def looks_ahead(trace: Trace, layer: int) -> bool:
-    """Return whether targets of a layer draw from what comes after them, rows of padding not counted.
+    """Return whether targets of a layer depend on later tokens, not counting rows of padding.
 
-    A decoder's row of padding on the left, of which nothing is left to attend to, is uniform over all tokens.
+    In a decoder, the row of a token padded on the left, which has nothing to attend to, is uniform over all tokens.
     """
     scans = [branch.operator().scan for branch in trace.layers[trace.index(layer)].branches]
     return any(_looks_ahead(scan, trace.attention_mask) for scan in scans)
@@ -36,12 +36,12 @@ def _looks_ahead(scan: TokenMixer, mask: Tensor | None) -> bool:
 
 
 def of_each_text(trace: Trace, target: int, compute: Callable[[int], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Return what is computed for one target, in each text at its own position.
+    """Return the results of `compute` for one target, at its own position in each text.
 
     Args:
         trace: A capture.
         target: The target, as in `positions_in`.
-        compute: Given a position, returns what belongs to it in every text.
+        compute: Given a position, returns its results for every text.
     """
     places = positions(trace, whole_number(target, "target"))[:, 0].tolist()
     found = {place: compute(place) for place in dict.fromkeys(places)}

@@ -3,7 +3,7 @@
     Ā^λ = E_h (∇p^λ ⊙ p^λ)⁺,   R ← R + Ā^λ R,   R = I at first;   the target's row
 
 ∇p is the readout's gradient at the attention probabilities, E_h the mean over heads. The same authors' earlier form
-(CVPR 2021, arXiv 2012.09838) has the probabilities' relevance in place of p; they found this one its equal.
+(CVPR 2021, arXiv 2012.09838) uses the relevance of the probabilities instead of p; they found both equally good.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from mambascope.trace.differentiate import Gradients
 
 
 def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> Float[Tensor, "b L"]:
-    """Return the scores of all sources for a readout; where it has several positions, their rows are averaged.
+    """Return the scores of all sources for a readout; if it has several positions, their rows are averaged.
 
     Args:
         trace: A capture of a Transformer.
-        readout: What is explained, with its positions; negative numbers count back from each text's own last token.
+        readout: The readout, with its positions; negative numbers count back from each text's own last token.
 
     Raises:
-        InputError: if a position is not one of the text or is padding in one of the texts.
+        InputError: if a position does not exist or is padding in one of the texts.
         UnsupportedModelError: if a layer is not softmax attention.
     """
     return from_gradients(trace, trace.gradients(readout), readout.positions)
 
 
 def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -> Float[Tensor, "b L"]:
-    """Return `transformer_attribution` of these targets for the number whose gradients at attention are given."""
+    """Return `transformer_attribution` of these targets, given a readout's gradients at the attention probabilities."""
     rho = one_hot(trace, targets)
     for branch in (block.branch for block in reversed(trace.layers)):
         if branch.name not in gradients.attention:
             raise UnsupportedModelError(
-                f"{branch.name} is a {type(branch.mixer).__name__}, which has no attention probabilities, and "
+                f"{branch.name} is a {type(branch.mixer).__name__}, which has no attention probabilities, but "
                 "Transformer-Attribution weights those"
             )
         p, flow = gradients.attention[branch.name]
@@ -54,7 +54,7 @@ def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -
 METHODS = [
     Method(
         "transformer-attribution",
-        "rollout of attention weighted by the logit's gradient, its positive part",
+        "rollout of the positive part of attention weighted by the logit's gradient",
         "Chefer et al. 2021, arXiv 2103.15679",
         signed=False,
         needs="backward",

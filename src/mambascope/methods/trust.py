@@ -1,4 +1,4 @@
-"""When a score's own evidence says that it should not be relied on, in words."""
+"""Cautions in words, for scores whose own evidence says that they should not be relied on."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-#: Largest conservation error that rounding explains. Sums of float32 products over texts of thousands of tokens stay
-#: below 1e-6 of the sizes added up (`benchmarks/conservation.py`), half precision rounds each product to 8 or 11 bits.
+#: Largest conservation error that rounding explains. Sums of float32 products over texts of thousands of tokens have
+#: relative errors below 1e-6 (`benchmarks/conservation.py`); half precision rounds each product to 8 or 11 bits.
 CONSERVED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 
-#: Largest share of a readout that integrated gradients may miss: they are a sum of steps, not an identity.
+#: Largest share of a readout that integrated gradients may miss: they are a numerical integral, not an identity.
 COMPLETE = 0.05
 
-#: Smallest share of a readout that the scores should hold: below it what is explained is the smaller part.
+#: Smallest share of a readout that tokens should hold: below it, less than half of the readout is explained by tokens.
 TOKENS = 0.5
 
 
 def caution(evidence: Mapping[str, Any], dtype: torch.dtype) -> str:
-    """Return why scores with this evidence should not be relied on, as a sentence; empty where nothing speaks so.
+    """Return why scores with this evidence should not be relied on, as a sentence; empty if there is no reason.
 
     Args:
         evidence: A result's diagnostics.
@@ -47,7 +47,7 @@ def caution(evidence: Mapping[str, Any], dtype: torch.dtype) -> str:
 
 
 def token_share(evidence: Mapping[str, Any]) -> float | None:
-    """Return what tokens hold of the number explained, where the evidence has its terms."""
+    """Return the tokens' share of the readout, or None if the evidence has no terms."""
     terms = evidence.get("terms")
     if not isinstance(terms, Mapping) or "tokens" not in terms:
         return None

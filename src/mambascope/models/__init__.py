@@ -1,1 +1,1 @@
-"""Models of our own, which transformers does not have: Vim, VMamba, MambaVision."""
+"""Our own implementations of models that transformers does not have: Vim, VMamba, MambaVision."""

@@ -1,7 +1,7 @@
-"""The depthwise convolutions of mixers: causal over a text, and over a line or a grid of tokens with a view all round.
+"""The depthwise convolutions of mixers: causal over a text, or over neighbours on all sides in a line or a grid.
 
-Both are sums that act on tokens alone. A mixer's own module calls them, with their activation, by a name of its own, so
-that propagation rules can answer in their place (`mambascope.trace.propagation_rules`).
+A mixer's module calls its convolution, with its activation, as a module-level function, so that propagation rules can
+replace it (`mambascope.trace.propagation_rules`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 def causal_convolution(
     x: Float[Tensor, "b D L"], weight: Float[Tensor, "D K"], bias: Float[Tensor, " D"] | None
 ) -> Float[Tensor, "b D L"]:
-    """Return the convolution of tokens with those before them; the last tap is on the token itself."""
+    """Return the convolution over each token and those before it; the last tap is on the token itself."""
     padded = F.pad(x.to(weight.dtype), (weight.shape[-1] - 1, 0))
     return F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])[..., : x.shape[-1]].to(x.dtype)
 
@@ -22,12 +22,13 @@ def causal_convolution(
 def neighbour_convolution(
     x: Float[Tensor, "b D *grid"], weight: Float[Tensor, "D *taps"], bias: Float[Tensor, " D"] | None
 ) -> Float[Tensor, "b D *grid"]:
-    """Return the convolution of tokens in a line or a grid with their neighbours, nothing beyond the edge.
+    """Return the convolution over the neighbours of each token in a line or a grid, padded with zeros.
 
-    The middle tap is on the token itself; of an even number one more reads what follows, as with padding `same`.
+    The middle tap is on the token itself; if the number of taps is even, the extra one is on a following token, as with
+    padding `same`.
 
     Args:
-        x: Channels before the one or two axes of the grid.
+        x: Tokens, channels before the one or two axes of the grid.
         weight: Taps along the same axes.
         bias: The bias, or None.
     """
@@ -42,6 +43,6 @@ def neighbour_conv_fn(
     bias: Float[Tensor, " D"] | None = None,
     activation: str | None = None,
 ) -> Float[Tensor, "b D *grid"]:
-    """Return `neighbour_convolution` and, if `activation` is `silu`, its SiLU."""
+    """Return `neighbour_convolution`, or its SiLU if `activation` is `silu`."""
     a = neighbour_convolution(hidden_states, weight, bias)
     return F.silu(a) if activation == "silu" else a

@@ -20,8 +20,8 @@ class PictureOutput(ModelOutput):
     """What a picture model returns.
 
     Attributes:
-        logits: Of the classes.
-        last_hidden_state: The features of the last stage, in their grid, before the final norm.
+        logits: Logits of the classes.
+        last_hidden_state: Features of the last stage, as a grid, before the final norm.
     """
 
     logits: Float[Tensor, "b classes"] | None = None
@@ -31,42 +31,42 @@ class PictureOutput(ModelOutput):
 class StagedModel(PreTrainedModel):
     """A model whose stages read fewer and fewer tokens; its tokens are those of the first stage.
 
-    A class of it has `tokens`, a `TokenSequence`, and says what its patches and its stages are. It has no embedding of
-    positions, so that pictures of any size are read as they are.
+    A subclass has `tokens`, a `TokenSequence`, and defines its patches and its stages. There is no position embedding,
+    so pictures of any size can be read without resizing.
     """
 
     main_input_name = "pixel_values"
     base_model_prefix = ""
     tokens: TokenSequence
-    #: Pixels along the side of an embedded token.
+    #: Side of an embedded token in pixels.
     embedded_cell = 4
-    #: Whether nothing but LayerNorms reads the last stage's stream: its gradient then has no mean over the width.
+    #: Whether only LayerNorms read the last stage's stream: its gradient then has zero mean over the width.
     centred_end = False
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the part whose output is the tokens of the first stage."""
+        """Return the module whose output is the tokens of the first stage."""
         return self.tokens
 
     def get_output_embeddings(self) -> None:
-        """Return None: the head gives classes."""
+        """Return None: the head's outputs are classes, not tokens."""
 
     def cells(self) -> tuple[int, ...]:
-        """Return the pixels along the side of a token, of each stage that mixes tokens."""
+        """Return the side of a token in pixels, for each stage that mixes tokens."""
         raise NotImplementedError
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
-        """Return the patches of pictures in their grid."""
+        """Return the pictures' patches, as a grid."""
         raise NotImplementedError
 
     def classify(self, patches: Float[Tensor, "b H W E"]) -> PictureOutput:
-        """Return what stages and head make of the patches."""
+        """Return the output of the stages and the head, given patches."""
         raise NotImplementedError
 
     def embed(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b L E"]:
         """Return the tokens of pictures, row by row.
 
         Raises:
-            InputError: if the pictures have another number of channels.
+            InputError: if the pictures have the wrong number of channels.
         """
         return self.tokens(self._checked_patches(pixel_values).flatten(1, 2))
 
@@ -79,13 +79,13 @@ class StagedModel(PreTrainedModel):
 
         Args:
             pixel_values: Pictures.
-            inputs_embeds: The tokens of square pictures as `embed` gives them, in place of pictures.
+            inputs_embeds: The tokens of square pictures as `embed` returns them, instead of pictures.
 
         Raises:
-            InputError: if neither or both are given, if the tokens are those of no square, or as `embed` does.
+            InputError: if neither or both are given, if the tokens do not form a square, or as `embed` does.
         """
         if (pixel_values is None) == (inputs_embeds is None):
-            raise InputError("pass pixel_values or inputs_embeds, one of them")
+            raise InputError("pass exactly one of pixel_values and inputs_embeds")
         if pixel_values is not None:
             patches = self._checked_patches(pixel_values)
             tokens, grid = self.tokens(patches.flatten(1, 2)), patches.shape[1:3]
@@ -106,22 +106,22 @@ class StagedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Keep the weights that a part begins with."""
+        """Keep each module's initial weights."""
 
 
 class ChannelsLast(nn.Module):
-    """Brings (b, E, H, W) to (b, H, W, E)."""
+    """Moves channels last: (b, E, H, W) to (b, H, W, E)."""
 
     def forward(self, x: Float[Tensor, "b E H W"]) -> Float[Tensor, "b H W E"]:
-        """Return the same numbers with channels last."""
+        """Return the same values with channels last."""
         return x.permute(0, 2, 3, 1)
 
 
 class ChannelsFirst(nn.Module):
-    """Brings (b, H, W, E) to (b, E, H, W)."""
+    """Moves channels first: (b, H, W, E) to (b, E, H, W)."""
 
     def forward(self, x: Float[Tensor, "b H W E"]) -> Float[Tensor, "b E H W"]:
-        """Return the same numbers with channels first."""
+        """Return the same values with channels first."""
         return x.permute(0, 3, 1, 2)
 
 
@@ -133,5 +133,5 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Float[Tensor, "*b E"]) -> Float[Tensor, "*b E"]:
-        """Return what the layers make of every token."""
+        """Return the layers' output for every token."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))

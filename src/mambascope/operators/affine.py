@@ -6,12 +6,12 @@ With the data-dependent coefficients frozen at their forward values,
     T_ij(x_j) = W_o ( g_i ⊙ M Σ_{k=j}^{min(i, j+K-1)} (alpha_ik + D [i=k]) ⊙ f(w_{k-j} ⊙ W_x x_j) )
 
 where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; `silu` is LaTIM's choice ([5] eq. 13);
-`identity` is for models without the activation. M is the identity, or where a LayerNorm follows the scan, its
-subtraction of the mean over channels: I - 11ᵀ/D. The rest of the norm, its frozen deviation and its weight, stands in
-g, and its bias in `offset`. Other convolutions write at other tokens k (`mambascope.operators.grid_convolution`).
+`identity` is for models without the activation. M is the identity or, where a LayerNorm follows the scan, its
+subtraction of the mean over channels: I - 11ᵀ/D. The rest of the norm, its frozen deviation and its weight, is part of
+g, and its bias is `offset`. Other convolutions write at other tokens k (`mambascope.operators.grid_convolution`).
 
 Softmax attention is the same map: alpha = p, one tap of ones, no activation, gate 1, no skip, W_x = W_V; its sum runs
-over every source that the targets see, and the three rules are one ([6] section 2.2).
+over every source that the target sees, and the three activation rules agree ([6] section 2.2).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.convolution import Convolution
 from mambascope.operators.token_mixer import TokenMixer
 
-#: Sources whose taps are held at a time when nothing else of their size is.
+#: Sources whose taps `pull` holds at a time.
 PULLED_SOURCES = 1024
 
 
@@ -49,9 +49,9 @@ class AffineMixer(AffineMap):
         W_o: Output projection.
         b_o: Its bias, or None.
         mask: True at real tokens; None when there is no padding, or alpha itself leaves it out.
-        silu: Whether the SiLU follows the convolution; without it f is the identity, whatever the rule.
-        centred: Whether the mean over channels is taken from the scan's output.
-        offset: What W_o receives besides, of no token; None for nothing.
+        silu: Whether a SiLU follows the convolution; without it f is the identity, whatever the activation rule.
+        centred: Whether the mean over channels is subtracted from the scan's output.
+        offset: What is added before W_o and depends on no token; None for nothing.
     """
 
     x: Float[Tensor, "b L E"]
@@ -70,7 +70,7 @@ class AffineMixer(AffineMap):
 
     @property
     def causal(self) -> bool:
-        """Whether no target draws from its future."""
+        """Whether no target depends on later tokens."""
         return self.scan.causal
 
     @property
@@ -106,7 +106,7 @@ class AffineMixer(AffineMap):
 
     @cached_property
     def slope(self) -> Float[Tensor, "b L D"]:
-        """σ(a), the secant of the SiLU, 1 without one; zero where padding was removed after the convolution."""
+        """σ(a), the secant of the SiLU, or 1 without a SiLU; zero where padding was removed after the convolution."""
         slope = torch.sigmoid(self.preactivation) if self.silu else torch.ones_like(self.u)
         return slope if self.mask is None else slope * self.mask[..., None]
 
@@ -119,12 +119,12 @@ class AffineMixer(AffineMap):
         return self._written(self.scanned())
 
     def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return β for every target: what the output owes to biases and to no token."""
+        """Return β for every target: the part of the output that comes from biases and from no token."""
         check_rule(rule)
         return self._written(self._scan(self._activate(self.constant, self.slope, rule)))
 
     def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
+        """Return Σ_j T_ij + β_i under an activation rule, by one scan of what all sources write together."""
         check_rule(rule)
         written = self.convolution.gather(self.source_taps(slice(0, self.length), rule))
         return self._written(self._scan(written + self._activate(self.constant, self.slope, rule)))
@@ -190,7 +190,7 @@ class AffineMixer(AffineMap):
         return self._mixed(block, taps, self.gate[:, block.rows], workspace)
 
     def source_taps(self, sources: slice, rule: ActivationRule = "secant") -> Float[Tensor, "b K D c"]:
-        """Return what every source j writes with each tap; what lies beyond the text's end or edge is never read."""
+        """Return what every source j writes with each tap; what lies beyond the end or the edge is never read."""
         taps = self.conv.t()[:, :, None] * self.u[:, None, sources].transpose(-1, -2)
         if rule == "secant" or not self.silu:
             return taps * self.convolution.at_written(self.slope, sources)
@@ -226,7 +226,7 @@ class AffineMixer(AffineMap):
         return row
 
     def _through_taps(self, row: Float[Tensor, "b c D"], taps: Float[Tensor, "b K D c"]) -> Float[Tensor, "b c D"]:
-        """Return Σ over taps of the row's value where a source writes, times what it writes there."""
+        """Return, summed over taps, the row's value where a source writes times what it writes there."""
         mixed, at_written = torch.zeros_like(row), self.convolution.at_written(row, slice(0, row.shape[1]))
         for value, written in zip(at_written.unbind(1), taps.unbind(1), strict=True):
             mixed.addcmul_(value.transpose(1, 2), written.transpose(1, 2))
@@ -245,18 +245,18 @@ class AffineMixer(AffineMap):
         return torch.addcmul(self.scan.apply(s), self.scan.skip, s)
 
     def _activate(self, value: Tensor, slope: Tensor, rule: ActivationRule) -> Tensor:
-        """Return the rule's activation of a part of a; `slope` is that of the same positions."""
+        """Return part of a after the activation rule; `slope` holds the same positions."""
         if rule == "secant" or not self.silu:
             return slope * value
         kept = 1.0 if self.mask is None else self.mask[:, : value.shape[1], None]
         return (F.silu(value) if rule == "silu" else value) * kept
 
     def _centre(self, values: Tensor, channels: int = -1) -> Tensor:
-        """Return the values less their mean over channels where a norm subtracts it."""
+        """Return the values, less their mean over channels if a norm subtracts it."""
         return values - values.mean(dim=channels, keepdim=True) if self.centred else values
 
     def _written(self, o: Float[Tensor, "b t D"], rows: slice = slice(None)) -> Float[Tensor, "b t F"]:
-        """Return W_o of the scan's output at some targets, with all that comes between and all biases."""
+        """Return y at some targets from the scan's output: norm, gate and W_o, with all biases."""
         received = self._centre(o) * self.gate[:, rows]
         received = received if self.offset is None else received + self.offset[:, rows]
         y = received @ self.W_o.t()
@@ -268,7 +268,7 @@ def _by_channel(gate: Float[Tensor, "b t D"]) -> Float[Tensor, "b D t 1"]:
 
 
 def _skip_pairs(block: Block, taps: int) -> Iterator[tuple[int, tuple[Places, Places]]]:
-    """Yield, for every δ < K, the block's own places of targets and sources with i = j + δ: pair by pair."""
+    """Yield every δ < K with the places, counted within the block, of the targets and sources with i = j + δ."""
     for shift in range(taps):
         if isinstance(block.rows, Tensor):
             written_by = block.rows - shift - block.columns.start

@@ -1,10 +1,10 @@
-"""A token-mixing layer as the exact affine map of its input tokens: what methods ask of one, whatever mixes its tokens.
+"""A token-mixing layer as the exact affine map of its input tokens: the interface that all methods use.
 
     y_i = Σ_j T_ij(x_j) + β_i
 
-with the data-dependent coefficients frozen at their forward values (methods section 3; the central object). A map is
-one mixer between two projections (`mambascope.operators.affine`) or several maps added up
-(`mambascope.operators.sum_of_maps`). Nothing of size L·L·D is ever held.
+with the data-dependent coefficients frozen at their forward values (methods section 3). A map is one mixer between two
+projections (`mambascope.operators.affine`) or several maps added up (`mambascope.operators.sum_of_maps`). Nothing of
+size L·L·D is ever held.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mambascope.errors import InputError
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 
-#: The activation rule: what becomes of the SiLU when its argument is a sum over sources.
+#: The activation rule: how the SiLU of a sum over sources is shared among them.
 ActivationRule = Literal["secant", "silu", "identity"]
 
 #: Numbers that one tile of per-channel values may hold (64 MiB in float32).
 TILE_ELEMENTS = 1 << 24
 
-#: Most sources of a tile.
+#: Most sources in a tile.
 TILE_COLUMNS = 128
 
 
@@ -50,7 +50,7 @@ class AffineMap(ABC):
     @property
     @abstractmethod
     def causal(self) -> bool:
-        """Whether no target draws from its future."""
+        """Whether no target depends on later tokens."""
 
     @property
     @abstractmethod
@@ -68,11 +68,11 @@ class AffineMap(ABC):
 
     @abstractmethod
     def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return β for every target: what the output owes to biases and to no token."""
+        """Return β for every target: the part of the output that comes from biases and from no token."""
 
     @abstractmethod
     def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return Σ_j T_ij + β_i under a rule, by one scan: what sources write together is known at every position."""
+        """Return Σ_j T_ij + β_i under an activation rule, by one scan of what all sources write together."""
 
     @abstractmethod
     def contributions(
@@ -80,7 +80,8 @@ class AffineMap(ABC):
     ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i.
 
-        Their sum over j plus the bias is the layer's output at i, exactly with the `secant` rule. O(L·D·(N + E)).
+        Their sum over j plus the bias is the layer's output at i, exactly so with the `secant` rule. Time
+        O(L·D·(N + E)).
 
         Args:
             target: Position i, counted from 0.
@@ -95,7 +96,7 @@ class AffineMap(ABC):
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan.
 
         Args:
-            q: A direction in the output's space per target, zero where a target is not asked about.
+            q: A direction in the output's space per target, zero for targets that do not count.
             rule: The activation rule.
         """
 
@@ -109,7 +110,7 @@ class AffineMap(ABC):
 
     @abstractmethod
     def received_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
-        """Return what W_o makes T of, for one block; the answer may live in the workspace."""
+        """Return what W_o maps to T, for one block; the answer may live in the workspace."""
 
     @abstractmethod
     def implicit_tile(self, block: Block, workspace: Workspace) -> Float[Tensor, "b D t c"]:
@@ -121,12 +122,12 @@ class AffineMap(ABC):
         return self.x.shape[1]
 
     def residual(self, rule: ActivationRule) -> float:
-        """Return ‖y - Σ T - β‖ / ‖y‖ under a rule: what its contributions leave unexplained, 0 for the secant."""
+        """Return ‖y - Σ T - β‖ / ‖y‖: the share that an activation rule leaves unexplained, 0 for `secant`."""
         exact = self.output()
         return float((self.explained(rule) - exact).norm() / exact.norm())
 
     def seen(self, target: int) -> slice:
-        """Return the sources that a target may draw from: those up to it, or all if the map is not causal.
+        """Return the sources that a target may depend on: those up to it, or all if the map is not causal.
 
         Raises:
             InputError: if the target is not a position of the text.
@@ -138,21 +139,21 @@ class AffineMap(ABC):
         return slice(0, target + 1 if self.causal else self.length)
 
     def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield blocks that hold every pair that is not zero once, whatever their size: all of them, in whole rows.
+        """Yield blocks of any size that hold every nonzero pair exactly once: here one block of whole rows.
 
         Args:
-            taps: Where blocks are for other maps too, the most convolution taps of one.
+            taps: The most convolution taps of any map that will use the blocks.
         """
         yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield every pair that is not zero once, in blocks whose per-channel tiles stay within TILE_ELEMENTS."""
+        """Yield blocks that hold every nonzero pair exactly once, with per-channel tiles within TILE_ELEMENTS."""
         rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.inner_width * TILE_COLUMNS))
         for coarse in self.coarse_blocks():
             yield from split(coarse, rows, TILE_COLUMNS)
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
-        """Return T for one block: the product of W_o with what it receives."""
+        """Return T for one block: W_o times `received_tile`."""
         assert self.W_o is not None
         received = self.received_tile(block, rule, workspace)
         tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
@@ -160,9 +161,9 @@ class AffineMap(ABC):
         return tile.view(len(received), len(self.W_o), *block.shape)
 
     def contribution_tiles(self, rule: ActivationRule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield T for every block of pairs; a tile lasts until the next one is asked for.
+        """Yield T for every block of pairs; a tile is valid until the next one is yielded.
 
-        Every pair that is not zero is in one block. Per tile: the operator's product and W_o's.
+        Every nonzero pair is in one block. A tile costs the scan's product and the product with W_o.
         """
         check_rule(rule)
         workspace = Workspace()
@@ -170,10 +171,10 @@ class AffineMap(ABC):
             yield block, self.contribution_tile(block, rule, workspace)
 
     def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
-        """Yield the matrix acting on u per channel, gate, convolution, secant and skip included ([4]; we keep D).
+        """Yield the matrix that acts on u per channel, with gate, convolution, secant and skip ([4]; we keep D).
 
-        The mean that a norm subtracts joins all channels and is in none of their own matrices: with one, W_o receives
-        what these make of u, less its mean weighted by the gate.
+        The mean that a norm subtracts mixes channels, so it is in none of these matrices: with such a norm, W_o
+        receives these matrices times u, less the gate times the scan's mean over channels.
         """
         workspace = Workspace()
         for block in self.blocks():

@@ -25,20 +25,20 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionLayer(AffineMixer):
-    """An attention layer with its probabilities frozen; make one by `attention_layer`."""
+    """An attention layer with its probabilities frozen; made by `attention_layer`."""
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
-        """Return T for one block; the rules are one here."""
+        """Return T for one block; the activation rules all agree here."""
         return self._tile(self.u, block, workspace)
 
     def tiles_of(self, values: Float[Tensor, "b L D"]) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile lasts until the next one is asked for."""
+        """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile is valid until the next one is yielded."""
         workspace = Workspace()
         for block in self.blocks():
             yield block, self._tile(values, block, workspace)
 
     def _tile(self, values: Float[Tensor, "b L D"], block: Block, workspace: Workspace) -> Float[Tensor, "b F t c"]:
-        """Return Σ_h p^h_ij W_O^h values_j for one block, what every source writes projected once per head."""
+        """Return Σ_h p^h_ij W_O^h values_j for one block; what a source writes is projected once per head."""
         heads, columns = self.scan.maps, block.columns
         by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
         written = workspace.keep(
@@ -65,7 +65,7 @@ def attention_layer(
     Args:
         x: The layer's input.
         p: Its probabilities.
-        W_V: Value projection, one row per channel and D = H·P: rows that several heads share are repeated for each.
+        W_V: Value projection, one row per channel, D = H·P: rows that several heads share are repeated for each head.
         b_V: Its bias, or None.
         W_O: Output projection.
         b_O: Its bias, or None.

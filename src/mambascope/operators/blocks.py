@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Positions of a text: a slice, or their numbers.
+#: Positions of a text: a slice, or a tensor of position numbers.
 Places = slice | Tensor
 
 
@@ -19,11 +19,11 @@ class Block:
     """A rectangle of pairs: targets `rows`, sources `columns`.
 
     Attributes:
-        rows: Targets. Blocks that are yielded have slices; operators also take the numbers of scattered targets.
+        rows: Targets: a slice in the blocks that are yielded; operators also accept the numbers of scattered targets.
         columns: Sources, a slice of positions.
         reference: For a far block, a position r with j + K - 1 ≤ r ≤ i for every pair, so that the decay from source to
             target splits into two factors with exponents ≤ 0 (methods section 2); None for a block at the diagonal.
-        whole_rows: Whether a target's sources are cheaper together than apart, so that it is cut by targets alone.
+        whole_rows: Whether all of a target's sources are cheaper together, so that the block is cut by targets only.
     """
 
     rows: Any
@@ -38,12 +38,12 @@ class Block:
 
 
 def count(places: Places) -> int:
-    """Return how many positions these are."""
+    """Return the number of positions."""
     return len(places) if isinstance(places, Tensor) else places.stop - places.start
 
 
 def numbers(places: Places, device: torch.device) -> Tensor:
-    """Return the positions' numbers."""
+    """Return positions as a tensor of numbers."""
     return places if isinstance(places, Tensor) else torch.arange(places.start, places.stop, device=device)
 
 
@@ -53,8 +53,8 @@ def causal_blocks(length: int, taps: int = 1, base: int = 16) -> Iterator[Block]
     Args:
         length: Number of tokens L.
         taps: K, the positions j … j+K-1 that a source writes to through the convolution; 1 without one.
-        base: Largest number of targets of a block at the diagonal. Such blocks reach K-2 sources to the left, and hold
-            the pairs of the future, j > i, too: the operators set them to zero.
+        base: Largest number of targets in a block on the diagonal. Such blocks reach K-2 sources to the left, and also
+            hold future pairs, j > i, which the operators set to zero.
     """
     yield from _region(0, length, 0, taps, base)
 
@@ -75,7 +75,7 @@ def _region(first: int, last: int, left: int, taps: int, base: int) -> Iterator[
 def split(block: Block, rows: int, columns: int) -> Iterator[Block]:
     """Yield the block in pieces of at most `rows` targets and `columns` sources, with the same reference.
 
-    A block of whole rows keeps them, in pieces of as many pairs.
+    A block of whole rows is cut into whole rows, with as many pairs per piece.
     """
     if block.whole_rows:
         rows, columns = max(1, rows * columns // max(block.shape[1], 1)), max(block.shape[1], 1)
@@ -90,7 +90,7 @@ def split(block: Block, rows: int, columns: int) -> Iterator[Block]:
 
 
 def future(block: Block, device: torch.device, reach: int = 0) -> Tensor | None:
-    """Return a mask (t, c + reach) of the pairs with source after target, or None when the block has none."""
+    """Return a mask (t, c + reach) of the pairs whose source comes after the target; None if the block has none."""
     rows, columns = block.rows, block.columns
     if isinstance(rows, slice) and isinstance(columns, slice) and columns.stop + reach - 1 <= rows.start:
         return None
@@ -101,13 +101,13 @@ def future(block: Block, device: torch.device, reach: int = 0) -> Tensor | None:
 
 
 def padded_tile(tile: Callable[[Places, slice], Tensor], block: Block, reach: int, length: int) -> Tensor:
-    """Return the tile of a block with the `reach` sources to its right, zero where the text has ended."""
+    """Return the tile of a block and the `reach` sources to its right, zero beyond the end of the text."""
     stop = min(length, block.columns.stop + reach)
     return F.pad(tile(block.rows, slice(block.columns.start, stop)), (0, block.columns.stop + reach - stop))
 
 
 class Workspace:
-    """Buffers that a loop over blocks uses again: fresh pages from the system cost more than the arithmetic on them."""
+    """Buffers that a loop over blocks reuses: fresh pages from the system cost more than the arithmetic on them."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -125,11 +125,11 @@ class Workspace:
         return buffer[:size].view(shape)
 
     def keep(self, name: str, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """Return what was made under this name if it was for the same key, else make it and keep it in its place."""
+        """Return the tensor kept under this name if its key is the same; otherwise make a new one and keep that."""
         if name not in self._kept or self._kept[name][0] != key:
             self._kept[name] = key, make()
         return self._kept[name][1]
 
     def within(self, name: str) -> Workspace:
-        """Return the workspace of this name inside this one, whose buffers are its own."""
+        """Return the workspace of this name inside this one, with buffers of its own."""
         return self._within.setdefault(name, Workspace())

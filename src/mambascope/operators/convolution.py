@@ -1,6 +1,6 @@
-"""The depthwise convolution before a scan: to which tokens a source writes, and with which weights.
+"""The depthwise convolution before a scan: at which tokens a source writes, and with which weights.
 
-A causal one looks back, a_k = Σ_δ w_δ ⊙ u_{k-δ}, so that source j writes at j … j+K-1;
+A causal one looks back, a_k = Σ_δ w_δ ⊙ u_{k-δ}, so source j writes at j … j+K-1;
 `mambascope.operators.grid_convolution` looks at neighbours on all sides.
 """
 
@@ -19,7 +19,7 @@ from mambascope.brief import brief
 
 @runtime_checkable
 class Convolution(Protocol):
-    """What the affine map of a layer needs of its convolution, which has no bias and no activation here."""
+    """What a layer's affine map needs from its convolution; the bias and the activation are kept elsewhere."""
 
     @property
     def taps(self) -> Float[Tensor, "D K"]:
@@ -29,15 +29,15 @@ class Convolution(Protocol):
         """Return the convolution of u."""
 
     def at_written(self, values: Float[Tensor, "b L D"], sources: slice) -> Float[Tensor, "b K D c"]:
-        """Return the values of the tokens at which each source writes with each tap; zero where there is none."""
+        """Return the value of the token at which each source writes with each tap; zero if there is no such token."""
 
     def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
-        """Return for every token the sum of what sources write there with their taps."""
+        """Return, for every token, the sum of what sources write there with their taps."""
 
 
 @dataclass(frozen=True, eq=False)
 class CausalConvolution:
-    """A convolution that looks back.
+    """A convolution over the current token and the K-1 before it.
 
     Attributes:
         taps: Weights, tap 0 on the current token.
@@ -60,7 +60,7 @@ class CausalConvolution:
         return F.pad(part, (0, 0, 0, missing)).unfold(1, reach + 1, 1).permute(0, 3, 2, 1)
 
     def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
-        """Return Σ_δ of what source k - δ writes at every token k."""
+        """Return, for every token k, the sum over δ of what source k - δ writes there."""
         taps, length = written.shape[1], written.shape[-1]
         total = torch.zeros_like(written[:, 0].transpose(1, 2))
         for shift in range(min(taps, length)):

@@ -1,7 +1,7 @@
 """Parts of a mixer whose forward pass is unchanged and whose backward pass is a linear map frozen at forward values.
 
-Gradient times input through such parts is layer-wise relevance propagation: the rules of MambaLRP (Jafari et al.,
-arXiv 2406.07592, section 4) are these functions.
+Gradient times input through such parts is layer-wise relevance propagation: these functions are the propagation rules
+of MambaLRP (Jafari et al., arXiv 2406.07592, section 4).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mambascope.operators.token_mixer import TokenMixer
 
-#: Gradients below this count as none: a float32 readout is known to 1e-7 of itself, and numbers near the end of the
-#: range, where decay leads them, make matrix products ten times slower.
+#: Gradients below this are set to zero: a float32 readout has a relative precision of 1e-7, and numbers near the end of
+#: the range, which decay produces, make matrix products ten times slower.
 FAINT = {torch.float32: 1e-30, torch.float64: 1e-280}
 
 
@@ -57,25 +57,25 @@ class _SparseRows(torch.autograd.Function):
 def sparse_rows(
     x: Float[Tensor, "*b E"], weight: Float[Tensor, "v E"], output: Float[Tensor, "*b v"]
 ) -> Float[Tensor, "*b v"]:
-    """Return a linear layer's output, with a backward pass through those rows alone whose gradient is not zero.
+    """Return a linear layer's output, with a backward pass through only those rows whose gradient is not zero.
 
-    A readout asks for one position's logits out of all: the others' rows would cost a product with the vocabulary.
+    A readout usually needs the logits of one position; every other row would cost a product with the vocabulary.
     """
     return _SparseRows.apply(x, weight, output.detach())
 
 
 def secant_silu(a: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return SiLU(a) = a σ(a) with σ(a) as a constant."""
+    """Return SiLU(a) = a σ(a) with σ(a) held constant."""
     return a * torch.sigmoid(a).detach()
 
 
 def half(product: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return a product of two branches of which half is constant, so that each branch carries half its relevance."""
+    """Return a product of two branches with half of it held constant, so that each branch gets half its relevance."""
     return 0.5 * product + (0.5 * product).detach()
 
 
 def frozen_ratio(value: Float[Tensor, "*s"], stand_in: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return `value`, whose relevance flows back through `stand_in` in its stead, in proportion."""
+    """Return `value`, with its relevance flowing back through `stand_in` instead, in proportion."""
     nearly_zero = stand_in.abs() < torch.finfo(stand_in.dtype).tiny ** 0.5
     ratio = torch.where(nearly_zero, 0.0, value / torch.where(nearly_zero, 1.0, stand_in))
     through = stand_in * ratio.detach()
@@ -89,12 +89,12 @@ def gamma_stand_in(
     bias: Tensor | None,
     gamma: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return what stands in for a linear layer under the generalised LRP-γ rule, and the biases in it.
+    """Return what stands in for a linear layer under the generalised LRP-γ rule, and its biases.
 
-    The rule favours what agrees with the output.
+    The rule favours inputs that agree in sign with the output.
 
-    An output above zero draws from x⁺(w + γ w⁺) + x⁻(w + γ w⁻), one below zero from x⁺(w + γ w⁻) + x⁻(w + γ w⁺); the
-    bias takes its part like a weight on an input of one ([MambaLRP] appendix; Andéol et al., arXiv 2108.12443).
+    Outputs above zero become x⁺(w + γ w⁺) + x⁻(w + γ w⁻), those below zero x⁺(w + γ w⁻) + x⁻(w + γ w⁺); the bias is
+    treated as a weight on an input of one (MambaLRP's appendix; Andéol et al., arXiv 2108.12443).
 
     Args:
         linear: The layer as a function of input, weight and bias.
@@ -104,7 +104,7 @@ def gamma_stand_in(
         gamma: γ ≥ 0; with 0 the stand-in is the layer itself.
 
     Returns:
-        The stand-in, and the bias that stands in outputs above zero and in those below; None where there is no bias.
+        The stand-in, and the biases of outputs above zero and of outputs below; None if there is no bias.
     """
     value = linear(x, weight, bias)
     up, down = weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)

@@ -1,10 +1,10 @@
-"""A depthwise convolution over tokens that lie in a grid and look at their neighbours on all sides, and its mixer.
+"""A depthwise convolution over a grid of tokens, which sees neighbours on all sides, and a mixer that contains one.
 
     a_k[d] = Σ_o w_o[d] u_{k+o}[d]
 
-where o runs over the steps from a token to its neighbours, rows and columns, and nothing lies beyond the grid's edge:
-source j writes at the tokens j-o that have it for a neighbour. VMamba has such a convolution over its patches (arXiv
-2401.10166), before four scans; MambaVision's (arXiv 2407.08083), over tokens in a line before one scan in half of the
+where o runs over the offsets (rows, columns) from a token to its neighbours, and the grid is padded with zeros: source
+j writes at the tokens j-o that have it as a neighbour. VMamba (arXiv 2401.10166) has such a convolution over its
+patches, before four scans; MambaVision's (arXiv 2407.08083), over a line of tokens before one scan in half of the
 channels, is the same with one row.
 """
 
@@ -26,13 +26,13 @@ from mambascope.operators.blocks import Block, Workspace, numbers
 
 @dataclass(frozen=True, eq=False)
 class GridConvolution:
-    """One depthwise convolution without its bias over tokens that stand row by row.
+    """One depthwise convolution, without its bias, over a grid of tokens in row-major order.
 
     Attributes:
-        kernel: Taps, `p` from top to bottom and `q` from left to right, centred on the token; of an even number one
-            more lies below or to the right.
-        rows: Rows of the grid.
-        columns: Its columns.
+        kernel: Taps, `p` from top to bottom and `q` from left to right, centred on the token; if their number is even,
+            the extra one lies below or to the right.
+        rows: Number of rows in the grid.
+        columns: Number of columns.
     """
 
     kernel: Float[Tensor, "D p q"]
@@ -57,24 +57,24 @@ class GridConvolution:
         return self.gather(self.taps.t()[:, :, None] * u[:, None].transpose(-1, -2))
 
     def at_written(self, values: Float[Tensor, "b L D"], sources: slice) -> Float[Tensor, "b K D c"]:
-        """Return the values of the tokens that read each source with each tap; zero beyond the edge."""
+        """Return the value of the token that reads each source with each tap; zero beyond the edge."""
         by_channel = values.transpose(1, 2)
         return torch.stack([self.readers(by_channel, tap)[..., sources] for tap in range(len(self.steps))], dim=1)
 
     def gather(self, written: Float[Tensor, "b K D L"]) -> Float[Tensor, "b L D"]:
-        """Return for every token the sum of what its neighbours write there."""
+        """Return, for every token, the sum of what its neighbours write there."""
         total = torch.zeros_like(written[:, 0])
         for (down, right), part in zip(self.steps, written.unbind(1), strict=True):
             total += self._moved(part, down, right)
         return total.transpose(1, 2)
 
     def readers(self, values: Float[Tensor, "*s L"], tap: int) -> Float[Tensor, "*s L"]:
-        """Return for every token the value of the one that reads it with a tap, zero beyond the edge."""
+        """Return, for every token, the value of the token that reads it with a tap; zero beyond the edge."""
         down, right = self.steps[tap]
         return self._moved(values, -down, -right)
 
     def _moved(self, values: Tensor, down: int, right: int) -> Tensor:
-        """Return the value that stands so many rows and columns further; negative padding cuts."""
+        """Return, for every token, the value `down` rows and `right` columns further; negative padding crops."""
         if abs(down) >= self.rows or abs(right) >= self.columns:
             return torch.zeros_like(values)
         grid = values.unflatten(-1, (self.rows, self.columns))
@@ -83,9 +83,9 @@ class GridConvolution:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GridConvolutionMixer(AffineMixer):
-    """A mixer whose convolution looks at neighbours on all sides, so that it sees the future even if its scan does not.
+    """A mixer whose convolution sees neighbours on all sides, and so later tokens even if its scan does not.
 
-    A source writes at tokens that may lie far apart, so that tiles are whole rows of the scan's matrix, brought to the
+    A source may write at tokens that lie far apart, so tiles are whole rows of the scan's matrix, brought to the
     sources tap by tap.
     """
 
@@ -93,7 +93,7 @@ class GridConvolutionMixer(AffineMixer):
 
     @property
     def causal(self) -> bool:
-        """The convolution looks ahead."""
+        """Always False: the convolution looks ahead."""
         return False
 
     coarse_blocks = AffineMap.coarse_blocks

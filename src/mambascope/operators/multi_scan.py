@@ -1,9 +1,10 @@
-"""Scans that read the tokens in several orders, added up: one mixer whose targets see past and future.
+"""Scans that read the tokens in several orders, added up: one mixer whose targets see earlier and later tokens.
 
     alpha = Σ_r w_r P_rᵀ alpha_r P_r ,   D = Σ_r w_r D_r
 
 where P_r brings the tokens into the order in which scan r reads them. Vim reads forwards and backwards; VMamba's
-cross-scan reads a picture by rows and by columns, each both ways. What follows the sum, a norm or a gate, comes after.
+cross-scan reads a picture by rows and by columns, each in both directions. A norm or a gate after the sum is not part
+of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class MultiScan:
     """Scans over the same tokens in several orders, added up; a `TokenMixer`.
 
     Attributes:
-        parts: The scans; each has as many channels, and as many channels per map.
+        parts: The scans; all have the same number of channels, and of channels per map.
     """
 
     parts: tuple[Part[TokenMixer], ...]
@@ -47,7 +48,7 @@ class MultiScan:
 
     @property
     def state_size(self) -> int:
-        """N, the numbers of state of one scan."""
+        """N, the state size of one scan."""
         return self.parts[0].mixer.state_size
 
     @property
@@ -57,7 +58,7 @@ class MultiScan:
 
     @cached_property
     def causal(self) -> bool:
-        """Whether no target draws from its future: all scans read the tokens as they stand."""
+        """Whether no target depends on later tokens: every scan is causal and reads the tokens in their own order."""
         return all(part.permutation.is_identity and part.mixer.causal for part in self.parts)
 
     def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
@@ -65,7 +66,7 @@ class MultiScan:
         return self.parts[0].mixer.channels(maps)
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield all pairs as one block of whole rows: in another order a target's sources are scattered."""
+        """Yield all pairs as one block of whole rows: in another order, a target's sources are scattered."""
         yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:

@@ -1,6 +1,6 @@
-"""The executable specification: every formula as loops over tokens, in float64, as slow as it is plain.
+"""The executable specification: every formula as loops over tokens, in float64; slow but plain.
 
-Tests hold the fast forms to these. Arguments are single sequences, without the batch axis.
+Tests compare the fast forms with these. Arguments are single sequences, without the batch axis.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def contribution_vectors(
     W_o: Float[Tensor, "E D"],
     rule: str = "secant",
 ) -> Float[Tensor, "L L E"]:
-    """Return T_ij(x_j) for all pairs (methods section 3): the scan, convolution, rule, gate and W_o, term by term."""
+    """Return T_ij(x_j) for all pairs (methods section 3) from scan, convolution, activation rule, gate and W_o."""
     L, K = u.shape[0], w.shape[1]
     T = torch.zeros(L, L, W_o.shape[0], dtype=torch.float64)
     for i in range(L):
@@ -104,9 +104,9 @@ def bias_vectors(
     W_o: Float[Tensor, "E D"],
     b_o: Float[Tensor, " E"] | None = None,
 ) -> Float[Tensor, "L E"]:
-    """Return β_i for all targets with the secant rule: what the output owes to no token.
+    """Return β_i for all targets with the secant rule: the part of the output that comes from no token.
 
-    `constant` is the part of a that depends on no token: the convolution's bias, and that of W_x convolved.
+    `constant` is the part of a that depends on no token: the convolution's bias plus the convolved bias of W_x.
     """
     L = a.shape[0]
     beta = torch.zeros(L, W_o.shape[0], dtype=torch.float64)

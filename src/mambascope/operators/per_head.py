@@ -101,7 +101,7 @@ def mix_heads(
         alpha: The heads' matrices with the K-1 sources to the right of the block, zero beyond the end.
         taps: What source j writes at position j+δ; None means 1 at δ = 0.
         gate: A factor per target, 1 by default.
-        channels: D, which the heads share out evenly and in order.
+        channels: D, divided among the heads evenly and in order.
         workspace: Buffers; the answer lives in one.
     """
     b, H, t, reach = alpha.shape

@@ -1,9 +1,9 @@
-"""Orders in which tokens are read, and sums of things that read the same tokens in several orders.
+"""Orders in which tokens are read, and sums of parts that read the same tokens in several orders.
 
     alpha = Σ_r w_r P_rᵀ alpha_r P_r
 
-where P_r brings the tokens into the order in which part r reads them. Scans are added so
-(`mambascope.operators.multi_scan`), and whole layers (`mambascope.operators.sum_of_maps`).
+where P_r brings the tokens into the order in which part r reads them. The parts are scans
+(`mambascope.operators.multi_scan`) or whole layers (`mambascope.operators.sum_of_maps`).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Permutation:
 
     def __post_init__(self) -> None:
         if not torch.equal(self.tokens.sort().values, torch.arange(len(self.tokens), device=self.tokens.device)):
-            raise InputError(f"an order of {len(self.tokens)} tokens must hold each of their numbers once")
+            raise InputError(f"an order of {len(self.tokens)} tokens must contain each token's number exactly once")
 
     @classmethod
     def identity(cls, length: int, device: torch.device | None = None) -> Permutation:
-        """Return the order in which tokens are read as they stand."""
+        """Return the order that leaves the tokens as they are."""
         return cls(torch.arange(length, device=device))
 
     @cached_property
@@ -52,7 +52,7 @@ class Permutation:
 
     @cached_property
     def is_identity(self) -> bool:
-        """Whether tokens are read as they stand."""
+        """Whether tokens are read in their own order."""
         return bool((self.tokens[1:] > self.tokens[:-1]).all())
 
     @cached_property
@@ -61,26 +61,26 @@ class Permutation:
         return bool((self.tokens[1:] < self.tokens[:-1]).all())
 
     def read(self, values: Float[Tensor, "b L *s"]) -> Float[Tensor, "b L *s"]:
-        """Return values of tokens in the order of reading."""
+        """Return values given per token, in the order in which tokens are read."""
         return values if self.is_identity else values[:, self.tokens]
 
     def restore(self, values: Float[Tensor, "b L *s"]) -> Float[Tensor, "b L *s"]:
-        """Return values of steps in the order of the tokens."""
+        """Return values given per step, in the order of the tokens."""
         return values if self.is_identity else values[:, self.steps]
 
     def steps_of(self, tokens: Places) -> Places:
-        """Return the steps at which these tokens are read, as a slice where they follow one another."""
+        """Return the steps at which these tokens are read, as a slice if they are consecutive."""
         return tokens if self.is_identity and isinstance(tokens, slice) else as_slice(self.steps[tokens])
 
     def rows(
         self, tokens: Places, blocks: Sequence[Block], tile: Callable[[Block], Tensor], workspace: Workspace
     ) -> Float[Tensor, "*s t L"]:
-        """Return the matrix rows of some targets, with targets and sources as they stand in the text.
+        """Return the matrix rows of some targets, with targets and sources in the order of the tokens.
 
         Args:
             tokens: The targets.
-            blocks: Blocks of steps that hold every pair that is not zero once.
-            tile: Given a block of which only some targets are left, returns its part of the matrix (*s, t, c).
+            blocks: Blocks of steps that hold every nonzero pair exactly once.
+            tile: Given a block cut down to some of its targets, returns its part of the matrix (*s, t, c).
             workspace: Buffers; the answer may live in one.
         """
         steps, ranks = self.steps[tokens].sort()
@@ -105,9 +105,9 @@ class Part(Generic[M]):
     """One part of a sum.
 
     Attributes:
-        mixer: What is added, over the tokens in its own order: a scan, or the map of a layer.
-        permutation: That order.
-        scale: What its output is multiplied by in the sum.
+        mixer: What is added: a scan, or the map of a layer.
+        permutation: The order in which it reads the tokens.
+        scale: The factor of its output in the sum.
     """
 
     mixer: M
@@ -118,7 +118,7 @@ class Part(Generic[M]):
 
 
 def added(parts: Sequence[Part[M]], of: Callable[[Part[M]], Tensor]) -> Tensor:
-    """Return the sum of what each part says of its steps (b, L, *s), for the tokens as they stand."""
+    """Return the scaled sum over parts of `of(part)`, given per step (b, L, *s), in the order of the tokens."""
     return torch.stack([part.scale * part.permutation.restore(of(part)) for part in parts]).sum(dim=0)
 
 
@@ -129,13 +129,13 @@ def added_rows(
     tile: Callable[[M, Workspace, Block], Tensor],
     workspace: Workspace,
 ) -> Float[Tensor, "*s t L"]:
-    """Return the sum over parts of the matrix rows of some targets.
+    """Return the scaled sum over parts of the matrix rows of some targets.
 
     Args:
         parts: The parts.
-        blocks: The blocks of each; see `Permutation.rows`.
+        blocks: The blocks of each part; see `Permutation.rows`.
         tokens: The targets.
-        tile: Given what a part adds, buffers and a block, returns the block's part of the matrix.
+        tile: Given a part's mixer, buffers and a block, returns the block's part of the matrix.
         workspace: Buffers; the answer lives in one.
     """
     inner = workspace.within("parts")
@@ -147,7 +147,7 @@ def added_rows(
 
 
 def weighed(parts: Sequence[Part[M]], values: Iterable[Tensor], workspace: Workspace) -> Tensor:
-    """Return the sum of a value of every part times its scale; each value may live in the same buffer as the last."""
+    """Return the sum of one value per part, times its scale; values may live one after another in the same buffer."""
     total: Tensor | None = None
     for part, value in zip(parts, values, strict=True):
         if total is None:
@@ -159,7 +159,7 @@ def weighed(parts: Sequence[Part[M]], values: Iterable[Tensor], workspace: Works
 
 
 def as_slice(places: Int[Tensor, " n"]) -> Places:
-    """Return positions as a slice if they follow one another, else as they are."""
+    """Return positions as a slice if they are consecutive, else unchanged."""
     first, size = int(places[0]) if len(places) else 0, len(places)
     follow = bool((places == torch.arange(first, first + size, device=places.device)).all())
     return slice(first, first + size) if follow else places

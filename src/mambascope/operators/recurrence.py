@@ -8,8 +8,8 @@ Mamba-2, one decay per head ([2] eq. 16):
 
     h_k[p, n] = exp(step_k A) h_{k-1}[p, n] + write_k[n] v_k[p],              o_k[p] = Σ_n read_k[n] h_k[p, n]
 
-A scan has write = Δ B and read = C; its transpose is the same recurrence over the reversed sequence with both vectors
-exchanged, so these two functions are all that the operators need. See `mambascope.operators` for the glossary.
+A scan has write = Δ B and read = C; its transpose is the same recurrence over the reversed sequence with the two
+vectors swapped, so these two functions are all that the operators need. See `mambascope.operators` for the glossary.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor
 #: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
 CACHED_ELEMENTS = 1 << 18
 
-#: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the rest is computed again.
+#: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the others are recomputed.
 CHECKPOINT_STEPS = 8
 
-#: Exponents of decay below which it counts as none, for one of two factors that will be multiplied. e^-32 of a float32
-#: number is seven orders below its rounding error, and products stay far from the denormal numbers under e^-87, which
-#: processors multiply at a tenth of the speed. In float64 the cut is near the end of the range.
+#: Exponents below which a decay is set to zero, for each of two factors that will be multiplied. e^-32 of a float32
+#: number is seven orders of magnitude below its rounding error, and products stay far from the denormal numbers under
+#: e^-87, which processors multiply at a tenth of the speed. In float64 the cut is near the end of the range.
 NEGLIGIBLE = {torch.float32: -32.0, torch.float64: -340.0}
 
 #: Tokens per chunk of the Mamba-2 recurrence: inside a chunk it is a masked matrix product, between chunks a loop.
@@ -97,7 +97,7 @@ class _ChannelRecurrence(torch.autograd.Function):
         dv, dstep, dwrite, dread = (torch.empty_like(tensor) for tensor in (v, step, write, read))
         dA = torch.zeros_like(At)
         adjoint = torch.zeros_like(states[0])
-        # One set of buffers serves every segment: fresh pages from the system cost more than the arithmetic.
+        # One set of buffers for all segments: fresh pages from the system cost more than the arithmetic.
         decays, hs, adjoints = (states[0].new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
         for number in range(len(states) - 1, -1, -1):
             now = slice(number * CHECKPOINT_STEPS, min(L, (number + 1) * CHECKPOINT_STEPS))
@@ -160,7 +160,7 @@ def decay_from(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor,
 
     Args:
         exponent: Exponents; minus infinity gives zero.
-        factors: How many such factors will be multiplied: with two, each is cut earlier.
+        factors: How many such factors will be multiplied together: with two, each is cut earlier.
     """
     return F.threshold(exponent, 2 * NEGLIGIBLE[exponent.dtype] / factors, -torch.inf).exp()
 
@@ -171,7 +171,7 @@ def decay_in_place(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Ten
 
 
 def _pad_tokens(tensor: Tensor, count: int) -> Tensor:
-    """Append `count` zero tokens along dimension 1; they come after every real token, so they change none of them."""
+    """Append `count` zero tokens along dimension 1; coming after every real token, they change none of them."""
     return F.pad(tensor, [0, 0] * (tensor.ndim - 2) + [0, count]) if count else tensor
 
 
@@ -180,6 +180,6 @@ def reverse_in_time(
 ) -> Float[Tensor, "b L *c"]:
     """Return the steps that make the same recurrence run backwards: reversed, and delayed by one token.
 
-    The adjoint at token k decays by the step of token k+1, and at the last token by nothing.
+    The adjoint at token k decays by the step of token k+1, and at the last token not at all.
     """
     return F.pad(step.flip(1), [0, 0] * (step.ndim - 2) + [1, 0])[:, :-1]

@@ -1,4 +1,4 @@
-"""Mamba-1's selective scan as a lower-triangular matrix per channel ([3] eq. 14), without ever holding it whole.
+"""Mamba-1's selective scan as a lower-triangular matrix per channel ([3] eq. 14), never held whole.
 
     alpha_ij[d] = Σ_n C_i[n] exp(A[d,n] (S_i[d] - S_j[d])) Δ_j[d] B_j[n],   j ≤ i,   S = cumsum(Δ)
 
@@ -48,12 +48,12 @@ class SelectiveScan:
 
     @property
     def causal(self) -> bool:
-        """No target draws from its future."""
+        """Always True: no target depends on later tokens."""
         return True
 
     @property
     def state_size(self) -> int:
-        """N, the numbers of state per channel."""
+        """N, the state size per channel."""
         return self.A.shape[1]
 
     @cached_property
@@ -83,7 +83,7 @@ class SelectiveScan:
         return self.apply_transposed(v[..., None].expand(-1, -1, self.maps)).mean(dim=-1)
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
-        """Return alpha for the given targets and sources; pairs of the future are exactly zero.
+        """Return alpha for the given targets and sources; future pairs are exactly zero.
 
         Args:
             rows: Targets.
@@ -166,7 +166,7 @@ class SelectiveScan:
 def _through_taps(
     scan: SelectiveScan, block: Block, taps: Float[Tensor, "b K D c"] | None, out: Float[Tensor, "b D t c"]
 ) -> Float[Tensor, "b D t c"]:
-    """Write Σ_δ alpha_i,j+δ taps_jδ of a block at the diagonal, straight from the matrix."""
+    """Write Σ_δ alpha_i,j+δ taps_jδ for a block on the diagonal, straight from the matrix."""
     if taps is None:
         return out.copy_(scan.tile(block.rows, block.columns))
     reach, c = taps.shape[1] - 1, block.shape[1]

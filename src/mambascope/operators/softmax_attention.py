@@ -2,7 +2,7 @@
 
     o_i[d] = Σ_j p_ij[h(d)] v_j[d],   v = W_V x + b_V
 
-The P channels of a head share its matrix. Masks, of the future and of padding, have made their pairs exactly zero in p.
+The P channels of a head share its matrix. In p, pairs removed by the causal mask or as padding are exactly zero.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ class SoftmaxAttention(PerHead):
 
     @property
     def state_size(self) -> int:
-        """N: attention remembers by keeping every token's key and value, so its state grows with the text and is L."""
+        """N = L: the state of attention is every token's key and value, so it grows with the text."""
         return self.p.shape[-1]
 
     @cached_property
     def causal(self) -> bool:
-        """Whether no target draws from its future.
+        """Whether no target depends on later tokens.
 
-        Read from p, since a decoder's row of a padded token, of which nothing is left to attend to, is uniform over all
-        tokens in transformers' eager attention: a batch with such rows counts as not causal, and they are kept.
+        Read from p: in transformers' eager attention, a decoder's row for a padded token with nothing to attend to is
+        uniform over all tokens. A batch with such rows counts as not causal, and the rows are kept.
         """
         return not bool(self.p.triu(1).any())
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
-        """Return p v per channel: O(L²·D), the one product here that is not linear in L."""
+        """Return p v per channel: O(L²·D), not linear in L as for a scan."""
         return self._by_head(self.p, v)
 
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:

@@ -1,4 +1,4 @@
-"""Mamba-2's scan as a lower-triangular matrix per head ([2] eq. 16, state-space duality), without holding it whole.
+"""Mamba-2's scan as a lower-triangular matrix per head ([2] eq. 16, state-space duality), never held whole.
 
     alpha_ij[h] = (C_i · B_j) exp(A_h (S_i[h] - S_j[h])) Δ_j[h],   j ≤ i,   S = cumsum(Δ)
 
@@ -54,7 +54,7 @@ class StateSpaceDual(PerHead):
 
     @property
     def state_size(self) -> int:
-        """N, the numbers of state per channel."""
+        """N, the state size per channel."""
         return self.B.shape[-1]
 
     @cached_property
@@ -80,7 +80,7 @@ class StateSpaceDual(PerHead):
         return (backward[..., 0].flip(1) * self.dt).mean(dim=-1)
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
-        """Return alpha for the given targets and sources; pairs of the future are exactly zero.
+        """Return alpha for the given targets and sources; future pairs are exactly zero.
 
         Args:
             rows: Targets.

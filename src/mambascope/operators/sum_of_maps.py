@@ -2,9 +2,9 @@
 
     y_i = Σ_j T_ij(x_j) + β_i ,   T_ij = Σ_r w_r T^r_{ρ_r(i) ρ_r(j)}
 
-Each part is a map of its own over the permuted tokens, ρ_r(i) the step at which it reads token i: a convolution runs
-along the order of its part. The vectors are added before any norm of them is taken. Vim's mixers (arXiv 2401.09417) are
-a scan forwards and one backwards; a block may have a scan and an attention side by side, each scaled by a factor.
+Each part is a map of its own over the permuted tokens; ρ_r(i) is the step at which it reads token i, so a convolution
+runs in its part's order. The vectors are added before any norm of them is taken. Vim's mixers (arXiv 2401.09417) are a
+forward and a backward scan; a block may have a scan and an attention layer side by side, each scaled by a factor.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from mambascope.operators.permutation import Part, Permutation, added, added_row
 class SumOfMaps(AffineMap):
     """Maps over the same tokens, added up: an affine map from source tokens to target tokens.
 
-    Where the parts have one output projection in common, what they give is added before it. Only then do they have
-    channels in common: a matrix per channel, and one scan.
+    Where all parts share one output projection, their outputs are added before it. Only then do they share channels,
+    and the sum has a matrix per channel and one scan.
 
     Attributes:
         x: The layer's input.
-        parts: The maps, with the order in which each reads the tokens and the factor of its output.
-        b_o: What is added to the sum for every target; None for nothing.
+        parts: The maps, each with the order in which it reads the tokens and the factor of its output.
+        b_o: A bias added to the sum at every target, or None.
     """
 
     x: Float[Tensor, "b L E"]
@@ -44,13 +44,13 @@ class SumOfMaps(AffineMap):
 
     @classmethod
     def side_by_side(cls, x: Float[Tensor, "b L E"], maps: Sequence[tuple[float, AffineMap]]) -> SumOfMaps:
-        """Return the sum of maps that all read the tokens as they stand, each with a factor."""
+        """Return the sum of maps that all read the tokens in their own order, each with a factor."""
         as_they_stand = Permutation.identity(x.shape[1], x.device)
         return cls(x, tuple(Part(one, as_they_stand, scale) for scale, one in maps))
 
     @cached_property
     def W_o(self) -> Float[Tensor, "F D"] | None:  # type: ignore[override]  # found here, given elsewhere
-        """The output projection that all parts have in common; None where they have not."""
+        """The output projection that all parts share; None if they share none."""
         first, *others = (part.mixer for part in self.parts)
         if first.W_o is None:
             return None
@@ -61,27 +61,27 @@ class SumOfMaps(AffineMap):
 
     @cached_property
     def scan(self) -> MultiScan:  # type: ignore[override]
-        """The token mixing itself; what makes a target's weights halves of a sum stands in the gates.
+        """The token mixing itself, as one sum of scans.
 
         Raises:
-            InputError: if the parts have no channels in common.
+            InputError: if the parts share no channels.
         """
         self._require_common_channels()
         return MultiScan(tuple(Part(part.mixer.scan, part.permutation, part.scale) for part in self.parts))
 
     @cached_property
     def causal(self) -> bool:
-        """Whether no target draws from its future: all parts read the tokens as they stand."""
+        """Whether no target depends on later tokens: every part is causal and reads the tokens in their own order."""
         return all(part.permutation.is_identity and part.mixer.causal for part in self.parts)
 
     @property
     def inner_width(self) -> int:
-        """D, the channels that the parts have in common, or those of all parts together."""
+        """D, the number of channels that the parts share, or else of all parts together."""
         return sum(part.mixer.inner_width for part in self.parts) if self.W_o is None else self.W_o.shape[1]
 
     @property
     def taps(self) -> int:
-        """K, the most convolution taps of a part."""
+        """K, the most convolution taps of any part."""
         return max(part.mixer.taps for part in self.parts)
 
     def output(self) -> Float[Tensor, "b L F"]:
@@ -89,11 +89,11 @@ class SumOfMaps(AffineMap):
         return self._biased(added(self.parts, lambda part: part.mixer.output()))
 
     def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return β for every target: what the output owes to biases and to no token."""
+        """Return β for every target: the part of the output that comes from biases and from no token."""
         return self._biased(added(self.parts, lambda part: part.mixer.bias(rule)))
 
     def explained(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
-        """Return Σ_j T_ij + β_i under a rule."""
+        """Return Σ_j T_ij + β_i under an activation rule."""
         return self._biased(added(self.parts, lambda part: part.mixer.explained(rule)))
 
     def contributions(
@@ -126,7 +126,7 @@ class SumOfMaps(AffineMap):
         return row[:, seen]
 
     def implicit_mean(self) -> Float[Tensor, "b L L"]:
-        """Return the implicit attention, the sum of what it is for each part, averaged over that part's channels."""
+        """Return the implicit attention: the scaled sum of the parts', each averaged over that part's channels."""
         total = self.x.new_zeros(self.x.shape[0], self.length, self.length)
         for part in self.parts:
             steps = part.permutation.steps
@@ -134,11 +134,11 @@ class SumOfMaps(AffineMap):
         return total
 
     def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield blocks that suit every part, or else whole rows: other orders scatter a target's sources."""
+        """Yield blocks that suit every part, or else whole rows: another order scatters a target's sources."""
         yield from self._common_blocks(max(taps, self.taps)) or super().coarse_blocks()
 
     def blocks(self) -> Iterator[Block]:
-        """Yield every pair that is not zero once; whole rows come without a future that no target sees."""
+        """Yield blocks that hold every nonzero pair exactly once; causal whole rows end at the block's last target."""
         for block in super().blocks():
             cut = self.causal and block.whole_rows
             yield replace(block, columns=slice(0, block.rows.stop)) if cut else block
@@ -150,7 +150,7 @@ class SumOfMaps(AffineMap):
         return self._added(block, workspace, lambda one, inner, own: one.contribution_tile(own, rule, inner))
 
     def received_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b D t c"]:
-        """Return what the common W_o makes T of, for one block."""
+        """Return what the shared W_o maps to T, for one block."""
         self._require_common_channels()
         return self._added(block, workspace, lambda one, inner, own: one.received_tile(own, rule, inner))
 
@@ -158,7 +158,7 @@ class SumOfMaps(AffineMap):
         """Return the implicit attention per channel for one block.
 
         Raises:
-            InputError: if the parts have no channels in common.
+            InputError: if the parts share no channels.
         """
         self._require_common_channels()
         return self._added(block, workspace, lambda one, inner, own: one.implicit_tile(own, inner))
@@ -172,14 +172,14 @@ class SumOfMaps(AffineMap):
         return weighed(self.parts, (tile(part.mixer, inner, block) for part in self.parts), workspace)
 
     def _common_blocks(self, taps: int) -> list[Block]:
-        """Return the blocks of the part that has most, if they suit all: all are causal over tokens as they stand."""
+        """Return the blocks of the part that has the most, if they suit all parts: in a causal sum, none whole rows."""
         blocks = [list(part.mixer.coarse_blocks(taps)) for part in self.parts] if self.causal else []
         whole = any(block.whole_rows for own in blocks for block in own)
         return [] if whole else max(blocks, key=len, default=[])
 
     @cached_property
     def _part_blocks(self) -> list[list[Block]]:
-        """The blocks of each part; only sources are cut, for targets are chosen from outside."""
+        """The blocks of each part, cut by sources only: the caller chooses the targets."""
         return [
             [fine for one in part.mixer.coarse_blocks() for fine in split(one, one.shape[0], affine_map.TILE_COLUMNS)]
             for part in self.parts
@@ -188,8 +188,8 @@ class SumOfMaps(AffineMap):
     def _require_common_channels(self) -> None:
         if self.W_o is None:
             raise InputError(
-                f"the {len(self.parts)} mixers of this layer have no channels in common, so that the layer has no "
-                f"matrix per channel; ask about one of its mixers"
+                f"the {len(self.parts)} mixers of this layer share no channels, so the layer has no matrix per "
+                f"channel; choose one of its mixers"
             )
 
     def _biased(self, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the affine map of a layer needs of its token mixing; each scan is one file that provides these."""
+"""What a layer's affine map needs from its token mixing; each kind of mixing is one file that provides it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mambascope.operators.blocks import Block, Places, Workspace
 class TokenMixer(Protocol):
     """A matrix alpha per map, acting on channels; a map may serve several channels.
 
-    The matrices of scans are lower-triangular. Targets may see their future in softmax attention, whose products cost
-    O(L²), its matrix having no shorter form, and where scans run over the tokens in several orders.
+    The matrices of scans are lower-triangular. Targets may see later tokens in softmax attention and where scans read
+    the tokens in several orders. Attention's matrix has no shorter form, so its products cost O(L²).
     """
 
     @property
@@ -29,20 +29,17 @@ class TokenMixer(Protocol):
 
     @property
     def state_size(self) -> int:
-        """N, the numbers of state."""
+        """N, the state size."""
 
     @property
     def causal(self) -> bool:
-        """Whether alpha is lower-triangular: no target draws from its future."""
+        """Whether alpha is lower-triangular: no target depends on later tokens."""
 
     def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
         """Return the per-channel form of per-map values."""
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield blocks that hold every pair once, for a convolution of that many taps.
-
-        Every pair j ≤ i if the mixer is causal, else every pair there is.
-        """
+        """Yield blocks that hold every pair exactly once (if causal, every pair j ≤ i), for a convolution of K taps."""
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v in time linear in L."""
@@ -51,10 +48,10 @@ class TokenMixer(Protocol):
         """Return vᵀ alpha in time linear in L."""
 
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
-        """Return vᵀ times the mean of alpha over channels in time linear in L: what weights on targets owe sources."""
+        """Return vᵀ times the mean of alpha over channels in time linear in L."""
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
-        """Return alpha for some targets and sources, zero at pairs of the future."""
+        """Return alpha for some targets and sources; zero at future pairs of a causal mixer."""
 
     def mix(
         self,

@@ -1,4 +1,4 @@
-"""How to run a stock model once and record what each token mixer consumed."""
+"""Run a stock model once and record the inputs, outputs and coefficients of every token mixer."""
 
 from mambascope.trace.block import Block, Branch
 from mambascope.trace.capture import capture

@@ -1,7 +1,7 @@
-"""What of a readout flows into biases: each bias times the gradient where it is added, in the same backward pass.
+"""The relevance of biases: each bias times the gradient where it is added, collected during the same backward pass.
 
-With all propagation rules every part of a model is linear in its input and its bias together, so that relevance of the
-tokens and of the biases add up to the readout. The number is kept per text and per bias, never the gradient itself.
+With all propagation rules, every part of a model is linear in its input and its bias together, so the relevance of the
+tokens and that of the biases add up to the readout. One number is kept per text and bias, never the gradient itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-#: Parts of a model that add a bias along the last axis of what they return, and those that add it along the second.
+#: Modules that add a bias along the last axis of their output, and those that add it along the second.
 LAST = (nn.Linear, nn.LayerNorm, Conv1D)
 SECOND = (nn.Conv1d, nn.Conv2d)
 
@@ -24,7 +24,7 @@ class BiasLedger:
     """Sums of bias times gradient, filled while a backward pass runs.
 
     Attributes:
-        held: For every bias that took part, by its name in the model, its relevance in each text.
+        held: The relevance of every bias that took part, in each text, by its name in the model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,26 +33,26 @@ class BiasLedger:
         self._begun = object()
 
     def begin(self) -> None:
-        """Forget what was noted so far: it lies before the tokens that relevance goes back to."""
+        """Forget the biases noted so far: they come before the tokens that relevance is traced back to."""
         self._begun = object()
 
     def taken(self) -> dict[str, Float[Tensor, " b"]]:
-        """Return what is held, and begin another sum."""
+        """Return the relevance held so far, and start from zero."""
         held, self.held = self.held, {}
         return held
 
     def note(self, bias: Tensor, output: Tensor, axis: int) -> None:
-        """Credit a bias with its product with the gradient that will arrive at an output it was added to.
+        """Credit a bias with its product with the gradient that will reach an output to which it was added.
 
         Args:
             bias: The parameter.
-            output: What it was added to, texts first.
-            axis: The axis of the output that the bias lies along.
+            output: The output to which it was added, texts first.
+            axis: The axis of the output along which the bias runs.
         """
         self._note(bias, output, partial(_along, bias, axis))
 
     def note_signed(self, bias: Tensor, forms: tuple[Tensor, Tensor], value: Tensor, output: Tensor, axis: int) -> None:
-        """Credit a bias that stands in an output in two forms: where `value` is above zero, and elsewhere."""
+        """Credit a bias that enters an output in two forms: one where `value` is above zero, one elsewhere."""
 
         def product(gradient: Tensor) -> Float[Tensor, " b"]:
             above = gradient.masked_fill(value <= 0, 0.0)
@@ -77,12 +77,12 @@ class BiasLedger:
 def bias_hooks(
     model: nn.Module, ledger: BiasLedger, answered: Container[nn.Module]
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield the parts of a model that add a bias to what they return, with the hook that notes it.
+    """Yield the modules of a model that add a bias to their output, each with the hook that notes it.
 
     Args:
         model: The model.
-        ledger: Where it is noted.
-        answered: Parts that a propagation rule answers for, which notes their biases itself.
+        ledger: Where biases are noted.
+        answered: Modules under a propagation rule that notes their biases itself.
     """
     for module in model.modules():
         bias = getattr(module, "bias", None)
@@ -95,7 +95,7 @@ def _noted(ledger: BiasLedger, bias: Tensor, module: nn.Module, _: Any, output: 
 
 
 def _along(bias: Tensor, axis: int, gradient: Tensor) -> Float[Tensor, " b"]:
-    """Return, text by text, the product of a bias and the gradient summed over every other axis, in float64."""
+    """Return, for each text, the product of a bias with the gradient summed over all other axes, in float64."""
     others = [k for k in range(1, gradient.ndim) if k != axis]
     sums = gradient.sum(dim=others, dtype=torch.float64) if others else gradient.double()
     return sums @ bias.detach().double()

@@ -1,4 +1,4 @@
-"""One update of the residual stream: what entered, which mixers ran side by side, what left."""
+"""One update of the residual stream: the stream before it, the mixers that ran in parallel, the stream after it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Branch:
         name: Its name in the model, as in `named_modules`.
         family: The family that reads it.
         mixer: The module itself; its weights are read when an operator is built, not copied.
-        captured: What it consumed and gave.
-        scan_error: Relative error of our scan against the model's own on the first tokens; 0 when the model's own ran,
+        captured: Its inputs, outputs and coefficients.
+        scan_error: Relative error of our scan against the model's own on the first tokens; 0 if the model's own ran,
             as it always does for attention.
-        scale: What its output is multiplied by where it is added to the stream.
-        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN when the capture was told not to check.
+        scale: The factor by which its output is multiplied before it is added to the stream.
+        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN if the capture did not check it.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Branch:
 
     @property
     def kind(self) -> Kind:
-        """What it mixes tokens with."""
+        """The kind of mixer."""
         return self.family.kind
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
-        """Return the mixer as an exact affine map, in float32, or float64 if the model or the caller asks for it."""
+        """Return the mixer as an exact affine map, in `dtype`; by default float32, float64 for float64 models."""
         with torch.no_grad():
             return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
 
@@ -61,12 +61,12 @@ class Block:
 
     Attributes:
         index: Its number among the model's blocks, from 0.
-        name: Its name in the model; a mixer's own where it stands in no block.
-        branches: The mixers whose outputs are added to the stream side by side; nearly always one.
-        stream_in: The residual stream that enters the block; None where there is no block that mambascope can read.
-        stream_out: The stream once the branches' outputs have been added to it, before anything else changes it.
-        stream_error: ‖stream_in + Σ scale · y - stream_out‖ / ‖stream_out‖; NaN where there is no stream.
-        trusted: Whether the stream is what the sum says, up to rounding.
+        name: Its name in the model; the mixer's own name if the mixer is in no block.
+        branches: The mixers whose outputs are added to the stream in parallel; nearly always one.
+        stream_in: The residual stream that enters the block; None if there is no block that mambascope can read.
+        stream_out: The stream after the branches' outputs have been added to it, before anything else changes it.
+        stream_error: ‖stream_in + Σ scale · y - stream_out‖ / ‖stream_out‖; NaN if there is no stream.
+        trusted: Whether the sum gives stream_out, up to rounding.
     """
 
     index: int
@@ -87,34 +87,34 @@ class Block:
         """The only branch.
 
         Raises:
-            UnsupportedModelError: if there are several side by side.
+            UnsupportedModelError: if there are several in parallel.
         """
         if len(self.branches) > 1:
             names = " and ".join(branch.name for branch in self.branches)
             raise UnsupportedModelError(
-                f"layer {self.index} ({self.name}) adds the outputs of {names} side by side, and this method reads one "
+                f"layer {self.index} ({self.name}) adds the outputs of {names} side by side, but this method reads one "
                 "mixer in each layer"
             )
         return self.branches[0]
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What its branches mix tokens with."""
+        """The kind of mixer in each branch."""
         return tuple(branch.kind for branch in self.branches)
 
     @property
     def kind(self) -> str:
-        """The same in words: `scan`, `attention`, or of branches side by side `scan + attention`."""
+        """The same in words: `scan`, `attention`, or for parallel branches `scan + attention`."""
         return " + ".join(self.kinds)
 
     @property
     def x(self) -> Float[Tensor, "b L E"]:
-        """What its mixers read."""
+        """The input of its mixers."""
         return self.branches[0].captured.x
 
     @property
     def y(self) -> Float[Tensor, "b L F"]:
-        """What is added to the stream: Σ scale · y, in at least float32 where there are several."""
+        """What is added to the stream: Σ scale · y, in at least float32 if there are several branches."""
         if len(self.branches) == 1 and self.branches[0].scale == 1:
             return self.branches[0].captured.y
         parts = [branch.captured.y.to(precision(branch.captured.y.dtype)) * branch.scale for branch in self.branches]
@@ -122,50 +122,51 @@ class Block:
 
     @property
     def reconstruction_error(self) -> float:
-        """The largest of its branches' errors."""
+        """The largest of its branches' reconstruction errors."""
         return max(branch.reconstruction_error for branch in self.branches)
 
     @property
     def scan_error(self) -> float:
-        """The largest of its branches' errors."""
+        """The largest of its branches' scan errors."""
         return max(branch.scan_error for branch in self.branches)
 
     @property
     def post_norm(self) -> nn.Module | None:
-        """The norm that follows once y has been added to the stream; None for models that normalise before."""
+        """The norm that is applied after y and the stream have been added; None for pre-norm models."""
         return self.branches[0].family.post_norm(self.branches[0].mixer)
 
     def stream(self, method: str) -> Float[Tensor, "b L F"]:
-        """Return the residual stream that enters the block, or refuse.
+        """Return the residual stream that enters the block.
 
         Args:
-            method: What needs it, for the message.
+            method: Name of the method that needs it, for the message.
 
         Raises:
-            UnsupportedModelError: if there is none that mambascope can read, or the block changes it in another way
-                than by adding its mixers' outputs.
+            UnsupportedModelError: if mambascope cannot read it, or the block changes it in some way other than adding
+                its mixers' outputs.
         """
         if self.stream_in is None:
             raise UnsupportedModelError(
-                f"{method} needs the residual stream around each mixer, and {self.name} has no block around it that "
+                f"{method} needs the residual stream around each mixer, but {self.name} has no block around it that "
                 "mambascope can read"
             )
         if not self.trusted:
             raise UnsupportedModelError(
-                f"{method} follows the residual stream, and {self.name} changes it in a way that mambascope does not "
-                f"know: what entered and its mixers' outputs miss what left by {self.stream_error:.1e}"
+                f"{method} follows the residual stream, but {self.name} changes it in a way that mambascope does not "
+                f"know: the stream before it plus its mixers' outputs differs from the stream after it by "
+                f"{self.stream_error:.1e}"
             )
         return self.stream_in
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
-        """Return what the block adds to the stream as an exact affine map: the sum of its branches' maps, scaled."""
+        """Return what the block adds to the stream as an exact affine map: the scaled sum of its branches' maps."""
         if len(self.branches) == 1 and self.branches[0].scale == 1:
             return self.branches[0].operator(dtype)
         maps = [(branch.scale, branch.operator(dtype)) for branch in self.branches]
         return SumOfMaps.side_by_side(maps[0][1].x, maps)
 
     def mean_sums(self) -> Float[Tensor, "b L"]:
-        """Return the sum of each target's row of Ā, see `mean_pull`."""
+        """Return the sum of each target's row of Ā; see `mean_pull`."""
         parts = []
         for branch in self.branches:
             scan = branch.operator().scan
@@ -174,7 +175,7 @@ class Block:
         return torch.stack(parts).sum(dim=0)
 
     def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
-        """Return ρ Ā, Ā being each branch's token mixing averaged over its channels, scaled, added over branches."""
+        """Return ρ Ā, with Ā the scaled sum over branches of each one's token mixing, averaged over its channels."""
         return torch.stack([branch.scale * branch.operator().scan.pull(rho) for branch in self.branches]).sum(dim=0)
 
 

@@ -1,4 +1,4 @@
-"""One forward pass of a stock model, one record per token mixer, and the proof that the records are right."""
+"""One forward pass of a stock model, one record per token mixer, and a check that each record is right."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def capture(
     progress: Callable[[int, int], None] | None = None,
     **inputs: Any,
 ) -> Trace:
-    """Run a model once and return a trace of everything that its token mixers consumed.
+    """Run a model once and return a trace of it, with the inputs and coefficients of every token mixer.
 
-    The model may be any module that holds mixers of a supported class; it runs in evaluation mode, without gradients
-    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead
-    and is held against the reference on the first tokens. Attention runs in its eager form, which shows its
+    The model may be any module that contains mixers of a supported class; it runs in evaluation mode, without gradients
+    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead and
+    is compared with the reference on the first tokens. Attention runs in its eager form, which returns its
     probabilities. Captures may be nested and may run in several threads; those of one model take turns.
 
     Args:
-        model: A stock transformers model, or any module around its mixers.
+        model: A stock transformers model, or any module that contains mixers.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
-        progress: Called with (mixers done, mixers of the model) after each one.
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
+        progress: Called with (mixers done, mixers in the model) after each mixer.
+        inputs: Passed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
             `pixel_values`, …
 
     Raises:
-        InputError: if the inputs are empty, hold a token id out of range, or ask for a cache.
+        InputError: if the inputs are empty, contain a token id out of range, or ask for a cache.
         UnsupportedModelError: if the model has no mixer that mambascope can read.
         ReconstructionError: if a rebuilt output differs from the model's own, naming the layer and the error.
     """
@@ -87,7 +87,7 @@ def capture(
 
 @dataclass
 class _Recorder:
-    """Collects what one capture sees; lives in the thread that captures."""
+    """Collects the records of one capture, in the thread of that capture."""
 
     families: dict[PatchPoint, Family]
     check: bool
@@ -106,7 +106,7 @@ class _Recorder:
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Answer one scan call and keep what it consumed; it belongs to the mixer that is running."""
+        """Run one scan call and keep its coefficients; it belongs to the mixer that is running."""
         family = self.families[point]
         scan = read_call(family, args, kwargs)
         if scanning.has_kernel(scan.s):
@@ -121,7 +121,7 @@ class _Recorder:
 
     @contextmanager
     def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
-        """Record what this mixer reads and gives when it runs in this capture's own pass."""
+        """Record this mixer's inputs and outputs when it runs in this capture's own pass."""
 
         def before(*_: Any) -> None:
             if interceptor() is self:
@@ -156,7 +156,7 @@ class _Recorder:
     def _scanned(
         self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, kwargs: dict[str, Any]
     ) -> tuple[Captured, float]:
-        """Return what a scan mixer consumed and gave, and the error of its scan."""
+        """Return the record of a scan mixer, and the error of its scan."""
         if len(self._calls) != len(family.readings):
             expected = ", ".join(reading.name for reading in family.readings)
             calls = "one call" if len(family.readings) == 1 else f"{len(family.readings)} calls ({expected})"
@@ -170,17 +170,17 @@ class _Recorder:
         return _consumed(x, output, kwargs, scans), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
-        """Return what an attention layer consumed and gave; its padding is left out by p, and nothing replaced it."""
+        """Return the record of an attention layer, and 0: p leaves out padding, and the model's own code ran."""
         p = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(p, Tensor):
             raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) returned no attention probabilities beside its output ({_versions()})"
+                f"{name} ({type(mixer).__name__}) returned no attention probabilities with its output ({_versions()})"
             )
         if p.isnan().any():
             raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) gives attention probabilities that are not numbers; in float64 the "
-                f"eager attention of transformers does so where padding masks a whole row: use float32, or texts of "
-                f"one length ({_versions()})"
+                f"{name} ({type(mixer).__name__}) returned attention probabilities that are NaN; in float64 the eager "
+                f"attention of transformers does so where padding masks a whole row: use float32, or texts of one "
+                f"length ({_versions()})"
             )
         y = output[0] if self._written is None else self._written
         self._written = None
@@ -195,7 +195,7 @@ class _Recorder:
         captured: Captured,
         scan_error: float,
     ) -> None:
-        """Make the mixer's record, rebuild its output and compare; it belongs to the block that is running."""
+        """Rebuild the mixer's output, compare, and add its record to the block that is running."""
         y, place = captured.y, name.rpartition(".")[0]
         branch = Branch(name, family, mixer, captured, scan_error, family.scale(model.get_submodule(place)))
         if self.check:

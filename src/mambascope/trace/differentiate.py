@@ -1,7 +1,7 @@
-"""Passes through a stock model that gradients can flow back through, at the cost of a few forward passes.
+"""Differentiable passes through a stock model, at the cost of a few forward passes.
 
-The model's own code runs; its scans are answered by ours, which have a backward pass, and on request parts of it are
-frozen at their forward values: the forward pass stays the same, the backward pass becomes a propagation rule.
+The model's own code runs, but with our scans, which have a backward pass; on request, parts of it are frozen at their
+forward values: the forward pass stays the same, and the backward pass follows a propagation rule.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from mambascope.trace.running import call, in_texts, running
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What one forward and one backward pass leave.
+    """The results of one forward and one backward pass.
 
     Attributes:
-        outputs: What the model returned, cut from the graph.
-        value: The scalar that was differentiated, per text.
+        outputs: What the model returned, detached from the graph.
+        value: The readout that was differentiated, per text.
         embeddings: The embedded tokens.
-        at_embeddings: Gradient of `value` there.
-        mixers: Name of every mixer, in the order in which they ran, with its output and the gradient there; empty
-            unless asked for.
+        at_embeddings: Gradient of `value` with respect to them.
+        mixers: Every mixer's output and the gradient with respect to it, by the mixer's name, in the order in which the
+            mixers ran; empty unless asked for.
         attention: The same for the probabilities of softmax attention layers.
-        pixels: The pixels of pictures and the gradient there; None unless asked for.
-        biases: For every bias of the model that took part, by its name, its product with the gradient; empty unless
-            asked for.
+        pixels: The pixels of pictures and the gradient with respect to them; None unless asked for.
+        biases: The product of every bias that took part with its gradient, by the bias's name in the model; empty
+            unless asked for.
     """
 
     outputs: Any
@@ -73,15 +73,15 @@ def differentiate(
     Args:
         model: A stock model.
         readout: Given the model's outputs, returns one number per text.
-        rules: What is frozen.
-        mixers: Also keep every mixer's output and the gradient there.
-        pixels: Go on from the embedded tokens to the pixels of a picture.
-        biases: Also note what of the readout flows into each bias.
-        inputs: Handed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
+        rules: The propagation rules: what is frozen.
+        mixers: Also keep every mixer's output and its gradient.
+        pixels: Continue from the embedded tokens back to the pixels of a picture.
+        biases: Also note the relevance of each bias.
+        inputs: Passed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L), …
 
     Raises:
         InputError: if the inputs cannot be used, or the model's weights are quantised.
-        ReconstructionError: if a norm is not what it seems and cannot be frozen.
+        ReconstructionError: if a norm does not compute what its class suggests, and so cannot be frozen.
     """
     check_model(model)
     watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
@@ -93,7 +93,7 @@ def differentiate(
 def logit_direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
     """Return the residual stream before the final norm as `embeddings`, and the readout's direction in it.
 
-    The norm is frozen at its statistic, so that a logit is linear in the stream. Arguments and errors as in
+    The norm's statistics are frozen, so that a logit is linear in the stream. Arguments and errors as in
     `differentiate`.
 
     Raises:
@@ -122,7 +122,7 @@ def directions(
 
 
 def final_norm(model: nn.Module) -> nn.Module:
-    """Return the norm after a model's last layer: the last norm among its base model's own parts.
+    """Return the norm after a model's last layer: the last norm among the direct children of its base model.
 
     Raises:
         UnsupportedModelError: if there is none.
@@ -180,9 +180,9 @@ def _differentiate(
 def differentiable(
     model: nn.Module, rules: PropagationRules = GRADIENT, ledger: BiasLedger | None = None
 ) -> Iterator[None]:
-    """Inside the block this thread's calls of the model can be differentiated with respect to its inputs.
+    """Make this thread's calls of the model differentiable with respect to its inputs inside the block.
 
-    What flows into biases is noted in the ledger, if there is one.
+    The relevance of biases is noted in the ledger, if there is one.
 
     Raises:
         InputError: if the model's weights are quantised, so that no gradient flows through them.
@@ -235,9 +235,9 @@ def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Ite
 def _pixels(
     model: nn.Module, ledger: BiasLedger | None, inputs: dict[str, Any], leaves: list[Tensor]
 ) -> Iterator[dict[str, Any]]:
-    """Make the pixels the leaf of the graph, and note the embedded tokens on the way; these come first."""
+    """Make the pixels the leaf of the graph, and also keep the embedded tokens; these come first."""
     if inputs.get("pixel_values") is None:
-        raise InputError("there are no pixels to go back to: pass pixel_values")
+        raise InputError("there are no pixels to trace back to: pass pixel_values")
     leaf = inputs["pixel_values"].detach().requires_grad_()
 
     def note(output: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def _pixels(
 
 @contextmanager
 def _leaf_before(part: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
-    """Make what enters a part of the model the leaf of the graph."""
+    """Make the input of a module the leaf of the graph."""
 
     def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         leaves.append(args[0].detach().requires_grad_())
@@ -267,7 +267,7 @@ def _leaf_before(part: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) 
 
 @contextmanager
 def _constant_weights(model: nn.Module) -> Iterator[None]:
-    """Let no weight ask for a gradient inside the block: it would cost memory and time."""
+    """Turn off gradients of the weights inside the block: they would cost memory and time."""
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in asking:
@@ -279,20 +279,20 @@ def _constant_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:
-    """Keep a mixer's output, and the probabilities that an attention layer in its eager form returns beside it."""
+    """Keep a mixer's output, and the probabilities that an attention layer returns with it in eager form."""
     kept[name] = output[0] if isinstance(output, tuple) else output
     if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].ndim == 4:
         attention[name] = output[1]
 
 
 def _in_line(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return an output and its gradient with the tokens in line, if they lie in a grid."""
+    """Return an output and its gradient with a grid of tokens flattened to a sequence."""
     output, flow = pair
     return pair if output.ndim == 3 else (output.flatten(1, 2), flow.flatten(1, 2))
 
 
 def _detached(outputs: Any) -> Any:
-    """Return the model's outputs without the graph behind them."""
+    """Return the model's outputs, detached from the graph."""
     if isinstance(outputs, Tensor):
         return outputs.detach()
     if isinstance(outputs, transformers.utils.ModelOutput):

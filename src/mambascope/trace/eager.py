@@ -1,8 +1,8 @@
-"""Attention that shows its probabilities: transformers' eager implementation, for the time of one pass.
+"""Attention that returns its probabilities: transformers' eager implementation, for one pass.
 
-The fast implementations never hold the probabilities. Which one runs is written in the model's configurations, where
-the attention layers and the code that makes their masks both look; so it is changed there and put back after. Models
-may share a configuration, so whoever comes first remembers what it said and whoever leaves last restores it.
+The fast implementations never compute the probabilities explicitly. The model's configurations say which one runs, and
+both the attention layers and the code that makes their masks read that setting; so it is changed there and restored
+afterwards. Models may share a configuration, so its first user saves the setting and its last user restores it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _held: dict[int, _Held] = {}  # by identity: configurations are not hashable
 
 @contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Run the model's attention layers in their eager form inside the block, whatever happens there.
+    """Run the model's attention layers in their eager form inside the block, and restore the setting after it.
 
-    Another thread that runs this model meanwhile runs it in that form too: the same numbers up to rounding.
+    Other threads that run this model meanwhile run it in eager form too, with the same results up to rounding.
     """
     found = [getattr(module, "config", None) for module in model.modules()]
     configs = {id(config): config for config in found if isinstance(config, PreTrainedConfig)}

@@ -1,4 +1,4 @@
-"""Where a text becomes vectors: the embedded tokens of a model, read or replaced."""
+"""The embedded tokens of a model, read or replaced."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 
-#: Embeddings that are averaged at a time.
+#: Number of embeddings that are summed at a time.
 ROWS = 4096
 
 
 def embedding_layer(model: nn.Module) -> nn.Module:
-    """Return the part that turns tokens into vectors, or the patches of a picture.
+    """Return the module that turns tokens, or the patches of a picture, into vectors.
 
     Raises:
         InputError: if the model does not say which one it is.
@@ -43,7 +43,7 @@ def token_table(model: nn.Module) -> nn.Embedding:
     """
     layer = embedding_layer(model)
     if not isinstance(layer, nn.Embedding):
-        raise InputError(f"{type(model).__name__} reads no token ids, so no other token can stand in for one")
+        raise InputError(f"{type(model).__name__} does not read token ids, so one token cannot replace another")
     return layer
 
 
@@ -59,16 +59,16 @@ def embedded(model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b L E"]
     if read is None:
         raise InputError("there is nothing to read: pass input_ids, inputs_embeds or pixel_values")
     layer = embedding_layer(model)
-    put_together = getattr(model, "embed", layer)  # of several parts, where the model has such a function
+    put_together = getattr(model, "embed", layer)  # for models that embed in several steps
     with torch.no_grad():
         return put_together(read)
 
 
 def mean_embedding(model: nn.Module) -> Float[Tensor, " E"]:
-    """Return the mean of what the embedding layer makes of every token, in float64.
+    """Return the mean of the embedding layer's output over all tokens, in float64.
 
     Raises:
-        InputError: if the model reads no token ids, or does not say which layer embeds them.
+        InputError: if the model does not read token ids, or does not say which layer embeds them.
     """
     layer = token_table(model)
     ids = torch.arange(layer.num_embeddings, device=layer.weight.device)
@@ -81,9 +81,9 @@ def mean_embedding(model: nn.Module) -> Float[Tensor, " E"]:
 def reading(
     model: nn.Module, inputs: dict[str, Any], replace: Callable[[Float[Tensor, "b L E"]], Float[Tensor, "b L E"]]
 ) -> Iterator[dict[str, Any]]:
-    """Let the model read `replace(embedded tokens)` in this thread's calls inside the block, with the inputs it yields.
+    """Make the model read `replace(embedded tokens)` in this thread's calls inside the block, with the inputs yielded.
 
-    Token ids stay in the call: models that look at them for more than their vectors find them.
+    Token ids stay in the call, for models that use them for more than their embeddings.
     """
     if inputs.get("inputs_embeds") is not None:
         yield inputs | {"inputs_embeds": replace(inputs["inputs_embeds"])}

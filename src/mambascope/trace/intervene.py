@@ -1,13 +1,13 @@
 """Passes through a stock model in which chosen sources give nothing to chosen targets: causal ground truth.
 
-The model's own code runs; its scans answer without the sources' share. With s what the scan consumes, every other
-coefficient at its value, that share of target i is
+The model's own code runs, but its scans leave out the sources' share. With s the input of the scan, and every other
+coefficient unchanged, that share of target i is
 
     Σ_{j in sources} (alpha_ij + D [i=j]) s_j ,
 
 a second scan over the sources alone, so nothing of size L x L is ever held. The skip D counts as part of j = i: the
-value s_j reaches the output through alpha and, at its own position, through D, and both ways are cut. What s_j did to
-Δ, B and C, and the gate, stay.
+value s_j reaches the output through alpha and, at its own position, through D, and both paths are cut. The effect of
+s_j on Δ, B and C, and the gate, stay.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mambascope.trace import scanning
 from mambascope.trace.running import running
 from mambascope.trace.scanning import read_call, scanned
 
-#: What a pair of a tile costs in tokens of a scan: measured for Mamba-1 on a processor; Mamba-2's tiles are cheaper.
+#: Cost of a pair in a tile, in tokens of a scan: measured for Mamba-1 on a CPU; Mamba-2's tiles are cheaper.
 PAIR_COST = 4
 
 
@@ -41,8 +41,8 @@ class Knockout:
 
     Attributes:
         mixers: Names of the mixers in which they are cut, as in `named_modules`.
-        sources: True at the sources of every text of the batch.
-        targets: The positions that lose them; None for all, which is the same as zeroing the sources' values.
+        sources: True at the sources, for every text of the batch.
+        targets: The positions that lose them; None for all, which is the same as setting the sources' values to zero.
     """
 
     mixers: Collection[str]
@@ -53,22 +53,22 @@ class Knockout:
 
 
 def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
-    """Return name, module and family of every mixer whose scan can be cut.
+    """Return the name, module and family of every mixer that has a scan.
 
     Raises:
         UnsupportedModelError: if there is none.
     """
     found = [(name, mixer, family) for name, mixer, family in find_mixers(model) if isinstance(family, Family)]
     if not found:
-        raise UnsupportedModelError(f"{type(model).__name__} holds no selective scan from which a source could be cut")
+        raise UnsupportedModelError(f"{type(model).__name__} holds no selective scan from which to cut a source")
     return found
 
 
 @contextmanager
 def intervening(model: nn.Module, edit: Knockout | None) -> Iterator[None]:
-    """Let this thread's calls of the model, or of one of its mixers, run with an edit inside the block, gradients off.
+    """Run this thread's calls of the model, or of one of its mixers, with an edit inside the block, without gradients.
 
-    With no edit the model runs as it is, with our scans where its own would be slow; any model will do.
+    With no edit the model runs unchanged, with our scans where its own would be slow; this works for any model.
 
     Raises:
         UnsupportedModelError: if there is an edit and no scan to apply it to.
@@ -94,7 +94,7 @@ def _scan_mixers_if_any(model: nn.Module) -> list[tuple[str, nn.Module, Family]]
 
 @dataclass
 class _Editor:
-    """Answers scans, without the cut sources in the mixers that the edit names."""
+    """Runs scans, leaving out the cut sources in the mixers that the edit names."""
 
     edit: Knockout | None
     families: dict[PatchPoint, Family]
@@ -103,7 +103,7 @@ class _Editor:
 
     @contextmanager
     def inside(self, mixer: nn.Module) -> Iterator[None]:
-        """Note when this mixer runs in this thread."""
+        """Keep track of when this mixer runs in this thread."""
 
         def before(*_: Any) -> None:
             if interceptor() is self:
@@ -123,7 +123,7 @@ class _Editor:
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return the answer of a scan."""
+        """Return the result of a scan call."""
         family = self.families[point]
         call = read_call(family, args, kwargs)
         if self.edit is None or not self.cutting:
@@ -150,14 +150,14 @@ class _Editor:
 def _intact(
     family: Family, original: Callable[..., Any], call: ScanCall, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Float[Tensor, "b L D"]:
-    """Return the scan of what the call consumes: by the model's compiled kernel where it has one, else by ours."""
+    """Return the scan of a call's input: by the model's compiled kernel if it has one, else by ours."""
     if scanning.has_kernel(call.s):
         return call.take(original(call.give(call.s).contiguous(), *args[1:], **kwargs))
     return scanned(family, call)
 
 
 def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: list[int]) -> Float[Tensor, "b t D"]:
-    """Return what the sources give to the target rows of a call, gated where the scan applies the gate."""
+    """Return what the sources give to the target rows of a call, gated if the scan applies the gate."""
     working = torch.promote_types(call.s.dtype, torch.float32)
     scan = family.scan(call.coefficients, working)
     v = call.s.to(working) * sources[..., None]
@@ -173,7 +173,7 @@ def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: l
 
 
 def _through_tiles(scan: TokenMixer, v: Float[Tensor, "b L D"], rows: list[int], span: slice) -> Float[Tensor, "b t D"]:
-    """Return (alpha v)_i for the target rows, v being zero outside the span."""
+    """Return (alpha v)_i for the target rows, where v is zero outside the span."""
     given = v[:, span].transpose(1, 2)
     tiles = (scan.channels(scan.tile(slice(row, row + 1), span))[:, :, 0] for row in rows)
     return torch.stack([(tile * given).sum(dim=-1) for tile in tiles], dim=1)

@@ -1,4 +1,4 @@
-"""Propagation rules: parts of a stock model, the same forwards and frozen backwards."""
+"""Propagation rules: parts of a stock model with an unchanged forward pass and a backward pass that is frozen."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from mambascope.operators.frozen import (
 from mambascope.trace.biases import BiasLedger, bias_hooks
 from mambascope.trace.scanning import read_call, relative_error
 
-#: How far a frozen norm may be from the model's own, relative; half precision, 2e-2, rounds its factor to 8 bits.
+#: Largest relative error of a frozen part against the model's own; 2e-2 in half precision, which rounds to 8 bits.
 NORM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 
 @dataclass(frozen=True)
 class PropagationRules:
-    """Which parts of a model are frozen at their forward values; none of them for the true gradient.
+    """Which parts of a model are frozen at their forward values; by default none, which gives the true gradient.
 
     Attributes:
-        silu: The activations after the convolution and in the gate pass their secant σ(a), not their derivative.
+        silu: Activations after the convolution and in the gate use their secant σ(a) instead of their derivative.
         scan: Δ, B and C are constants.
-        gate: Each branch of the gate's product takes half of the gradient.
+        gate: Each branch of the gate's product gets half of the gradient.
         norm: The statistics of the norms are constants.
-        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers, and in the one that
-            makes a picture's patches; 0 leaves them plain.
+        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers, and in the
+            convolution that makes a picture's patches; 0 turns the rule off.
     """
 
     silu: bool = False
@@ -57,12 +57,12 @@ GRADIENT = PropagationRules()
 
 @dataclass(frozen=True)
 class RuleInterceptor:
-    """Answers scans, convolutions and gates by their differentiable forms under the rules.
+    """Replaces scans, convolutions and gates by their differentiable forms under propagation rules.
 
     Attributes:
-        rules: What is frozen.
+        rules: The propagation rules: what is frozen.
         families: The family that reads each patch point.
-        ledger: Where the biases' part is noted; None where nobody asks for it.
+        ledger: Where the relevance of biases is noted, or None.
     """
 
     rules: PropagationRules
@@ -72,7 +72,7 @@ class RuleInterceptor:
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return the answer of a patch point."""
+        """Return the result of a call of a patch point."""
         family = self.families[point]
         if point == family.scan_point:
             return self._scan(family, args, kwargs)
@@ -106,7 +106,7 @@ class RuleInterceptor:
         activation: str | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Return the convolution of (b, channels, tokens) with its activation."""
+        """Return the convolution of (b, channels, tokens), with its activation."""
         if activation not in (None, "silu", "swish"):
             return original(hidden_states, weight, bias, activation, **kwargs)
         a = _linear(family.convolve, hidden_states, weight, bias, 1, self.rules, self.ledger)
@@ -116,7 +116,7 @@ class RuleInterceptor:
 
 
 def gated(o: Tensor, z: Tensor, rules: PropagationRules) -> Tensor:
-    """Return o ⊙ SiLU(z) under the rules."""
+    """Return o ⊙ SiLU(z) under propagation rules."""
     product = o * (secant_silu(z) if rules.silu else F.silu(z))
     return half(product) if rules.gate else product
 
@@ -130,7 +130,7 @@ def _linear(
     rules: PropagationRules,
     ledger: BiasLedger | None,
 ) -> Tensor:
-    """Return a linear layer's output under the rules; its bias, along an axis of that, is noted in the ledger."""
+    """Return a linear layer's output under propagation rules; note its bias, which runs along `axis` of the output."""
     value = layer(x, weight, bias)
     if not rules.gamma:
         if bias is not None and ledger is not None:
@@ -148,9 +148,9 @@ def hooks(
     rules: PropagationRules,
     ledger: BiasLedger | None = None,
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield the modules that answer differently under the rules, with the hook that gives their answer.
+    """Yield the modules that propagation rules change, each with the hook that replaces its output.
 
-    Those that only add a bias, which goes into the ledger, come last: they note what the others answered.
+    Modules whose bias is only noted in the ledger come last, so that their hooks see the replaced outputs.
     """
     for _, mixer, family in mixers:
         if family.stand_in is not None:
@@ -177,14 +177,14 @@ def hooks(
 
 
 def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Answer for a mixer of a foreign class, whose convolution cannot be answered where it stands."""
+    """Return the output of a mixer of a foreign class, whose convolution is not a patch point, from its stand-in."""
     return _checked(mixer, stand_in.mix(mixer, args[0]), output)
 
 
 def _gated_norm(
     family: Family, rules: PropagationRules, norm: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
-    """Answer for Mamba-2's norm, which is handed the scan's output and z."""
+    """Return the output of Mamba-2's norm, whose inputs are the scan's output and z."""
     o, z = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in args)
     product = gated(o, z, rules)
     assert family.norm_factor is not None
@@ -193,7 +193,10 @@ def _gated_norm(
 
 
 def _frozen_rms_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """The classes keep their weight in several ways; what a norm makes of ones tells it."""
+    """Return an RMS norm's output with its statistic frozen.
+
+    Classes store the weight in several ways, so it is read off from the norm of a vector of ones.
+    """
     x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
     weight = type(norm).forward(norm, torch.ones_like(x[:1, :1])) * (1 + epsilon) ** 0.5
@@ -202,7 +205,10 @@ def _frozen_rms_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> 
 
 
 def _frozen_layer_norm(norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """The mean is a linear map and stays one; the standard deviation is a constant (Ali et al., arXiv 2202.07304)."""
+    """Return a LayerNorm's output with its standard deviation frozen (Ali et al., arXiv 2202.07304).
+
+    The mean that it subtracts is linear and is kept.
+    """
     x = args[0]
     axes = tuple(range(-len(norm.normalized_shape), 0))
     centred = x - x.mean(dim=axes, keepdim=True)
@@ -229,11 +235,11 @@ def _gamma_convolution(
 
 
 def _checked(part: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return our answer for a part of the model if it is the model's own, up to rounding."""
+    """Return our output for a module if it equals the model's own, up to rounding."""
     error = relative_error(ours.detach(), theirs.detach())
     if not error <= NORM_TOLERANCE.get(theirs.dtype, 2e-2):
         raise ReconstructionError(
-            f"{type(part).__name__} is not what its name and parts say: frozen, it differs from itself by {error:.1e} "
+            f"{type(part).__name__} does not compute what its class suggests: frozen, its output is off by {error:.1e} "
             f"(transformers {transformers.__version__}, torch {torch.__version__})"
         )
     return ours.to(theirs.dtype)

@@ -1,4 +1,4 @@
-"""What every pass through a model has in common: whose turn it is, evaluation mode, and what is read of it."""
+"""What every pass through a model has in common: one thread at a time, evaluation mode, and no cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _turns_lock = threading.Lock()
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
-    """Hold the model for this thread, in evaluation mode; passes of one model take turns.
+    """Reserve the model for this thread, in evaluation mode; passes of one model take turns.
 
-    Hooks cannot come and go while another thread runs through them, and in training a fused call bypasses the patch
-    points. What transformers says about missing kernels is kept off, as our scans run in their place.
+    Hooks cannot be added or removed while another thread runs through them, and in training mode a fused call bypasses
+    the patch points. What transformers logs about missing kernels is suppressed, since our scans run instead.
     """
     with _turns_lock:
         turn = _turns.setdefault(model, threading.RLock())
@@ -40,17 +40,17 @@ def running(model: nn.Module) -> Iterator[None]:
 
 
 def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
-    """Return what the model gives for these inputs, without a cache."""
+    """Return the model's outputs for these inputs, without a cache."""
     if isinstance(model, transformers.PreTrainedModel) and getattr(model.config, "use_cache", None) is not None:
         inputs = {"use_cache": False} | inputs
     return model(**inputs)
 
 
 def in_texts(readout: Callable[[Any], Any], inputs: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Return a readout that counts its positions in each text where texts are padded, if it has positions to count."""
+    """Return the readout, with its positions counted within each text if it has positions and the texts are padded."""
     if not callable(readout):
         raise InputError(
-            f"a readout is a function of a model's outputs, such as readouts.token(…), found {shown(readout)}"
+            f"a readout must be a function of a model's outputs, such as readouts.token(…), found {shown(readout)}"
         )
     mask, bind = inputs.get("attention_mask"), getattr(readout, "in_texts", None)
     return readout if mask is None or bind is None else bind(mask)

@@ -1,4 +1,4 @@
-"""One scan call of a model, answered by our own scan, and held against the model's on its first tokens."""
+"""One scan call of a model, run by our own scan, and compared with the model's on its first tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.families import Family, ScanCall
 
-#: Tokens on which every captured scan is held against the model's own reference.
+#: Number of tokens on which every captured scan is compared with the model's own reference.
 PREFIX = 8
 
 
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:
-    """Return one call of a family's scan in the glossary's letters, or raise InputError if it belongs to a cache."""
+    """Return one call of a family's scan as a `ScanCall`; raises InputError if the call uses a cache."""
     if kwargs.get("return_last_state") or kwargs.get("return_final_states") or kwargs.get("initial_states") is not None:
         raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False)")
     return family.read(*args, **kwargs)
 
 
 def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
-    """Return o = alpha s + D s of a call, gated by SiLU(z) where the family's scan does that."""
+    """Return o = alpha s + D s of a call, times SiLU(z) if the family's scan applies the gate."""
     working = torch.promote_types(call.s.dtype, torch.float32)
     scan, s = family.scan(call.coefficients, working), call.s.to(working)
     o = torch.addcmul(scan.apply(s), scan.skip, s)
@@ -38,7 +38,7 @@ def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
 def prefix_error(
     family: Family, original: Callable[..., Any], output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> float:
-    """Return the relative error of our scan on the first tokens against the model's own, which is too slow for all."""
+    """Return the relative error of our scan against the model's own on the first tokens; on all it would be slow."""
 
     def cut(value: Any) -> Any:
         """Return the first tokens of what has texts, tokens and channels; what has no tokens has fewer axes."""
@@ -46,7 +46,7 @@ def prefix_error(
             return value
         return value.narrow(family.token_axis, 0, min(PREFIX, value.shape[family.token_axis]))
 
-    reference = inspect.unwrap(original)  # past the wrapper that looks for kernels and warns when there is none
+    reference = inspect.unwrap(original)  # without the wrapper that looks for kernels and warns if there are none
     call = inspect.signature(reference).bind(*args, **kwargs)
     call.arguments.update({name: cut(value) for name, value in call.arguments.items()})
     if "chunk_size" in call.arguments:  # Mamba-2's, to which the reference would fill up the text
@@ -55,7 +55,7 @@ def prefix_error(
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """Return ‖ours - theirs‖ / ‖theirs‖ in float64; infinite when it is not a number."""
+    """Return ‖ours - theirs‖ / ‖theirs‖ in float64; infinity in place of NaN."""
     difference, size = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (ours - theirs, theirs))
     error = float(difference / size.clamp_min(1e-300))
     return error if error == error else float("inf")

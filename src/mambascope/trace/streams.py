@@ -1,8 +1,8 @@
-"""The residual stream around each block of a run: what entered, and what left once the mixers' outputs were added.
+"""The residual stream around each block of a run: before the mixers, and after their outputs have been added.
 
-A norm that runs after the mixers reads the sum, unless it reads what entered (a token-wise part beside them, as in
-GPT-NeoX); where none runs, the block returns the sum. Mixers between which a norm reads a new sum are blocks of their
-own, one after the other; those that all read what entered stand side by side.
+A norm that runs after the mixers reads the sum, unless it reads the block's input (for a token-wise part in parallel,
+as in GPT-NeoX); without such a norm, the block returns the sum. If a norm reads a new sum between two mixers, each is a
+block of its own; mixers that all read the block's input are parallel branches of one block.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Streams:
     """Collects the blocks of one pass.
 
     Attributes:
-        blocks: Those that are complete, in their order.
+        blocks: The blocks that are complete, in order.
         branches: How many mixers have run.
     """
 
@@ -39,7 +39,7 @@ class Streams:
         self._open: dict[str, _Open] = {}
 
     def add(self, branch: Branch) -> None:
-        """Take a mixer that has run: into the block that is running, or as a block of its own where there is none."""
+        """Add a mixer that has run to the block that is running, or as a block of its own if there is none."""
         self.branches += 1
         place = branch.name.rpartition(".")[0]
         if place in self._open:
@@ -49,7 +49,7 @@ class Streams:
 
     @contextmanager
     def watching(self, model: nn.Module, mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> Iterator[None]:
-        """Note what enters and leaves every block that holds mixers, inside, in this pass."""
+        """Record the stream before and after every block with mixers, inside the context, in this pass."""
         places: dict[str, list[tuple[nn.Module, MixerFamily]]] = {}
         for name, mixer, family in mixers:
             places.setdefault(name.rpartition(".")[0], []).append((mixer, family))
@@ -100,7 +100,7 @@ class Streams:
             yield part.register_forward_hook(beside)
 
     def _close(self, place: str, output: Any) -> None:
-        """Make the block of the mixers that ran since the stream entered, and hold their sum to what left."""
+        """Complete the block of the mixers that have run, and compare the sum of their outputs with the stream."""
         opened = self._open[place]
         if not opened.branches:
             return
@@ -117,7 +117,7 @@ class Streams:
 
 @dataclass
 class _Open:
-    """A block that is running: what entered it, the mixers that have run, and what else is added beside them."""
+    """A block that is running: its input, the mixers that have run, and what else is added in parallel."""
 
     stream_in: Any
     branches: list[Branch] = field(default_factory=list)
@@ -127,14 +127,14 @@ class _Open:
     __repr__ = brief
 
     def left(self, output: Any) -> Any:
-        """Return the stream once the mixers' outputs have been added to it, given what the block returned."""
+        """Return the stream after the mixers' outputs have been added to it, given the block's output."""
         if self.summed is not None:
             return self.summed
         return output if self.beside is None or not isinstance(output, Tensor) else output - self.beside
 
 
 def _in_line(branch: Branch, stream: Any) -> Float[Tensor, "b L F"] | None:
-    """Return a stream with its tokens in line, if it is one that the mixer's output can be added to."""
+    """Return a stream with its tokens as a sequence; None if the mixer's output cannot be added to it."""
     if not isinstance(stream, Tensor):
         return None
     captured = branch.captured

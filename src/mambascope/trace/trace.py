@@ -1,4 +1,4 @@
-"""What one capture leaves: a run of a model, and the blocks it went through."""
+"""The result of a capture: one run of a model, and the blocks it went through."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mambascope.trace.differentiate import Gradients, differentiate, logit_direc
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One run: a model, what it was called with, what its layers consumed and gave, and what it returned.
+    """One run: a model, its inputs, its layers' inputs and outputs, and what it returned.
 
     Attributes:
         model: The model.
-        inputs: What it was called with.
-        layers: The blocks that the run went through, in their order.
+        inputs: The arguments it was called with.
+        layers: The blocks that the run went through, in order.
         outputs: What the model returned.
-        seconds: How long the capture took, its self-check included.
+        seconds: How long the capture took, including its self-check.
     """
 
     model: nn.Module
@@ -60,12 +60,12 @@ class Trace:
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        """What its layers mix tokens with."""
+        """The kinds of mixer in its layers."""
         return frozenset(branch.kind for branch in self.branches)
 
     @property
     def input_ids(self) -> Int[Tensor, "b L"] | None:
-        """The tokens, or None when embeddings or pixels were given."""
+        """The token ids, or None if embeddings or pixels were given."""
         return self.inputs.get("input_ids")
 
     @property
@@ -90,7 +90,7 @@ class Trace:
         return self._once("logit_direction", readout, lambda: logit_direction(self.model, readout, **self.inputs))
 
     def _once(self, kind: str, readout: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return what belongs to the readout asked about last; one of each kind is kept, as it may be large."""
+        """Return the result for this readout; only the last result of each kind is kept, since it may be large."""
         if (kind, readout) not in self._passes:
             for key in [key for key in self._passes if key[0] == kind]:
                 del self._passes[key]
@@ -113,7 +113,7 @@ class Trace:
         if len(found) > 1:
             numbers = ", ".join(str(stage.shape[1]) for stage in self.stages)
             raise InputError(
-                f"the layers of this model read different numbers of tokens ({numbers}); ask about one of its stages "
+                f"the layers of this model read different numbers of tokens ({numbers}); use one of its stages "
                 f"(trace.stages)"
             )
         ((batch, length),) = found
@@ -130,7 +130,7 @@ class Trace:
 
         Args:
             layer: Number of the block, from 0; negative numbers count from the end.
-            dtype: Precision of the mathematics; float32 by default, float64 for float64 models.
+            dtype: Precision of the computation; by default float32, float64 for float64 models.
 
         Raises:
             InputError: if there is no such layer.
@@ -143,6 +143,6 @@ class Trace:
 
 
 def check_trace(trace: Any) -> None:
-    """Raise InputError, which says what to pass, unless this is a trace."""
+    """Raise InputError, saying what to pass instead, unless this is a trace."""
     if not isinstance(trace, Trace):
-        raise InputError(f"a trace is needed, what mambascope.capture(model, …) returned; found {shown(trace)}")
+        raise InputError(f"pass a trace, as returned by mambascope.capture(model, …); found {shown(trace)}")

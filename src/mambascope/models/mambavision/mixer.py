@@ -1,12 +1,12 @@
-"""MambaVision's mixer (Hatamizadeh & Kautz, arXiv 2407.08083, section 3.2): a scan beside a branch without one.
+"""MambaVision's mixer (Hatamizadeh & Kautz, arXiv 2407.08083, section 3.2): a branch with a scan, and one without.
 
     u, z = W_x x, W_z x ;   s, t = SiLU(conv_x u), SiLU(conv_z z) ;   y = W_o [ scan(s) ; t ]
 
 Each half of the channels has a convolution that looks one token ahead, and the halves meet in W_o: there is no gate.
-The reference code adds the bias of Δ twice, once in dt_proj and once in the scan, and so were its models trained:
+The reference code adds the bias of Δ twice, once in dt_proj and once in the scan, and its models were trained that way:
 Δ = softplus(W_dt dt + 2 b_dt). Parts have the released names, so that released weights can be loaded.
 
-Convolution and scan are module-level functions, so that they can be answered by others.
+The convolution and the scan are module-level functions, so that they can be intercepted.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class MambaVisionMixer(nn.Module):
         use_bias: bool = False,
         conv_bias: bool = False,
     ) -> None:
-        """Make one of the sizes that released models have, unless others are given.
+        """Create a mixer, by default with the sizes of the released models.
 
         Args:
             hidden_size: E, the width of the residual stream.
-            state_size: N, the numbers of state per channel.
-            conv_kernel: K, the taps of the convolutions.
-            expand: D/E, channels of both halves together per width.
-            time_step_rank: Rank of the projection that makes Δ; E/16 rounded up unless given.
+            state_size: N, the state size per channel.
+            conv_kernel: K, the number of taps of the convolutions.
+            expand: D/E, with D the channels of both halves together.
+            time_step_rank: Rank of the projection that makes Δ; by default E/16 rounded up.
             use_bias: Whether in_proj and out_proj have biases.
             conv_bias: Whether the convolutions have biases; the released ones have none.
         """
@@ -59,12 +59,12 @@ class MambaVisionMixer(nn.Module):
         self.out_proj = nn.Linear(2 * half, hidden_size, bias=use_bias)
 
     def forward(self, hidden_states: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
-        """Return what every token draws from all tokens."""
+        """Return the mixer's output."""
         return mixed(self, hidden_states)
 
 
 def mixed(mixer: Any, hidden_states: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
-    """Return what a mixer with these parts makes of tokens, whichever class it is of."""
+    """Return the output of a mixer with these parts, whatever its class."""
     u, z = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
     s = neighbour_conv_fn(u, mixer.conv1d_x.weight[:, 0], mixer.conv1d_x.bias, activation="silu")
     t = neighbour_conv_fn(z, mixer.conv1d_z.weight[:, 0], mixer.conv1d_z.bias, activation="silu")

@@ -1,8 +1,8 @@
 """MambaVision (Hatamizadeh & Kautz, arXiv 2407.08083, section 3.1): two stages of convolutions, two of token mixers.
 
-The second half of a mixing stage's layers is attention, the first MambaVision's mixer; both read the picture in
-windows. Tensors have the released names. The batch norms hold the statistics of the training pictures, so that the
-model is one to be explained and not to be trained.
+In a stage of token mixers, the first half of the layers has MambaVision's mixer and the second half attention; both
+read the picture in windows. Tensors have the released names. The batch norms are fixed at the statistics of the
+training pictures, so the model can be explained but not trained.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class MambaVisionConfig(PreTrainedConfig):
     """The sizes of a MambaVision; the defaults are those of the released tiny model.
 
     Attributes:
-        image_size: Height and width of the pictures that it was made for, one number for a square; unless given, of
-            those that the last stage reads in one window.
-        num_channels: Colours of a pixel.
-        depths: Layers of every stage.
-        hidden_size: Width of the first stage; each of the others has twice the width of the last.
+        image_size: Height and width of the pictures that it was made for, or one number for a square; by default the
+            size at which one window covers the last stage.
+        num_channels: Number of colour channels.
+        depths: Number of layers of each stage.
+        hidden_size: Width of the first stage; each later stage is twice as wide as the one before it.
         stem_size: Width between the two convolutions that make the patches.
-        num_heads: Heads of the attention layers, by stage.
-        windows: Side of the windows, by stage; the first two have none.
-        state_size: N, the numbers of state per channel.
-        conv_kernel: K, the taps of the mixers' convolutions.
-        mlp_ratio: Inner width of the MLPs over the width.
+        num_heads: Number of heads of the attention layers, by stage.
+        windows: Side of the windows, by stage; not used by the first two.
+        state_size: N, the state size per channel.
+        conv_kernel: K, the number of taps of the mixers' convolutions.
+        mlp_ratio: Inner width of the MLPs, as a multiple of the width.
     """
 
     model_type = "mambavision"
@@ -79,7 +79,7 @@ class MambaVisionConfig(PreTrainedConfig):
 
 
 class FixedBatchNorm(nn.Module):
-    """A batch norm at the statistics that it was trained to: a linear map of every pixel."""
+    """A batch norm fixed at its training statistics: an affine map of every pixel."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -97,7 +97,7 @@ class FixedBatchNorm(nn.Module):
 
 
 class ConvolutionalBlock(nn.Module):
-    """A layer of the first stages: what two convolutions make of the stream is added to it."""
+    """A layer of the first stages: the output of two convolutions is added to the stream."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ConvolutionalBlock(nn.Module):
 
 
 class MixingBlock(nn.Module):
-    """A layer of the last stages: what mixer and MLP make of the normalised stream is added to the stream."""
+    """A layer of the last stages: mixer and MLP each read the normalised stream, and are added to the stream."""
 
     def __init__(self, config: MambaVisionConfig, stage: int, attends: bool) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class MixingBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """The layers of one resolution, and what halves it for the next."""
+    """The layers of one resolution, and the convolution that halves it for the next stage."""
 
     def __init__(self, config: MambaVisionConfig, stage: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Stage(nn.Module):
             self.downsample = nn.Sequential(OrderedDict(reduction=nn.Sequential(halving)))
 
     def forward(self, x: Float[Tensor, "b E H W"]) -> Float[Tensor, "b F h w"]:
-        """Return what the next stage reads."""
+        """Return the input of the next stage."""
         rows, columns = x.shape[2:]
         if self.window is not None:
             x = to_windows(x.permute(0, 2, 3, 1), self.window)
@@ -184,15 +184,15 @@ class MambaVision(StagedModel):
         self.post_init()
 
     def cells(self) -> tuple[int, ...]:
-        """Return the pixels along the side of a token, of each stage that mixes tokens."""
+        """Return the side of a token in pixels, for each stage that mixes tokens."""
         return tuple(self.embedded_cell * 2**stage for stage in range(CONVOLUTIONAL, len(self.config.depths)))
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
-        """Return the patches of pictures in their grid."""
+        """Return the pictures' patches, as a grid."""
         return self.patch_embed(pixel_values).permute(0, 2, 3, 1)
 
     def classify(self, patches: Float[Tensor, "b H W E"]) -> PictureOutput:
-        """Return what stages and head make of the patches."""
+        """Return the output of the stages and the head, given patches."""
         stream = patches.permute(0, 3, 1, 2)
         for level in self.levels:
             stream = level(stream)

@@ -17,23 +17,23 @@ class VisionMambaConfig(PreTrainedConfig):
     """The sizes of a Vision Mamba; the defaults are the released tiny model's.
 
     Attributes:
-        image_size: Height and width of the pictures whose grid the position embedding has, one number for a square; a
-            picture of another size is read with the embedding interpolated.
+        image_size: Height and width of the pictures that the position embedding fits, or one number for a square; for a
+            picture of another size the embedding is interpolated.
         patch_size: Side of a patch in pixels.
-        stride: Pixels from one patch to the next; the patch's side unless given.
-        num_channels: Colours of a pixel.
+        stride: Pixels from one patch to the next; by default the side of a patch.
+        num_channels: Number of colour channels.
         hidden_size: E, the width of the residual stream.
         num_hidden_layers: Number of layers.
-        state_size: N, the numbers of state per channel.
-        conv_kernel: K, the taps of the convolutions.
-        expand: D/E, channels per width.
-        time_step_rank: Rank of the projection that makes Δ; E/16 rounded up unless given.
-        class_token: Where the class token stands: `middle` of the patches, `first`, `last`, or `none`: the classes are
-            then read from the mean of the patches.
+        state_size: N, the state size per channel.
+        conv_kernel: K, the number of taps of the convolutions.
+        expand: D/E.
+        time_step_rank: Rank of the projection that makes Δ; by default E/16 rounded up.
+        class_token: Position of the class token among the patches: `middle`, `first`, `last`, or `none`, when the
+            classes are read from the mean of the patches.
         divide_output: Whether the two directions are averaged rather than summed.
         norm_epsilon: ε of the RMS norms.
         use_bias: Whether in_proj and out_proj have biases.
-        initializer_range: Standard deviation with which patches, class token, positions and head begin.
+        initializer_range: Initial standard deviation of class token, positions and head.
     """
 
     model_type = "vision-mamba"
@@ -61,7 +61,7 @@ class VisionMambaConfig(PreTrainedConfig):
             raise InputError(f"class_token is {class_token!r}; choose one of {', '.join(get_args(ClassToken))}")
         sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         if len(sides) != 2:
-            raise InputError(f"image_size is one number or height and width, found {image_size}")
+            raise InputError(f"image_size must be one number or a height and a width, found {image_size}")
         self.image_size = sides
         self.patch_size = patch_size
         self.stride = stride or patch_size
@@ -85,7 +85,7 @@ class VisionMambaConfig(PreTrainedConfig):
         return self.expand * self.hidden_size
 
     def grid(self, height: int | None = None, width: int | None = None) -> Grid:
-        """Return how a picture is cut into patches, by default one of the size of the position embedding.
+        """Return how a picture is cut into patches, by default a picture of `image_size`.
 
         Raises:
             InputError: if the picture is smaller than one patch.

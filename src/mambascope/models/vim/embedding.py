@@ -1,4 +1,4 @@
-"""From a picture to tokens: patches, the class token among them, and positions for a picture of any size."""
+"""From a picture to tokens: patches with the class token among them, and positions for a picture of any size."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class PatchEmbedding(nn.Module):
 
 
 class TokenSequence(nn.Identity):
-    """The place where a picture has become the tokens that the layers read, for whoever looks at them or swaps them."""
+    """Marks where a picture has become the tokens that the layers read, so that they can be read or replaced."""
 
 
 def interpolated(positions: Float[Tensor, "1 L E"], known: Grid, wanted: Grid) -> Float[Tensor, "1 M E"]:
-    """Return the position embedding of another grid; the class token's keeps its value and moves to its new place.
+    """Return the position embedding for another grid; the class token's is kept and moved to its new place.
 
-    Bicubic, as the released fine-tuning code does.
+    Interpolation is bicubic, as in the released fine-tuning code.
 
     Args:
-        positions: The embedding that the model has.
-        known: The grid that it is of.
-        wanted: The grid to make it for.
+        positions: The model's position embedding.
+        known: Its grid.
+        wanted: The grid to interpolate it to.
     """
     if (known.rows, known.columns) == (wanted.rows, wanted.columns):
         return positions

@@ -1,11 +1,12 @@
 """Vim's mixer: Mamba's, with a second scan that reads the tokens backwards (arXiv 2401.09417, algorithm 1).
 
-The two directions share in_proj, with the gate z, and out_proj; convolution, Δ, B, C, A and D are each direction's own.
+The two directions share in_proj, with the gate z, and out_proj; each has its own convolution, Δ, B, C, A and D.
 
     y = W_o ( SiLU(z) ⊙ ( o→ + flip(o←) ) ),   halved where the model averages its directions
 
-Convolution and scan are module-level functions with the signatures of transformers', so that they can be answered by
-others: captures, propagation rules, compiled training code. Here they are the recurrences of `mambascope.operators`.
+The convolution and the scan are module-level functions with the signatures of transformers', so that they can be
+intercepted by captures and propagation rules, or replaced by compiled training code. By default the scan is the
+recurrence of `mambascope.operators`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def mamba_selective_scan(
     delta_softplus: bool = False,
     **_: Any,
 ) -> Float[Tensor, "b D L"]:
-    """Return Mamba-1's scan with its skip and gate, in at least float32; it can be differentiated.
+    """Return Mamba-1's scan with its skip and gate, computed in at least float32; differentiable.
 
     Args:
-        hidden_states: s, what the scan consumes.
+        hidden_states: s, the scan's input.
         dt: Δ before its bias and softplus.
         A: Negative decay rates.
         B: Write vectors.
@@ -44,7 +45,7 @@ def mamba_selective_scan(
         D: The skip; none if not given.
         z: The gate before its SiLU; none if not given.
         delta_bias: Bias of Δ.
-        delta_softplus: Whether Δ goes through the softplus.
+        delta_softplus: Whether Δ goes through a softplus.
     """
     working = torch.promote_types(hidden_states.dtype, torch.float32)
     s, step, write, read = (part.transpose(1, 2).to(working) for part in (hidden_states, dt, B, C))
@@ -63,9 +64,9 @@ def causal_conv1d_fn(
     activation: str | None = None,
     **_: Any,
 ) -> Float[Tensor, "b D L"]:
-    """Return the causal depthwise convolution and, if `activation` is `silu`, its SiLU.
+    """Return the causal depthwise convolution, or its SiLU if `activation` is `silu` or `swish`.
 
-    A sum of shifted products: the CPU library's grouped convolution is slow backwards.
+    Computed as a sum of shifted products: on CPUs, PyTorch's grouped convolution has a slow backward pass.
     """
     taps, length = weight.shape[1], hidden_states.shape[2]
     padded = F.pad(hidden_states, (taps - 1, 0))
@@ -75,7 +76,7 @@ def causal_conv1d_fn(
 
 
 class VimMixer(nn.Module):
-    """One bidirectional mixer; the backward direction's parts have the letter b in their names, as released."""
+    """One bidirectional mixer; the backward direction's parts have `_b` in their names, as in the released code."""
 
     def __init__(self, config: VisionMambaConfig) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class VimMixer(nn.Module):
         self.A_log, self.A_b_log = nn.Parameter(rates), nn.Parameter(rates.clone())
 
     def forward(self, hidden_states: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
-        """Return what every token draws from all tokens."""
+        """Return the mixer's output."""
         u, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
         forwards = self._scan(u, z, "", self.A_log)
         backwards = self._scan(u.flip(-1), z.flip(-1), "_b", self.A_b_log).flip(-1)
@@ -101,7 +102,7 @@ class VimMixer(nn.Module):
         return self.out_proj((total / 2 if self.divide_output else total).transpose(1, 2))
 
     def _scan(self, u: Tensor, z: Tensor, suffix: str, A_log: Tensor) -> Float[Tensor, "b D L"]:
-        """Return one direction's gated scan of tokens in the direction's order."""
+        """Return one direction's gated scan, with tokens in that direction's order."""
         conv: Any = self.get_submodule(f"conv1d{suffix}")
         dt_proj: Any = self.get_submodule(f"dt_proj{suffix}")
         s = causal_conv1d_fn(u, conv.weight.squeeze(1), conv.bias, activation="silu")

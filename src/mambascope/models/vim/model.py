@@ -1,6 +1,6 @@
 """Vision Mamba (Zhu et al., arXiv 2401.09417): patches, bidirectional layers, a head on the class token or the mean.
 
-Its tensors have the names of the released checkpoints.
+Tensors have the released names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mambascope.models.vim.embedding import PatchEmbedding, TokenSequence, inter
 from mambascope.models.vim.grid import class_position, inserted
 from mambascope.models.vim.mixer import VimMixer
 
-#: Range of Δ with which a model begins, and its smallest value (Gu & Dao, arXiv 2312.00752, section 3.6).
+#: Initial range of Δ, and its smallest value (Gu & Dao, arXiv 2312.00752, section 3.6).
 FIRST_STEPS = (1e-3, 1e-1)
 SMALLEST_STEP = 1e-4
 
@@ -32,8 +32,8 @@ class VisionMambaOutput(ModelOutput):
     """What a Vision Mamba returns.
 
     Attributes:
-        logits: Of the classes.
-        last_hidden_state: The features of every token, after the final norm.
+        logits: Logits of the classes.
+        last_hidden_state: Features of every token, after the final norm.
     """
 
     logits: Float[Tensor, "b classes"] | None = None
@@ -56,7 +56,7 @@ class VimRMSNorm(nn.Module):
 
 
 class VimBlock(nn.Module):
-    """One layer: what the mixer makes of the normalised stream is added to the stream."""
+    """One layer: the mixer reads the normalised stream, and its output is added to the stream."""
 
     def __init__(self, config: VisionMambaConfig) -> None:
         super().__init__()
@@ -89,17 +89,17 @@ class VisionMamba(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the part whose output is the tokens that the first layer reads."""
+        """Return the module whose output is the tokens that the first layer reads."""
         return self.tokens
 
     def get_output_embeddings(self) -> None:
-        """Return None: the head gives classes."""
+        """Return None: the head's outputs are classes, not tokens."""
 
     def embed(self, pixel_values: Float[Tensor, "b c H W"]) -> Float[Tensor, "b L E"]:
-        """Return the tokens of pictures: patches and class token with their positions.
+        """Return the tokens of pictures: patches and class token, with position embeddings added.
 
         Raises:
-            InputError: if the pictures have another number of channels, or are smaller than one patch.
+            InputError: if the pictures have the wrong number of channels, or are smaller than one patch.
         """
         config = self.config
         if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
@@ -122,13 +122,13 @@ class VisionMamba(PreTrainedModel):
 
         Args:
             pixel_values: Pictures.
-            inputs_embeds: Their tokens as `embed` gives them, in place of pictures.
+            inputs_embeds: Their tokens as `embed` returns them, instead of pictures.
 
         Raises:
             InputError: if neither or both are given, or as `embed` does.
         """
         if (pixel_values is None) == (inputs_embeds is None):
-            raise InputError("pass pixel_values or inputs_embeds, one of them")
+            raise InputError("pass exactly one of pixel_values and inputs_embeds")
         stream = self.embed(pixel_values) if pixel_values is not None else inputs_embeds
         assert stream is not None
         for layer in self.layers:
@@ -142,7 +142,7 @@ class VisionMamba(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw a part's weights as the released training code does."""
+        """Initialise a module's weights as the released training code does."""
         spread = self.config.initializer_range
         if isinstance(module, VimMixer):
             _begin_mixer(module, self.config)
@@ -161,7 +161,7 @@ class VisionMamba(PreTrainedModel):
 
 
 def _begin_mixer(mixer: VimMixer, config: VisionMambaConfig) -> None:
-    """Draw a mixer's weights: Mamba's scheme, for both directions."""
+    """Initialise a mixer's weights by Mamba's scheme, for both directions."""
     kaiming = math.sqrt(5)
     init.kaiming_uniform_(mixer.in_proj.weight, a=kaiming)
     init.kaiming_uniform_(mixer.out_proj.weight, a=kaiming)
@@ -179,6 +179,6 @@ def _begin_mixer(mixer: VimMixer, config: VisionMambaConfig) -> None:
         init.uniform_(dt_proj.weight, -(config.time_step_rank**-0.5), config.time_step_rank**-0.5)
         low, high = (math.log(step) for step in FIRST_STEPS)
         steps = torch.exp(torch.empty_like(dt_proj.bias).uniform_(low, high)).clamp(min=SMALLEST_STEP)
-        init.copy_(dt_proj.bias, steps + torch.log(-torch.expm1(-steps)))  # the softplus of it is the step
+        init.copy_(dt_proj.bias, steps + torch.log(-torch.expm1(-steps)))  # inverse softplus
         init.copy_(A_log, rates.to(A_log).expand_as(A_log))
         init.ones_(mixer.get_parameter(f"D{suffix}"))

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-#: What the orders are called, in that order.
+#: Names of the four orders, as `cross_scan` returns them.
 NAMES = ("rows", "columns", "rows backwards", "columns backwards")
 
 
 def cross_scan(rows: int, columns: int, device: torch.device | None = None) -> tuple[Int[Tensor, " L"], ...]:
-    """Return for each order the patch that is read at every step: by rows, by columns, and both backwards.
+    """Return, for each order, the patch that is read at every step: by rows, by columns, and both backwards.
 
     Patches are numbered row by row. The cross-merge, which adds the scans' outputs patch by patch, is the inverse.
     """

@@ -1,12 +1,12 @@
-"""VMamba's mixer, SS2D (Liu et al., arXiv 2401.10166): patches convolved in their grid, then scanned in four orders.
+"""VMamba's mixer, SS2D (Liu et al., arXiv 2401.10166): patches convolved as a grid, then scanned in four orders.
 
     s = SiLU(conv2d(W_x x)) ;   o = Σ_r P_rᵀ scan_r(P_r s) ;   y = W_o ( LN(o) ⊙ SiLU(W_z x) )
 
-P_r brings the patches into an order of the cross-scan; Δ, B, C, A and D are each order's own. The gate is absent in the
-released models (`noz`). Parts have the released names (`v05`), so that released weights can be loaded. Patches stand
-in their grid with channels last, whereas some released models have channels first: the weights are the same.
+P_r brings the patches into an order of the cross-scan; each order has its own Δ, B, C, A and D. The released models
+(`noz`) have no gate. Parts have the released names (`v05`), so that released weights can be loaded. Patches are a grid
+with channels last, whereas some released models have channels first: the weights are the same.
 
-Convolution, scan and gate are module-level functions, so that they can be answered by others.
+The convolution, the scan and the gate are module-level functions, so that they can be intercepted.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class SS2D(nn.Module):
         conv_bias: bool = False,
         norm_epsilon: float = 1e-5,
     ) -> None:
-        """Make one of the sizes of the released `v05_noz` models, unless others are given.
+        """Create a mixer, by default with the sizes of the released `v05_noz` models.
 
         Args:
             hidden_size: E, the width of the residual stream.
-            intermediate_size: D, the channels; E unless given.
-            state_size: N, the numbers of state per channel.
+            intermediate_size: D, the number of channels; by default E.
+            state_size: N, the state size per channel.
             conv_kernel: Side of the convolution's kernel, an odd number.
-            time_step_rank: Rank of the projection that makes Δ; E/16 rounded up unless given.
+            time_step_rank: Rank of the projection that makes Δ; by default E/16 rounded up.
             gated: Whether in_proj also makes a gate.
             use_bias: Whether in_proj and out_proj have biases.
             conv_bias: Whether the convolution has one.
@@ -73,11 +73,11 @@ class SS2D(nn.Module):
 
     @property
     def intermediate_size(self) -> int:
-        """D, the channels."""
+        """D, the number of channels."""
         return self.dt_projs_bias.shape[1]
 
     def forward(self, hidden_states: Float[Tensor, "b H W E"]) -> Float[Tensor, "b H W E"]:
-        """Return what every patch draws from all patches."""
+        """Return the mixer's output."""
         (_, rows, columns, _), D = hidden_states.shape, self.intermediate_size
         u, z = self.in_proj(hidden_states).split([D, self.in_proj.out_features - D], dim=-1)
         s = neighbour_conv_fn(
@@ -89,7 +89,7 @@ class SS2D(nn.Module):
         return self.out_proj(gate_fn(normed, z) if z.shape[-1] else normed)
 
     def _scan(self, s: Float[Tensor, "b D L"], number: int, order: Tensor) -> Float[Tensor, "b D L"]:
-        """Return one order's scan, patches as they stand."""
+        """Return one order's scan, with patches back in their own order."""
         (orders, D, rank), N = self.dt_projs_weight.shape, self.A_logs.shape[1]
         read = s[:, :, order]
         dt, B, C = (self.x_proj_weight[number] @ read).split([rank, N, N], dim=1)

@@ -1,7 +1,7 @@
-"""VMamba (Liu et al., arXiv 2401.10166, section 4.1): four stages of mixers, each of half the resolution of the last.
+"""VMamba (Liu et al., arXiv 2401.10166, section 4.1): four stages of mixers, each at half the last one's resolution.
 
-The released `v05_noz` models (`vssm1_tiny_0230s` and its kin), whose tensors' names it has: patches by two convolutions
-with norms, stages joined by a convolution, a norm and a head over the mean of all patches.
+Built like the released `v05_noz` models (such as `vssm1_tiny_0230s`), with their tensors' names: two convolutions with
+norms make the patches, a convolution joins each stage to the next, and a norm and a head read the mean of all patches.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class VMambaConfig(PreTrainedConfig):
     """The sizes of a VMamba; the defaults are those of the released tiny model.
 
     Attributes:
-        image_size: Height and width of the pictures that it was made for, one number for a square.
-        num_channels: Colours of a pixel.
-        depths: Layers of every stage.
-        hidden_sizes: E of every stage.
-        expand: D/E, channels per width.
-        state_size: N, the numbers of state per channel.
-        conv_kernel: Side of the mixers' convolution.
+        image_size: Height and width of the pictures that it was made for, or one number for a square.
+        num_channels: Number of colour channels.
+        depths: Number of layers of each stage.
+        hidden_sizes: E of each stage.
+        expand: D/E.
+        state_size: N, the state size per channel.
+        conv_kernel: Side of the kernel of the mixers' convolution.
         gated: Whether the mixers have a gate.
         conv_bias: Whether their convolution has a bias.
-        mlp_ratio: Inner width of the MLPs over E.
+        mlp_ratio: Inner width of the MLPs, as a multiple of E.
         norm_epsilon: ε of the norms.
     """
 
@@ -68,7 +68,7 @@ class VMambaConfig(PreTrainedConfig):
 
 
 class VMambaBlock(nn.Module):
-    """One layer: what mixer and MLP make of the normalised stream is added to the stream."""
+    """One layer: mixer and MLP each read the normalised stream, and are added to the stream."""
 
     def __init__(self, config: VMambaConfig, width: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class VMambaBlock(nn.Module):
 
 
 class VMambaHead(nn.Module):
-    """The final norm, and the classes of the mean over patches."""
+    """The final norm, and the classes read from the mean over patches."""
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__()
@@ -137,15 +137,15 @@ class VMamba(StagedModel):
         self.post_init()
 
     def cells(self) -> tuple[int, ...]:
-        """Return the pixels along the side of a token, stage by stage."""
+        """Return the side of a token in pixels, stage by stage."""
         return tuple(self.embedded_cell * 2**stage for stage in range(len(self.config.depths)))
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
-        """Return the patches of pictures in their grid."""
+        """Return the pictures' patches, as a grid."""
         return self.patch_embed(pixel_values)
 
     def classify(self, patches: Float[Tensor, "b H W E"]) -> PictureOutput:
-        """Return what stages and head make of the patches."""
+        """Return the output of the stages and the head, given patches."""
         stream = patches
         for stage in self.layers:
             stream = stage(stream)
@@ -153,7 +153,7 @@ class VMamba(StagedModel):
 
 
 def _downsample(width: int, following: Sequence[int], epsilon: float) -> nn.Module:
-    """Return what halves the resolution between two stages; nothing after the last."""
+    """Return the module that halves the resolution between two stages; the identity after the last."""
     if not following:
         return nn.Identity()
     convolution = nn.Conv2d(width, following[0], 3, stride=2, padding=1)
