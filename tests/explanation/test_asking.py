@@ -131,7 +131,7 @@ def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(lo
         ({"continuation": " to", "target": "e"}, "a continuation is explained where it stands; .* without target"),
         ({"continuation": " to", "foil": "e"}, "a continuation is explained as a whole; ask for it without a foil"),
         ({"continuation": " to", "position": 3}, "a continuation is explained where it stands; .* and position"),
-        ({"continuation": " to", "generate": 3}, "continuation and generate are two ways to go on after a text"),
+        ({"continuation": " to", "generate": 3}, "continuation and generate both say what follows the text"),
         ({"generate": 0}, "generate=0 asks for no token; ask for 1 or more"),
         ({"generate": 2, "target": "e"}, "generated tokens are explained where they stand; ask without target"),
         ({"generate": 2, "positions": "all"}, "generated tokens are explained where they stand; ask without target"),
