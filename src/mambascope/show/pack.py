@@ -77,7 +77,7 @@ def quantise(matrix: Float[Tensor, "target source"]) -> np.ndarray:
 
 
 def thumbnail(matrix: Float[Tensor, "target source"]) -> np.ndarray:
-    """Return the map in at most 48 × 48 int8 codes on one scale: of every patch the score of largest size."""
+    """Return the map in at most 48 × 48 int8 codes on one scale, each the largest absolute score of its area."""
     scores = matrix.numpy()
     for axis in (0, 1):
         edges = np.linspace(0, scores.shape[axis], min(scores.shape[axis], THUMBNAIL) + 1).astype(int)[:-1]

@@ -7,7 +7,7 @@ const cache = new Map();
 
 // A token as it is shown: invisible characters made visible.
 const shown = (j) => RESULT.shown[j] ?? RESULT.tokens[j];
-// A token by name: one that goes on with a character says which part of which it is.
+// A token by name: one that continues a character says which part of which character it is.
 const named = (j) => RESULT.parts?.[j] ?? shown(j);
 const quoted = (j) => `‘${named(j)}’`;
 

@@ -1,4 +1,4 @@
-// The whole of a long text as one strip above its box: the strongest places as they lie, the part in view, click to go.
+// A long text as one strip above its box: where its strongest sources are, and which part is in view. A click goes there.
 
 const overview = document.getElementById("overview");
 const OVERVIEW = { height: 30, marks: 9 };

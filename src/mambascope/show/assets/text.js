@@ -1,4 +1,4 @@
-// The text: one span a token, shaded by the scores of the target in focus.
+// The text: one span per token, shaded by the scores of the target in focus.
 
 const textBox = document.getElementById("text");
 let spans = [];
