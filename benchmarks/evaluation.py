@@ -226,7 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     plan = [one for one in PLANS[options.of] if options.only is None or one.task in options.only]
-    work = [  # from the plan's end, where the long ones stand, so that no worker is left with one of them
+    work = [  # from the plan's end, where the long ones are, so that no worker is left with one of them
         (task, model, one.methods, one.most)
         for one in reversed(plan)
         for task in (*((one.dev[0],) if one.dev else ()), one.task)

@@ -97,7 +97,7 @@ def contract() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def in_source() -> set[str]:
-    """Return the folders and files that stand directly in the package, but for those that are no room."""
+    """Return the folders and files directly in the package, except those that belong to no room."""
     folders = {one.parent.name for one in SOURCES.glob("*/__init__.py")}
     return folders | ({one.stem for one in SOURCES.glob("*.py")} - DOORS)
 

@@ -40,7 +40,7 @@ class Target:
 
     Attributes:
         position: Index of the target token, counted from 0.
-        token: The token that stands at that position.
+        token: The token at that position.
         next_tokens: The likeliest next tokens (for a classifier, classes) with their probabilities, best first; empty
             for a model without a head.
         asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain only a position.

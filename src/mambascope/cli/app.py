@@ -56,7 +56,7 @@ def explain(
     text: Annotated[
         str,
         typer.Argument(
-            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+            help="What the model reads: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
         ),
     ],
     model: ModelOption = "tiny-mamba",
@@ -72,7 +72,9 @@ def explain(
     ] = None,
     continuation: Annotated[
         str | None,
-        typer.Option(help="Explain the log-probability of this text as a continuation of the first.", metavar="TEXT"),
+        typer.Option(
+            help="Explain the log-probability of this text as a continuation of the argument.", metavar="TEXT"
+        ),
     ] = None,
     generate: Annotated[
         int | None, typer.Option(help="Let the model generate N tokens, and explain each.", metavar="N")
@@ -93,7 +95,7 @@ def explain(
     stage: Annotated[
         int | None,
         typer.Option(
-            help="For VMamba and MambaVision: the stage to explain, from 0; default: last; for gradients, first."
+            help="For VMamba and MambaVision: the stage to explain, from 0; default: the last (gradients: the first)."
         ),
     ] = None,
     image: Annotated[bool, typer.Option("--image", help="Treat the argument as a picture file, whatever it is.")] = (
@@ -121,7 +123,7 @@ def explain(
     compat: FormerOption = None,
     targets: FormerOption = None,
 ) -> None:
-    """Show what a model predicts, and which tokens of a text or patches of a picture the prediction drew from."""
+    """Show what a model predicts, and the tokens of a text or patches of a picture that it drew from."""
     from mambascope.cli import asked, explaining, loading, pictures_asked
 
     asked.refuse_former({"--compat": (compat, "--variant"), "--targets": (targets, "--positions")})
@@ -231,7 +233,7 @@ def maps(
     text: Annotated[
         str,
         typer.Argument(
-            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+            help="What the model reads: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
         ),
     ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.", metavar="FILE")],

@@ -80,9 +80,9 @@ def resolve(subject: Subject, trace: Trace, question: Question) -> ResolvedQuest
     model, logits, following = subject.model, trace.logits, subject.following
     named = question.target is not None or question.foil is not None
     if following is not None and (question.positions is not None or question.target is not None):
-        name = "generated tokens are explained where they stand"
-        name = name if question.each else "a continuation is explained where it stands"
-        raise InputError(f"{name}; ask without target and position")
+        name = "generated tokens are explained at their own positions"
+        name = name if question.each else "a continuation is explained at its own positions"
+        raise InputError(f"{name}; leave out target and position")
     places = _places(trace, question.positions)
     if question.features:
         grid = subject.grid(None)

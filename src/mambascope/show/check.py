@@ -8,7 +8,7 @@ from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 
-#: Numbers of layers that are drawn small, each by itself, beside all together.
+#: Numbers of layers that are also drawn small, one by one.
 SMALL_MULTIPLES = range(2, 49)
 
 
@@ -39,7 +39,7 @@ def require_same_text(attribution: Attribution, *others: Attribution) -> None:
 
 
 def require_layers(attribution: Attribution, layer: int | None, layers: str) -> None:
-    """Raise InputError if a figure is asked for each layer beside all together, and cannot show them."""
+    """Raise InputError if a figure is asked to show each layer and cannot."""
     count = len(attribution.axes["layer"])
     if layers == "each" and (layer is not None or count not in SMALL_MULTIPLES):
         raise InputError(

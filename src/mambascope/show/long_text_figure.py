@@ -34,7 +34,7 @@ LINES, LAYERS = 3.8, (1.0, 3.2)  # inches of height
 
 
 def long_text_figure(attribution: Attribution, layer: int | None = None) -> Sheet:
-    """Return a figure of the result's first target: its sources where they stand in the text, the largest named.
+    """Return a figure of the result's first target: its sources at their places in the text, the largest named.
 
     Args:
         attribution: The result.

@@ -69,7 +69,7 @@ def text_blocks(attribution: Attribution, screen: Screen) -> tuple[Text, ...]:
     """Return one screen about the focused target of a text, part by part: shaded text, top sources, layers, evidence.
 
     On a terminal tokens are shaded: blue for scores that add, orange for those that take away. Where there is no colour
-    (a pipe, a file, `NO_COLOR`) the top sources stand in [brackets] instead.
+    (a pipe, a file, `NO_COLOR`) the top sources are in [brackets] instead.
 
     Raises:
         InputError: if a score is NaN or infinite, or the focused position is not in the result.

@@ -44,7 +44,7 @@ function unpack(buffer, places) {
   const Behind = TOKENS > 0x7fff ? Uint32Array : Uint16Array, range = 2 ** (8 * Behind.BYTES_PER_ELEMENT);
   const behind = new Behind(fromPlanes(buffer, codesEnd, count, Behind.BYTES_PER_ELEMENT));
   const byRank = new Float32Array(fromPlanes(buffer, codesEnd + behind.byteLength, count, 4));
-  // The file holds every row's best, then every row's second; here a row's top sources stand together.
+  // The file holds every row's best, then every row's second; here a row's top sources are together.
   const order = new Uint32Array(count), exact = new Float32Array(count);
   for (let t = 0; t < rows; t++) {
     for (let k = 0; k < TOP; k++) {

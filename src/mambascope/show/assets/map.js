@@ -28,7 +28,7 @@ function stripGrid(blocks) {
   };
 }
 
-// Room for the longest name that may stand beside or below the map.
+// Room for the longest name that may be beside or below the map.
 function marginForNames() {
   const context = mapCanvas.getContext("2d");
   context.font = `12px ${SANS}`;

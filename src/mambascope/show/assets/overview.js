@@ -13,7 +13,7 @@ function layOutOverview() {
   overview.setAttribute("aria-valuemax", String(TOKENS - 1));
 }
 
-// Each column has the colour of the strongest score among its tokens; marks stand over the top sources.
+// Each column has the colour of the strongest score among its tokens; marks point to the top sources.
 function drawOverview(block, t, top, position) {
   layOutOverview();
   if (overview.hidden) return;

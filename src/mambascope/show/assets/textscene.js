@@ -1,4 +1,4 @@
-// The text as it stands on the page, as a picture to save.
+// The text as the page shows it, as a picture to save.
 
 function textScene() {
   const frame = textBox.getBoundingClientRect(), ink = variable("--ink"), items = [];
