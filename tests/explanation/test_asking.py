@@ -134,7 +134,10 @@ def test_what_scores_positions_gives_a_continuation_the_mean_of_its_positions(lo
         ({"continuation": " to", "generate": 3}, "continuation and generate both say what follows the text"),
         ({"generate": 0}, "generate=0 asks for no token; ask for 1 or more"),
         ({"generate": 2, "target": "e"}, "generated tokens are explained at their own positions; leave out target"),
-        ({"generate": 2, "positions": "all"}, "generated tokens are explained at their own positions; leave out target"),
+        (
+            {"generate": 2, "positions": "all"},
+            "generated tokens are explained at their own positions; leave out target and position",
+        ),
         ({"position": 1, "positions": [1, 2]}, "position and positions both say which position is explained"),
         ({"positions": [1, 1]}, "positions 1 is named twice; name each position once"),
         ({"positions": [0, -400]}, "position -400 does not exist: the text has"),

@@ -63,7 +63,7 @@ function positionOf(event) {
   return span ? Number(span.dataset.position) : null;
 }
 
-// ---- how the table of sources names tokens, and points at them ---------------------------------------------------------
+// ---- how the table of sources names tokens, and points at them -------------------------------------------------------
 
 const sourceName = (j) => quoted(j);
 const sourcePlace = (j) => ` ${j}`;
