@@ -239,7 +239,7 @@ def test_the_screen_has_a_line_for_each_target(loaded, capsys):
     result = mambascope.explain(*loaded, TEXT, generate=3)
     print_attribution(result)
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("3 generated tokens are listed below; the text shows the sources of this one:") for line in lines)
+    assert "3 generated tokens are listed below; the text shows the sources of this one:" in lines
     start = next(k for k, line in enumerate(lines) if line.startswith("pos predicts"))
     for line, target in zip(lines[start + 1 :], result.targets, strict=False):
         place, *_ = line.split()
