@@ -44,7 +44,7 @@ house: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.house_figure --out docs/house.svg
 
 figures: .venv/ready .venv-test/ready house
-	.venv/bin/mambascope explain "$(TEXT)" --targets all --out docs/explained.png
+	.venv/bin/mambascope explain "$(TEXT)" --positions all --out docs/explained.png
 	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
 
 PAIR = zoo:vision-digits-vim,zoo:vision-digits-vit

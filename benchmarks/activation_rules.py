@@ -1,10 +1,10 @@
-"""Is exactness worth it? The activation rules of LaTIM side by side: what each leaves unexplained, and what it finds.
+"""Is exactness worth it? LaTIM's activation rules side by side: what each leaves unexplained, and what it finds.
 
     python -m benchmarks.activation_rules [--out runs/rules] [--limit N] [--page docs/activation_rules.md]
 
-`latim` uses the secant, which leaves nothing; `latim-silu` is the paper's rule; `latim-identity` does without the SiLU.
-For every model: the residual ‖y - ΣT - β‖ / ‖y‖ on random tokens, averaged over layers, and the tasks with known
-sources, for the mean over layers and for each rule's best layer (chosen on the same samples, alike for all three).
+`latim` uses the secant, which leaves nothing; `latim-silu` is the paper's rule; `latim-identity` omits the SiLU. For
+every model: the residual ‖y - ΣT - β‖ / ‖y‖ on random tokens, averaged over layers, and the tasks with known sources,
+for the mean over layers and for each rule's best layer (chosen on the same samples, in the same way for all three).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Made by `python -m benchmarks.activation_rules`; do not edit.
 
 
 def residuals(name: str) -> dict[str, float]:
-    """Return what each rule leaves of the layers' outputs on a sample of the model's own tokens."""
+    """Return what each rule leaves unexplained of the layers' outputs, on random tokens of the model's vocabulary."""
     model, _ = mambascope.load(name)
     ids = torch.randint(2, model.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(0))
     trace = mambascope.capture(model, input_ids=ids)
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rules"))
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--overwrite", action="store_true", help="start anew where runs are stored")
+    parser.add_argument("--overwrite", action="store_true", help="replace stored runs")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--page", type=Path, help="write the page of the documentation here")
     options = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def part(out: Path, task: str, metric: str) -> str:
-    """Return what came of one task on its models."""
+    """Return the results of one task on its models."""
     tables, told = [], []
     for name in present(task):
         tables.append(long_table(read_run(folder_of(out, task, name)).table).assign(model=name))

@@ -1,14 +1,14 @@
-"""Which fast score tells what interventions find? Rank correlation on held-out passages, for every method.
+"""Which fast score agrees with what interventions find? Rank correlation on held-out passages, for every method.
 
     python -m benchmarks.agreement [--models tiny-mamba tiny-mamba2] [--passages 200] [--tokens 64] [--out FILE.md]
 
 Each passage is cut from a held-out novel. The number explained is the logit of the token that the model finds likeliest
-after it. Two interventions say what each of its tokens did for that logit: `occlusion` puts zero in place of the
-token's embedding, `knockout` takes what flows from the token's position to the last one out of every scan. A method's
-scores are compared with an intervention's over all tokens by Spearman's rank correlation, in size (|score| with
-|effect|) and, for signed methods, with their sign. Methods that score layers are averaged over layers, as `explain`
-does. The table gives the mean over passages with a bootstrap 95 % interval. Two baselines know nothing of the model:
-`recency` (later tokens score higher) and `random`.
+after it. Two interventions say what each of its tokens did for that logit: `occlusion` sets the token's embedding to
+zero, `knockout` removes what flows from the token's position to the last one from every scan. A method's scores are
+compared with an intervention's over all tokens by Spearman's rank correlation, in size (|score| with |effect|) and, for
+signed methods, with their sign. Methods that score layers are averaged over layers, as `explain` does. The table gives
+the mean over passages with a bootstrap 95 % interval. Two baselines know nothing of the model: `recency` (later tokens
+score higher) and `random`.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the page of the documentation here")
-    parser.add_argument("--rows", type=Path, help="keep every passage's figures in this .json file")
-    parser.add_argument("--redraw", type=Path, help="make the page again from a file that --rows kept")
+    parser.add_argument("--rows", type=Path, help="write every passage's figures to this .json file")
+    parser.add_argument("--redraw", type=Path, help="make the page again from a file that --rows wrote")
     options = parser.parse_args()
     if options.passages < 2:
         raise InputError("intervals need at least two passages")

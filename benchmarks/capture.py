@@ -3,7 +3,7 @@
     python benchmarks/capture.py [--length 1024] [--layers 24] [--width 768] [--family mamba] [--repeats 3]
 
 Prints one line per measurement and the ratio of medians from this one run; stock and capture alternate, so that a noisy
-machine disturbs both alike. `kept` is what the trace holds beyond the model and its outputs; `peak` is what the process
+machine affects both alike. `kept` is what the trace holds beyond the model and its outputs; `peak` is what the process
 needed above its size before the call.
 """
 

@@ -1,11 +1,11 @@
-"""The yardstick of word alignment: a classical aligner trained on the text that the translation models were trained on.
+"""The baseline for word alignment: a classical aligner trained on the text that the translation models were trained on.
 
     python -m benchmarks.classical_aligner [--pair de-en] [--limit N]
 
-eflomal (Östling & Tiedemann 2016; `pip install eflomal`) aligns the models' training pairs (English-French: Tatoeba
-and novels; German-English: Tatoeba) together with the test pairs of the task `alignment` or `alignment-de-en`, which it
-sees unaligned, as aligners do. AER of its two directions and their symmetrisations against people's links, on the test
-pairs.
+eflomal (Östling & Tiedemann 2016; `pip install eflomal`) aligns the models' training pairs (English-French: Tatoeba and
+novels; German-English: Tatoeba) together with the test pairs of the task `alignment` or `alignment-de-en`, which it
+sees unaligned, as aligners do. It reports the AER of its two directions and their symmetrisations against human links,
+on the test pairs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mambascope.evaluate.tasks import find_task
 from training.language.corpus import data_folder
 from training.translation.language_pairs import PAIRS
 
-#: Whose people's links each pair of languages is judged by.
+#: The task whose human links judge each pair of languages.
 TASKS = {"en-fr": "alignment", "de-en": "alignment-de-en"}
 
 
 def links(path: Path, pairs: int) -> list[list[tuple[int, int]]]:
-    """Return the last so many lines of links, as (target, source)."""
+    """Return the last lines of links, as many as asked for, as (target, source)."""
     lines = path.read_text(encoding="utf-8").splitlines()[-pairs:]
     return [[(int(b), int(a)) for a, b in (link.split("-") for link in line.split())] for line in lines]
 
@@ -38,7 +38,7 @@ def links(path: Path, pairs: int) -> list[list[tuple[int, int]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=TASKS, default="en-fr", help="languages (default: en-fr)")
-    parser.add_argument("--limit", type=int, help="only so many training pairs")
+    parser.add_argument("--limit", type=int, help="use only this many training pairs")
     options = parser.parse_args()
     data = data_folder()
     os.environ.setdefault("MAMBASCOPE_DATA", str(data))

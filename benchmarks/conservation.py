@@ -1,11 +1,12 @@
-"""Does relevance add up to the logit? Each of MambaLRP's rules in turn left out, on held-out novels.
+"""Does relevance add up to the logit? With each of MambaLRP's rules left out in turn, on held-out novels.
 
     python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out FILE.png]
 
 For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained. The
 first table reports |f - Σ R| / |f|, median and 95th percentile: for the tokens' relevance with every bias zero in a
 copy of the model, and with the model's own biases, which hold the rest; and for tokens and biases together. The second
-does so for texts of other lengths. The figure is the first case: Σ R over f, on the diagonal where it is conserved.
+does the same for texts of other lengths. The figure is the first case: Σ R over f, on the diagonal where it is
+conserved.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ LENGTHS = (64, 512, 2048, 4096)
 
 
 def passages(texts: list[str], tokenizer: Any, count: int, tokens: int, seed: int = 0) -> Tensor:
-    """Return (count, tokens) token ids from random places in the novels, as many from each as from the others."""
+    """Return (count, tokens) token ids from random places in the novels, the same number from each."""
     draw = np.random.default_rng(seed)
     encoded = [tokenizer(text, return_tensors="np")["input_ids"][0] for text in texts]
     rows = []
@@ -59,7 +60,7 @@ def passages(texts: list[str], tokenizer: Any, count: int, tokens: int, seed: in
 
 
 def without_biases(model: nn.Module) -> nn.Module:
-    """Return a copy with zero biases, but for that of the step Δ, which is part of a coefficient."""
+    """Return a copy with zero biases, except that of the step Δ, which is part of a coefficient."""
     model = copy.deepcopy(model)
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear | nn.Conv1d) and part.bias is not None and not name.endswith("dt_proj"):
@@ -87,7 +88,7 @@ def spread(error: Tensor) -> list[str]:
 
 
 def lengths(model: nn.Module, name: str, tokenizer: Any, texts: list[str], count: int) -> None:
-    """Print what tokens and biases hold of the logit after texts of several lengths."""
+    """Print how much of the logit tokens and biases hold after texts of several lengths."""
     for tokens in LENGTHS:
         rows = passages(texts, tokenizer, count, tokens).split(1)
         found = [measure(model, row, LRP) for row in rows]

@@ -1,9 +1,10 @@
-"""What becomes of copying's figures if the gold source is read one position further or nearer.
+"""How copying's figures change if the gold source is taken one position further or nearer.
 
     python -m benchmarks.copying_gold [--strings 20]
 
-LaTIM's table gives MambaLRP an AUC of .40 on Mamba-1, below chance; ours is near 1. A gold that is off by one from what
-a prediction draws from would do that. Prints AUC / AP of three methods with the gold source moved by -1, 0 and +1.
+LaTIM's table gives MambaLRP an AUC of .40 on Mamba-1, below chance; ours is near 1. A gold source that is off by one
+from what a prediction draws from would explain that. Prints AUC / AP of three methods with the gold source moved by -1,
+0 and +1.
 """
 
 from __future__ import annotations

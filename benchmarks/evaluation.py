@@ -2,8 +2,8 @@
 
     python -m benchmarks.evaluation [--of texts|pictures] [--out runs/evaluation] [--page FILE] [--limit N]
 
-Runs are stored in the folder `--out`, one for each task and model, and go on where they were stopped. Tasks with a
-development part choose each method's best layer there. Models that are not there (a task model that has not been
+Runs are stored in the folder `--out`, one for each task and model, and resume where they were stopped. Tasks with a
+development part choose each method's best layer there. Models that are missing (a task model that has not been
 trained yet) are left out, and the page says so. Needs the data folder (MAMBASCOPE_DATA) and `mambascope[evaluate]`.
 """
 
@@ -53,11 +53,11 @@ class Planned:
 
     Attributes:
         task: Its name.
-        methods: The methods, with commas.
+        methods: The methods, separated by commas.
         metrics: The metrics shown.
-        detail: That of them which is shown layer by layer too.
-        most: Most samples.
-        dev: The development task on which each method's best layer is chosen, and the metric that chooses it.
+        detail: The one of them that is also shown layer by layer.
+        most: The most samples to judge.
+        dev: The development task on which each method's best layer is chosen, and the metric to choose it by.
         swept: What a sample's name begins with, part by part: the detail is shown for each of these as well.
     """
 
@@ -102,7 +102,7 @@ PLANS = {"texts": PLAN, "pictures": PICTURE_PLAN}
 PAGE = """# Evaluation: {of}
 
 Made by `{command}`; do not edit. Intervals are 95 % bootstrap intervals over samples; a star marks what
-differs from the best of its column (paired bootstrap, p < 0.05 after Holm's correction). "Best layer" is chosen on
+differs from the best in its column (paired bootstrap, p < 0.05 after Holm's correction). "Best layer" is chosen on
 other samples.
 
 {parts}
@@ -110,7 +110,7 @@ other samples.
 
 
 def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, str, int | None]) -> tuple[bool, str]:
-    """Run one task on one model, and return whether it is done, and what became of it."""
+    """Run one task on one model, and return whether it succeeded, and a line about it."""
     task, model, methods, most = work
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -132,7 +132,7 @@ def judge(out: Path, limit: int | None, overwrite: bool, work: tuple[str, str, s
 
 
 def readable(task: str, model: str, methods: Sequence[str]) -> list[str]:
-    """Return those of the methods that can be judged on a model."""
+    """Return the methods that can be judged on a model."""
     loaded, able = mambascope.load(model), []
     for name in methods:
         with contextlib.suppress(UnsupportedModelError):
@@ -142,7 +142,7 @@ def readable(task: str, model: str, methods: Sequence[str]) -> list[str]:
 
 
 def present(task: str) -> list[str]:
-    """Return the models of a task that are there: shipped, or trained here."""
+    """Return the models of a task that are available: shipped, or trained here."""
     shipped = mambascope.bundled_models()
     return [name for name in find_task(task).default_models if name in shipped or Path(name).is_dir()]
 
@@ -218,15 +218,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--page", type=Path, help="write the page of the documentation here")
     parser.add_argument("--limit", type=int, help="most samples of a task")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where runs are stored")
+    parser.add_argument("--overwrite", action="store_true", help="replace stored runs")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--of", choices=PLANS, default="texts", help="the tasks on texts, or those on pictures")
-    parser.add_argument("--only", nargs="+", help="these tasks of them")
-    parser.add_argument("--redraw", action="store_true", help="run nothing, make the page of what is complete")
+    parser.add_argument("--only", nargs="+", help="only these tasks")
+    parser.add_argument("--redraw", action="store_true", help="run nothing; make the page from the complete runs")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     plan = [one for one in PLANS[options.of] if options.only is None or one.task in options.only]
-    work = [  # from the plan's end, where the long ones stand, so that no worker is left with one of them
+    work = [  # from the plan's end, where the long ones are, so that no worker is left with one of them
         (task, model, one.methods, one.most)
         for one in reversed(plan)
         for task in (*((one.dev[0],) if one.dev else ()), one.task)

@@ -1,4 +1,4 @@
-"""The table of verified errors in the README: every family and map against the loops of the specification.
+"""The table of verified errors in the README: every family and map against the specification's loops.
 
     python benchmarks/exactness.py [--length 24]
 

@@ -21,15 +21,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "mambascope"
 SOURCES = ROOT / "src" / PACKAGE
 
-#: What the files that are no rooms are called together: they stand at the ground, beneath all rooms.
+#: The name for all files that are not rooms: they lie at the ground, beneath all rooms.
 GROUND = "ground"
 
-#: Files that import everything or are nobody's: no room.
+#: Files that import everything, or that nothing imports: they belong to no room.
 DOORS = {"__init__", "__main__"}
 
 
 class Station(NamedTuple):
-    """One object of the path: what it is called, the module that defines it and by which name, and where it stands.
+    """One object of the path: its name, the module that defines it, what it is called there, and where it is drawn.
 
     Attributes:
         along: Inches from the beginning of the path.
@@ -42,7 +42,7 @@ class Station(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """How one station comes to another.
+    """How one station leads to another.
 
     Attributes:
         start: The station that is left.
@@ -50,8 +50,8 @@ class Leg(NamedTuple):
         verb: What is called.
         leaves: Where its line leaves the first, in inches to the right of the middle.
         enters: Where it enters the second.
-        beside: Where the verb stands, in inches to the right of the middle of the line; below 0 it ends there.
-        upward: Whether it goes up by the one import that may.
+        beside: Where the verb is written, in inches to the right of the middle of the line; below 0 it ends there.
+        upward: Whether it goes up, along the one import that may.
     """
 
     start: str
@@ -97,7 +97,7 @@ def contract() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def in_source() -> set[str]:
-    """Return the folders and files that stand directly in the package, but for those that are no room."""
+    """Return the folders and files directly in the package, except those that belong to no room."""
     folders = {one.parent.name for one in SOURCES.glob("*/__init__.py")}
     return folders | ({one.stem for one in SOURCES.glob("*.py")} - DOORS)
 

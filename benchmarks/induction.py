@@ -2,8 +2,8 @@
 
     python benchmarks/induction.py [--models tiny-mamba tiny-mamba2] [--span 32] [--rows 20] [--methods latim ...]
 
-In a row of `span` random tokens written twice, the token at position i of the second half has stood at i - span, and
-what the model must find is the token after that, at i - span + 1. For every layer the table gives how often that source
+In a row of `span` random tokens written twice, the token at position i of the second half also stands at i - span, and
+the model must find the token after that, at i - span + 1. For every layer the table gives how often that source
 scores highest among the whole first half (chance is 1/span), its mean rank, and its share of the first half's scores.
 No text and no data set is needed.
 """

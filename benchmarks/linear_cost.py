@@ -4,7 +4,7 @@
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
-the first. The methods start from a capture, whose own cost is the first line (without self-check). Rollout is one
+the first. The methods start from a capture, whose own cost is the first line (without the self-check). Rollout is one
 reversed scan per layer; MambaLRP one differentiable forward and one backward pass. Mamba-Attribution takes the positive
 part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by nature both are quadratic in time. The
 exponent p of cost ~ L^p is fitted by least squares on logarithms.
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=16384)
     parser.add_argument("--longest-alti", type=int, default=16384)
     parser.add_argument("--out", type=Path, help="also draw the figure")
-    parser.add_argument("--rows", type=Path, help="keep the figures in this .json file")
-    parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows kept")
+    parser.add_argument("--rows", type=Path, help="write the figures to this .json file")
+    parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows wrote")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.redraw.read_text("utf-8")) if options.redraw else []
     lengths = [SHORTEST * 2**k for k in range(int(math.log2(options.longest / SHORTEST)) + 1)]

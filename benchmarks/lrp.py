@@ -3,7 +3,7 @@
     python benchmarks/lrp.py [--family mamba] [--length 1024] [--layers 24] [--width 768] [--repeats 3] [--budget 120]
 
 A model of 130M size with random weights. Forward (a capture without self-check) and MambaLRP for one target alternate,
-so that a noisy machine disturbs both alike. Then the stock model's own forward and backward pass of one logit, through
+so that a noisy machine affects both alike. Then the stock model's own forward and backward pass of one logit, through
 its loop over tokens, at 32, 64, 128, … tokens until one takes longer than the budget in seconds.
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
     while length <= options.length:
         _, seconds, peak = measured(lambda length=length: stock_gradient(model, ids[:, :length]))
         print(f"stock autograd, L={length}: {seconds:.1f} s, {peak / 2**20:.0f} MiB", flush=True)
-        if seconds > options.budget / 4:  # it grows with the square: the next would go past the budget
+        if seconds > options.budget / 4:  # it grows quadratically: the next would exceed the budget
             break
         length *= 2
 

@@ -2,7 +2,7 @@
 
     python benchmarks/maps.py [--length 1024] [--width 768] [--family mamba|mamba2] [--threads N] [--repeats 3]
 
-One layer with random weights. For every map it prints the time, the operations that the map needs at least (hidden
+One layer with random weights. For every map it prints the time, the least operations that the map needs (hidden
 attention: L²/2 products of inner size D·N, or N per head; LaTIM: L²/2 products with W_o), what those would take at the
 rate of a large float32 matrix product measured in the same run, and the ratio. Memory is the growth of the process.
 """

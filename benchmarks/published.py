@@ -1,4 +1,4 @@
-"""What papers report for the tasks, on models of their own: for orientation, not to be compared digit by digit."""
+"""What papers report for the tasks, on models of their own: for orientation, not for comparison digit by digit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PUBLISHED: dict[str, tuple[str, tuple[tuple[str, str, str, str], ...]]] = {
     ),
 }
 
-#: What is to be known of a task's published figures.
+#: Remarks on a task's published figures.
 REMARKS = {
     "copying": """MambaLRP's published AUC is below chance. If the gold source is taken one position further than where
 the copied symbol stood, ours falls to .39 and .41 (`python -m benchmarks.copying_gold`): reading what a prediction

@@ -3,9 +3,9 @@
     python -m benchmarks.vision_cost [--size 224] [--width 384] [--layers 24] [--repeats 2] [--methods A,B]
 
 Random weights, class token in the middle, one picture, one class explained. Forward passes (captures without
-self-check) and methods take turns, so that a noisy machine disturbs both alike. The last line is the hidden attention
+self-check) and methods take turns, so that a noisy machine affects both alike. The last line is the hidden attention
 of one layer, both directions, as a loop over pairs of tokens with a running product of decays (arXiv 2403.01590, eq.
-14), beside ours of the same layer; the loop's matrix is held against ours.
+14), beside ours of the same layer; the loop's matrix is compared with ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of the Hidden Attention paper (arXiv 2403.01590) for vision, of models that this project trains.
+"""The figures of the Hidden Attention paper (arXiv 2403.01590) for vision, made with models that this project trains.
 
     python -m benchmarks.vision_figures influence  --models A,B --out docs/vision_influence.png [--count 50]
     python -m benchmarks.vision_figures matrices   --models A,B --out docs/vision_matrices.png [--picture 0]
@@ -6,12 +6,12 @@
     python -m benchmarks.vision_figures picture    --out docs/digits.png [--picture 0]
 
 `influence` (the paper's figure 3): how much each patch's place gives to the class token, the size of the hidden
-attention averaged over layers and test pictures: what a class token's own place does to what it sees. (Raw attention is
-brought to [0, 1] with its signs, so that what gives nothing stands at 0.6 or so, and hides the rest.) `matrices`
-(figure 4): the layers at a quarter, a half and three quarters of the depth, for one picture. `similarity` (figure 6):
-the cosine between the features of pairs of patches, layer by layer, which tends to 1 where patches lose what sets them
-apart. The grid of pictures and methods (figure 5) is `mambascope compare`; `picture` writes one of the pictures to a
-file for it. Pictures are digits on textures (MAMBASCOPE_DATA).
+attention averaged over layers and test pictures: how a class token's own place affects what it draws from. (Raw
+attention is scaled to [0, 1] with its signs, so that what gives nothing lies at about 0.6 and hides the rest.)
+`matrices` (figure 4): the layers at a quarter, a half and three quarters of the depth, for one picture. `similarity`
+(figure 6): the cosine between the features of pairs of patches, layer by layer, which tends to 1 where patches become
+indistinguishable. The grid of pictures and methods (figure 5) is `mambascope compare`; `picture` writes one of the
+pictures to a file for it. Pictures are digits on textures (MAMBASCOPE_DATA).
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=(*FIGURES, "picture"))
-    parser.add_argument("--models", default="zoo:vision-digits-vim,zoo:vision-digits-vit", help="names, with commas")
+    parser.add_argument(
+        "--models", default="zoo:vision-digits-vim,zoo:vision-digits-vit", help="names, separated by commas"
+    )
     parser.add_argument("--set", default="digits", dest="pictures", help="digits, cifar10 or camvid")
     parser.add_argument("--picture", type=int, default=0, help="the first picture's number")
     parser.add_argument("--count", type=int, default=50, help="how many pictures")

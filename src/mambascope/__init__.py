@@ -4,7 +4,7 @@ model, tokenizer = mambascope.load("tiny-mamba")
 result = mambascope.explain(model, tokenizer, "When Mary and John went to the store, John gave a drink to")
 result.show()
 
-The public names stand in `__init__.pyi`. Each is imported on first use: torch and transformers take seconds to import.
+The public names are in `__init__.pyi`. Each is imported on first use: torch and transformers take seconds to import.
 """
 
 import lazy_loader

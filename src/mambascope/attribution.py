@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "mambascope-attribution-1"
 
-#: The ending of the files that hold all of a result.
+#: The ending of files that hold a whole result.
 COMPLETE = ".safetensors"
 
 #: The layer axis of a method that explains the whole model at once.
@@ -40,15 +40,15 @@ class Target:
 
     Attributes:
         position: Index of the target token, counted from 0.
-        token: The token that stands at that position.
-        next_tokens: The likeliest next tokens (of a classifier, classes) with their probabilities, best first; empty
+        token: The token at that position.
+        next_tokens: The likeliest next tokens (for a classifier, classes) with their probabilities, best first; empty
             for a model without a head.
-        asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain a position alone.
-        value: Its value.
-        pooled: How many positions' rows were averaged, where what is explained is read from several.
-        independent: Whether `next_tokens` are classes of which several may be there at once, each with a probability of
-            its own.
-        generated: Where the token stands that the model generated after this position, if that is what is explained.
+        asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain only a position.
+        value: The value of what was asked about.
+        pooled: How many positions' rows were averaged, if what is explained is read from several.
+        independent: Whether `next_tokens` are classes of which several may apply at once, each with its own
+            probability.
+        generated: The position of the token that the model generated after this one, if that token is explained.
     """
 
     position: int
@@ -61,13 +61,13 @@ class Target:
     generated: int | None = None
 
     def without_number(self) -> Target:
-        """Return the position alone, for a method that explains no number."""
+        """Return the target without what was asked about it, for a method that explains only a position."""
         return replace(self, asked="", value=None)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What was explained: the name it was loaded by, its family, its class, and its sizes."""
+    """The model that was explained: the name it was loaded by, its family, its class, and its sizes."""
 
     name: str
     family: str
@@ -90,24 +90,24 @@ class Attribution:
     """Scores of how much each target position drew from each source position, layer by layer.
 
     Attributes:
-        scores: float32 on the CPU, shape (layer, target, source). Sources behind a target's future are exactly zero.
-        tokens: The text of every position, in order; joined they give the text back where the tokenizer allows it.
-        axes: The coordinates of `scores`: `layer` (numbers of the model's mixers, or `WHOLE_MODEL` alone), `target` and
+        scores: float32 on the CPU, shape (layer, target, source). Sources that a target cannot see are exactly zero.
+        tokens: The text of every position, in order; joined, they give the text back where the tokenizer allows it.
+        axes: The coordinates of `scores`: `layer` (numbers of the model's layers, or `WHOLE_MODEL` alone), `target` and
             `source` (positions).
         method: Name of the method that made the scores, as `mambascope explain --method` takes it.
         target: The position in focus.
-        targets: What each row is about, where several positions were explained; empty for one.
+        targets: What each row explains, if several positions were explained; empty for one.
         model: What was explained.
         signed: Whether scores can be negative.
         diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
-            the explained layers' outputs, `reconstruction_error_per_layer` lists it; `terms` is what adds up to the
-            number explained, `tokens` among them, and `conservation_error` how far they are from doing so, relative;
-            `caution` says in words when the scores should not be relied on; `seconds` is the time taken. Of several
+            the explained layers' outputs, `reconstruction_error_per_layer` lists each layer's; `terms` add up to the
+            number explained, `tokens` among them, and `conservation_error` is the relative error of their sum;
+            `caution` says why the scores should not be relied on, if so; `seconds` is the time taken. For several
             targets, errors are the worst and `per_target` has each one's own.
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
-        grid: Of a picture, how its patches and class token lie in the tokens; None for text.
-        image: The part of the picture that the patches cover together, for display.
-        pixels: Scores of every pixel that the model was handed, from methods that go down to them; of their own scale.
+        grid: For a picture, which tokens are which patches, and the class token; None for a text.
+        image: The part of the picture that the patches cover, for display.
+        pixels: Scores of every pixel that the model read, on a scale of their own, from methods that go down to pixels.
     """
 
     scores: Float[Tensor, "layer target source"]
@@ -156,7 +156,7 @@ class Attribution:
 
     @property
     def anchors(self) -> tuple[int, ...]:
-        """Where the token of each row stands: the target itself, or what was generated after it."""
+        """The position of each row's token: the target itself, or the token generated after it."""
         if not self.targets:
             return tuple(self.axes["target"])
         return tuple(one.position if one.generated is None else one.generated for one in self.targets)
@@ -175,9 +175,9 @@ class Attribution:
         return self.scores[self.axes["layer"].index(layer)]
 
     def row(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, " source"]:
-        """Return one target's scores over all sources; by default those of what is in focus, over all layers.
+        """Return one target's scores over all sources; by default the target in focus, over all layers.
 
-        In focus is `target.position`, or where a class is read from the mean of all positions, the mean of their rows.
+        In focus is `target.position`, or if a class is read from the mean of all positions, the mean of their rows.
 
         Raises:
             InputError: if that position or layer is not in the result.
@@ -193,12 +193,12 @@ class Attribution:
         return self.matrix(layer)[self.axes["target"].index(position)]
 
     def picture(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, "rows columns"]:
-        """Return one target's scores as its source patches lie in the picture; the class token's is left out.
+        """Return one target's scores arranged as the patches lie in the picture, without the class token's.
 
         Arguments as in `row`. `grid.position(row, column)` gives the position of a patch.
 
         Raises:
-            InputError: if the result is of no picture, or that position or layer is not in it.
+            InputError: if the result is of a text, or that position or layer is not in it.
         """
         if self.grid is None:
             raise InputError("this result is of a text, not of a picture")
@@ -207,8 +207,8 @@ class Attribution:
     def top(self, k: int = 10, position: int | None = None, layer: int | str | None = None) -> list[Source]:
         """Return the `k` sources of largest absolute score for one target, best first, with their share of the total.
 
-        The share is the absolute score over the sum of absolute scores of the row. A token that goes on with a
-        character begun before it, and whose own text is empty, is called by its part: `‹2/3 of 好›`.
+        The share is the absolute score over the sum of the row's absolute scores. A token that continues a character
+        begun before it, and whose own text is empty, is named by its part: `‹2/3 of 好›`.
         """
         row = self.row(position, layer)
         total = float(row.abs().sum()) or 1.0
@@ -220,11 +220,11 @@ class Attribution:
         return [Source(j, names[j], float(row[j]), abs(float(row[j])) / total) for j in order]
 
     def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
-        """Return, for one target, the sum of absolute scores in each layer: how much every layer carried."""
+        """Return, for one target, the sum of absolute scores in each layer: how much each layer carried."""
         return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the focused row, and where several were asked for each, as plain values: what `--json` prints."""
+        """Return the row in focus, and each row if several were asked for, as plain values: what `--json` prints."""
         row = self.row()
         return {
             "tokens": list(self.tokens),
@@ -245,7 +245,7 @@ class Attribution:
         return asdict(target) | {"scores": self.row(target.position).tolist()}
 
     def save(self, path: str | Path, *others: Attribution) -> Path:
-        """Write the result as the file's ending says, whole or not at all, and return its path.
+        """Write the result in the format of the file's ending, whole or not at all, and return its path.
 
         `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
         `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` a table of all
@@ -253,11 +253,11 @@ class Attribution:
 
         Args:
             path: The file.
-            others: For a page, results of other methods on the same text; elsewhere they are left out.
+            others: For a page, results of other methods on the same text; other formats leave them out.
 
         Raises:
-            InputError: if the ending is another one, or the folder does not exist.
-            OutputError: if the disk is full or refuses.
+            InputError: if the ending is unknown, or the folder does not exist.
+            OutputError: if the file cannot be written, as on a full disk.
         """
         path = Path(path)
         if path.suffix.lower() != COMPLETE:
@@ -325,13 +325,13 @@ class Attribution:
         show.print_attribution(self)
 
     def to_html(self, *others: Attribution) -> str:
-        """Return a self-contained page; results of other methods on the same text become switches in it."""
+        """Return a self-contained page; it can switch to the results of other methods on the same text."""
         from mambascope import show
 
         return show.html_page(self, *others)
 
     def plot(self) -> matplotlib.figure.Figure:
-        """Return a matplotlib figure fit for a paper: the map, or for a single target its bars, with labels."""
+        """Return a matplotlib figure fit for a paper: the map, or for a single target its sources as bars."""
         from mambascope import show
 
         return show.figure(self)
@@ -348,7 +348,7 @@ def _target(facts: dict[str, Any]) -> Target:
 
 
 def header(attribution: Attribution) -> dict[str, Any]:
-    """Return all of a result but its tensors, as plain values."""
+    """Return everything in a result except its tensors, as plain values."""
     return {
         "tokens": list(attribution.tokens),
         "axes": {name: list(values) for name, values in attribution.axes.items()},

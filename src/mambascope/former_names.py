@@ -1,4 +1,4 @@
-"""Names of options that have changed: the old one is refused with a sentence that says the new one."""
+"""Renamed options: an old name is refused with a sentence that gives the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def formerly(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that refuses old names of a function's options: `@formerly(compat="variant")`.
+    """Return a decorator that refuses the former names of a function's options: `@formerly(compat="variant")`.
 
     The decorated function raises InputError if it is called with one of them.
     """

@@ -111,15 +111,15 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
     cases = {
         (tmp_path / "words.png", *use): "words.png could not be read as an image",
         (tmp_path / "half.jpg", *use): "half.jpg could not be read as an image",
-        (tmp_path / "absent.png", *use): "looks like the path of a picture and does not exist; check it, or add --text",
-        (tmp_path, *use): "looks like the path of a picture and is a folder",
+        (tmp_path / "absent.png", *use): "looks like the path of a picture but does not exist; check it, or add --text",
+        (tmp_path, *use): "looks like the path of a picture but is a folder",
         (
             models["vit"] / "config.json",
             *use,
         ): "is a file but not a picture; for the text in it run mambascope explain -",
-        (picture, *use, "--text"): "reads pictures, and there is no file",
+        (picture, *use, "--text"): "reads pictures, not the text",
         (picture, *use, "--text", "--image"): "--image and --text contradict each other",
-        (picture, *use, "--text", "--patch", "1,1"): "--patch is for pictures, and --text says that there is none",
+        (picture, *use, "--text", "--patch", "1,1"): "--patch is for pictures, but --text says that this is a text",
         (tmp_path / "absent.png", *use, "--image"): "there is no picture",
         (picture,): "MambaForCausalLM reads text, not pictures",
         (picture, "--model", wide): "do not fit",
@@ -134,9 +134,9 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
         (picture, *use, "--method", "mamba-lrp"): "mamba-lrp reads selective scans",
         (picture, *use, "--layer", "9", "--method", "latim"): "layer 9 does not exist",
         (picture, *use, "--out", tmp_path / "x.gif"): "choose one of",
-        ("some words", *use, "--patch", "1,1"): "--patch is for pictures, and there is no picture 'some words'",
+        ("some words", *use, "--patch", "1,1"): "--patch is for pictures, but there is no picture 'some words'",
         ("some words", "--keep-size"): "--keep-size is for pictures",
-        ("some words", *use): "reads pictures, and there is no file 'some words'",
+        ("some words", *use): "reads pictures, not the text 'some words'",
     }
     for arguments, words in cases.items():
         code, out, err = run("explain", *arguments)
@@ -158,9 +158,9 @@ def test_classes_that_may_be_there_together_have_each_their_own_probability(run,
     assert [share for _, share in target["next_tokens"]] == pytest.approx(expected, rel=1e-4)
     assert target["independent"] is True
     _, out, _ = run("explain", photographs / "cat.jpg", "--model", tmp_path / "several")
-    assert "in cat.jpg sees, each class by itself: " in out
+    assert "cat.jpg → predicts, each class by itself: " in out
     _, out, _ = run("compare", photographs / "cat.jpg", "--models", tmp_path / "several", "--methods", "latim")
-    assert "  sees, each class by itself: " in out
+    assert "  predicts, each class by itself: " in out
     saved(vim(), tmp_path / "one")
     _, out, _ = run("explain", photographs / "cat.jpg", "--model", tmp_path / "one", "--json")
     assert json.loads(out)["target"]["independent"] is False
@@ -178,7 +178,7 @@ def test_info_and_maps_know_pictures(run, models, photographs, tmp_path, name, m
     assert code == 0, err
     assert load_file(file)["maps"].shape == (maps, 17, 17)
     for argument, words in (
-        ("absent.png", "looks like the path of a picture and does not exist"),
+        ("absent.png", "looks like the path of a picture but does not exist"),
         (models[name] / "config.json", "for the text in it run mambascope maps - <"),
         (photographs / "cat.jpg", "MambaForCausalLM reads text, not pictures"),
     ):
@@ -187,7 +187,7 @@ def test_info_and_maps_know_pictures(run, models, photographs, tmp_path, name, m
     code, _, err = run("maps", "absent.png", "--text", "--layer", "1", "--out", file)
     assert code == 0, err
     code, _, err = run("maps", "some words", "--model", models[name], "--layer", "1", "--out", file)
-    assert (code, "reads pictures, and there is no picture 'some words'" in err) == (2, True)
+    assert (code, "reads pictures, not the text 'some words'" in err) == (2, True)
 
 
 @pytest.mark.browser
@@ -258,7 +258,7 @@ def test_a_patch_is_compared_where_methods_can(run, models, photographs):
 def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, tmp_path):
     picture, use = photographs / "cat.jpg", ("--models", models["vit"])
     cases = {
-        (picture, "--models", ","): "--models names nothing",
+        (picture, "--models", ","): "--models is empty",
         (picture, *use, "--methods", "magic"): "unknown method 'magic'",
         (picture, *use, "--methods", "mamba-lrp"): "none of the methods mamba-lrp can read one of the models",
         (picture, *use, "--methods", "latim", "--target", "rocket"): "whatever is predicted there",

@@ -141,7 +141,7 @@ def test_pixels_that_make_no_patch_are_told_and_not_shown(model):
     result = explain(model, None, astronaut()[:45, :70], method="latim", keep_size=True)
     assert (result.grid.rows, result.grid.columns) == (5, 8)
     assert result.image.shape == (40, 64, 3)
-    assert "6 columns of pixels at the right and 5 rows below are not read" in result.diagnostics["preparation"]
+    assert "6 columns of pixels at the right and 5 rows at the bottom are not read" in result.diagnostics["preparation"]
 
 
 def test_a_picture_comes_back_from_a_file(model, tmp_path):

@@ -186,7 +186,7 @@ def test_what_cannot_generate_says_so():
     longest = gpt2.config.n_positions
     with pytest.raises(InputError, match=f"the text has {longest - 1} tokens and generate=2 adds more"):
         mambascope.explain(gpt2, None, {"input_ids": torch.ones(1, longest - 1, dtype=torch.long)}, generate=2)
-    with pytest.raises(InputError, match=r"generate goes on after input_ids \(1, tokens\), with no other inputs"):
+    with pytest.raises(InputError, match=r"generate continues input_ids of shape \(1, tokens\), and takes no other"):
         mambascope.explain(
             stock_model("mamba"),
             None,
@@ -195,7 +195,7 @@ def test_what_cannot_generate_says_so():
         )
     vision = mambascope.models.vim.VisionMamba(mambascope.models.vim.VisionMambaConfig(image_size=8, patch_size=4))
     for option in ({"generate": 2}, {"continuation": " x"}):
-        with pytest.raises(InputError, match=f"{next(iter(option))} goes on after a text, and VisionMamba reads"):
+        with pytest.raises(InputError, match=f"{next(iter(option))} continues a text, but VisionMamba reads"):
             mambascope.explain(vision.eval(), None, "x.png", **option)
 
 
@@ -239,7 +239,7 @@ def test_the_screen_has_a_line_for_each_target(loaded, capsys):
     result = mambascope.explain(*loaded, TEXT, generate=3)
     print_attribution(result)
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("3 generated tokens, a line each below") for line in lines)
+    assert "3 generated tokens are listed below; the text shows the sources of this one:" in lines
     start = next(k for k, line in enumerate(lines) if line.startswith("pos predicts"))
     for line, target in zip(lines[start + 1 :], result.targets, strict=False):
         place, *_ = line.split()
@@ -280,7 +280,7 @@ def test_several_methods_give_a_list_and_one_a_result(loaded):
     results = mambascope.explain(*loaded, TEXT, method=["latim", "rollout"])
     assert [one.method for one in results] == ["latim", "rollout"]
     assert [one.method for one in mambascope.explain(*loaded, TEXT, method=["latim"])] == ["latim"]
-    with pytest.raises(InputError, match="method names nothing"):
+    with pytest.raises(InputError, match="the list of methods is empty"):
         mambascope.explain(*loaded, TEXT, method=[])
 
 

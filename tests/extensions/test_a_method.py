@@ -16,8 +16,10 @@ from mambascope.evaluate.run import run
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.tasks.induction import Induction
 from mambascope.explanation.defaults import default_method
-from mambascope.explanation.views import readable_methods
-from mambascope.methods.method import SCAN, Asked, Method, MethodResult, number_of
+from mambascope.explanation.question import Question
+from mambascope.explanation.subject import read_subject
+from mambascope.explanation.views import viewable
+from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.targets import of_each_text
 from mambascope.trace import Trace, capture
 from models import stock_model, stock_transformer
@@ -47,7 +49,7 @@ def projection_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
     return of_each_text(trace, target, row)[0]
 
 
-def gradient_size(trace: Trace, readout: Asked, variant: str) -> MethodResult:
+def gradient_size(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """Return ‖∂f/∂x_j‖ at every embedded token."""
     passed = trace.gradients(number_of(readout))
     return MethodResult(passed.at_embeddings.norm(dim=-1), {"value": float(passed.value[0])})
@@ -146,7 +148,8 @@ def test_they_refuse_what_they_do_not_read(tiny, tmp_path):
 
 def test_lists_of_methods_have_them(tiny):
     """Those that a page offers, that `mambascope methods` is made from, and what an unknown name is answered with."""
-    assert set(BOTH) <= {method.name for method in readable_methods(tiny[0])}
+    subject = read_subject(*tiny, TEXT)
+    assert set(BOTH) <= {method.name for method in viewable(subject, Question(), "all", None)}
     table = methods_table.table()
     lines = {line["method"]: line for line in table["methods"]}
     assert lines["projection"]["reads"] == "Mamba and Transformer"

@@ -82,7 +82,7 @@ def registered():
 @pytest.fixture
 def table(tmp_path):
     mark = Fingerprint("none", "none")
-    made = run(Made(), None, ("far", "near"), tmp_path / "run", load=lambda name: None, mark=lambda loaded: mark)
+    made = run(Made(), None, ("far", "near"), tmp_path / "run", load=lambda name: None, fingerprint=lambda loaded: mark)
     return made.read().table
 
 

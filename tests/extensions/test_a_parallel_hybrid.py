@@ -159,7 +159,7 @@ def test_the_map_of_a_layer_is_the_scaled_sum_of_both_mixers(registered, model, 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"scan", "attention"})])
 def test_every_method_that_reads_both_explains_it_or_refuses_by_name(registered, model, name):
     if name == "raw-attention":
-        with pytest.raises(UnsupportedModelError, match="side by side, and this method reads one mixer in each layer"):
+        with pytest.raises(UnsupportedModelError, match="side by side, but this method reads one mixer in each layer"):
             mambascope.explain(model, byte_level(), TEXT, method=name)
         return
     result = mambascope.explain(model, byte_level(), TEXT, method=name)

@@ -50,7 +50,7 @@ def test_the_figure_has_a_row_per_model_and_a_column_per_method():
     cells = sheet.get_axes()[:8]
     assert [axes.texts[0].get_text() for axes in cells[:4]] == ["picture", *COLUMNS]
     titles = [axes.get_title(loc="left").replace("\n", " ") for axes in cells]
-    assert titles[0] == "made-up/vision-tiny sees tabby cat 61.2 %"
+    assert titles[0] == "made-up/vision-tiny predicts tabby cat 61.2 %"
     assert titles[1:4] == ["", "mamba-attribution: 'rocket'", "mamba-lrp: 'rocket'"]
     assert titles[5:7] == ["", "transformer-attribution"]
     assert len(cells[6].patches) == 2, "the patch that is explained is outlined"
@@ -84,7 +84,7 @@ def test_the_caption_says_what_colours_do_not_and_that_classes_are_independent()
         return " ".join(comparison_figure(of, COLUMNS).get_supxlabel().split())
 
     assert "its deepest colour is its largest patch, however little that holds" in caption(rows())
-    assert "if all counted alike, each would hold 5.3 % (19 tokens) or 4.0 % (25 tokens)" in caption(rows())
+    assert "if all tokens scored alike, each would hold 5.3 % (19 tokens) or 4.0 % (25 tokens)" in caption(rows())
     assert "judged by itself" not in caption(rows())
     assert "each class by itself" not in comparison_page(rows(), COLUMNS)
     several = [dataclasses.replace(row, results=tuple(map(independent, row.results))) for row in rows()]

@@ -87,9 +87,11 @@ def test_what_class_token_and_patches_hold_is_said_as_colours_are_scaled_to_the_
 
 def test_classes_that_do_not_exclude_each_other_are_said_to_be_independent():
     attribution = picture_result()
-    assert "sees tabby cat 61.2 %, then rocket 20.1 %, astronaut 3.3 %" in printed(attribution)
+    assert "→ predicts tabby cat 61.2 %, then rocket 20.1 %, astronaut 3.3 %" in printed(attribution)
     several = dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
-    assert "sees, each class by itself: tabby cat 61.2 %, rocket 20.1 %, astronaut 3.3 %" in printed(several, width=100)
+    assert "→ predicts, each class by itself: tabby cat 61.2 %, rocket 20.1 %, astronaut 3.3 %" in printed(
+        several, width=100
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,7 +138,7 @@ def test_large_grids_are_drawn_together_by_their_largest_score():
 
 def test_what_is_seen_and_what_was_done_is_told():
     text = printed(picture_result(preparation="resized from 9 x 9 to 8 x 8 pixels"))
-    assert "in cat.png sees tabby cat 61.2 %, then rocket 20.1 %, astronaut 3.3 %" in text
+    assert "cat.png → predicts tabby cat 61.2 %, then rocket 20.1 %, astronaut 3.3 %" in text
     assert "picture   resized from 9 x 9 to 8 x 8 pixels" in text
     pooled_result = picture_result(Grid(2, 2, None, 4, 4))
     object.__setattr__(pooled_result.target, "pooled", 4)

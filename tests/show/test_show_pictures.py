@@ -71,7 +71,7 @@ def test_the_figure_shows_picture_overlay_scale_and_layers():
     attribution = picture_result(layers=4)
     sheet = picture_figure(attribution)
     left, right, *others = sheet.get_axes()
-    assert left.get_title(loc="left") == "made-up/vision-tiny\nsees tabby cat 61.2 %, then rocket 20.1 %"
+    assert left.get_title(loc="left") == "made-up/vision-tiny\npredicts tabby cat 61.2 %, then rocket 20.1 %"
     assert right.get_title(loc="left") == "latim, mean of 4 layers\nexplains the class token"
     assert [axes.get_title() for axes in others if axes.get_title()] == ["0", "2", "4", "6"]
     (scale,) = right.child_axes
@@ -107,7 +107,7 @@ def test_classes_that_do_not_exclude_each_other_are_said_to_be_independent():
     attribution = picture_result()
     several = dataclasses.replace(attribution, target=dataclasses.replace(attribution.target, independent=True))
     title = picture_figure(several).get_axes()[0].get_title(loc="left")
-    assert title == "made-up/vision-tiny\nsees, each class by itself: tabby cat 61.2 %, rocket …"
+    assert title == "made-up/vision-tiny\npredicts, each class by itself: tabby cat 61.2 %, rocket …"
 
 
 def test_the_patch_that_is_explained_is_outlined_where_it_lies():

@@ -1,4 +1,4 @@
-"""The command `mambascope`: every verb of the library from a terminal, and every refusal as one sentence."""
+"""The command `mambascope`: every verb of the library in a terminal, and every refusal in one sentence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mambascope.errors import MambascopeError
 
 __all__ = ["app", "main"]
 
-#: What torch says when an allocation fails, on a CPU and on a GPU.
+#: What torch's messages contain when an allocation fails, on a CPU and on a GPU.
 OUT_OF_MEMORY = ("allocate memory", "out of memory")
 
 
 def main() -> None:
-    """Run the command; anything that mambascope refuses is printed as one sentence, with exit code 2."""
+    """Run the command; what mambascope refuses is printed as one sentence, with exit code 2."""
     try:
         app()
     except MambascopeError as error:

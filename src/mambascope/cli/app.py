@@ -1,4 +1,4 @@
-"""The command's verbs and options. Heavy imports wait until a verb needs them, so that whatever only lists is quick."""
+"""The command's verbs and options. Heavy imports wait until a verb needs them, so that listing things is quick."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ app = typer.Typer(
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="A bundled name, zoo:NAME, a folder, or a hub id.", metavar="NAME|PATH|HUB_ID"),
+    typer.Option("--model", "-m", help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="NAME|PATH|HUB_ID"),
 ]
 TokenizerOption = Annotated[
     str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
 ]
 DtypeOption = Annotated[
-    Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision in which the model runs.")
+    Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision to run the model in.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where the model runs, such as cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option(help="Device to run the model on, such as cpu or cuda.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
 AsTextOption = Annotated[
-    bool, typer.Option("--text", help="Read the argument as a text, even if it looks like a path.")
+    bool, typer.Option("--text", help="Treat the argument as a text, even if it looks like a path.")
 ]
 FormerOption = Annotated[str | None, typer.Option(hidden=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -56,53 +56,65 @@ def explain(
     text: Annotated[
         str,
         typer.Argument(
-            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+            help="What the model reads: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
         ),
     ],
     model: ModelOption = "tiny-mamba",
     method: Annotated[
-        str | None, typer.Option(help="How to score; `mambascope methods` lists them and names the default.")
+        str | None,
+        typer.Option(help="How to score the sources; `mambascope methods` lists the methods and the default."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="The token (or class) to explain; default: the likeliest.", metavar="TOKEN")
     ] = None,
-    foil: Annotated[str | None, typer.Option(help="A token (or class) to contrast it with.", metavar="TOKEN")] = None,
+    foil: Annotated[
+        str | None, typer.Option(help="A token (or class) to contrast the target with.", metavar="TOKEN")
+    ] = None,
     continuation: Annotated[
-        str | None, typer.Option(help="Explain the log-probability of this text after TEXT.", metavar="TEXT")
+        str | None,
+        typer.Option(
+            help="Explain the log-probability of this text as a continuation of the argument.", metavar="TEXT"
+        ),
     ] = None,
     generate: Annotated[
-        int | None, typer.Option(help="Let the model add N tokens, and explain each of them.", metavar="N")
+        int | None, typer.Option(help="Let the model generate N tokens, and explain each.", metavar="N")
     ] = None,
-    layer: Annotated[str, typer.Option(help="A layer's number, a range, or all.", metavar="N|N:N|all")] = "all",
+    layer: Annotated[
+        str, typer.Option(help="The layers to score: a number, a range, or all.", metavar="N|N:N|all")
+    ] = "all",
     position: Annotated[
-        int | None, typer.Option(help="The token to explain, from 0; negative from the end; default: the last.")
+        int | None,
+        typer.Option(help="The position to explain, from 0; negative numbers count from the end; default: the last."),
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(help="Explain several tokens (or patches), each by itself.", metavar="N,N|N:N|all")
+        str | None, typer.Option(help="Explain several positions, each by itself.", metavar="N,N|N:N|all")
     ] = None,
     patch: Annotated[
-        str | None, typer.Option(help="Of a picture, the patch to explain, from 0.", metavar="ROW,COLUMN")
+        str | None, typer.Option(help="For pictures: the patch to explain, from 0.", metavar="ROW,COLUMN")
     ] = None,
     stage: Annotated[
         int | None,
         typer.Option(
-            help="Of VMamba and MambaVision, the stage to explain, from 0; default: the last, for gradients the first."
+            help="For VMamba and MambaVision: the stage to explain, from 0; default: the last (gradients: the first)."
         ),
     ] = None,
-    image: Annotated[bool, typer.Option("--image", help="Read the argument as a picture's file, whatever it is.")] = (
+    image: Annotated[bool, typer.Option("--image", help="Treat the argument as a picture file, whatever it is.")] = (
         False
     ),
     as_text: AsTextOption = False,
     keep_size: Annotated[
-        bool, typer.Option("--keep-size", help="Let the model read a picture at its own size.")
+        bool, typer.Option("--keep-size", help="Read the picture at its own size, without resizing.")
     ] = False,
     variant: Annotated[
-        Literal["published", "reference-code"], typer.Option(help="The papers' formulas, or what their code does.")
+        Literal["published", "reference-code"],
+        typer.Option(help="The papers' formulas, or what their code does where it differs."),
     ] = "published",
     json: JsonOption = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Also write .html, .png, .pdf, .svg, .json, .csv, .npz or .safetensors.", metavar="FILE"),
+        typer.Option(
+            help="Also write a .html, .png, .pdf, .svg, .json, .csv, .npz or .safetensors file.", metavar="FILE"
+        ),
     ] = None,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
@@ -111,7 +123,7 @@ def explain(
     compat: FormerOption = None,
     targets: FormerOption = None,
 ) -> None:
-    """Show which tokens of a text, or patches of a picture, a prediction drew from, and what is predicted."""
+    """Show what a model predicts, and the tokens of a text or patches of a picture that it drew from."""
     from mambascope.cli import asked, explaining, loading, pictures_asked
 
     asked.refuse_former({"--compat": (compat, "--variant"), "--targets": (targets, "--positions")})
@@ -141,29 +153,31 @@ def explain(
 
 @app.command()
 def compare(
-    picture: Annotated[str, typer.Argument(help="A picture's file.", metavar="PICTURE")],
-    models: Annotated[str, typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, with commas; a row each.")],
+    picture: Annotated[str, typer.Argument(help="The picture file.", metavar="PICTURE")],
+    models: Annotated[
+        str, typer.Option(help="The rows: bundled names, zoo:NAME, folders or hub ids, separated by commas.")
+    ],
     methods: Annotated[
         str | None,
-        typer.Option(help="The columns, with commas; default: raw attention, rollout, attribution, relevance."),
+        typer.Option(help="The columns, separated by commas; default: raw attention, rollout, attribution, relevance."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="The class to explain; default: each model's likeliest.", metavar="CLASS")
     ] = None,
-    foil: Annotated[str | None, typer.Option(help="A class to contrast it with.", metavar="CLASS")] = None,
+    foil: Annotated[str | None, typer.Option(help="A class to contrast the target with.", metavar="CLASS")] = None,
     patch: Annotated[str | None, typer.Option(help="The patch to explain, from 0.", metavar="ROW,COLUMN")] = None,
     keep_size: Annotated[
-        bool, typer.Option("--keep-size", help="Let the models read the picture at its own size.")
+        bool, typer.Option("--keep-size", help="Read the picture at its own size, without resizing.")
     ] = False,
     json: JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Also write .html, .png, .pdf, .svg or .json.", metavar="FILE")
+        Path | None, typer.Option(help="Also write a .html, .png, .pdf, .svg or .json file.", metavar="FILE")
     ] = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Show what several models drew from in one picture: a row a model, a column a method."""
+    """Show what several models drew from in one picture: a row for each model, a column for each method."""
     from mambascope.cli import comparing, loading
 
     comparing.compare(
@@ -182,7 +196,7 @@ def compare(
 
 @app.command()
 def models() -> None:
-    """List the models that come with mambascope, and those of its zoo."""
+    """List the models that come with mambascope, and those in its zoo."""
     from mambascope.cli import listing_models
 
     listing_models.print_models()
@@ -190,9 +204,9 @@ def models() -> None:
 
 @app.command()
 def methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the documentation's page on methods.")] = False,
 ) -> None:
-    """List the methods: what each shows, whose it is, what it needs and costs."""
+    """List the methods: what each shows, its paper, what it needs and what it costs."""
     from mambascope.cli import listing_methods
 
     listing_methods.print_methods(markdown=markdown)
@@ -200,14 +214,14 @@ def methods(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder, or a hub id.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")],
     json: JsonOption = False,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Print a model's family, layers and sizes, and how exactly its mixers are rebuilt on a probe text."""
+    """Print a model's family, layers and sizes, and how exactly its mixers' outputs are rebuilt on a probe."""
     from mambascope.cli import describing, loading
 
     loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
@@ -219,15 +233,17 @@ def maps(
     text: Annotated[
         str,
         typer.Argument(
-            help="What the model reads: a text (`-` for standard input) or a picture's file.", metavar="TEXT|PICTURE"
+            help="What the model reads: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
         ),
     ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.", metavar="FILE")],
-    layer: Annotated[int, typer.Option(help="The layer's number; negative from the end.")],
+    layer: Annotated[int, typer.Option(help="The layer's number; negative numbers count from the end.")],
     method: Annotated[
-        Literal["hidden-attention", "implicit-attention"], typer.Option(help="Which matrix.")
+        Literal["hidden-attention", "implicit-attention"], typer.Option(help="Which matrices to write.")
     ] = "hidden-attention",
-    channels: Annotated[str, typer.Option(help="all, mean, or numbers with commas.", metavar="all|mean|N,N")] = "all",
+    channels: Annotated[
+        str, typer.Option(help="all, mean, or numbers separated by commas.", metavar="all|mean|N,N")
+    ] = "all",
     as_text: AsTextOption = False,
     model: ModelOption = "tiny-mamba",
     tokenizer: TokenizerOption = None,
@@ -235,7 +251,7 @@ def maps(
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write one layer's matrices of a text or a picture, one per channel (Mamba-1) or head (Mamba-2), to a file."""
+    """Write one layer's matrices for a text or picture to a file, one per channel (Mamba-1) or head (Mamba-2)."""
     from mambascope.cli import loading, mapping
 
     mapping.write_maps(
@@ -252,31 +268,31 @@ def maps(
 @app.command()
 def evaluate(
     task: Annotated[str, typer.Argument(help="The task's name.", metavar="TASK")],
-    methods: Annotated[str, typer.Option(help="The methods to judge, with commas.", metavar="A,B,C")],
+    methods: Annotated[str, typer.Option(help="The methods to judge, separated by commas.", metavar="A,B,C")],
     models: Annotated[
         str | None,
-        typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, with commas; default: the task's own."),
+        typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, separated by commas; default: the task's own."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Other data of the task's kind: a path, or for records a hub id.")
+        str | None, typer.Option(help="Other data in the task's format: a path, or for records a hub id.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first N samples.", metavar="N")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder that keeps every result.", metavar="DIR")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep every result in.", metavar="DIR")] = None,
     all_metrics: Annotated[
-        bool, typer.Option("--all-metrics", help="Print every metric, not the task's main ones alone.")
+        bool, typer.Option("--all-metrics", help="Print every metric, not only the task's main ones.")
     ] = False,
     json: JsonOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in that folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="This process, or the machines of a Ray cluster.")] = (
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Run in this process, or on a Ray cluster.")] = (
         "local"
     ),
-    address: Annotated[str | None, typer.Option(help="The Ray cluster; default: this machine.")] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs that each of Ray's actors takes.")] = 0.0,
+    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster; default: this machine.")] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs for each Ray actor.")] = 0.0,
     shard: Annotated[
-        str | None, typer.Option(help="Do the K-th of N subsets of the samples, from 0.", metavar="K/N")
+        str | None, typer.Option(help="Judge only the K-th of N subsets of the samples, from 0.", metavar="K/N")
     ] = None,
-    seed: Annotated[int, typer.Option(help="What every sample's own seed derives from.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed from which each sample's own is derived.")] = 0,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
@@ -312,15 +328,15 @@ def evaluate(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `evaluate --out` wrote.", metavar="DIR...")],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; default: report in the first folder.", metavar="DIR")
+        Path | None, typer.Option(help="Folder to write to; default: report/ in the first folder.", metavar="DIR")
     ] = None,
     layers_from: Annotated[
         Path | None, typer.Option(help="Also report each method's best layer, chosen on this run.", metavar="DIR")
     ] = None,
-    layers_by: Annotated[str | None, typer.Option(help="The metric that chooses it.", metavar="METRIC")] = None,
+    layers_by: Annotated[str | None, typer.Option(help="The metric to choose it by.", metavar="METRIC")] = None,
     figures: Annotated[Literal[".png", ".pdf", ".svg"], typer.Option(help="The figures' format.")] = ".png",
 ) -> None:
-    """Write tables (Markdown, LaTeX, CSV) and figures of stored runs, with intervals and paired tests."""
+    """Write tables (Markdown, LaTeX, CSV) and figures for stored runs, with intervals and paired tests."""
     from mambascope.cli import reporting
 
     reporting.report(folders, out=out, layers_from=layers_from, layers_by=layers_by, figures=figures)

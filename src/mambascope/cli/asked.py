@@ -1,4 +1,4 @@
-"""Options as people type them, read; refusals say what was typed."""
+"""Reading options as people type them; error messages quote what was typed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def positions_asked(positions: str | None) -> Layers | None:
 
 
 def refuse_former(options: dict[str, tuple[str | None, str]]) -> None:
-    """Raise InputError if an option is given by the name that it had; `options` has its value and its name of today."""
+    """Raise InputError if an option is given by a former name; `options` maps these to its value and its new name."""
     for old, (value, new) in options.items():
         if value is not None:
             raise InputError(f"{old} is now called {new}; see mambascope explain --help")
@@ -37,5 +37,5 @@ def patch_asked(patch: str | None) -> tuple[int, int] | None:
 
 
 def short(text: str, letters: int = 60) -> str:
-    """Return what was typed, quoted, cut to a length that suits a message."""
+    """Return what was typed, quoted, and cut to fit a message."""
     return repr(text if len(text) <= letters else text[: letters - 1] + "…")

@@ -1,4 +1,4 @@
-"""`mambascope compare`: several models before one picture, by one method a column."""
+"""`mambascope compare`: several models on one picture, a row each, with a method in each column."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compare(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Explain one picture by every method with every model, print the numbers, and write the grid."""
+    """Explain one picture by every method on every model, print the numbers, and write the grid."""
     columns = {name: _standing_in(name) for name in COLUMNS}
     if methods is not None:
         columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
@@ -79,7 +79,7 @@ def compare(
 
 
 def _standing_in(column: str) -> tuple[str, ...]:
-    """Return the methods of a column, of which the first that can read the model is taken: the most special first."""
+    """Return a column's methods, the most specialised first; the first that can read the model is used."""
     found = [method for method in METHODS.values() if method.column == column]
     return tuple(method.name for method in sorted(found, key=lambda method: method.kinds is None))
 
@@ -87,12 +87,12 @@ def _standing_in(column: str) -> tuple[str, ...]:
 def _names(given: str, option: str) -> list[str]:
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
-        raise InputError(f"{option} names nothing; give one name or several with commas")
+        raise InputError(f"{option} is empty; give one name, or several separated by commas")
     return list(dict.fromkeys(names))
 
 
 def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
-    """Return one model's results, column by column; methods that score a position are asked about no class."""
+    """Return one model's results, column by column; methods that score a position are not asked about a class."""
     model, kinds = subject.model, kinds_of(subject.model)
     named = question["target"] is not None or question["foil"] is not None
     one_patch = question["patch"] is not None and (named or not has_features(model))
@@ -128,7 +128,7 @@ def _plain(row: Compared) -> dict[str, Any]:
 
 
 def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
-    """Print what each model sees and, method by method, where most came from."""
+    """Print what each model predicts and, method by method, its top source."""
     console = Console()
     screen = Screen.of(console)
     for row in rows:
@@ -137,7 +137,7 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
         error = first.diagnostics["reconstruction_error"]
         head = f"{visible(first.model.name)} · {first.model.family} · rebuilt to within {error:.1e}"
         each = f", {INDEPENDENT}:" if first.target.independent else ""
-        lines = [f"  sees{each} {seen}"] if seen else []
+        lines = [f"  predicts{each} {seen}"] if seen else []
         for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
             if result is None:
                 lines.append(_line(column, reason, screen.width))
@@ -151,7 +151,7 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
 
 
 def _line(name: str, words: str, width: int) -> str:
-    """Return what one column says; on a narrow screen below its name."""
+    """Return one column's line; on a narrow screen its words go below its name."""
     line = f"  {name:<24}{words}"
     return line if cell_len(line) <= width else f"  {name}\n{textwrap.fill(words, width, **SET_IN)}"
 

@@ -1,4 +1,4 @@
-"""What the command does with results: prints the first, writes them to a file, whole or not at all."""
+"""What the command does with results: print the first, and write all to a file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_out(out: Path | None, formats: tuple[str, ...] = show.FORMATS) -> None
 
 
 def command_line() -> str:
-    """Return the command that is running, as it can be typed again."""
+    """Return the running command, as it could be typed again."""
     return "mambascope " + shlex.join(sys.argv[1:])
 
 

@@ -20,12 +20,12 @@ from mambascope.trace import Trace, capture
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
 
-#: Tokens of the probe when the model has no tokenizer, or one that cannot read it.
+#: Length of the probe in tokens when the model has no tokenizer, or one that cannot read the text.
 PROBE_LENGTH = 16
 
 
 def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
-    """Print what a model is and the self-check on a probe text."""
+    """Print what a model is, and the self-check on a probe."""
     facts = describe(name, model, tokenizer)
     if as_json:
         print(json.dumps(facts))
@@ -91,7 +91,7 @@ def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _residual(trace: Trace, rule: ActivationRule) -> float:
-    """Return what contributions under a rule leave unexplained of a layer's output, averaged over layers."""
+    """Return the share of a layer's output that a rule's contributions leave unexplained, averaged over layers."""
     return sum(trace.operator(layer).residual(rule) for layer in range(len(trace.layers))) / len(trace.layers)
 
 

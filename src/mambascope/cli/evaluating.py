@@ -1,4 +1,4 @@
-"""`mambascope evaluate`: check what was asked for, run, print what came out on average."""
+"""`mambascope evaluate`: check the options, run the task, print the means."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def evaluate(
     """Run a task and print the means; without a folder nothing is kept."""
     chosen = find_task(task, data)
     if out is None and (resume or overwrite or shard):
-        raise InputError("--resume, --overwrite and --shard are about stored results; name their folder with --out")
+        raise InputError("--resume, --overwrite and --shard apply to stored results; name their folder with --out")
     load = functools.partial(
         _load, tokenizer=tokenizer, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
@@ -74,7 +74,7 @@ def evaluate(
                 )
         except KeyboardInterrupt:
             if out is not None:
-                print(f"mambascope: what was done is in {out}; use --resume to continue", file=sys.stderr)
+                print(f"mambascope: the results so far are in {out}; use --resume to continue", file=sys.stderr)
             raise
         _report(chosen, result, out, all_metrics=all_metrics, as_json=as_json)
 
@@ -101,12 +101,12 @@ def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: boo
     before = f", {result.found:,} stored before" if result.found else ""
     print(f"judged    {result.computed:,} samples{before}")
     if stored.missing:
-        print(f"missing   {stored.missing:,} samples, of other subsets or yet to be resumed")
+        print(f"missing   {stored.missing:,} samples, in other subsets or left for --resume")
     print("kept      nothing; --out DIR keeps every result" if out is None else f"kept      {out}")
 
 
 def _load(name: str, *, tokenizer: str | None, dtype: str, device: str, trust_remote_code: bool) -> Any:
-    """Return a model and its tokenizer, without a word: the bar of the run is on the screen, or that of no screen."""
+    """Return a model and its tokenizer, printing nothing: the run shows its own progress bar."""
     transformers.logging.set_verbosity_error()
     return load_model(
         name, dtype=getattr(torch, dtype), device=device, tokenizer=tokenizer, trust_remote_code=trust_remote_code

@@ -1,4 +1,4 @@
-"""`mambascope explain`: check what was asked for, explain, print, write."""
+"""`mambascope explain`: check the options, explain, print, write."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def explain(
     model, processor = load()
     if reads_pictures(model) and not is_picture:
         raise InputError(
-            f"{type(model).__name__} reads pictures, and there is no file {short(source)} that is one; name a picture"
+            f"{type(model).__name__} reads pictures, not the text {short(source)}; give the path of a picture"
         )
     asked: dict[str, Any] = {
         "method": method,

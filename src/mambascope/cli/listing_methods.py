@@ -1,6 +1,7 @@
 """`mambascope methods`: the table of methods, for the terminal and for the documentation.
 
-It is read from a file that `make methods` writes from the registry: the registry imports torch, and a list need not.
+It is read from a file that `make methods` writes from the registry: a list need not wait for the registry to import
+torch.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def print_methods(*, markdown: bool = False) -> None:
 
 
 def page() -> str:
-    """Return the page of the documentation."""
+    """Return the documentation's page on methods."""
     known = read_table()
     defaults, methods = known["defaults"], known["methods"]
     rows = [list(methods[0]), ["---"] * len(methods[0])]

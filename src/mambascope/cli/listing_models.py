@@ -16,7 +16,7 @@ from mambascope.loading.zoo import how_to_get, place, zoo_models
 
 
 def print_models() -> None:
-    """Print the bundled models with their family and sizes, and those of the zoo with their task and size."""
+    """Print the bundled models with their families and sizes, and the zoo's with their tasks and sizes."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "family", "layers", "width", "parameters", "file"):
@@ -49,13 +49,13 @@ def parameters(file: Path) -> int:
     """Return how many numbers a safetensors file holds, from its header: its length in 8 bytes, then JSON.
 
     Raises:
-        CheckpointError: if it is no such file.
+        CheckpointError: if it is not a complete safetensors file.
     """
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             if length > file.stat().st_size:
-                raise ValueError("this is another kind of file, whose first bytes are no length")
+                raise ValueError("this is another kind of file: its first bytes are not a length")
             header = json.loads(opened.read(length))
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:

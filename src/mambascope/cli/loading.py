@@ -1,4 +1,4 @@
-"""Loading for the command: names of precisions become precisions, and the libraries keep quiet."""
+"""Loading for the command: precisions are given by name, and the libraries print nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
     local = name in bundled_models() or name.startswith(PREFIX) or Path(name).exists()
-    with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads have bars
+    with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads show bars
         return load_model(
             name,
             dtype=getattr(torch, dtype),

@@ -34,7 +34,7 @@ def write_maps(
     method: Literal["hidden-attention", "implicit-attention"],
     channels: str,
 ) -> None:
-    """Capture a text, compute the maps, and write them whole or not at all, with the tokens in the header."""
+    """Capture a text or picture and write its maps, whole or not at all, with the tokens in the header."""
     chosen = _channels(channels)
     if out.suffix.lower() != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
@@ -66,7 +66,9 @@ def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, 
         ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
         return {"input_ids": ids.to(model.device)}, pieces
     if not seen:
-        raise InputError(f"{type(model).__name__} reads pictures, and there is no picture {short(text)}")
+        raise InputError(
+            f"{type(model).__name__} reads pictures, not the text {short(text)}; give the path of a picture"
+        )
     inputs = {"pixel_values": read_picture(text, model).pixel_values.to(model.device, model.dtype)}
     grid = patch_grid(model, inputs)
     return inputs, [] if grid is None else [grid.name(position) for position in range(grid.tokens)]
@@ -80,4 +82,4 @@ def _channels(channels: str) -> Literal["mean"] | list[int] | None:
     try:
         return [int(number) for number in channels.split(",")]
     except ValueError:
-        raise InputError(f"--channels {channels!r} is neither all, mean, nor numbers with commas") from None
+        raise InputError(f"--channels {channels!r} is neither all, mean, nor numbers separated by commas") from None

@@ -1,6 +1,6 @@
 """The tables at the end of `mambascope evaluate`: means over samples, one line per method, plain text of 80 columns.
 
-First those that the task names as its main ones; what else it measures follows on request.
+The task's main metrics come first; the others follow on request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LABEL = 20
 
 ARROWS = {"higher": "↑", "lower": "↓", None: ""}
 
-#: The table shows no intervals, so few resamples do.
+#: The table shows no intervals, so few resamples are enough.
 RESAMPLES = 100
 
 
@@ -33,8 +33,8 @@ class Averages:
     """Means of a run.
 
     Attributes:
-        summary: They, as reports have them.
-        at_best_layer: Whether they are of each method's best layer, as the task judges no whole models.
+        summary: The means, as reports use them.
+        at_best_layer: Whether they are those of each method's best layer, as the task does not judge whole models.
     """
 
     summary: Summary
@@ -42,7 +42,7 @@ class Averages:
 
     @property
     def means(self) -> list[dict[str, Any]]:
-        """One value per model, method and metric, as plain values."""
+        """One entry per model, method and metric, in plain values."""
         return [
             {
                 "model": column.model,
@@ -69,12 +69,12 @@ def averages(task: Task, stored: StoredRun) -> Averages | None:
 
 
 def means_table(averages: Averages, task: Task, *, all_metrics: bool = False) -> str:
-    """Return the means as lines of 80 columns: for each model the task's tables, the best of each metric with a star.
+    """Return the means as lines of 80 columns: for each model the task's tables, with a star at each metric's best.
 
     Args:
         averages: The means.
         task: Their task.
-        all_metrics: Whether the metrics that the task does not name as its main ones follow.
+        all_metrics: Whether to add the metrics that are not among the task's main ones.
     """
     summary = averages.summary
     lines: list[str] = []
@@ -104,7 +104,7 @@ def means_table(averages: Averages, task: Task, *, all_metrics: bool = False) ->
 
 
 def _tables(names: list[str], task: Task, all_metrics: bool) -> Iterator[tuple[str, list[str]]]:
-    """Yield what each table is about and the names of its metrics, of those that there are."""
+    """Yield what each table is about, and the names of its metrics that have values."""
     left = names
     for table in task.main:
         found = [name for name in table.metrics if name in left]
@@ -129,7 +129,7 @@ class _Table:
     def __init__(self, summary: Summary, columns: list[Column]) -> None:
         self._cells = summary.cells
         self._columns = columns
-        # what has a value of none of the metrics, as a position that a method cannot read, has no line
+        # a method that has a value for none of the metrics gets no line
         self._methods = [m for m in summary.methods if any((m, column) in summary.cells for column in columns)]
         self._margin = max(map(len, ("method", *self._methods))) + 1
         alike = len({column.metric.name.partition(":")[2] for column in columns}) == 1 and len(columns) > 1
@@ -176,13 +176,13 @@ class _Table:
         return f"{cell.interval.value:.4g}" + ("*" if cell.best and self._stars[number] else " ")
 
     def _has_best(self, column: Column) -> bool:
-        """Return whether a method is better than another; what they share, as the model's accuracy, has no best."""
+        """Return whether one method is better than another; a value that all share, as accuracy, has no best."""
         cells = [self._cells[method, column] for method in self._methods if (method, column) in self._cells]
         return any(cell.best for cell in cells) and not all(cell.best for cell in cells)
 
 
 def _wrapped(legend: dict[str, str]) -> list[str]:
-    """Return a line or two on each metric."""
+    """Return each metric's title, on a line or two."""
     margin = max(map(len, legend), default=0) + 2
     lines = []
     for label, title in legend.items():
@@ -191,7 +191,7 @@ def _wrapped(legend: dict[str, str]) -> list[str]:
 
 
 def _label(metric: Metric, alike: bool) -> str:
-    """Return a metric's label, or its name where that is shorter than a long label; whole, but for a shared variant."""
+    """Return a metric's label, or its name if the label is too long, without a variant that all of them share."""
     name, _, variant = metric.name.partition(":")
     if not alike or not variant:
         return metric.label if len(metric.label) <= LABEL else metric.name

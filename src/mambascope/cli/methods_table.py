@@ -1,6 +1,6 @@
 """Write `methods.json`, what `mambascope methods` prints, from the registry: `python -m mambascope.cli.methods_table`.
 
-The registry imports torch, which takes seconds; the command reads this file instead. A test holds it to the registry.
+The registry imports torch, which takes seconds; the command reads this file instead. A test compares the two.
 """
 
 from __future__ import annotations

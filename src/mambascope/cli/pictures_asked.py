@@ -1,4 +1,4 @@
-"""Whether the command's argument is a picture or a text; what looks like a picture's path and is none is refused."""
+"""Whether the command's argument is a picture or a text; what looks like a picture's path but is not one is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mambascope.cli.asked import short
 from mambascope.errors import InputError
 from mambascope.inputs.pictures import SUFFIXES, is_picture
 
-#: How a path begins that no text does: /, ./, ../, ~/, ~name/, and a drive's letter.
+#: How a path may begin and a text does not: /, ./, ../, ~/, ~name/, and a drive's letter.
 ROOTED = re.compile(r"/|\.{1,2}/|~[\w.-]*/|[A-Za-z]:[\\/]")
 
 
@@ -21,13 +21,13 @@ def is_asked(
     """Return whether `explain` is asked about a picture.
 
     Args:
-        argument: What stands for the text or the picture.
+        argument: The text, or the path of the picture.
         forced: Whether `--image` is given.
         as_text: Whether `--text` is given.
-        patch, stage, keep_size: Options for pictures alone.
+        patch, stage, keep_size: Options that apply only to pictures.
 
     Raises:
-        InputError: if it looks like a picture's path and is none, or options for pictures come with a text.
+        InputError: if it looks like a picture's path but is not one, or options for pictures are given with a text.
     """
     if forced and as_text:
         raise InputError("--image and --text contradict each other; give one of them")
@@ -36,18 +36,18 @@ def is_asked(
     given = {"--patch": patch is not None, "--stage": stage is not None, "--keep-size": keep_size}
     if any(given.values()):
         option = next(name for name, there in given.items() if there)
-        found = "--text says that there is none" if as_text else f"there is no picture {short(argument)}"
-        raise InputError(f"{option} is for pictures, and {found}")
+        found = "--text says that this is a text" if as_text else f"there is no picture {short(argument)}"
+        raise InputError(f"{option} is for pictures, but {found}")
     if not as_text:
         check_text(argument, "explain")
     return False
 
 
 def check_text(argument: str, verb: str) -> None:
-    """Raise InputError, which says how it is a text after all, if this looks like a path and names no picture.
+    """Raise InputError if this looks like a path but is not a picture; the message says how to pass it as a text.
 
     Args:
-        argument: What stands for the text or the picture; `-`, for standard input, is a text.
+        argument: The text, or the path of the picture; `-`, for standard input, is a text.
         verb: The command's verb.
     """
     if not looks_like_path(argument):
@@ -57,7 +57,7 @@ def check_text(argument: str, verb: str) -> None:
         read = f"mambascope {verb} - < {shlex.quote(argument)}"
         raise InputError(f"{short(argument)} is a file but not a picture; for the text in it run {read}, or {whole}")
     found = "is a folder" if os.path.isdir(argument) else "does not exist"
-    raise InputError(f"{short(argument)} looks like the path of a picture and {found}; check it, or {whole}")
+    raise InputError(f"{short(argument)} looks like the path of a picture but {found}; check it, or {whole}")
 
 
 def looks_like_path(argument: str) -> bool:
@@ -75,8 +75,8 @@ def looks_like_path(argument: str) -> bool:
 
 
 def check_alone(**options: object) -> None:
-    """Raise InputError if options that mean something to texts alone come with a picture."""
+    """Raise InputError if options that apply only to texts are given with a picture."""
     given = [name for name, value in options.items() if value is not None]
     if given:
-        hint = "; name a patch by --patch ROW,COLUMN" if given[0] == "position" else ""
-        raise InputError(f"--{given[0]} is for texts, and a picture is to be explained{hint}")
+        hint = "; name a patch with --patch ROW,COLUMN" if given[0] == "position" else ""
+        raise InputError(f"--{given[0]} is for texts, but this is a picture{hint}")

@@ -20,7 +20,9 @@ def report(
 ) -> None:
     """Write the report of one or several runs and say where it is and what it leaves out."""
     if (layers_from is None) != (layers_by is None):
-        raise InputError("choose layers with both --layers-from, a run to choose on, and --layers-by, a metric of it")
+        raise InputError(
+            "give both --layers-from, the run to choose layers on, and --layers-by, the metric to choose by"
+        )
     pandas = package("pandas")
     runs = [_read(folder) for folder in folders]
     metrics = listed_metrics(metric for task in TASKS.values() for metric in task.metrics)

@@ -1,4 +1,4 @@
-"""What the library says, in the command's words: arguments of Python's functions as the options that give them."""
+"""The library's messages in the command's words: arguments of Python functions become command options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ARGUMENT = re.compile(rf"(?<![\w.'\"])(?P<name>[a-z][a-z_]*)=(?P<value>{QUOTED}|
 
 
 def in_options(message: str) -> str:
-    """Return a message with arguments that the command has options for written so: `layer='all'` as `--layer all`."""
+    """Return a message with arguments written as the command's options where it has them: `--layer all`."""
     return ARGUMENT.sub(_as_option, message)
 
 

@@ -1,4 +1,4 @@
-"""From a question to results: each method's rows, what they are about, and how far to trust them."""
+"""From a question to results: each method's rows, what each row explains, and how far to trust it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mambascope.progress import Steps, told
 from mambascope.readouts import Place
 from mambascope.trace import Trace
 
-#: What is told of the work: by default a bar in a terminal or notebook once it has taken two seconds; False for none.
+#: How progress is shown: by default a bar in a terminal or notebook once two seconds have passed; False for none.
 Progress = Steps | bool | None
 
 
@@ -53,7 +53,7 @@ def answer(
     variant: Variant = "published",
     progress: Progress = None,
 ) -> list[Attribution]:
-    """Return one result per method, all from the subject's one capture; arguments as in `explain`."""
+    """Return one result per method, all from one capture of the subject; arguments as in `explain`."""
     check_options(methods, layer, variant)
     with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
         results = _answers(subject, methods, question, read_layers(layer), stage, variant, steps)
@@ -97,7 +97,7 @@ def _answers(
     results = []
     for method in methods:
         started = time.perf_counter()
-        if every and not method.asks:  # nothing is read of the output: rows of all positions, as its maps have them
+        if every and not method.asks:  # the method does not read the output: the rows of all positions are its maps
             places, target = tuple(range(len(tokens))), in_focus[-1]
             targets: tuple[Target, ...] = ()
             rows = _every_row(trace, method, layers, variant, step)
@@ -134,7 +134,7 @@ def _answers(
 
 
 def _every_row(trace: Trace, method: Method, layers: list[int], variant: Variant, step: Callable[[], None]) -> Rows:
-    """Return the rows of all positions of a method that reads nothing of the output: from its maps, if it has any."""
+    """Return the rows of all positions for a method that does not read the output: from its maps, if it has any."""
     if variant == "published" and (method.map is not None or method.whole_map is not None):
         return score_every(trace, method, layers=layers, step=step)
     places = [Place((place,)) for place in range(trace.shape[1])]
@@ -144,7 +144,7 @@ def _every_row(trace: Trace, method: Method, layers: list[int], variant: Variant
 def _targets(
     subject: Subject, trace: Trace, tokens: tuple[str, ...], resolved: ResolvedQuestion, question: Question
 ) -> tuple[Target, ...]:
-    """Return what each row is about; the last one is in focus."""
+    """Return what each row explains; the last one is in focus."""
     whole = subject.following is not None and not question.each
     independent = has_independent_classes(subject.model, trace)
     found = []
@@ -157,10 +157,10 @@ def _targets(
 
 
 def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> dict[str, Any]:
-    """Return what was measured about a method's scores, with what its activation rule leaves and a caution in words.
+    """Return what was measured about a method's scores, its activation rule's residual, and a caution in words.
 
-    Of several rows, that of the last, which is in focus, with the worst error of all rows in place of its own;
-    `per_target` has what was measured of each.
+    For several rows it is that of the last, which is in focus, but with the worst error of all rows; `per_target` has
+    each row's own.
     """
     each = [dict(one) for one in rows.diagnostics]
     found = each[-1] if each else {}
@@ -175,7 +175,7 @@ def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> di
 
 
 def _cautions(found: Mapping[str, Any], each: Sequence[Mapping[str, Any]], trace: Trace) -> str:
-    """Return why scores should not be relied on; of several rows, the first row's reason and how many have one."""
+    """Return why scores should not be relied on; for several rows, the first reason and how many rows have one."""
     dtype = trace.layers[0].y.dtype
     if len(each) < 2:
         return caution(found, dtype)
@@ -184,7 +184,7 @@ def _cautions(found: Mapping[str, Any], each: Sequence[Mapping[str, Any]], trace
 
 
 def _layers(layers: Layers, count: int, variant: str) -> list[int]:
-    """Return the numbers of the layers that are asked for; the reference code's unless others are named."""
+    """Return the numbers of the layers asked for; with the reference code, its own layers unless others are named."""
     if layers == "all" and variant == "reference-code":
         return list(range(first_reference_layer(count), count))
     return chosen_layers(layers, count)
@@ -206,7 +206,7 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
 
 
 def _shifted(progress: Steps | None, before: int, after: int) -> Steps | None:
-    """Return a callback for one part of the work, with so many steps before it and after it."""
+    """Return a callback for one part of the work, given how many steps come before and after it."""
     if progress is None:
         return None
     return lambda done, total: progress(before + done, before + total + after)

@@ -1,4 +1,4 @@
-"""Which method explains when none is named."""
+"""The methods used when none is named."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from mambascope.methods.registry import METHODS
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers
 
-#: The method that shows layers, every position, or a model without a head, when none is named: of those that can, it
-#: agrees best with interventions in the size of its scores (docs/agreement.md).
+#: The default for single layers, for all positions and for models without a head: of the methods that can score these,
+#: it agrees best with interventions in the size of its scores (docs/agreement.md).
 DEFAULT_METHOD = next(method.name for method in METHODS.values() if method.shows_layers)
 
 
 def answering() -> list[Method]:
-    """Return the methods that explain a prediction when none is named, of which the first that can is taken.
+    """Return the defaults for a prediction, of which the first that can read the model is used.
 
-    They find best what the answer was drawn from where that is known (docs/evaluation.md), and agree best with
+    Where it is known what an answer was drawn from, they find it best (docs/evaluation.md), and they agree best with
     interventions in sign.
     """
     return sorted((one for one in METHODS.values() if one.answers is not None), key=lambda one: one.answers or 0)
 
 
 def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all", every: bool = False) -> str:
-    """Return the method that explains when none is named.
+    """Return the method to use when none is named.
 
     Args:
         model: The model.
-        asks: Whether a target, a foil, a continuation or generated tokens are asked about.
-        layer: The layers that are asked about.
-        every: Whether every position is.
+        asks: Whether the question names a target, a foil, a continuation or generated tokens.
+        layer: The layers to explain.
+        every: Whether every position is explained.
     """
     if isinstance(model, StagedModel):
         return next(one.name for one in answering() if one.by_stage) if asks else DEFAULT_METHOD
@@ -43,7 +43,7 @@ def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all
 
 
 def has_head(model: nn.Module) -> bool:
-    """Return whether a model predicts something, so that there is a number to explain."""
+    """Return whether a model makes predictions, so that there is a number to explain."""
     if isinstance(getattr(model, "head", None), nn.Module):
         return True
     return isinstance(model, PreTrainedModel) and (

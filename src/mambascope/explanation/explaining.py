@@ -1,4 +1,4 @@
-"""From a model and what it reads to results: one verb, one path."""
+"""`explain`: from a model and what it reads to a result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mambascope.numbering import (
 
 
 class Options(TypedDict, total=False):
-    """What `explain` can be asked beside the method; it says what each means."""
+    """The options of `explain` other than the method; its docstring says what each means."""
 
     target: str | int | None
     foil: str | int | None
@@ -89,54 +89,56 @@ def explain(
     views: bool = False,
     progress: Progress = None,
 ) -> Attribution | list[Attribution]:
-    """Return which tokens of a text, or patches of a picture, an output drew from.
+    """Return how much an output drew from each token of a text, or from each patch of a picture.
 
-    Methods that score layers explain a position, layer by layer. Methods that explain the whole model explain a number
-    read from its output: the logit of the likeliest next token after the position (of a classifier, of the likeliest
-    class), unless you name another.
+    The result is one `Attribution`, or a list of them if `method` is a list or `views` is set. Methods that score
+    layers explain a position: what each layer's output there drew from. Methods that explain the whole model explain a
+    number read from its output: unless you name another, the logit of the likeliest token after the position, or of a
+    classifier's likeliest class.
 
     Args:
         model: A stock model of a supported family, as `load` returns it.
-        processor: Its tokenizer. For a model of pictures its image processor, or None.
-        source: What the model reads: a text; a picture (a file, an image of Pillow, pixels (h, w, 3) as uint8, or what
-            `read_picture` returned); or the model's own inputs by name, such as `{"input_ids": ids}`, one text or
+        processor: The model's tokenizer; for a vision model, its image processor or None.
+        source: What the model reads: a text; a picture (a file, a Pillow image, pixels (h, w, 3) as uint8, or what
+            `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`, for one text or
             picture.
-        method: Name of a method, see `methods.METHODS`; several names give a list of results. By default `mamba-lrp`
-            (`alti-logit` for Transformers), which explains what is predicted; `latim` for single layers, for all
-            positions, for a patch, and for models without a head.
-        target: The token to explain in place of the likeliest one, as text (one token, its leading space included) or
-            id; of a classifier, the class, by name or number.
-        foil: A token or class to contrast with: explain the target's logit minus the foil's.
-        position: The token to explain, from 0; negative numbers count from the end; by default the last. What the
-            model predicts *after* this token is in `Attribution.target.next_tokens`.
-        positions: Several of them, each explained by itself (`[3, 5]`, `range(2, 5)`, "2:5"), or "all": the result has
-            a row for each.
-        patch: Of a picture, explain what stands at this row and column of the patches, from 0, in place of where
-            classes are read. Where no class is named, methods that explain a number explain the size of the patch's
-            features, if the model returns them.
-        continuation: Explain the log-probability of this text after the given one, as a whole.
-        generate: Let the model add so many tokens (its likeliest at each step) and explain each of them: the result
+        method: The name of a method, see `methods.METHODS`; a list of names gives a list of results. By default
+            `mamba-lrp` (`alti-logit` for Transformers), which explains the prediction; `latim` for single layers, for
+            all positions, for a patch, and for models without a head.
+        target: The token to explain instead of the likeliest one, as text (a single token, with its leading space) or
+            id; for a classifier, the class, by name or number.
+        foil: A token or class to contrast with: the target's logit minus the foil's is explained.
+        position: The position to explain, from 0; negative numbers count from the end; by default the last. What the
+            model predicts *after* this position is in `Attribution.target.next_tokens`.
+        positions: Several positions, each explained by itself (`[3, 5]`, `range(2, 5)`, "2:5"), or "all". The result
             has a row for each.
-        layer: One layer's number (negative numbers count from the end), several (`[2, 5]`, `range(2, 5)`), a slice of
-            them (also written "2:5"), or all; for methods that score layers. The reference code's raw attention begins
-            at layer 15 of 24 unless you say otherwise.
-        stage: Of VMamba and MambaVision, whose stages read fewer and fewer patches, the one that is explained, from its
-            own patches: the number among those that mix tokens. By default the last, or for methods that go back to
-            the embedded tokens the first. Its layers are counted from 0.
-        variant: `reference-code` for what the papers' code does where it differs from their formulas.
-        keep_size: Leave a picture at its own size, with the model's positions interpolated.
-        views: Return a list: what was asked for, and behind it what a page offers to switch to (the sources of every
+        patch: For a picture, the patch to explain, as (row, column) from 0, instead of the position that classes are
+            read from. If no class is named, methods that explain a number explain the size of the patch's features,
+            provided that the model returns them.
+        continuation: A text to follow the given one; its log-probability as a whole is explained.
+        generate: How many tokens the model adds to the text, the likeliest at each step. Each of them is explained, and
+            the result has a row for each.
+        layer: For methods that score layers: one layer's number (negative numbers count from the end), several
+            (`[2, 5]`, `range(2, 5)`), a slice (also written "2:5"), or "all". The reference code's raw attention starts
+            at layer 15 of 24 unless you name layers.
+        stage: For VMamba and MambaVision, whose stages read fewer and fewer patches: the stage to explain, from its own
+            patches, counted from 0 among the stages that mix tokens. By default the last, or the first for methods that
+            go back to the embedded tokens. Layers are counted from 0 within the stage.
+        variant: `published` for the papers' formulas, `reference-code` for what their code does where it differs.
+        keep_size: Leave a picture at its own size and interpolate the model's position embeddings.
+        views: Return a list: what was asked for, followed by the other views that a page offers (the sources of every
             position, methods that cost little). `results[0].to_html(*results[1:])` is then the page that
             `mambascope explain --out page.html` writes.
-        progress: By default a bar appears in a terminal or notebook once the work has taken two seconds; False for
-            none, or a function that is called with (steps done, steps to do), a step per layer captured and scored.
+        progress: By default a bar appears in a terminal or notebook once the work has taken two seconds. False shows
+            none; a function is called with (steps done, steps in all), one step per layer captured and scored.
 
     Raises:
         InputError: if the text is empty, the picture cannot be read, the model reads something else, or the method,
-            layer, position, target or foil does not exist or cannot be combined.
-        UnsupportedModelError: as `capture` does, if the method cannot read the model's kind of layer, or if the model's
+            layer, position, target or foil does not exist or cannot be combined with the rest.
+        UnsupportedModelError: as `capture` does, or if the method cannot read the model's kind of layer, or the model's
             tokens cannot be laid over the picture.
-        ReconstructionError: as `capture` does, or if the model generates other tokens than it reads.
+        ReconstructionError: as `capture` does, or if the tokens that the model generated are not the likeliest ones
+            when it reads the whole text at once.
         MapTooLargeError: if the rows of all positions would not fit in memory.
     """
     check_model(model)
@@ -149,7 +151,7 @@ def explain(
         default = DEFAULT_METHOD if patch is not None else default_method(model, asks, layer=layers, every=every)
     names = [default] if default is not None else [method] if isinstance(method, str) else list(method or [])
     if not names:
-        raise InputError("method names nothing; name one or several")
+        raise InputError("the list of methods is empty; name at least one")
     chosen = [find_method(name) for name in names]
     check_options(chosen, layers, variant)
     check_targets(chosen, target, foil)

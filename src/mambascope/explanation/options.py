@@ -1,4 +1,4 @@
-"""What `explain` is asked, checked for what it cannot mean, as a question."""
+"""From the options of `explain` to a question; contradictory options are refused."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def ask(
     each: bool = False,
     stage: int | None = None,
 ) -> Question:
-    """Return the question that options stand for; arguments as in `explain`.
+    """Return the question that these options ask; arguments as in `explain`.
 
     Raises:
-        InputError: if the options contradict each other, or a patch is to be explained where there is none or by a
-            method to which it makes no difference.
+        InputError: if the options contradict each other, or a patch is asked for where there is none or by a method
+            whose result does not depend on it.
     """
     ways = {"position": position, "positions": positions, "patch": patch}
     given = [name for name, value in ways.items() if value is not None]
@@ -66,7 +66,7 @@ def ask(
 
 
 def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -> None:
-    """Raise InputError if a method cannot do what is asked of it."""
+    """Raise InputError if a method has no such variant, or cannot explain single layers."""
     check_variant(variant)
     whole = read_layers(layer) == "all"
     for method in methods:
@@ -78,7 +78,7 @@ def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -
 
 
 def check_targets(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:
-    """Raise InputError if a target or foil is named to a method that does not look at what is predicted."""
+    """Raise InputError if a target or foil is named for a method that does not depend on the prediction."""
     unable = [method for method in methods if not method.asks]
     if unable and (target is not None or foil is not None):
         able = ", ".join(method.name for method in METHODS.values() if method.asks)
@@ -89,12 +89,12 @@ def check_targets(methods: Sequence[Method], target: str | int | None, foil: str
 
 
 def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, features: bool) -> None:
-    """Raise InputError if a patch is to be explained by a method to which it makes no difference.
+    """Raise InputError if a patch is asked for by a method whose result does not depend on it.
 
     Args:
         methods: The methods.
         patch: The patch, or None.
-        features: Whether the number to explain is the patch's own features, and not a class's logit.
+        features: Whether the number to explain is the size of the patch's own features, not a class's logit.
     """
     unable = [method.name for method in methods if not method.by_place]
     if patch is not None and unable and not features:
@@ -103,5 +103,5 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
 
 
 def has_features(model: nn.Module) -> bool:
-    """Return whether a model returns the features of its patches beside the classes."""
+    """Return whether a model returns the features of its patches as well as its classes."""
     return isinstance(model, VisionMamba)

@@ -1,4 +1,4 @@
-"""From what a user asks about to the number that is explained: a token, a class, a contrast, a continuation."""
+"""From a user's question to the number that is explained: a token, a class, a contrast, a continuation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from mambascope.trace.differentiate import differentiate
 #: How many next tokens a result names.
 NEXT_TOKENS = 5
 
-#: How far, as a share of the logits' range, a generated token may be from the likeliest of the pass that is explained:
-#: reading with a cache sums in another order, and tokens that tie within rounding may change places.
+#: How far below the largest logit a generated token's may be in the pass that is explained, as a share of the logits'
+#: range: a pass with a cache sums in another order, so tokens that tie within rounding may change places.
 TIES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
@@ -39,12 +39,12 @@ class Question:
     """What a user asks about.
 
     Attributes:
-        target: A token or class, by text or number; None for the model's own first choice.
-        foil: One to contrast with.
+        target: A token or class, by text or number; None for the likeliest one.
+        foil: A token or class to contrast with.
         positions: The positions to explain, each by itself; negative numbers count back from the text's own last token;
-            None for the last one, or for where a class is read.
-        each: Explain each token that the model generated, and not what follows as a whole.
-        features: Ask about the size of the position's own features, in place of a logit; without target and foil.
+            None for the last one, or for those that a class is read from.
+        each: Explain each token that the model generated, not what follows as a whole.
+        features: Explain the size of the position's own features instead of a logit; without target and foil.
     """
 
     target: str | int | None = None
@@ -56,11 +56,11 @@ class Question:
 
 @dataclass(frozen=True)
 class ResolvedQuestion:
-    """A question understood, row by row.
+    """A question resolved row by row.
 
     Attributes:
-        places: The position that stands for each row.
-        readouts: What each row explains; of a model without a head a place alone. The last row is in focus.
+        places: The position of each row.
+        readouts: What each row explains; for a model without a head, only a place. The last row is in focus.
     """
 
     places: tuple[int, ...]
@@ -68,10 +68,10 @@ class ResolvedQuestion:
 
 
 def resolve(subject: Subject, trace: Trace, question: Question) -> ResolvedQuestion:
-    """Return the numbers and the positions that a question is about.
+    """Return the readouts and the positions that a question is about.
 
-    A classifier is asked about where it reads its logits from, unless positions are named: the class token, the last
-    one, or all.
+    Unless positions are named, a classifier is explained at the positions that it reads its logits from: the class
+    token, the last token, or all.
 
     Raises:
         InputError: if a position, target or foil does not exist, the target is several tokens, the foil is the
@@ -80,9 +80,9 @@ def resolve(subject: Subject, trace: Trace, question: Question) -> ResolvedQuest
     model, logits, following = subject.model, trace.logits, subject.following
     named = question.target is not None or question.foil is not None
     if following is not None and (question.positions is not None or question.target is not None):
-        name = "generated tokens are explained where they stand"
-        name = name if question.each else "a continuation is explained where it stands"
-        raise InputError(f"{name}; ask without target and position")
+        name = "generated tokens are explained at their own positions"
+        name = name if question.each else "a continuation is explained at its own positions"
+        raise InputError(f"{name}; leave out target and position")
     places = _places(trace, question.positions)
     if question.features:
         grid = subject.grid(None)
@@ -134,14 +134,14 @@ def _check_greedy(logits: Float[Tensor, "1 L v"], places: Sequence[int], tokens:
     if not bool((missed <= bound).all()):
         worst = int(missed.argmax())
         raise ReconstructionError(
-            f"the model generated token {tokens[worst]} after position {places[worst]} with its cache, and reads "
+            f"the model generated token {tokens[worst]} after position {places[worst]} with its cache, but predicts "
             f"another one there without it (its logit is short by {float(missed[worst]):.1e} of the logits' range, "
             f"rounding explains {bound:.0e}), so the generated text cannot be explained"
         )
 
 
 def next_tokens(subject: Subject, trace: Trace, place: int) -> tuple[tuple[str, float], ...]:
-    """Return what the model predicts after a position, or of a whole text or picture its classes, best first.
+    """Return what the model predicts after a position, or a classifier's likeliest classes, best first.
 
     Where classes are independent (see `has_independent_classes`), each has its own probability.
     """
@@ -163,7 +163,7 @@ def next_tokens(subject: Subject, trace: Trace, place: int) -> tuple[tuple[str, 
 
 
 def has_independent_classes(model: Any, trace: Trace) -> bool:
-    """Return whether several classes may be there at once, so that their probabilities need not add up to one."""
+    """Return whether several classes may apply at once, so that their probabilities need not add up to one."""
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     return trace.logits is not None and trace.logits.ndim == 2 and kind == "multi_label_classification"
 
@@ -175,7 +175,7 @@ def class_name(model: Any, index: int) -> str:
 
 
 def _places(trace: Trace, positions: Layers | None) -> tuple[int, ...]:
-    """Return the positions that are asked about, counted from 0; by default the text's own last one."""
+    """Return the positions asked about, counted from 0; by default the text's own last one."""
     length = trace.shape[1]
     asked = [-1] if positions is None else chosen_positions(positions, length)
     for place in asked:
@@ -204,7 +204,7 @@ def _token(
 
 
 def _before(tokenizer: PreTrainedTokenizerBase, trace: Trace, place: int) -> list[str]:
-    """Return the last tokens up to a position, as many as one character may take."""
+    """Return the last tokens up to a position, as many as one character may need."""
     if trace.input_ids is None:
         return []
     ids = trace.input_ids[0, max(place + 1 - LONGEST_CHARACTER, 0) : place + 1].tolist()
@@ -235,7 +235,7 @@ def _classes(
 
 
 def _pooled(model: Any, readout: Readout, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the positions of the last mixer's output that a class's logit is read from: those with a gradient."""
+    """Return the positions of the last mixer's output that a class's logit depends on: those with a gradient."""
     _, flow = list(differentiate(model, readout, mixers=True, **inputs).mixers.values())[-1]
     return tuple(flow[0].any(dim=-1).nonzero()[:, 0].tolist())
 

@@ -1,4 +1,4 @@
-"""The one place where methods are run: their rows for readouts of one text, their maps of every position."""
+"""The one place where methods are run: for rows, one per readout of a text, or for the maps of every position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mambascope.methods.reference_code import Variant
 from mambascope.readouts import OneEach, Readout
 from mambascope.trace import Trace
 
-#: The share of all positions, one in so many, from which on a map of all costs less than the rows of some.
+#: From one position in this many on, a map of all positions costs less than their rows one by one.
 MANY = 8
 
 Step = Callable[[], None]
@@ -28,14 +28,14 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a method says of several readouts of one text, or of every position.
+    """A method's scores for several readouts of one text, or for every position.
 
     Attributes:
         scores: A row per readout (or position), in each layer or for the whole model.
         layers: The layers' numbers, or `WHOLE_MODEL` alone.
-        over_layers: How the layers' rows make the model's.
-        diagnostics: The evidence of each readout's row, where a method has evidence of its own.
-        pixels: Scores of a picture's pixels, for the only readout, from methods that go down to them.
+        over_layers: Whether the model's rows are the mean of the layers' or their sum.
+        diagnostics: The evidence for each readout's row, from methods that have evidence of their own.
+        pixels: Scores of a picture's pixels, where there is one readout and the method goes down to pixels.
     """
 
     scores: Float[Tensor, "layer T L"]
@@ -61,15 +61,15 @@ def score(
     variant: Variant = "published",
     step: Step = lambda: None,
 ) -> Rows:
-    """Return a method's rows for readouts of one text; one with several positions has the mean of their rows.
+    """Return a method's rows for readouts of one text; a readout of several positions has the mean of their rows.
 
     Args:
         trace: A capture of one text.
         method: The method.
         readouts: What is explained.
-        layers: The layers that a method of layers scores; all of them by default.
+        layers: The layers to score, for a method that scores layers; by default all of them.
         variant: The paper's formulas, or what its code does.
-        step: Called after each layer, or once where a method explains the whole model.
+        step: Called after each layer, or once if the method explains the whole model.
 
     Raises:
         MapTooLargeError: if the rows would not fit in memory.
@@ -91,7 +91,7 @@ def score(
 def score_every(
     trace: Trace, method: Method, *, layers: Sequence[int] | None = None, step: Step = lambda: None
 ) -> Rows:
-    """Return a method's rows of every position: its maps.
+    """Return a method's rows for every position: its maps.
 
     Raises:
         MapTooLargeError: if they would not fit in memory.
@@ -147,7 +147,7 @@ def _model_rows(trace: Trace, method: Method, readouts: Sequence[AnyReadout], va
 def _side_by_side(
     trace: Trace, results: Callable[[Trace, OneEach], list[MethodResult]], readouts: Sequence[Readout]
 ) -> list[MethodResult]:
-    """Return what a method that explains a batch says of copies of one text, each with its own readout."""
+    """Return the results of a method that explains a batch, run on copies of one text, each with its own readout."""
     found = []
     for start, stop in batches(len(readouts), trace.shape[1], None):
         run = dataclasses.replace(trace, inputs=copies(dict(trace.inputs), stop - start), _passes={})
@@ -160,7 +160,7 @@ def _axis(scores: Float[Tensor, "layer T L"]) -> tuple[int | str, ...]:
 
 
 def _many(trace: Trace, readouts: Sequence[AnyReadout]) -> bool:
-    """Return whether so many rows are asked for that a map costs no more."""
+    """Return whether so many rows are wanted that a map costs no more."""
     return sum(len(readout.positions) for readout in readouts) > trace.shape[1] // MANY
 
 

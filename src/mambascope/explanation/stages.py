@@ -1,6 +1,6 @@
 """Models whose stages read fewer and fewer tokens: one stage is explained at a time, from its own tokens.
 
-What a class draws from is then asked of all of the stage's tokens alike; the last stage's mean is what it is read from.
+A class is then explained for all of the stage's tokens alike; the model reads it from the mean of the last stage's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mambascope.trace import Trace
 def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> int | None:
     """Return the number of the stage that is explained, from 0; None for models without stages.
 
-    Unless named it is the last, or for methods that go back to the embedded tokens the first.
+    By default it is the last, or the first for methods that go back to the embedded tokens.
 
     Raises:
         InputError: if there is no such stage.
@@ -45,7 +45,7 @@ def stage_number(model: Any, methods: Sequence[Method], stage: int | None) -> in
 
 
 def explains_stage(model: StagedModel, method: Method, number: int) -> bool:
-    """Return whether a method has something to say of one stage."""
+    """Return whether a method can explain one stage by itself."""
     if method.reaches_embeddings:
         return number == 0 and model.cells()[0] == model.embedded_cell
     if method.takes_means and model.centred_end:
@@ -64,6 +64,6 @@ def one_stage(model: StagedModel, trace: Trace, number: int) -> Trace:
     if found.shape[0] != pictures:
         raise UnsupportedModelError(
             f"stage {number} of this {type(model).__name__} reads the picture in {found.shape[0] // pictures} windows, "
-            "each by itself; a stage is explained where there is one window, as at the size that the model was made for"
+            "each by itself; only a single window can be explained, as at the size that the model was made for"
         )
     return found

@@ -1,4 +1,4 @@
-"""What is explained: a model and one text, picture or set of inputs, read once and captured once."""
+"""The subject of an explanation: a model and one text, picture or set of inputs, read once and captured once."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from mambascope.trace.generate import greedy_continuation
 
 @dataclass(frozen=True)
 class Following:
-    """What comes after the text that was given.
+    """What follows the text that was given.
 
     Attributes:
         start: The position of its first token.
         ids: Its tokens.
-        text: Its text; empty for what the model generated.
+        text: Its text; empty if the model generated it.
     """
 
     start: int
@@ -55,9 +55,9 @@ class Subject:
         model: The model.
         tokenizer: Its tokenizer, if it has one.
         inputs: What it is called with.
-        tokens: What stands at each position; None numbers the positions, and a picture's patches by row and column.
-        picture: The picture, if a picture was given.
-        following: The continuation that was asked about, or that the model generated.
+        tokens: The text of each position; if None, positions go by number, and patches by row and column.
+        picture: The picture, if one was given.
+        following: The continuation that was asked about, or what the model generated.
     """
 
     model: PreTrainedModel
@@ -71,18 +71,18 @@ class Subject:
     __repr__ = brief
 
     def trace(self, progress: Steps | None = None) -> Trace:
-        """Return the capture of the run, which is made once."""
+        """Return the trace of the run, which is captured once."""
         if self._trace is None:
             self._trace = capture(self.model, progress=progress, **self.inputs)
         return self._trace
 
     @property
     def steps_to_capture(self) -> int:
-        """How many steps `trace` will report: one for each mixer, none where the run has been captured."""
+        """How many steps `trace` will report: one for each mixer, none once the run has been captured."""
         return len(find_mixers(self.model)) if self._trace is None else 0
 
     def grid(self, stage: int | None) -> Grid | None:
-        """Return how the tokens that are explained lie in the picture; None for a text, or if the model does not say.
+        """Return how the explained tokens lie in the picture; None for a text, or if the model does not say.
 
         Args:
             stage: Number of the stage, for models with stages.
@@ -101,38 +101,38 @@ def read_subject(
     generate: int | None = None,
     keep_size: bool = False,
 ) -> Subject:
-    """Return a model with what it reads, brought into the form in which it is called.
+    """Return a model with what it reads, in the form that it is called with.
 
     Args:
         model: A stock model of a supported family.
-        processor: Its tokenizer or image processor; None for a model of pictures that needs none, or for raw inputs.
+        processor: Its tokenizer or image processor; None for a vision model that needs none, or for raw inputs.
         source: A text, a picture (see `read_picture`), or the model's own inputs by name.
-        continuation: Text to be read after the text.
+        continuation: A text to read after the given one.
         generate: How many tokens the model adds to the text.
         keep_size: Leave a picture at its own size.
 
     Raises:
-        InputError: if the model or its processor is something else, the source is of another kind than the model
-            reads, or a continuation is asked for where there is no text.
+        InputError: if the model or its processor is something else, the model reads another kind of source, or a
+            continuation is asked for where there is no text.
         UnsupportedModelError: if the model has no mixer that mambascope can read.
     """
     check_model(model)
     more = [name for name, value in (("continuation", continuation), ("generate", generate)) if value is not None]
     if len(more) > 1:
-        raise InputError("continuation and generate are two ways to go on after a text; choose one")
+        raise InputError("continuation and generate both say what follows the text; choose one")
     if isinstance(source, Mapping):
         check_tokenizer(processor)
         return _of_inputs(model, processor, source, more, generate)
     if reads_pictures(model):
         check_processor(model, processor)
         if more:
-            raise InputError(f"{more[0]} goes on after a text, and {type(model).__name__} reads pictures")
+            raise InputError(f"{more[0]} continues a text, but {type(model).__name__} reads pictures")
         find_mixers(model)
         picture = source if isinstance(source, Picture) else read_picture(source, model, processor, keep_size=keep_size)
         return Subject(model, None, _picture_inputs(model, picture), picture=picture)
     check_tokenizer(processor)
     find_mixers(model)
-    if isinstance(source, (Path, np.ndarray, Tensor, Picture)) or hasattr(source, "getbands"):  # an image of Pillow
+    if isinstance(source, (Path, np.ndarray, Tensor, Picture)) or hasattr(source, "getbands"):  # a Pillow image
         raise InputError(f"{type(model).__name__} reads text, not pictures; choose a vision model")
     vocabulary = token_table(model).num_embeddings
     ids, tokens = encode(processor, source, vocab_size=vocabulary)
@@ -155,14 +155,14 @@ def _of_inputs(
     more: list[str],
     generate: int | None,
 ) -> Subject:
-    """Return a model with its own inputs, one text or picture; their tokens are named where a tokenizer knows them."""
+    """Return a model with its own inputs, for one text or picture; a tokenizer, if given, names the tokens."""
     inputs = dict(source)
     ids = inputs.get("input_ids")
     if "continuation" in more:
-        raise InputError("a continuation is a text that follows a text; put its tokens into input_ids")
+        raise InputError("a continuation can only follow a text, not inputs; append its tokens to input_ids")
     if generate is not None:
         if not isinstance(ids, Tensor) or ids.ndim != 2 or set(inputs) - {"input_ids"}:
-            raise InputError("generate goes on after input_ids (1, tokens), with no other inputs beside them")
+            raise InputError("generate continues input_ids of shape (1, tokens), and takes no other inputs")
         following = Following(ids.shape[1], tuple(greedy_continuation(model, ids, generate)))
         inputs["input_ids"] = torch.cat([ids, torch.tensor([following.ids], device=ids.device)], dim=1)
         return Subject(model, tokenizer, inputs, _names(tokenizer, inputs["input_ids"]), following=following)
@@ -183,7 +183,7 @@ def _pieces(tokenizer: Any, following: Following, vocabulary: int) -> tuple[str,
 
 
 def _picture_inputs(model: PreTrainedModel, picture: Picture) -> dict[str, Any]:
-    """Return what the model is called with; a Transformer is told where its positions must be interpolated."""
+    """Return what the model is called with, asking a Transformer to interpolate its positions where it must."""
     inputs: dict[str, Any] = {"pixel_values": picture.pixel_values.to(model.device, model.dtype)}
     other = tuple(picture.pixel_values.shape[-2:]) != own_size(model)
     if other and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
@@ -192,7 +192,7 @@ def _picture_inputs(model: PreTrainedModel, picture: Picture) -> dict[str, Any]:
 
 
 def with_picture(result: Attribution, subject: Subject) -> Attribution:
-    """Return the result with the picture that it is of, if any, and what was done to it among the evidence.
+    """Return the result with its picture, if any, and with what was done to the picture among the evidence.
 
     Raises:
         UnsupportedModelError: if the model's tokens cannot be laid over the picture.
@@ -203,8 +203,8 @@ def with_picture(result: Attribution, subject: Subject) -> Attribution:
     if result.grid is None:
         raise UnsupportedModelError(
             f"the {len(result.tokens)} tokens of {result.model.class_name} are not whole patches of its picture with "
-            "one class token or none, so scores cannot be laid over it; in Python explain scores the model's own "
-            "inputs by number"
+            "at most one class token, so scores cannot be laid over it; in Python, pass explain the model's own inputs "
+            "to get scores by position"
         )
     height, width = subject.inputs["pixel_values"].shape[-2:]
     notes = [*picture.notes, *_unread(result.grid, height, width)]
@@ -217,11 +217,11 @@ def with_picture(result: Attribution, subject: Subject) -> Attribution:
 
 
 def _unread(grid: Grid, height: int, width: int) -> list[str]:
-    """Return what there is to say of pixels at the right and below that make no patch."""
+    """Return a note on pixels at the right and bottom that fill no patch, if there are any."""
     below, right = height - grid.size[0], width - grid.size[1]
     if not below and not right:
         return []
-    return [f"{right} columns of pixels at the right and {below} rows below are not read: they make no patch"]
+    return [f"{right} columns of pixels at the right and {below} rows at the bottom are not read: they fill no patch"]
 
 
 def _covered(image: UInt8[Tensor, "h w 3"], grid: Grid, height: int, width: int) -> UInt8[Tensor, "H W 3"]:

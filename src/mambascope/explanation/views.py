@@ -1,4 +1,4 @@
-"""What a page shows beside the result that was asked for: every position's sources, and methods that cost little."""
+"""What a page offers besides the result asked for: every position's sources, and methods that cost little."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mambascope.methods.registry import METHODS
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers
 
-#: Seconds that all methods which nobody asked for may take together, by their estimate.
+#: Seconds that all methods nobody asked for may take together, as estimated.
 METHOD_SECONDS = 1.0
 
-#: The same for the map of every position, and the longest text or largest picture that gets one unasked.
+#: The same for the map of every position, and the most tokens for which one is made unasked.
 MAP_SECONDS = 5.0
 EVERY_POSITION = 512
 
-#: Forward passes that a map of all positions takes, and what each token adds.
+#: What a map of all positions costs in forward passes, and what each token adds.
 MAP_PASSES, MAP_GROWTH = 3.0, 0.05
 
 
@@ -38,16 +38,16 @@ def with_views(
     stage: int | None = None,
     started: float,
 ) -> list[Attribution]:
-    """Return a result with the other views of a page behind it: the map of every position, then cheap methods.
+    """Return a result followed by the other views of its page: the map of every position, then cheap methods.
 
-    The time of all together stands in the first one's diagnostics as `seconds_in_all`.
+    The time that all of them took is in the first one's diagnostics, as `seconds_in_all`.
 
     Args:
         subject: The model and what it reads.
-        first: The result that the page opens with; its capture tells what a forward pass costs.
-        question: What it answers.
+        first: The result that the page opens with; the time of its capture stands for that of a forward pass.
+        question: The question that it answers.
         layer, stage: As in `explain`.
-        started: When the work began, as `time.perf_counter` had it.
+        started: When the work began, by `time.perf_counter`.
     """
     tokens, one_pass = len(first.tokens), first.diagnostics["seconds_capture"]
     rows = len(first.axes["target"])
@@ -58,7 +58,7 @@ def with_views(
         alone = dataclasses.replace(subject, following=None)
         results += answer(alone, [METHODS[DEFAULT_METHOD]], Question(positions="all"), layer=layer, stage=stage)
     held = {one.method for one in results}
-    whole_map = every or first.target.pooled > 1  # of many positions together, every row is drawn from
+    whole_map = every or first.target.pooled > 1  # a readout of many positions needs all their rows
     others = sorted(viewable(subject, question, layer, stage), key=lambda one: not one.column)
     offered = [one for one in others if one.offered and one.name not in held]
     cheap = affordable(offered, tokens, one_pass, rows=rows, whole_map=whole_map)
@@ -71,7 +71,7 @@ def with_views(
 
 
 def viewable(subject: Subject, question: Question, layer: Layers, stage: int | None) -> list[Method]:
-    """Return the methods that can read every layer of the model and have an answer to what is asked."""
+    """Return the methods that can read every layer of the model and can answer the question."""
     kinds, model = kinds_of(subject.model), subject.model
     able = [one for one in METHODS.values() if one.reads(kinds) and (layer == "all" or one.scope == "layer")]
     if isinstance(model, StagedModel) and stage is not None:
@@ -83,8 +83,8 @@ def viewable(subject: Subject, question: Question, layer: Layers, stage: int | N
 def affordable(
     methods: Iterable[Method], tokens: int, one_pass: float, *, rows: int = 1, whole_map: bool = False
 ) -> Sequence[Method]:
-    """Return methods whose estimates together stay below `METHOD_SECONDS`; what does not fit in is left out."""
-    left = METHOD_SECONDS - 2 * one_pass  # a capture for those that explain a number, and one for the others
+    """Return methods whose estimated times add up to at most `METHOD_SECONDS`; those that do not fit are left out."""
+    left = METHOD_SECONDS - 2 * one_pass  # one capture for methods that explain a number, one for the others
     chosen = []
     for one in methods:
         passes = (one.passes + one.growth * tokens) * (rows if one.asks else 1)

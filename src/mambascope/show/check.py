@@ -1,4 +1,4 @@
-"""What a result must be before it is drawn: made of numbers, and alike with the results drawn beside it."""
+"""What results must be to be drawn: finite numbers, and of one text or picture where they share a page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 
-#: How many layers are drawn small beside all together.
+#: Numbers of layers that are also drawn small, one by one.
 SMALL_MULTIPLES = range(2, 49)
 
 
 def require_finite(attribution: Attribution) -> None:
-    """Refuse a result that holds NaN or infinity: any picture of it would mislead.
+    """Refuse a result that holds NaN or infinity: any drawing of it would mislead.
 
     Raises:
         InputError: if a score is not a finite number; the message names the layers.
@@ -39,7 +39,7 @@ def require_same_text(attribution: Attribution, *others: Attribution) -> None:
 
 
 def require_layers(attribution: Attribution, layer: int | None, layers: str) -> None:
-    """Raise InputError if a figure cannot show each layer beside all of them, and was asked to."""
+    """Raise InputError if a figure is asked to show each layer and cannot."""
     count = len(attribution.axes["layer"])
     if layers == "each" and (layer is not None or count not in SMALL_MULTIPLES):
         raise InputError(

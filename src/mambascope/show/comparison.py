@@ -1,4 +1,4 @@
-"""Several models before one picture: what each drew from, by one method a column."""
+"""Several models on one picture: what each drew from, with one method per column."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Compared:
     """One model's row of a comparison.
 
     Attributes:
-        results: One result per column; None where the model cannot be read so.
-        reasons: Why, for each column; empty where there is a result.
+        results: One result per column; None where the method cannot read the model.
+        reasons: Why there is no result, one per column; empty where there is one.
     """
 
     results: tuple[Attribution | None, ...]
@@ -35,8 +35,8 @@ def require_comparable(rows: Sequence[Compared], columns: Sequence[str]) -> None
     """Refuse a comparison that cannot be drawn.
 
     Raises:
-        InputError: if there is nothing to compare, a row has another number of results than there are columns, a model
-            has no result at all, a result is of a text, or a score is not a finite number.
+        InputError: if there is nothing to compare, a row has not as many results as there are columns, a model has no
+            result at all, a result is of a text, or a score is not a finite number.
     """
     if not rows or not columns:
         raise InputError("there is nothing to compare: name at least one model and one method")
@@ -52,5 +52,5 @@ def require_comparable(rows: Sequence[Compared], columns: Sequence[str]) -> None
 
 
 def same_name(method: str, column: str) -> bool:
-    """Return whether a column is called like the method that stands in it."""
+    """Return whether a column is named after the method in it."""
     return method == column.replace(" ", "-")

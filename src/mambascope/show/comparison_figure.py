@@ -1,6 +1,6 @@
 """The grid of pictures by which methods and models are compared (as in Ali, Zimerman & Wolf, arXiv 2403.01590, fig. 3).
 
-A row is a model; its columns are the picture and, laid over it, the scores of one method each, on scales of their own.
+A row is a model; its columns are the picture and one method's scores each, laid over it on a scale of their own.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mambascope.show.typeface import drawable, families
 CELL = 1.75  # inches
 LETTERS = 8  # points
 LONGEST_NAME = 24
-#: Share of all scores' sizes below which patches hold next to nothing.
+#: Share of the sum of absolute scores below which patches hold next to nothing.
 LITTLE = 0.1
 SIGNED, UNSIGNED = ("takes away", "0", "adds"), ("the cell's smallest", "its largest score")
 
 
 def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Sheet:
-    """Return a matplotlib figure of the comparison, with what the patches of each cell hold below it.
+    """Return a matplotlib figure of the comparison, with the share that patches hold below each cell.
 
     Args:
         rows: One per model.
-        columns: What each column is called.
+        columns: The columns' names.
 
     Raises:
         InputError: as `require_comparable` does.
@@ -66,7 +66,7 @@ def save_comparison(rows: Sequence[Compared], columns: Sequence[str], path: str 
 
 
 def cell_says(result: Attribution, column: str) -> str:
-    """Return what a cell must say beyond its column: another method, the class that is explained."""
+    """Return what a cell must say beyond its column's name: the method, if it is another, and the class explained."""
     asked = result.target.asked.replace("logit of class ", "").replace("minus that of", "against")
     return ": ".join(part for part in ("" if same_name(result.method, column) else result.method, asked) if part)
 
@@ -83,7 +83,7 @@ def _row(cells: Sequence[Axes], row: Compared, columns: Sequence[str]) -> None:
     assert first.grid is not None
     image = ground_of(first.image, first.grid)
     cells[0].imshow(image.numpy())
-    says = _short(first.model.name, 26) + (f"\nsees {sees(first)}" if first.target.next_tokens else "")
+    says = _short(first.model.name, 26) + (f"\npredicts {sees(first)}" if first.target.next_tokens else "")
     _title(cells[0], says)
     for axes, result, reason, column in zip(cells[1:], row.results, row.reasons, columns, strict=True):
         if result is None:
@@ -113,13 +113,13 @@ def _shares(axes: Axes, result: Attribution) -> None:
 def _how_to_read(rows: Sequence[Compared]) -> str:
     """Return how to read the cells, and what their colours do not say."""
     says = (
-        "A row is a model, a column a method. Each cell has a scale of its own: its deepest colour is its largest "
+        "Each row is a model, each column a method. Each cell has its own scale: its deepest colour is its largest "
         "patch, however little that holds. Compare places within a cell, not depths between cells. Below each cell: "
-        "shares of the sum of all sizes"
+        "shares of the sum of absolute scores"
     )
     counts = sorted({len(row.first.tokens) for row in rows})
     even = " or ".join(f"{percent(1 / count)} ({count} tokens)" for count in counts)
-    says += f"; if all counted alike, each would hold {even}."
+    says += f"; if all tokens scored alike, each would hold {even}."
     if any(row.first.target.independent and row.first.target.next_tokens for row in rows):
         says += " Each class is judged by itself: several may be likely at once."
     return says

@@ -29,7 +29,7 @@ def comparison_page(rows: Sequence[Compared], columns: Sequence[str], command: s
 
     Args:
         rows: One per model.
-        columns: What each column is called.
+        columns: The columns' names.
         command: The command line that makes the page again.
 
     Raises:

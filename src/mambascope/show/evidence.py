@@ -1,11 +1,11 @@
-"""The evidence of a result in words: what adds up to what, to within which error, and when not to rely on it."""
+"""The evidence of a result in words: what adds up to the number explained, and every error that was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-#: What a number is made of, as methods name it, in the reader's words.
+#: The terms that add up to a number: what methods call them, and what readers are told.
 TERMS = {
     "tokens": "tokens",
     "biases": "biases",
@@ -17,7 +17,7 @@ TERMS = {
 
 
 def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
-    """Return what was measured about a result, a clause each: of the method's own scores first, then of the layers."""
+    """Return what was measured, one clause each: first about the method's own scores, then about the layers."""
     found = [
         _terms(diagnostics),
         _said(diagnostics, "completeness_error", "the scores miss the number explained by {}"),
@@ -64,7 +64,7 @@ def signed_percent(share: float) -> str:
 
 
 def time_taken(diagnostics: Mapping[str, Any]) -> str:
-    """Return the seconds that a result took, and those of everything that was computed with it where these are more."""
+    """Return the time that a result took, and that of everything computed with it, if that is clearly longer."""
     own, whole = diagnostics.get("seconds"), diagnostics.get("seconds_in_all")
     if own is None:
         return ""

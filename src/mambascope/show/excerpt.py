@@ -1,4 +1,4 @@
-"""Which part of a long text fits one screen: around the target, and around the sources that matter most."""
+"""The parts of a long text to show on one screen: around the target, and around the sources that matter most."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def excerpt(cells: Sequence[int], target: int, sources: Iterable[int], budget: i
 
 
 def _wish_list(target: int, sources: Iterable[int], length: int) -> list[int]:
-    """Positions in the order in which we would like to show them, nearest to each centre first."""
+    """Return positions in the order in which we would like to show them, nearest to each centre first."""
     wishes = [target]
     wishes += range(target - 1, target - 1 - BEFORE_TARGET, -1)
     wishes += range(target + 1, target + 1 + AFTER_TARGET)
@@ -45,7 +45,7 @@ def _wish_list(target: int, sources: Iterable[int], length: int) -> list[int]:
         wishes.append(source)
         for distance in range(1, AROUND_SOURCE + 1):
             wishes += (source - distance, source + distance)
-    wishes += sorted(range(length), key=lambda position: abs(position - target))  # whatever room is left
+    wishes += sorted(range(length), key=lambda position: abs(position - target))  # into whatever room is left
     return [position for position in wishes if 0 <= position < length]
 
 

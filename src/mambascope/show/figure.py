@@ -1,4 +1,4 @@
-"""Figures for papers, of texts and pictures, and the files that hold them."""
+"""Figures for papers, of texts and pictures, and writing them to files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def figure(
         layers: Small maps beside them: `each` layer's, none (`mean`), or those of 2 to 48 layers (`auto`).
 
     Raises:
-        InputError: if that layer is not in the result, `layers` cannot be done, or a score is not a finite number.
+        InputError: if that layer is not in the result, `layers` does not suit it, or a score is not a finite number.
     """
     if attribution.grid is None:
         return text_figure(attribution, layer, layers)
@@ -39,11 +39,11 @@ def figure(
 def save_figure(attribution: Attribution, path: str | Path) -> Path:
     """Write `figure(attribution)` to a .png, .pdf or .svg file (vector, with real letters) and return its path.
 
-    No time stamp is written, so that making a figure again changes as little as may be.
+    No time stamp is written, so that making a figure again changes as little as possible.
 
     Raises:
-        InputError: if the file's ending is another one, or its folder does not exist.
-        OutputError: if the disk is full or refuses.
+        InputError: if the file has another ending, or its folder does not exist.
+        OutputError: if the file cannot be written, as on a full disk.
     """
     return save_sheet(lambda: figure(attribution), path)
 

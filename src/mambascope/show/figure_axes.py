@@ -33,7 +33,7 @@ def layer_bars(axes: Axes, attribution: Attribution, chosen: int | None) -> None
 
 
 def heat(axes: Axes, matrix: np.ndarray, signed: bool) -> AxesImage:
-    """Draw scores so that the shade is the square root of the share of the largest, as everywhere in this package."""
+    """Draw scores in shades that follow the square root of their share of the largest, as all over this package."""
     largest = float(np.abs(matrix).max()) or 1.0
     return axes.imshow(matrix, cmap=colormap(signed), norm=score_norm(largest, signed), interpolation="nearest")
 
@@ -55,7 +55,7 @@ def mark_negative(axes: Axes, matrix: np.ndarray) -> None:
 
 
 def token_ticks(axis: matplotlib.axis.Axis, names: Sequence[str], rotation: int = 0) -> None:
-    """Set tick labels that are text and never mathematics: a token may hold dollar signs."""
+    """Set tick labels that are drawn as text, never as mathematics: a token may contain dollar signs."""
     axis.set_ticks(range(len(names)), [short_name(name) for name in names], rotation=rotation)
     size = LETTERS if len(names) <= 32 else 6
     for label in axis.get_ticklabels():
@@ -63,13 +63,13 @@ def token_ticks(axis: matplotlib.axis.Axis, names: Sequence[str], rotation: int 
 
 
 def short_name(token: str) -> str:
-    """Return a token as figures name it: drawable, and not too long."""
+    """Return a token's name for figures: drawable, and not too long."""
     name = drawable(token)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def number_ticks(axis: matplotlib.axis.Axis, numbers: tuple[int, ...]) -> None:
-    """Label some places, evenly spread, with the numbers that stand there (layers need not be consecutive)."""
+    """Label some places, evenly spaced, with the numbers there (layers need not be consecutive)."""
     step = max(1, -(-len(numbers) // 12))
     if step > 4:
         step = 10 ** (len(str(step)) - 1) * (1 + int(str(step)[0]))

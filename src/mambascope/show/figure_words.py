@@ -12,7 +12,7 @@ SHADES = "Shades follow the square root of the score"
 
 
 def heading(attribution: Attribution) -> str:
-    """Return what a figure of a text shows, in words that need no method's name."""
+    """Return what a figure of a text shows, without naming the method."""
     target = attribution.target
     if target.generated is not None:
         return "Which tokens each generated token was drawn from"
@@ -25,7 +25,7 @@ def heading(attribution: Attribution) -> str:
 
 
 def made_by(attribution: Attribution, layer: int | None) -> str:
-    """Return the method and what it shows, the model, the layers, and of a single target what is predicted there."""
+    """Return the method and what it shows, the model, the layers, and for a single target the prediction there."""
     known = METHODS.get(attribution.method)
     name = attribution.model.name
     name = name if len(name) <= LONGEST_MODEL else "…" + name[1 - LONGEST_MODEL :]
@@ -35,8 +35,7 @@ def made_by(attribution: Attribution, layer: int | None) -> str:
     if len(attribution.axes["target"]) == 1 and target.next_tokens:
         token, probability = target.next_tokens[0]
         where = f"position {target.position}, ‘{drawable(target_name(attribution))}’"
-        says = "sees" if target.independent else "predicts"
-        lines += f"; after {where}, it {says} ‘{drawable(token)}’ ({percent(probability)})"
+        lines += f"; after {where}, it predicts ‘{drawable(token)}’ ({percent(probability)})"
     return lines
 
 
@@ -55,23 +54,23 @@ def how_to_read_map(attribution: Attribution, small: bool) -> str:
         says += "Blue: the source adds, orange with a minus: it takes away; the deeper, the more. "
     else:
         says += "The darker, the more was drawn. "
-    return says + f"{SHADES}." + (" At the right each layer by its number, on its own scale." * small)
+    return says + f"{SHADES}." + (" At the right, each layer by its number, on its own scale." * small)
 
 
 def how_to_read_bars(attribution: Attribution, layers: bool) -> str:
     """Return how to read the sources of one target as bars."""
     says = "A bar for each token of the text, from top to bottom: how much was drawn from it"
     says += " (hatched: it takes away)." if _takes_away(attribution) else "."
-    return says + (" At the right how much each layer carried: the sizes of its scores together." * layers)
+    return says + (" At the right, how much each layer carried: the sum of its absolute scores." * layers)
 
 
 def how_to_read_line(attribution: Attribution, named: int, layers: bool) -> str:
     """Return how to read the sources of one target in a long text."""
     says = "The text from left to right: each line's height is the square root of what was drawn from the token there"
     says += " (downwards, orange: it takes away)" if _takes_away(attribution) else ""
-    says += f". The {named} largest are named, with position and share of the sum of all sizes."
+    says += f". The {named} largest are named, with position and share of the sum of absolute scores."
     if layers:
-        says += " Below, each layer by itself, all on one scale; the bars: the sizes of each layer's scores together."
+        says += " Below, each layer by itself, all on one scale; the bars: the sum of each layer's absolute scores."
     return says
 
 

@@ -1,4 +1,4 @@
-"""One target of a long text: every source in its place as a line, the strongest by name, and what each layer gave."""
+"""One target of a long text: every source as a line in its place, the strongest named, and each layer's part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LINES, LAYERS = 3.8, (1.0, 3.2)  # inches of height
 
 
 def long_text_figure(attribution: Attribution, layer: int | None = None) -> Sheet:
-    """Return a figure of the result's first target: its sources where they stand in the text, the largest named.
+    """Return a figure of the result's first target: its sources at their places in the text, the largest named.
 
     Args:
         attribution: The result.
@@ -114,12 +114,12 @@ def _name(axes: Axes, top: Sequence[Source], length: int) -> list[str]:
 
 
 def spread(places: Sequence[float], apart: float, last: float) -> list[float]:
-    """Return places in order that are as near to these as can be and so far apart, none beyond the last.
+    """Return places, in order, as near to these as possible but at least `apart`, none beyond the last.
 
     Args:
-        places: Where they would like to be, in order.
+        places: The places wanted, in order.
         apart: The least distance between two.
-        last: The largest place.
+        last: The largest place allowed.
     """
     moved: list[float] = []
     for place in places:

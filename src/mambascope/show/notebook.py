@@ -26,11 +26,11 @@ CAUTION = 40
 
 
 def notebook_frame(attribution: Attribution) -> str:
-    """Return an `<iframe>` that holds the result's page whole, for a notebook's rich output.
+    """Return an `<iframe>` that holds the result's whole page, for a notebook's rich output.
 
-    The frame is sandboxed: the page's script runs, but sees nothing of the notebook around it. The page is deflated in
-    it, to half its size or less, and what is below its first section is folded, since a frame cannot grow. Where frames
-    are not shown, as in a notebook that is not trusted, the result's one line is.
+    The frame is sandboxed: the page's script runs, but sees nothing of the notebook around it. The page is
+    deflated, to half its size or less, and what is below its first section is folded, since a frame cannot grow. Where
+    frames are not shown, as in an untrusted notebook, the result's one-line summary is.
     """
     packed = base64.b64encode(zlib.compress(html_page(attribution).encode(), 9)).decode("ascii")
     line = html.escape(visible(repr(attribution)))
@@ -44,9 +44,9 @@ def notebook_frame(attribution: Attribution) -> str:
 
 
 def frame_height(attribution: Attribution) -> int:
-    """Return about how many pixels tall the page is in a frame of usual width, its other sections folded.
+    """Return the page's approximate height in pixels, in a frame of usual width, with its other sections folded.
 
-    An estimate, since only a browser knows: where it is too small the frame scrolls, and it can be drawn taller.
+    It is an estimate, since only a browser knows; where it is too small the frame scrolls, and can be dragged taller.
     """
     target = attribution.target
     likely = sum(len(token) + 14 for token, _ in target.next_tokens) + len(target.asked)

@@ -1,8 +1,8 @@
 """Scores of patches as colours over the picture: blue adds, orange takes away, on the picture in pale grey.
 
-The picture beneath gives up its colours, since a blue sky or an orange cat would read as scores, and its darkest
-shades, since every score darkens what it lies on, like ink: the order survives a printer without colour, the picture
-stays to be seen everywhere, and on white paper the colours are those of the scale.
+The picture beneath loses its colours, since a blue sky or an orange cat would read as scores, and its darkest shades,
+since every score darkens what it lies on, like ink. So the order of scores survives a black-and-white printer, the
+picture stays visible everywhere, and where it is white the colours are those of the scale.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ SMALLEST_SIDE = 320
 PALEST = 0.6
 #: Unsigned scores whose smallest is above this share of the largest are coloured from the smallest on, not from zero.
 FLOOR = 0.25
-#: What a colour weighs in the brightness of a pixel (Rec. 601).
+#: The weight of each colour in the brightness of a pixel (Rec. 601).
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])
 
 
 def upsampled(scores: Float[Tensor, "rows columns"], grid: Grid, height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """Return scores of patches at every pixel of a picture, bilinear between the patches' middles.
+    """Return scores of patches at every pixel of a picture, bilinear between the patches' centres.
 
-    Beyond the outermost middles the nearest patches' scores go on.
+    Beyond the outermost centres, the nearest patches' scores continue.
 
     Args:
-        scores: What `Attribution.picture` gives.
+        scores: What `Attribution.picture` returns.
         grid: Where the patches lie; they overlap where the stride is smaller than a patch.
-        height: Of the picture on which the patches lie, in its own pixels.
-        width: As `height`.
+        height: The height of the picture that the patches lie on, in its own pixels.
+        width: Its width.
     """
     values = scores.double().numpy()
     for axis, (pixels, covered) in enumerate(zip((height, width), grid.size, strict=True)):
@@ -57,15 +57,15 @@ def pale(image: UInt8[Tensor, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
 
 
 def ends(scores: Float[Tensor, "rows columns"], signed: bool, stretched: bool = False) -> tuple[float, float]:
-    """Return the scores that have no colour and the full colour.
+    """Return the score that is drawn without colour and the one that is drawn in full colour.
 
-    No colour has zero. But where even the smallest of unsigned scores is large, as in raw attention, which has no true
-    zero, everything would be equally deep: there the scale begins at the smallest.
+    Zero has no colour. But where even the smallest of unsigned scores is large, as in raw attention, which has no true
+    zero, all patches would look equally deep; there the scale begins at the smallest.
 
     Args:
-        scores: Of the patches.
+        scores: The patches' scores.
         signed: Whether scores may be negative.
-        stretched: Begin unsigned scales at the smallest score wherever it lies, as papers draw their maps.
+        stretched: Begin unsigned scales at the smallest score whatever it is, as papers draw their maps.
     """
     largest = float(scores.abs().max())
     smallest = 0.0 if signed else float(scores.min())
@@ -79,16 +79,16 @@ def laid_over(
     signed: bool,
     smallest: float = 0.0,
 ) -> Float[np.ndarray, "h w 3"]:
-    """Return a picture times the colours of the scores over it: white for no score, deeper for larger ones.
+    """Return a picture multiplied by the colours of its scores: white for no score, deeper for larger ones.
 
     The depth follows the square root of the score's share of the largest, as everywhere in this package.
 
     Args:
         ground: The picture, from 0 to 1.
-        scores: At every pixel.
-        largest: The size of score that has the full colour.
+        scores: The score at every pixel.
+        largest: The absolute score that is drawn in full colour.
         signed: Whether scores may be negative.
-        smallest: The score that has no colour.
+        smallest: The score that is drawn without colour.
     """
     share = np.clip((scores - smallest) / ((largest - smallest) or 1.0), -1 if signed else 0, 1)
     shade = np.sign(share) * np.sqrt(np.abs(share))
@@ -102,7 +102,7 @@ def enlarged(image: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "H W 3"]:
 
 
 def ground_of(image: UInt8[Tensor, "h w 3"] | None, grid: Grid) -> UInt8[Tensor, "H W 3"]:
-    """Return the picture to draw on: the result's own, enlarged, or where there is none plain white of its shape."""
+    """Return the picture to draw on: the result's own, enlarged, or if it has none, plain white of its shape."""
     if image is not None:
         return enlarged(image)
     return enlarged(torch.full((*grid.size, 3), 255, dtype=torch.uint8))
@@ -118,9 +118,9 @@ def overlay(
 
     Args:
         attribution: A result of a picture.
-        position: The target; by default what is in focus.
+        position: The target; by default the one in focus.
         layer: One layer; by default all together.
-        stretched: As in `ends`; scores of which none is negative count as unsigned then.
+        stretched: As in `ends`; if set, scores count as unsigned where none is negative.
     """
     grid = require_picture(attribution)
     image, scores = ground_of(attribution.image, grid), attribution.picture(position, layer)
@@ -130,7 +130,7 @@ def overlay(
 
 
 def read_pixels(attribution: Attribution) -> Float[Tensor, "rows columns"]:
-    """Return the scores of the pixels that patches cover; raises InputError if the method stopped at the patches."""
+    """Return the scores of the pixels that patches cover; raises InputError if the method scores only patches."""
     grid = require_picture(attribution)
     if attribution.pixels is None:
         raise InputError(f"{attribution.method} scores patches, not pixels")

@@ -4,7 +4,7 @@ One layer's scores, or their mean over layers, become one block of bytes, deflat
 
     codes    int8     row after row, each as long as its target can see: sign(s) · round(127 · sqrt(|s| / m)), m being
                       the row's largest |s|, so that a score is known to 1 % of the row's largest or better
-    behind   uint16   how far behind the row's target its top sources stand, best first, ties by position: first every
+    behind   uint16   how far behind the row's target its top sources are, best first, ties by position: first every
                       row's best, then every row's second and so on (uint32 past 32,767 tokens; modulo its range)
     exact    float32  the scores of those sources, in the same order; they also give m
 
@@ -77,7 +77,7 @@ def quantise(matrix: Float[Tensor, "target source"]) -> np.ndarray:
 
 
 def thumbnail(matrix: Float[Tensor, "target source"]) -> np.ndarray:
-    """Return the map in at most 48 × 48 int8 codes on one scale: of every patch the score of largest size."""
+    """Return the map in at most 48 × 48 int8 codes on one scale, each the largest absolute score of its area."""
     scores = matrix.numpy()
     for axis in (0, 1):
         edges = np.linspace(0, scores.shape[axis], min(scores.shape[axis], THUMBNAIL) + 1).astype(int)[:-1]

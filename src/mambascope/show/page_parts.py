@@ -1,4 +1,4 @@
-"""What every page is put together from: one frame, a style, a script, and data that can only be data."""
+"""The parts of every page: one frame, a style, a script, and data that can never run as code."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def assembled(
     Args:
         sections: The asset that holds what the page shows.
         about: What the page is about, for its title.
-        styles: Assets that make its style.
-        scripts: Assets that make its script, in this order.
+        styles: The assets of its style.
+        scripts: The assets of its script, in this order.
         result: What the script reads: texts, axes, evidence.
         blocks: Elements that hold packed numbers, see `block`.
     """
@@ -47,13 +47,13 @@ def assembled(
 
 
 def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
-    """Return a page; its own policy forbids any script and any connection but what is allowed.
+    """Return a page; its own policy forbids every script and connection that is not allowed.
 
     Args:
         title: Its title, as HTML.
-        body: Its elements: every text from a model or a file in them is data, or escaped.
-        styles: Assets that make its style.
-        allowed: What the policy allows beside the style.
+        body: Its elements, in which every text from a model or a file is data, or escaped.
+        styles: The assets of its style.
+        allowed: What the policy allows besides the style.
     """
     style = "\n".join(map(asset, styles))
     policy = f"style-src '{fingerprint(style)}'; {allowed}"
@@ -61,7 +61,7 @@ def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
 
 
 def method_facts(result: Attribution) -> dict[str, Any]:
-    """Return what a page tells of one result beside its scores."""
+    """Return what a page says about one result besides its scores."""
     known = METHODS.get(result.method)
     return {
         "name": result.method,
@@ -78,12 +78,12 @@ def method_facts(result: Attribution) -> dict[str, Any]:
 
 
 def target_facts(target: Target) -> dict[str, Any]:
-    """Return what a page tells of one position and the number explained there."""
+    """Return what a page says about one position and the number explained there."""
     return asdict(target) | {"next_tokens": [(visible(token), share) for token, share in target.next_tokens]}
 
 
 def layer_kinds(result: Attribution) -> list[str] | None:
-    """Return what each of a hybrid's layers mixes tokens with; None where they are all alike."""
+    """Return the kind of each of a hybrid's layers; None where all layers are alike."""
     kinds = result.diagnostics.get("layer_kinds")
     return list(kinds) if kinds and len(kinds) == len(result.axes["layer"]) else None
 
@@ -94,13 +94,13 @@ def block(name: str, packed: str) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: ASCII only, with no character that HTML could read as markup."""
+    """Return JSON for use inside a script element: ASCII only, with no character that HTML could read as markup."""
     text = json.dumps(plain(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types; diagnostics may hold NaN, tuples, arrays or paths."""
+    """Return the value in JSON's own types; diagnostics may hold NaN, tuples, arrays or paths."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,5 +118,5 @@ def asset(name: str) -> str:
 
 
 def fingerprint(content: str) -> str:
-    """Return what the page's policy knows a script or style by."""
+    """Return the hash by which the page's policy knows a script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode("ascii")

@@ -11,7 +11,7 @@ import math
 
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
-# From no score to the largest, on a light and on a dark ground; the first colour is the ground itself.
+# From no score to the largest, on a light and on a dark background; the first colour is the background itself.
 ANCHORS = {
     "light": {
         "positive": ("#ffffff", "#d6e6f5", "#8fc1e3", "#3e8ec9", "#0f5ca8", "#08306b"),
@@ -22,14 +22,14 @@ ANCHORS = {
         "negative": ("#14181f", "#44290e", "#7d450c", "#c4701a", "#f0a552", "#ffe2bd"),
     },
 }
-# In a terminal the ground is unknown, so every shade has the same middling lightness, which stands out as much from
+# In a terminal the background is unknown, so every shade has the same medium lightness, which stands out as much from
 # black as from white, and the score shows in how colourful it is.
 TERMINAL_GROUNDS = {
     "positive": ("#66707d", "#536f92", "#3c6da8", "#2268bd", "#0560d2"),
     "negative": ("#78706a", "#8c6a4e", "#9c6331", "#aa5a17", "#b85000"),
 }
 TERMINAL_TEXT = "#ffffff"
-# Below this shade, a twenty-fifth of the largest score, the terminal leaves a token as it is.
+# Below this shade, a twenty-fifth of the largest score, the terminal leaves a token uncoloured.
 FAINT = 0.2
 
 
@@ -39,7 +39,7 @@ def shade(score: float, largest: float) -> float:
 
 
 def terminal_style(score: float, largest: float) -> str | None:
-    """Return the rich style (text and ground) for a score in a terminal, or None where it is too faint to colour."""
+    """Return the rich style (text and background) for a score in a terminal, or None if it is too faint to show."""
     strength = shade(score, largest)
     if strength < FAINT:
         return None

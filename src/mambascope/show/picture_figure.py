@@ -33,8 +33,8 @@ def picture_figure(
 ) -> Sheet:
     """Return a matplotlib figure: the picture, the scores over it, and each layer's scores below.
 
-    A heading says what is shown, a caption how to read it and how much the patches hold. Where a method goes down to
-    the pixels, their scores stand beside those of the patches.
+    A heading says what is shown, a caption how to read it and how much the patches hold. If a method goes down to
+    the pixels, their scores are drawn beside those of the patches.
 
     Args:
         attribution: A result of a picture.
@@ -43,7 +43,7 @@ def picture_figure(
         layers: Small pictures below: `each` layer's, none (`mean`), or those of 2 to 48 layers (`auto`).
 
     Raises:
-        InputError: if the result is of no picture, that position or layer is not in it, `layers` is `each` for a
+        InputError: if the result is of a text, that position or layer is not in it, `layers` is `each` for a
             result of 1 or more than 48 layers or together with `layer`, or a score is not a finite number.
     """
     require_finite(attribution)
@@ -90,7 +90,7 @@ def _panel_of_patches(
 
 def _panel_of_pixels(sheet: FigureBase, axes: Axes, attribution: Attribution) -> None:
     axes.imshow(pixel_overlay(attribution))
-    axes.set_title(f"{attribution.method}\nof every pixel, on a scale of its own", **_text(LETTERS + 1))
+    axes.set_title(f"{attribution.method}\nof every pixel, on its own scale", **_text(LETTERS + 1))
     largest = float(read_pixels(attribution).abs().max())
     _scale(sheet, axes, score_norm(largest, attribution.signed), attribution, "score of a pixel")
 
@@ -128,10 +128,10 @@ def outline_target(axes: Axes, attribution: Attribution, position: int | None, s
 
 
 def picture_says(attribution: Attribution) -> str:
-    """Return what the model sees in the picture: its classes with their probabilities, for a title."""
+    """Return the model's name and the classes that it predicts, with their probabilities, for a title."""
     classes, name = drawable(sees(attribution, 2)), drawable(_short(attribution.model.name))
     between = ", " if attribution.target.independent else " "
-    return f"{name}\nsees{between}{_short(classes, 48, end=False)}" if attribution.target.next_tokens else name
+    return f"{name}\npredicts{between}{_short(classes, 48, end=False)}" if attribution.target.next_tokens else name
 
 
 def scores_say(attribution: Attribution, position: int | None = None, layer: int | None = None) -> str:
@@ -170,7 +170,7 @@ def _strip(part: FigureBase, attribution: Attribution, position: int | None, row
 
 
 def _text(size: int) -> dict[str, Any]:
-    """Keywords for text that is never mathematics: a class may be called $x$."""
+    """Return keywords for text that is never mathematics: a class may be called $x$."""
     return {"fontsize": size, "loc": "left", "parse_math": False, "family": families()}
 
 

@@ -1,7 +1,7 @@
-"""The self-contained page of a picture: the picture within it, scores laid over it as they are looked at.
+"""The self-contained page of a picture: it holds the picture, and lays scores over it as they are looked at.
 
 Each method brings its own layers and targets. Rows are packed as a text's are (see `pack.py`) without the class token,
-whose score is often a hundred times a patch's and would leave them nothing of the scale; it has a block of its own.
+whose score is often a hundred times a patch's and would use up the scale; it has a block of its own.
 Where classes are read from the mean of all tokens, that mean is one more target, at the position after the last.
 """
 
@@ -32,7 +32,7 @@ SCRIPTS = (
     "folding.js", "picturepage.js",
 )  # fmt: skip
 
-#: Pixels from which on a picture is stored as JPEG; smaller ones exactly.
+#: Pictures of more pixels are stored as JPEG; smaller ones exactly.
 LARGE = 64 * 64
 JPEG_QUALITY = 92
 
@@ -40,15 +40,16 @@ JPEG_QUALITY = 92
 def picture_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
     """Return a page that shows the result and loads nothing: picture, top sources, layers and evidence.
 
-    A click on a patch shows what it drew from where the result holds all targets.
+    If the result holds all targets, a click on a patch shows what it drew from.
 
     Args:
         attribution: The result that the page opens with.
-        others: Results of other methods on the same picture, with any layers and targets; switches in the page.
+        others: Results of other methods on the same picture, with any layers and targets, which the page can
+            switch to.
         command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
 
     Raises:
-        InputError: if the results are of different pictures or of none, or hold scores that are not finite numbers.
+        InputError: if the results are of different pictures or of a text, or hold scores that are not finite numbers.
     """
     results = (attribution, *others)
     grid = require_picture(attribution)
@@ -57,7 +58,7 @@ def picture_page(attribution: Attribution, *others: Attribution, command: str | 
         require_finite(result)
     image = ground_of(attribution.image, grid) if attribution.image is None else attribution.image
     mime, packed = encoded(image)
-    palette = ANCHORS["light"]  # the picture is as light by night as by day
+    palette = ANCHORS["light"]  # the picture is equally light in both themes
     description = {
         "tokens": list(attribution.tokens),
         "shown": {},
@@ -97,7 +98,7 @@ def encoded(image: UInt8[Tensor, "h w 3"]) -> tuple[str, str]:
 
 
 def _facts(result: Attribution, grid: Grid) -> dict[str, Any]:
-    """What the page tells of one result, with its own layers, targets, and which of them is in focus."""
+    """Return what the page says about one result, with its layers, its targets, and which of them is in focus."""
     targets = _targets(result)
     focus = len(result.tokens) if result.target.pooled > 1 else result.target.position
     facts = method_facts(result) | {
@@ -115,13 +116,13 @@ def _facts(result: Attribution, grid: Grid) -> dict[str, Any]:
 
 
 def _targets(result: Attribution) -> list[int]:
-    """The targets' positions; the mean of all tokens stands after the last."""
+    """Return the targets' positions; the mean of all tokens comes after the last."""
     mean = [len(result.tokens)] if result.target.pooled > 1 else []
     return mean if mean and len(result.axes["target"]) == 1 else [*result.axes["target"], *mean]
 
 
 def _rows(result: Attribution, layer: int | str | None) -> Float[Tensor, "target source"]:
-    """One layer's scores, with a row for every entry of `_targets`."""
+    """Return one layer's scores, with a row for every entry of `_targets`."""
     matrix = result.matrix(layer)
     if result.target.pooled > 1 and len(matrix) > 1:
         return torch.cat([matrix, matrix.mean(dim=0, keepdim=True)])
@@ -129,7 +130,7 @@ def _rows(result: Attribution, layer: int | str | None) -> Float[Tensor, "target
 
 
 def _blocks(index: int, result: Attribution, grid: Grid) -> list[str]:
-    """The scores of one result: a block for all layers and each, one of row sums, one of the class token, of pixels."""
+    """Return one result's scores: a block for all layers and each layer, for row sums, the class token, and pixels."""
     targets, sources = _targets(result), len(result.tokens)
     blocks, totals, of_class = [], [], []
     for number, layer in enumerate((None, *result.axes["layer"])):

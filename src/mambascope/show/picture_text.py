@@ -1,4 +1,4 @@
-"""One screen about a picture: what the model sees, the patches in block characters, the top sources, the evidence."""
+"""One screen about a picture: what the model predicts, patches in block characters, top sources, evidence."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mambascope.show.tokens import visible
 
 TOP_SOURCES = 10
 CLASSES = 3
-#: Rows of patches that fit; more are drawn together.
+#: Rows of patches that fit; if there are more, several are drawn as one.
 MOST_ROWS = 20
 TABLE = f"{'top':>3}  {'source':<13} {'score':>10} {'share':>7}"
 GAP = 3
-#: Cells that patches must have to stand beside the sources, and not above them.
+#: Cells that the patches need to be drawn beside the sources, and not above them.
 BESIDE = 16
 #: A patch without colours, from no score to the largest.
 POSITIVE = ("  ", "\u2591\u2591", "\u2592\u2592", "\u2593\u2593", "\u2588\u2588")
 NEGATIVE = ("  ", " -", "--", "-=", "==")
 EXPLAINED = "[]"
-#: What stands for the blocks where the output cannot hold them.
+#: What replaces the blocks where the output cannot encode them.
 ASCII_BLOCKS = str.maketrans("\u2591\u2592\u2593\u2588", ".:*#")
 
 
@@ -49,7 +49,7 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
     target, line = attribution.target, first_line(attribution, screen)
     name = visible(str(attribution.diagnostics.get("picture", "the picture")))
     if target.next_tokens:
-        line.append(screen.fit(f"in {_short(name, 30)} sees{f', {INDEPENDENT}:' if target.independent else ''} "))
+        line.append(screen.fit(f"{_short(name, 30)} → predicts{f', {INDEPENDENT}:' if target.independent else ''} "))
         for k, (label, share) in enumerate(target.next_tokens[:CLASSES]):
             between = "" if k == 0 else ", then " if k == 1 and not target.independent else ", "
             says = f"{between}{_short(visible(label), 24)} {percent(share)}"
@@ -85,7 +85,7 @@ def patches_and_sources(attribution: Attribution, screen: Screen) -> Text:
 
 
 def pooled(scores: Float[Tensor, "rows columns"], size: int) -> Float[Tensor, "r c"]:
-    """Return squares of patches as one, each with its score of largest size."""
+    """Return one score for each square of patches, the one of largest absolute value."""
     if size == 1:
         return scores
     rows, columns = (math.ceil(length / size) for length in scores.shape)
@@ -98,7 +98,7 @@ def pooled(scores: Float[Tensor, "rows columns"], size: int) -> Float[Tensor, "r
 def drawn_patches(
     scores: Float[Tensor, "rows columns"], explained: tuple[int, int] | None, screen: Screen
 ) -> list[Text]:
-    """Return one line a row of patches: colours where the screen has them, else blocks, and dashes for the negative."""
+    """Return a line per row of patches: in colours if the screen has them, else blocks, or dashes where negative."""
     largest = float(scores.abs().max())
     lines = []
     for row, values in enumerate(scores.tolist()):

@@ -1,17 +1,17 @@
-"""What to call the parts of a picture, and what of it is explained."""
+"""Words for the parts of a picture, and for what is explained."""
 
 from __future__ import annotations
 
 from mambascope.attribution import Attribution
 from mambascope.show.text import percent
 
-#: What is said before the classes of a model that judges each by itself: their probabilities do not share a whole.
+#: What precedes the classes of a model that judges each by itself: their probabilities need not add up to one.
 INDEPENDENT = "each class by itself"
 FEATURES = "the size of "
 
 
 def target_place(attribution: Attribution, position: int | None = None) -> tuple[int, int] | None:
-    """Return row and column of the patch that is explained; None for the class token or the mean of the patches."""
+    """Return the row and column of the patch that is explained; None for the class token or the mean of the patches."""
     if attribution.grid is None or (position is None and attribution.target.pooled > 1):
         return None
     return attribution.grid.place(attribution.target.position if position is None else position)
@@ -34,7 +34,7 @@ def what_is_explained(attribution: Attribution, position: int | None = None) -> 
 
 
 def heading(attribution: Attribution, position: int | None = None) -> str:
-    """Return what a figure of a picture shows, in words that need no method's name."""
+    """Return what a figure of a picture shows, without naming the method."""
     explained = what_is_explained(attribution, position).removeprefix("explains ")
     if explained.startswith(FEATURES):
         return f"Which patches {explained.removeprefix(FEATURES)} were drawn from"
@@ -46,7 +46,7 @@ def heading(attribution: Attribution, position: int | None = None) -> str:
 def how_to_read(attribution: Attribution, position: int | None, layer: int | None, layers: bool) -> str:
     """Return how to read the scores that lie over a picture."""
     says = "Blue: the patch adds, orange: it takes away. " if attribution.signed else ""
-    says += "The deeper the colour, the larger the score, scaled to the largest patch. Of the sum of all sizes: "
+    says += "The deeper the colour, the larger the score, scaled to the largest patch. Shares of all absolute scores: "
     says += f"{', '.join(shares(attribution, position, layer))}."
     return says + (" Below, each layer by its number, each on its own scale." if layers else "")
 
@@ -67,7 +67,7 @@ def sees(attribution: Attribution, count: int = 1) -> str:
 def shares(attribution: Attribution, position: int | None = None, layer: int | str | None = None) -> list[str]:
     """Return how much of a row the class token and the patches hold, and how much the largest patch.
 
-    Colours over a picture are scaled to its own largest patch, however little that is: this says how little.
+    Colours over a picture are scaled to its own largest patch, however little that holds: this says how little.
     """
     row, patches = attribution.row(position, layer).abs(), attribution.picture(position, layer).abs()
     total = float(row.sum()) or 1.0

@@ -1,4 +1,4 @@
-"""A result in a file of the kind that the file's ending names."""
+"""Writing a result to a file, in the format of the file's ending."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
 
-#: The columns of a table, a line for every layer, target and source.
+#: The columns of a table, which has a line for every layer, target and source.
 COLUMNS = ("layer", "target", "target_token", "source", "source_token", "score")
 
 
 def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
-    """Write a result as the file's ending says, whole or not at all; `Attribution.save` says more.
+    """Write a result in the format of the file's ending, whole or not at all, see `Attribution.save`.
 
     Raises:
-        InputError: if the ending is another one, or the folder does not exist.
-        OutputError: if the disk is full or refuses.
+        InputError: if the ending is unknown, or the folder does not exist.
+        OutputError: if the file cannot be written, as on a full disk.
     """
     check_file(path)
     suffix = path.suffix.lower()
@@ -39,12 +39,12 @@ def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
 
 
 def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "") -> None:
-    """Raise InputError if a file has an unknown ending, or its place cannot be written to.
+    """Raise InputError if a file has an unknown ending, or its folder cannot be written to.
 
     Args:
         path: The file.
-        formats: The endings that there are; by default those of `FORMATS`.
-        name: What it was given as, such as `--out`, for the message.
+        formats: The endings allowed; by default `FORMATS`.
+        name: The option that gave it, such as `--out`, for the message.
     """
     formats = FORMATS if formats is None else formats
     if path.suffix.lower() not in formats:
@@ -60,7 +60,7 @@ def _page(attribution: Attribution, path: Path, others: Sequence[Attribution]) -
 
 def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
     written = json.dumps(attribution.to_dict(), ensure_ascii=False)
-    path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may hold any bytes
+    path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may contain any bytes
 
 
 def _table(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
@@ -75,7 +75,7 @@ def _lines(attribution: Attribution) -> Iterator[tuple[Any, ...]]:
     tokens = dict(zip(axes["source"], piece_names(attribution.tokens), strict=True))
     for layer, targets in zip(axes["layer"], attribution.scores.numpy(), strict=True):
         for target, row in zip(axes["target"], targets, strict=True):
-            # as numpy writes them, float32 scores have the fewest digits that give them back
+            # numpy writes float32 scores with the fewest digits that give them back
             for source, score in zip(axes["source"], row.astype(str), strict=True):
                 yield layer, target, tokens[target], source, tokens[source], score
 
@@ -89,7 +89,7 @@ def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> N
         np.savez_compressed(file, **arrays)
 
 
-#: What writes each kind of file, but for figures, and for the one that holds all, which `Attribution.save` writes.
+#: What writes each kind of file, except figures, and the complete result, which `Attribution.save` writes.
 WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution]], None]] = {
     ".html": _page,
     ".json": _object,
@@ -97,5 +97,5 @@ WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution]], None]] =
     ".npz": _arrays,
 }
 
-#: The endings of files in which results are written.
+#: The endings of files that results are written to.
 FORMATS = (".html", ".png", ".pdf", ".svg", ".json", ".csv", ".npz", COMPLETE)

@@ -1,4 +1,4 @@
-"""Where on the colours a score falls: the square root of its share of the largest, as everywhere in this package."""
+"""Where a score falls on the colours: by the square root of its share of the largest, as all over this package."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from matplotlib.colors import Normalize, PowerNorm
 
 
 def score_norm(largest: float, signed: bool, smallest: float = 0.0) -> Normalize:
-    """Return the norm for scores up to a largest size, of both signs or of one; these from a smallest on."""
+    """Return the norm for scores up to a largest absolute value; unsigned scales begin at the smallest score."""
     largest = largest or 1.0
     return SignedRoot(largest) if signed else PowerNorm(0.5, smallest, largest)
 
 
 class SignedRoot(Normalize):
-    """Scores from -largest to largest onto 0 to 1 by the square root of their size: zero falls on the middle colour."""
+    """Maps scores from -largest to largest onto 0 to 1, by the square root of their size: zero to the middle."""
 
     def __init__(self, largest: float) -> None:
         super().__init__(-largest, largest)

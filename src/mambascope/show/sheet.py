@@ -1,4 +1,4 @@
-"""A figure that a notebook shows as it is returned, whether or not pyplot is there."""
+"""A figure that a notebook displays when it is returned, whether or not pyplot is imported."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from mambascope.show.typeface import families
 
 LETTERS = 8.0  # points
-#: Inches of one letter at 8 points, on average and generously.
+#: Inches of one letter at 8 points: a generous average.
 LETTER = 0.058
 
 
 class Sheet(Figure):
-    """matplotlib's figure with a picture of its own for notebooks, and room for a heading and a caption.
+    """A matplotlib figure that notebooks can display by itself, with room for a heading and a caption.
 
-    Notebooks show matplotlib's figures once pyplot is imported; before, a cell that ends with one says
-    `<Figure size …>`. Where pyplot is there its own way is taken, so that nothing is shown twice.
+    Notebooks display matplotlib's figures once pyplot is imported; before that, a cell that ends with one shows
+    `<Figure size …>`. With pyplot imported its own display is used, so nothing is shown twice.
     """
 
     def _repr_png_(self) -> bytes:
@@ -40,11 +40,11 @@ class Sheet(Figure):
 
 
 def broken(words: str, width: float, size: float = LETTERS) -> str:
-    """Return words on as many lines as letters of a size need in so many inches."""
+    """Return words broken into lines that fit a width in inches, for letters of a size in points."""
     letters = max(int(width / (LETTER * size / LETTERS)), 12)
     return "\n".join("\n".join(textwrap.wrap(line, letters)) for line in words.split("\n"))
 
 
 def _text(size: float) -> dict[str, Any]:
-    """Keywords for text at the left that is never mathematics: a token may hold dollar signs."""
+    """Return keywords for text at the left that is never mathematics: a token may contain dollar signs."""
     return {"x": 0.012, "ha": "left", "fontsize": size, "parse_math": False, "family": families()}

@@ -13,7 +13,7 @@ def print_attribution(attribution: Attribution, console: Console | None = None) 
     """Print one screen about the focused target: the shaded text or picture, top sources, layers and evidence.
 
     On a terminal scores are colours: blue for those that add, orange for those that take away. Where there is no colour
-    (a pipe, a file, `NO_COLOR`) signs stand for them, and no escape codes are written.
+    (a pipe, a file, `NO_COLOR`) signs are used instead, and no escape codes are written.
 
     Args:
         attribution: The result to print.

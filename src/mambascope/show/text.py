@@ -24,7 +24,7 @@ MARKED_SOURCES = 5
 RUNNERS_UP = 2
 TARGET_LINES = 20
 WIDEST = 100
-#: The width from which on the table of sources has room for bars.
+#: The least width at which the table of sources has room for bars.
 FULL_TABLE = 60
 #: Cells of a model's name that are kept however narrow the screen is.
 SHORTEST_NAME = 24
@@ -32,7 +32,7 @@ MARGIN = len("evidence  ")
 BAR_HUES = {"positive": "#3a86d4", "negative": "#c4600a"}
 LEVELS = "▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉"
-# What to write where the output cannot hold these signs (an ASCII pipe, an old locale).
+# What to write where the output cannot encode these signs (an ASCII pipe, an old locale).
 ASCII = str.maketrans(
     {"·": "-", "→": "->", "…": "...", "∅": "(empty)", "↵": "\\n", "⇥": "\\t", "»": ">>", "«": "<<", "█": "#"}
     | {"≤": "<=", "\u2212": "-", "‹": "<", "›": ">"}
@@ -69,7 +69,7 @@ def text_blocks(attribution: Attribution, screen: Screen) -> tuple[Text, ...]:
     """Return one screen about the focused target of a text, part by part: shaded text, top sources, layers, evidence.
 
     On a terminal tokens are shaded: blue for scores that add, orange for those that take away. Where there is no colour
-    (a pipe, a file, `NO_COLOR`) the top sources stand in [brackets] instead.
+    (a pipe, a file, `NO_COLOR`) the top sources are in [brackets] instead.
 
     Raises:
         InputError: if a score is NaN or infinite, or the focused position is not in the result.
@@ -85,7 +85,9 @@ def headline(attribution: Attribution, screen: Screen) -> Text:
     target, line = attribution.target, first_line(attribution, screen)
     if attribution.targets:
         what = "positions" if target.generated is None else "generated tokens"
-        line.append(screen.fit(f"{len(attribution.targets)} {what}, a line each below; in focus:\n"))
+        line.append(
+            screen.fit(f"{len(attribution.targets)} {what} are listed below; the text shows the sources of this one:\n")
+        )
     line.append(screen.fit(f"position {target.position} {_quoted(target_name(attribution), 24)}"))
     if target.next_tokens:
         (best, probability), *others = target.next_tokens[: RUNNERS_UP + 1]
@@ -108,7 +110,7 @@ def target_name(attribution: Attribution) -> str:
 
 
 def first_line(attribution: Attribution, screen: Screen) -> Text:
-    """Return the method, the model, its family and layers, and in a line of its own what the method shows."""
+    """Return the method, the model, its family and layers, and on a line of its own what the method shows."""
     model, layers = attribution.model, attribution.axes["layer"]
     some = len(layers) != model.layers and layers[0] != WHOLE_MODEL
     explained = f"{len(layers)} of {model.layers}" if some else f"{model.layers}"
@@ -160,7 +162,7 @@ def shaded_text(attribution: Attribution, top: list[Source], screen: Screen) -> 
 
 
 def _words(attribution: Attribution, starts: list[int], screen: Screen) -> list[str]:
-    """Return every token as the shaded text shows it: those that go on with a character are shown with it."""
+    """Return every token as the shaded text shows it: one that continues a character is shown with it."""
     names = piece_names(attribution.tokens)
     return [screen.fit(visible(name)) if starts[j] == j else "" for j, name in enumerate(names)]
 
@@ -191,14 +193,14 @@ def source_table(attribution: Attribution, top: list[Source], screen: Screen) ->
         label = f"{others} other source{'s' if others > 1 else ''}"
         before = 4 + place + len(gap)
         table.append(f"{'':{before}}{label:<{screen.width - before - 7 - wide}}{rest:>{7 + wide}}\n")
-    table.append("share: a score's size over the sum of all sizes\n")
+    table.append("share: absolute score over the sum of all absolute scores\n")
     return table
 
 
 def target_table(attribution: Attribution, screen: Screen) -> Text:
     """Return a line for each target: its position, the token that is explained, and the sources that it drew most from.
 
-    Targets that find no room are left to the page and the files; those around the one in focus are shown.
+    Those around the one in focus are shown; if there are more, they are left to the page and the files.
     """
     shown = _around(attribution)
     explains = attribution.target.asked or attribution.target.generated is not None
@@ -222,7 +224,7 @@ def target_table(attribution: Attribution, screen: Screen) -> Text:
     left_out = len(attribution.targets) - len(shown)
     if left_out:
         table.append(f"{'':{digits}} {left_out} more: see the page, or --json\n")
-    table.append("share: a score's size over the sum of all sizes\n")
+    table.append("share: absolute score over the sum of all absolute scores\n")
     return table
 
 
@@ -235,7 +237,7 @@ def _around(attribution: Attribution) -> tuple[Target, ...]:
 
 
 def _explained_token(target: Target, names: Sequence[str]) -> str:
-    """Return the token that a row explains: the generated one, the likeliest next one, or the one that stands there."""
+    """Return the token that a row explains: the generated one, the likeliest next one, or the one at its position."""
     if target.generated is not None:
         return names[target.generated]
     if target.asked and target.next_tokens:
@@ -259,13 +261,13 @@ def footer(attribution: Attribution, screen: Screen) -> Text:
 
 
 def _labelled(text: Text, label: str, words: str, screen: Screen) -> None:
-    """Append one line of the footer, its words set in where they need several lines."""
+    """Append one entry of the footer, with a hanging indent where its words need several lines."""
     text.append(f"{label:<{MARGIN}}", style="bold")
     text.append(screen.fit(wrapped(words, screen.width - MARGIN)) + "\n")
 
 
 def wrapped(words: str, width: int) -> str:
-    """Return words on lines of a width, all but the first set in by the margin of the labels."""
+    """Return words broken into lines of a width, all but the first indented by the margin of the labels."""
     lines, line = [], ""
     for word in words.split(" "):
         if line and cell_len(line) + 1 + cell_len(word) > width:
@@ -277,7 +279,7 @@ def wrapped(words: str, width: int) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage that is never rounded to a lie: `<0.1 %`, `12.3 %`, `100 %`."""
+    """Return a share as a percentage in which a small share is never rounded to zero: `<0.1 %`, `12.3 %`, `100 %`."""
     if 0 < share < 0.001:
         return "<0.1 %"
     return f"{100 * share:.3g} %" if share >= 0.9995 else f"{100 * share:.1f} %"
@@ -303,7 +305,7 @@ def _layer_line(attribution: Attribution, screen: Screen) -> Text:
     line.append(f" {layers[-1]}", style="dim")
     says = f"most in layer {layers[heaviest]} ({percent(mass[heaviest] / total)})"
     if per_bar > 1:
-        says += f" · {per_bar} layers a bar"
+        says += f" · {per_bar} layers per bar"
     beside = room - len(bars) >= len(says) + 3
     line.append("   " if beside else "\n" + " " * MARGIN)
     line.append(screen.fit(f"{says if beside else wrapped(says, screen.width - MARGIN)}\n"))
@@ -322,7 +324,7 @@ def _legend(signed: bool, marked: int, left_out: int, screen: Screen) -> Text:
         legend.append("underlined", style="dim underline")
         legend.append(": the target", style="dim")
     if left_out:
-        legend.append(screen.fit(f" · {left_out} of the tokens left out (…)"), style="dim")
+        legend.append(screen.fit(f" · {left_out} tokens left out (…)"), style="dim")
     legend.append("\n")
     return legend
 
@@ -346,7 +348,7 @@ def _quoted(token: str, cells: int) -> str:
 
 
 def _keep_end(name: str, cells: int) -> str:
-    """Return a name cut at its front, where a path's least telling part is."""
+    """Return a name cut at its front, since the end of a path says the most."""
     return name if len(name) <= cells else "…" + name[-max(cells - 1, 8) :]
 
 
@@ -361,6 +363,6 @@ def _level(value: float, largest: float) -> str:
 
 
 def _pooled(values: list[float], cells: int) -> tuple[list[float], int]:
-    """Return at most `cells` values, each the largest of so many neighbours, and how many."""
+    """Return at most `cells` values, each the largest of several neighbours, and the number of these."""
     per_bar = max(1, -(-len(values) // max(cells, 8)))
     return [max(values[start : start + per_bar]) for start in range(0, len(values), per_bar)], per_bar

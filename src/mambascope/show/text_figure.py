@@ -102,7 +102,7 @@ def _small_maps(part: FigureBase, attribution: Attribution, columns: int) -> Non
 
 
 def _bars(attribution: Attribution, layer: int | None) -> Sheet:
-    """Return one bar a source, in the order of the text, and where layers are told apart what each carried."""
+    """Return one bar per source, in the order of the text, and for several layers what each carried."""
     several = len(attribution.axes["layer"]) > 1
     width = 6.8
     sheet = Sheet(figsize=(width, max(3.0, 1.7 + 0.2 * len(attribution.tokens))), layout="constrained")
@@ -149,5 +149,5 @@ def _title(axes: Axes, attribution: Attribution, layer: int | None, width: float
 
 
 def _columns(count: int) -> int:
-    """How many columns of small maps stand well beside one large square."""
+    """Return how many columns of small maps look well beside one large square."""
     return next(columns for columns in (2, 3, 4, 5, 6, 7) if count <= columns * (columns + 1) or columns == 7)

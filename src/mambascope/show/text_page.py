@@ -19,7 +19,7 @@ SCRIPTS = (
     "textscene.js", "evidence.js", "folding.js", "page.js",
 )  # fmt: skip
 
-#: What stands in the text for a token that goes on with the character before it.
+#: What the text shows for a token that continues the character before it.
 PART = "·"
 
 
@@ -31,7 +31,7 @@ def text_page(attribution: Attribution, *others: Attribution, command: str | Non
 
     Args:
         attribution: The result that the page opens with.
-        others: Results of other methods on the same text, with any layers and targets; switches in the page.
+        others: Results of other methods on the same text, with any layers and targets, which the page can switch to.
         command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
 
     Raises:
@@ -52,7 +52,7 @@ def text_page(attribution: Attribution, *others: Attribution, command: str | Non
 
 
 def _description(results: tuple[Attribution, ...], command: str | None) -> dict[str, Any]:
-    """Everything but the scores: texts, axes, colours, evidence."""
+    """Return everything but the scores: texts, axes, colours, evidence."""
     first = results[0]
     names, starts = piece_names(first.tokens), character_starts(first.tokens)
     in_text = [visible(name) if starts[j] == j else PART for j, name in enumerate(names)]
@@ -70,7 +70,7 @@ def _description(results: tuple[Attribution, ...], command: str | None) -> dict[
 
 
 def _facts(result: Attribution) -> dict[str, Any]:
-    """What the page tells of one result, with its own layers and targets."""
+    """Return what the page says about one result, with its own layers and targets."""
     return method_facts(result) | {
         "causal": _is_causal(result),
         "targets": list(result.axes["target"]),
@@ -82,7 +82,7 @@ def _facts(result: Attribution) -> dict[str, Any]:
 
 
 def _blocks(index: int, result: Attribution) -> list[str]:
-    """The scores of one result: a block for the mean and each layer, one of row sums, one of small maps."""
+    """Return one result's scores: a block for all layers and each layer, one for row sums, one for small maps."""
     sources, causal = len(result.tokens), _is_causal(result)
     lengths = [position + 1 if causal else sources for position in result.axes["target"]]
     blocks, totals, thumbnails = [], [], []

@@ -6,7 +6,7 @@ import unicodedata
 
 EMPTY = "∅"
 SYMBOLS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
-# Zero-width joiner, non-joiner and the emoji variation selector belong to the writing they stand in.
+# Zero-width joiner, non-joiner and the emoji variation selector belong to the scripts that use them.
 JOINERS = frozenset("\u200c\u200d\ufe0f")
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 

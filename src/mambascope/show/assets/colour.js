@@ -1,4 +1,4 @@
-// Colours for codes from -127 to 127, on the ground of the reader's choice; the anchors come from palette.py.
+// Colours for codes from -127 to 127, on a light or a dark background; the anchors come from palette.py.
 
 const darkness = window.matchMedia("(prefers-color-scheme: dark)");
 const theme = () => (darkness.matches ? "dark" : "light");

@@ -7,7 +7,7 @@ const cache = new Map();
 
 // A token as it is shown: invisible characters made visible.
 const shown = (j) => RESULT.shown[j] ?? RESULT.tokens[j];
-// A token by name: one that goes on with a character says which part of which it is.
+// A token by name: one that continues a character says which part of which character it is.
 const named = (j) => RESULT.parts?.[j] ?? shown(j);
 const quoted = (j) => `‘${named(j)}’`;
 
@@ -44,7 +44,7 @@ function unpack(buffer, places) {
   const Behind = TOKENS > 0x7fff ? Uint32Array : Uint16Array, range = 2 ** (8 * Behind.BYTES_PER_ELEMENT);
   const behind = new Behind(fromPlanes(buffer, codesEnd, count, Behind.BYTES_PER_ELEMENT));
   const byRank = new Float32Array(fromPlanes(buffer, codesEnd + behind.byteLength, count, 4));
-  // The file holds every row's best, then every row's second; here a row's top sources stand together.
+  // The file holds every row's best, then every row's second; here a row's top sources are together.
   const order = new Uint32Array(count), exact = new Float32Array(count);
   for (let t = 0; t < rows; t++) {
     for (let k = 0; k < TOP; k++) {

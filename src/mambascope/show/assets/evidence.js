@@ -1,6 +1,6 @@
-// How far to trust the scores, and the command that makes them again.
+// How far to trust the scores, and the command that reproduces them.
 
-// Facts that have an entry of their own, or stand elsewhere on the page.
+// Facts that have an entry of their own, or appear elsewhere on the page.
 const TOLD = [
   "reconstruction_error", "reconstruction_error_per_layer", "conservation_error", "completeness_error", "terms", "biases_per_layer",
   "pixel_share", "residual", "caution", "seconds", "seconds_capture", "seconds_in_all", "value", "command", "written", "text", "layer_kinds",
@@ -19,7 +19,7 @@ function showEvidence(method) {
     const layers = values.length === method.layers.length ? method.layers : values.map((_, k) => k);
     add(name, says, element("ol", {}, ...values.map((value, k) => element("li", { textContent: `layer ${layers[k]}: ${format(value)}` }))));
   };
-  perLayer("biases, layer by layer", "what of the number explained is due to the biases of each layer", facts.biases_per_layer, formatScore);
+  perLayer("biases, layer by layer", "the part of the number explained that is due to each layer's biases", facts.biases_per_layer, formatScore);
   perLayer("rebuilt, layer by layer", "the relative error with which each layer's output was rebuilt", facts.reconstruction_error_per_layer, small);
   add("time taken", method.time);
   for (const [key, value] of Object.entries(facts)) {

@@ -28,7 +28,7 @@ function stripGrid(blocks) {
   };
 }
 
-// Room for the longest name that may stand beside or below the map.
+// Room for the longest name that may be beside or below the map.
 function marginForNames() {
   const context = mapCanvas.getContext("2d");
   context.font = `12px ${SANS}`;
@@ -65,8 +65,8 @@ function clampView() {
   mapCanvas.classList.toggle("zoomed", view.zoom > 1);
 }
 
-// The visible cells as one small picture: a dot a cell, or where cells are smaller than pixels, of each dot's cells the
-// one of largest size.
+// The visible cells as one small picture: one dot per cell, or where cells are smaller than pixels, per group of cells,
+// with the score of largest absolute value.
 function cellsImage(contrast) {
   const { grid, inner } = view, ratio = window.devicePixelRatio || 1, { pixels, future } = colours();
   const firstRow = Math.floor(view.y), lastRow = Math.min(grid.rows, Math.ceil(view.y + inner.height / cellHeight()));

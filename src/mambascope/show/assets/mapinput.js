@@ -1,4 +1,4 @@
-// The hands on the map: wheel, drag, click and keys.
+// Input on the map: wheel, drag, click and keys.
 
 function listenToMap({ redraw, say, choose }) {
   let drag = null;

@@ -1,4 +1,4 @@
-// Scores as ink over the picture: its colours times white for no score, times a deeper colour for a larger one.
+// Scores as ink over the picture: its colours multiplied by white for no score, by a deeper colour for a larger one.
 
 const grounds = { pale: null, full: null };  // the picture in pale grey, and as it is
 
@@ -23,8 +23,8 @@ async function loadPicture() {
   }
 }
 
-// For every pixel along an axis the two cells it lies between, and how far from the first: between the patches' middles,
-// as overlay.py does, or of pixels that the model read between theirs.
+// For every pixel along an axis the two cells it lies between, and how far from the first: between the patches' centres,
+// as overlay.py does, or between the centres of the pixels that the model read.
 function cellsBetween(pixels, cells, patches, smooth) {
   const covered = patches ? GRID.patch + (cells - 1) * GRID.stride : cells;
   const middle = patches ? GRID.patch / 2 : 0.5, step = patches ? GRID.stride : 1;
@@ -84,7 +84,7 @@ function outline(context, place, width, height, strokes) {
   }
 }
 
-// The patch whose middle is nearest to a point, in shares of the picture.
+// The patch whose centre is nearest to a point, in shares of the picture.
 function patchUnder(x, y) {
   const nearest = (share, cells, covered) => Math.min(Math.max(Math.round((share * covered - GRID.patch / 2) / GRID.stride), 0), cells - 1);
   return { row: nearest(y, GRID.rows, GRID.size[0]), column: nearest(x, GRID.columns, GRID.size[1]) };

@@ -1,4 +1,4 @@
-// The whole of a long text as one strip above its box: the strongest places as they lie, the part in view, click to go.
+// A long text as one strip above its box: where its strongest sources are, and which part is in view. A click goes there.
 
 const overview = document.getElementById("overview");
 const OVERVIEW = { height: 30, marks: 9 };
@@ -13,7 +13,7 @@ function layOutOverview() {
   overview.setAttribute("aria-valuemax", String(TOKENS - 1));
 }
 
-// Each column has the colour of the strongest score among its tokens; marks stand over the top sources.
+// Each column has the colour of the strongest score among its tokens; marks point to the top sources.
 function drawOverview(block, t, top, position) {
   layOutOverview();
   if (overview.hidden) return;

@@ -1,7 +1,7 @@
-// The page itself: what is in focus, and who redraws when it changes.
+// The page itself: what is in focus, and what is redrawn when it changes.
 
 const byId = (id) => document.getElementById(id);
-// pinned, looked: positions of what rows are about: targets, or the tokens that were generated after them.
+// pinned, looked: positions of the tokens that rows explain: targets, or what was generated after them.
 const state = { method: 0, block: 0, pinned: null, looked: null, hovered: null, totals: null, data: null, drawing: 0 };
 const method = () => RESULT.methods[state.method];
 const single = () => method().targets.length === 1;
@@ -51,7 +51,7 @@ async function chooseBlock(block) {
   showFocus();
 }
 
-// The view of the page's own result, or that of every position: the other one is a click away.
+// A button that switches between the page's first result and that of every position.
 function offerOtherView() {
   const whole = RESULT.methods.findIndex(every), away = every(method());
   const button = byId("other-view");
@@ -74,8 +74,8 @@ function showHead() {
   const adds = method().signed ? "Blue adds, orange takes away; the stronger" : "The stronger";
   byId("how").textContent = single()
     ? `${adds} the colour, the more the underlined token drew from there. Point at a token for its score (← → by keyboard).`
-    : `Point at ${every(method()) ? "a token" : "an underlined token"} to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to let go.`;
-  byId("layers-how").textContent = "How much of the target's scores, in size, each layer holds. Click a bar to isolate a layer; click again to show all.";
+    : `Point at ${every(method()) ? "a token" : "an underlined token"} to see what it drew from: ${adds.toLowerCase()} the colour, the larger the score. Click to pin it, ← → to step, Esc to unpin.`;
+  byId("layers-how").textContent = "Each layer's share of the target's absolute scores. Click a bar to isolate a layer; click again to show all.";
   byId("maps-how").textContent = single()
     ? "One row per layer, one column per source token. Click a row to see that layer. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell."
     : "One row per target token, one column per source token: a row shows what its token drew from. Click a small map to enlarge it, a row to pin its token. Wheel or + and − to zoom, drag to move, arrow keys to read cell by cell.";

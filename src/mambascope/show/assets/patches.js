@@ -17,7 +17,7 @@ const sourcePlace = () => "";
 const targetName = (position) => (position === MEAN ? `the mean of ${TOKENS} tokens` : position === CLASS ? "the class token" : sourceName(position));
 const goTo = (j) => (method().targets.includes(j) ? `Explain ${sourceName(j)}` : sourceName(j));
 
-// One block with the class token's scores beside it: they are packed apart, being of another size.
+// One block, with the class token's scores, which are packed separately because they are so much larger.
 async function loadScores(index, block) {
   const one = RESULT.methods[index], data = await loadBlock(index, block), rows = one.targets.length;
   if (CLASS !== null) {
@@ -38,7 +38,7 @@ function topOf(data, t, total) {
   return top.sort((a, b) => Math.abs(b.score) - Math.abs(a.score) || a.position - b.position).slice(0, Math.min(TOP, TOKENS));
 }
 
-// The scores of one target's patches, row by row, and the size of the largest.
+// The scores of one target's patches, row by row, with both ends of their scale.
 function patchScores(data, t) {
   const start = data.starts[t], scale = data.scales[t], values = new Float32Array(POSITIONS.length);
   POSITIONS.forEach((j, k) => { const code = data.codes[start + j]; values[k] = Math.sign(code) * (code / CODES) ** 2 * scale; });
@@ -47,7 +47,7 @@ function patchScores(data, t) {
   return { values, rows: GRID.rows, columns: GRID.columns, ...ends(values) };
 }
 
-// The scores that have no colour and the full colour, as overlay.py's `ends` says.
+// The score without colour and the one in full colour, as in overlay.py's `ends`.
 function ends(values) {
   const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   const least = method().signed ? 0 : values.reduce((least, value) => Math.min(least, value), Infinity);

@@ -1,4 +1,4 @@
-// The page of a picture: what is in focus, and who redraws when it changes. A view can be named after the page's address:
+// The page of a picture: what is in focus, and what is redrawn when it changes. The page's address can name a view:
 // #method=2&layer=3&patch=4,5&scores=pixels (the second method's third layer, …; layer 0 is all).
 
 const byId = (id) => document.getElementById(id);
@@ -94,7 +94,7 @@ function showHead() {
 function showClasses() {
   const { next_tokens: classes, asked, independent } = RESULT.methods[0].target;
   byId("classes").hidden = classes.length === 0;
-  byId("classes").caption.textContent = independent ? "What it sees, each class by itself" : "What it sees";
+  byId("classes").caption.textContent = independent ? "Prediction, each class by itself" : "Prediction";
   byId("classes").tBodies[0].replaceChildren(...classes.map(([name, share]) => {
     const bar = element("div");
     bar.style.width = `${100 * share}%`;

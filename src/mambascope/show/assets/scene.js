@@ -63,7 +63,7 @@ function toSvg(scene) {
   return new XMLSerializer().serializeToString(root);
 }
 
-// A map of few cells stays vector; one of many becomes a picture with one dot a cell.
+// A map of few cells stays vector; one of many becomes a picture with one dot per cell.
 function svgImage(make, root, { x, y, width, height, canvas, clip }) {
   const frame = make("svg", { ...clip, viewBox: `${clip.x} ${clip.y} ${clip.width} ${clip.height}` }, root);
   if (canvas.width * canvas.height > CELLS_AS_SHAPES) {

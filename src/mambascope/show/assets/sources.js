@@ -1,4 +1,4 @@
-// What stands beside the text or the picture: what the method shows, the top sources in numbers, each layer's part.
+// What is shown beside the text or the picture: what the method shows, the top sources in numbers, each layer's part.
 
 const element = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
@@ -38,7 +38,7 @@ function showSources(position, top, count, follow) {
   table.tBodies[0].replaceChildren(...rows);
 }
 
-// What a method's scores are, and what is to be kept in mind of them.
+// What a method's scores mean, and the caution about them, if any.
 function showMethod({ name, title, paper, diagnostics }) {
   document.getElementById("method-says").textContent = title ? `${name}: ${title} (${paper}).` : name;
   const caution = document.getElementById("caution");

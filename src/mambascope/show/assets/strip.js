@@ -1,4 +1,4 @@
-// One small map per layer, and one for their mean.
+// One small map per layer, and one for all together.
 
 function buildStrip(select) {
   const { layers, kinds, over } = method();

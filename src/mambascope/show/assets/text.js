@@ -1,4 +1,4 @@
-// The text: one span a token, shaded by the scores of the target in focus.
+// The text: one span per token, shaded by the scores of the target in focus.
 
 const textBox = document.getElementById("text");
 let spans = [];
@@ -63,7 +63,7 @@ function positionOf(event) {
   return span ? Number(span.dataset.position) : null;
 }
 
-// ---- how the table of sources names what stands here, and points at it ------------------------------------------------
+// ---- how the table of sources names tokens, and points at them -------------------------------------------------------
 
 const sourceName = (j) => quoted(j);
 const sourcePlace = (j) => ` ${j}`;

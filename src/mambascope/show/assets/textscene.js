@@ -1,4 +1,4 @@
-// The text as it stands on the page, as a picture to save.
+// The text as the page shows it, as a picture to save.
 
 function textScene() {
   const frame = textBox.getBoundingClientRect(), ink = variable("--ink"), items = [];
@@ -15,7 +15,7 @@ function textScene() {
   return { width: Math.ceil(frame.width), height: Math.ceil(textBox.scrollHeight + 4), ground: variable("--ground"), items };
 }
 
-// A token's pieces line by line: most stand in one, long ones may break.
+// A token's pieces line by line: most tokens are on one line, long ones may break.
 function lineParts(span) {
   const rects = [...span.getClientRects()].filter(({ width }) => width > 0), whole = span.textContent;
   if (rects.length <= 1) return rects.map((rect) => ({ rect, string: whole }));
