@@ -12,6 +12,7 @@ from dense_reference import distance
 from mambascope import readouts
 from mambascope.cli import methods_table
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.run import run
 from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.tasks.induction import Induction
@@ -134,7 +135,7 @@ def test_a_task_judges_them(tmp_path):
     task = Induction(span=6, count=2)
     judged = run(task, ["tiny-mamba"], BOTH, tmp_path / "out").read().table.to_pylist()
     assert {(row["method"], row["layer"]) for row in judged} >= {("projection", 0), ("gradient-size", -1)}
-    assert {row["metric"] for row in judged} == set(task.metrics)
+    assert {row["metric"] for row in judged} == set(listed_metrics(task.metrics))
 
 
 def test_they_refuse_what_they_do_not_read(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """No pass is run twice for the same question: forward passes of the model, and captures, method by method."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from mambascope.explanation import explain, subject
 from mambascope.methods.registry import METHODS
 from mambascope.trace import capture
 from models import padded_batch, stock_model
+from rounding import assert_equal_to_rounding
 
 #: Forward passes of one explanation of 6 tokens: that of the capture, and those that the method needs. Interventions
 #: run all copies of so short a text at once; captum's gradients are held to the readout at both ends of their way.
@@ -71,3 +74,14 @@ def test_a_run_computes_the_gradients_of_a_readout_once(counted):
     assert other is not first
     assert trace.logit_direction(readouts.token(2, 7)) is trace.logit_direction(readouts.token(2, 7))
     assert counts["passes"] == 4
+
+
+def test_no_pass_is_shared_between_different_inputs():
+    """As when copies of a text are explained by the trace of the text: what was computed for one is not the other's."""
+    model, readout = stock_model("mamba"), readouts.token(2, 7)
+    first, second = (capture(model, input_ids=torch.tensor([ids])) for ids in ([3, 4, 5], [9, 8, 7]))
+    of_first = first.gradients(readout)
+    moved = dataclasses.replace(first, inputs=second.inputs)
+    assert_equal_to_rounding(moved.gradients(readout).embeddings, second.gradients(readout).embeddings)
+    assert not torch.allclose(moved.gradients(readout).embeddings, of_first.embeddings)
+    assert_equal_to_rounding(first.gradients(readout).embeddings, of_first.embeddings)

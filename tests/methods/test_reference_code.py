@@ -40,7 +40,7 @@ def agree(row, expected, target, what):
 @pytest.fixture(scope="module", params=FAMILIES)
 def texts(request):
     model = stock_model(request.param, torch.float64, num_hidden_layers=LAYERS)
-    ids = torch.cat([padded_batch(LENGTH, 1, "left", seed=seed)[0] for seed in (0, 1)])
+    ids = torch.cat([padded_batch(LENGTH, 1, "left", seed=seed)[0] for seed in (2, 3)])
     with without_downcasts(request.param):
         trace = capture(model, input_ids=ids)
     return request.param, model, ids, trace, dense_reference.runs(model, ids)

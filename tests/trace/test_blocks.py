@@ -179,7 +179,7 @@ def latim_of(branch):
 
 
 def test_rollout_multiplies_layers_and_adds_what_stands_side_by_side(hybrid):
-    rho = torch.eye(LENGTH, dtype=torch.float64)[-1]
+    rho = normalised = torch.eye(LENGTH, dtype=torch.float64)[-1]
     for block in reversed(hybrid.layers):
         mean = torch.zeros(LENGTH, LENGTH, dtype=torch.float64)
         for branch, scale in zip(block.branches, (SCAN_SCALE, ATTENTION_SCALE), strict=True):
@@ -187,7 +187,10 @@ def test_rollout_multiplies_layers_and_adds_what_stands_side_by_side(hybrid):
             alone = dataclasses.replace(hybrid, layers=(one,))
             mean += scale * hidden_attention(alone, 0)[0].mean(dim=0)
         rho = rho + rho @ mean
+        rows = torch.eye(LENGTH, dtype=torch.float64) + mean
+        normalised = normalised @ (rows / rows.sum(dim=1, keepdim=True))
     assert distance(rollout_row(hybrid, -1)[0], rho) < BOUND
+    assert distance(rollout_row(hybrid, -1, normalise=True)[0], normalised) < BOUND
 
 
 def test_alti_logits_terms_are_found_apart_and_add_up(hybrid):

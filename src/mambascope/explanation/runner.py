@@ -150,7 +150,7 @@ def _side_by_side(
     """Return the results of a method that explains a batch, run on copies of one text, each with its own readout."""
     found = []
     for start, stop in batches(len(readouts), trace.shape[1], None):
-        run = dataclasses.replace(trace, inputs=copies(dict(trace.inputs), stop - start), _passes={})
+        run = dataclasses.replace(trace, inputs=copies(dict(trace.inputs), stop - start))
         found += results(run, OneEach(tuple(readouts[start:stop])))
     return found
 

@@ -39,7 +39,7 @@ class Trace:
     layers: tuple[Block, ...]
     outputs: Any
     seconds: float
-    _passes: dict[tuple[str, Any], Any] = field(default_factory=dict, repr=False)
+    _passes: dict[str, tuple[Mapping[str, Any], Hashable, Any]] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         read = ", then ".join(shape_of(stage.layers[0].x[..., 0]) for stage in self.stages)
@@ -90,12 +90,14 @@ class Trace:
         return self._once("logit_direction", readout, lambda: logit_direction(self.model, readout, **self.inputs))
 
     def _once(self, kind: str, readout: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return the result for this readout; only the last result of each kind is kept, since it may be large."""
-        if (kind, readout) not in self._passes:
-            for key in [key for key in self._passes if key[0] == kind]:
-                del self._passes[key]
-            self._passes[kind, readout] = compute()
-        return self._passes[kind, readout]
+        """Return the result for this readout; only the last result of each kind is kept, since it may be large.
+
+        A trace made from this one with other inputs computes its own.
+        """
+        held = self._passes.get(kind)
+        if held is None or held[0] is not self.inputs or held[1] != readout:
+            held = self._passes[kind] = (self.inputs, readout, compute())
+        return held[2]
 
     @property
     def logits(self) -> Float[Tensor, "b *v"] | None:
