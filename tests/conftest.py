@@ -16,7 +16,8 @@ import transformers
 from data_folder import data_folder
 
 transformers.logging.set_verbosity_error()
-torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
+# The models are tiny: threads that wait for each other cost more than they give.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 # Fresh memory holds NaN in this mode: what is read before it was written fails every time, not now and then.
 torch.use_deterministic_algorithms(True, warn_only=True)
 
