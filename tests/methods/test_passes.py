@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mambascope import readouts
-from mambascope.explanation import explain, subject
+from mambascope.explanation import explain, subject, views
 from mambascope.methods.registry import METHODS
 from mambascope.trace import capture
 from models import padded_batch, stock_model
@@ -85,3 +85,13 @@ def test_no_pass_is_shared_between_different_inputs():
     assert_equal_to_rounding(moved.gradients(readout).embeddings, second.gradients(readout).embeddings)
     assert not torch.allclose(moved.gradients(readout).embeddings, of_first.embeddings)
     assert_equal_to_rounding(first.gradients(readout).embeddings, of_first.embeddings)
+
+
+def test_a_page_is_made_from_one_capture(counted, monkeypatch):
+    """Whatever it offers to switch to."""
+    monkeypatch.setattr(views, "MAP_SECONDS", 1e6)
+    monkeypatch.setattr(views, "METHOD_SECONDS", 1e6)
+    model, counts = counted
+    results = explain(model, None, {"input_ids": padded_batch(6, 1, "left")[0]}, views=True, progress=False)
+    assert len(results) > 5
+    assert counts["captures"] == 1
