@@ -296,3 +296,5 @@ def test_views_are_what_a_page_offers(loaded, monkeypatch):
     assert len(data_of(first.to_html(*others))["methods"]) == 1 + len(others)
     generated, *others = mambascope.explain(*loaded, TEXT, generate=2, views=True)
     assert {one.axes["target"] for one in others if one.method != "latim"} == {generated.axes["target"]}
+    (every,) = [one for one in others if len(one.axes["target"]) == len(one.tokens)]
+    assert every.target.position == len(every.tokens) - 1, "the map is about the text, and not about what was generated"
