@@ -163,7 +163,7 @@ INK, PALE, BAND, EDGE = "#23262b", "#62676f", "#f6f4ef", "#d9d4c7"
 LANE, FEW, MANY, WALK = "#a9b8cb", "#e3ecf6", "#2f69a8", "#b8420f"
 
 #: Inches: heights of a room, of the ground and of the gap between; where names, lanes and the path begin; all of it.
-HEIGHT, LOW, GAP, TOP = 0.44, 0.82, 0.15, 0.55
+HEIGHT, LOW, GAP, TOP = 0.44, 0.98, 0.15, 0.55
 NAMES, LANES, STEP, WALKS, WIDTH = 0.16, 3.05, 0.365, 6.88, 11.6
 
 
