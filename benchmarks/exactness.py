@@ -21,6 +21,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
+from mambascope import capture, methods
 from mambascope.operators import naive
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.state_space_dual import StateSpaceDual
