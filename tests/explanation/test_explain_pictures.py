@@ -99,6 +99,16 @@ def test_a_patch_is_explained_in_place_of_the_class_token(model):
         explain(model, None, astronaut(), patch=(0, 0), method="alti-logit")
 
 
+def test_a_class_is_not_explained_at_several_positions_by_what_explains_it_as_a_whole(model):
+    for positions in ([1, 2], "1:3", "all"):
+        with pytest.raises(InputError, match="alti-logit explains a class, not single positions; choose one of latim"):
+            explain(model, None, astronaut(), positions=positions, method="alti-logit")
+    result = explain(model, None, astronaut(), positions=[1, 2], method="latim")
+    for row, position in enumerate((1, 2)):
+        alone = explain(model, None, astronaut(), position=position, method="latim")
+        assert_equal_to_rounding(result.scores[:, row], alone.scores[:, 0])
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.reads({"attention"})])
 def test_the_place_matters_where_a_method_says_so(model, name):
     """A method that is not `by_place` gives the same wherever it is asked; one that is gives something else."""

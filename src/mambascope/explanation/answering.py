@@ -12,7 +12,7 @@ from torch import nn
 
 from mambascope.attribution import Attribution, Model, Target
 from mambascope.errors import InputError
-from mambascope.explanation.options import check_options
+from mambascope.explanation.options import check_options, check_place
 from mambascope.explanation.question import (
     Question,
     ResolvedQuestion,
@@ -87,6 +87,8 @@ def _answers(
     for method in methods:
         check_readable(method, trace)
     every = question.positions == "all"
+    if question.positions is not None and trace.logits is not None and trace.logits.ndim == 2:
+        check_place(methods, one=isinstance(question.positions, tuple) and len(question.positions) == 1)
     focused = resolve(subject, trace, dataclasses.replace(question, positions=None) if every else question)
     each = resolve(subject, trace, question) if every and any(method.asks for method in methods) else focused
     in_focus, of_each = (_targets(subject, trace, tokens, one, question) for one in (focused, each))

@@ -102,6 +102,19 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
         raise InputError(f"{unable[0]} explains a class, not a single patch; choose one of {able}")
 
 
+def check_place(methods: Sequence[Method], *, one: bool) -> None:
+    """Raise InputError if a class is asked for at several positions from a method whose result does not depend on them.
+
+    Args:
+        methods: The methods.
+        one: Whether there is a single position.
+    """
+    unable = [method.name for method in methods if not method.by_place]
+    if unable and not one:
+        able = ", ".join(method.name for method in METHODS.values() if method.by_place)
+        raise InputError(f"{unable[0]} explains a class, not single positions; choose one of {able}")
+
+
 def has_features(model: nn.Module) -> bool:
     """Return whether a model returns the features of its patches as well as its classes."""
     return isinstance(model, VisionMamba)
