@@ -1,4 +1,4 @@
-"""What there is of one kind, by name: families, methods, tasks, metrics. The package's own are registered like any."""
+"""Registries of families, methods, tasks and metrics, by name. The package's own entries are registered like any other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mambascope.numbering import shown
 
 Entry = TypeVar("Entry")
 
-#: A name has no colon and no comma: a colon begins a variant or form, and commas stand between names.
+#: A name has no colon and no comma: a colon precedes a variant, and commas separate names.
 NAME = re.compile(r"[\w.-]+")
 
 
@@ -21,7 +21,7 @@ class Registry(dict[str, Entry]):
     Args:
         what: What an entry is called, for messages.
         kind: The class or protocol of an entry, which has a `name`.
-        entries: Those that there are to begin with.
+        entries: The first entries.
     """
 
     def __init__(self, what: str, kind: Any, entries: Iterable[Entry] = ()) -> None:
@@ -31,10 +31,10 @@ class Registry(dict[str, Entry]):
             self.register(entry)
 
     def register(self, entry: Entry) -> Entry:
-        """Return the entry, once it can be found by its name; registering the same object again changes nothing.
+        """Add an entry and return it; registering the same object again changes nothing.
 
         Raises:
-            InputError: if it is no such entry, its name cannot be typed, or another entry has this name.
+            InputError: if the entry is of another class, its name holds other signs, or another entry has that name.
         """
         if not isinstance(entry, self._kind):
             raise InputError(f"only a {self._what} can be registered here, found {shown(entry)}")

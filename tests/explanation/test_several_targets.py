@@ -298,3 +298,39 @@ def test_views_are_what_a_page_offers(loaded, monkeypatch):
     assert {one.axes["target"] for one in others if one.method != "latim"} == {generated.axes["target"]}
     (every,) = [one for one in others if len(one.axes["target"]) == len(one.tokens)]
     assert every.target.position == len(every.tokens) - 1, "the map is about the text, and not about what was generated"
+
+
+@pytest.mark.parametrize("method", ["latim", "mamba-lrp"])
+@pytest.mark.parametrize("follows", [{"generate": 2}, {"continuation": " to"}])
+@pytest.mark.parametrize("where", [{"positions": "all"}, {"positions": [1, 2]}, {"position": 1}])
+def test_what_follows_is_not_asked_for_elsewhere(loaded, method, follows, where):
+    """Whatever the method: one that reads nothing of the output would answer another question."""
+    with pytest.raises(InputError, match="own positions; leave out target and position"):
+        mambascope.explain(*loaded, TEXT, method=method, **follows, **where)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (torch.tensor([[3, 4], [5, 6]]), "generate continues one text at a time; these inputs hold 2"),
+        (torch.tensor([[3, 10**6]]), "1000000"),
+        (torch.zeros(1, 0, dtype=torch.long), "tokens > 0"),
+    ],
+)
+def test_ids_that_cannot_be_continued_are_refused_in_one_sentence(loaded, ids, words):
+    with pytest.raises(InputError, match=words):
+        mambascope.explain(loaded[0], None, {"input_ids": ids}, generate=2)
+
+
+def test_a_page_of_a_classifier_explains_positions_by_methods_that_depend_on_them(monkeypatch):
+    monkeypatch.setattr(views, "METHOD_SECONDS", 1e6)
+    config = transformers.BertConfig(
+        num_hidden_layers=2, hidden_size=12, num_attention_heads=2, intermediate_size=16, vocab_size=50, num_labels=3
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    first, *others = mambascope.explain(
+        model, None, {"input_ids": torch.arange(1, 9)[None]}, method="latim", positions=[1, 2], views=True
+    )
+    assert first.axes["target"] == (1, 2)
+    assert others
+    assert all(METHODS[one.method].by_place for one in others)

@@ -13,13 +13,7 @@ from torch import nn
 from mambascope.attribution import Attribution, Model, Target
 from mambascope.errors import InputError
 from mambascope.explanation.options import check_options, check_place
-from mambascope.explanation.question import (
-    Question,
-    ResolvedQuestion,
-    has_independent_classes,
-    next_tokens,
-    resolve,
-)
+from mambascope.explanation.question import Question, ResolvedQuestion, has_independent_classes, next_tokens, resolve
 from mambascope.explanation.runner import Rows, score, score_every
 from mambascope.explanation.stages import one_stage, stage_number
 from mambascope.explanation.subject import Subject, with_picture
@@ -29,12 +23,7 @@ from mambascope.methods.reference_code import Variant, first_reference_layer
 from mambascope.methods.registry import check_readable
 from mambascope.methods.trust import caution
 from mambascope.models.picture_models import StagedModel
-from mambascope.numbering import (
-    Layers,
-    LayersAsked,
-    chosen_layers,
-    read_layers,
-)
+from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers
 from mambascope.progress import Steps, told
 from mambascope.readouts import Place
 from mambascope.trace import Trace

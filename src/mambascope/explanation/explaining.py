@@ -20,11 +20,7 @@ from mambascope.families import check_model
 from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
-from mambascope.numbering import (
-    LayersAsked,
-    read_layers,
-    read_positions,
-)
+from mambascope.numbering import LayersAsked, read_layers, read_positions
 
 
 class Options(TypedDict, total=False):

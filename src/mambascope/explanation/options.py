@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.explanation.question import (
-    Question,
-)
+from mambascope.explanation.question import Question
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import Subject
 from mambascope.inputs.preparation import reads_pictures
@@ -17,14 +15,7 @@ from mambascope.methods.method import Method
 from mambascope.methods.reference_code import check_variant
 from mambascope.methods.registry import METHODS
 from mambascope.models.vim import VisionMamba
-from mambascope.numbering import (
-    Layers,
-    LayersAsked,
-    read_layers,
-    shown,
-    whole_number,
-    whole_numbers,
-)
+from mambascope.numbering import Layers, LayersAsked, read_layers, shown, whole_number, whole_numbers
 
 
 def ask(
@@ -49,6 +40,9 @@ def ask(
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise InputError(f"{given[0]} and {given[1]} both say which position is explained; give one of them")
+    if subject.following is not None and (given or target is not None):
+        what = "generated tokens are explained at their" if each else "a continuation is explained at its"
+        raise InputError(f"{what} own positions; leave out target and position")
     if patch is None:
         where = positions if position is None else (whole_number(position, "position"),)
         return Question(target, foil, where, each)

@@ -79,10 +79,6 @@ def resolve(subject: Subject, trace: Trace, question: Question) -> ResolvedQuest
     """
     model, logits, following = subject.model, trace.logits, subject.following
     named = question.target is not None or question.foil is not None
-    if following is not None and (question.positions is not None or question.target is not None):
-        name = "generated tokens are explained at their own positions"
-        name = name if question.each else "a continuation is explained at its own positions"
-        raise InputError(f"{name}; leave out target and position")
     places = _places(trace, question.positions)
     if question.features:
         grid = subject.grid(None)
@@ -127,7 +123,7 @@ def _about(subject: Subject, trace: Trace, place: int, token: int, foil: int | N
 
 def _check_greedy(logits: Float[Tensor, "1 L v"], places: Sequence[int], tokens: Sequence[int]) -> None:
     """Raise ReconstructionError unless each generated token is the likeliest one of this pass too, up to rounding."""
-    rows = logits[0, list(places)].float()
+    rows = logits[0, list(places)].to(torch.promote_types(logits.dtype, torch.float32))
     short = rows.max(dim=-1).values - rows[torch.arange(len(tokens)), torch.tensor(tokens)]
     missed = short / (rows.max(dim=-1).values - rows.min(dim=-1).values).clamp_min(1e-30)
     bound = TIES.get(logits.dtype, TIES[torch.float32])

@@ -76,8 +76,9 @@ def viewable(subject: Subject, question: Question, layer: Layers, stage: int | N
     able = [one for one in METHODS.values() if one.reads(kinds) and (layer == "all" or one.scope == "layer")]
     if isinstance(model, StagedModel) and stage is not None:
         able = [one for one in able if explains_stage(model, one, stage)]
-    a_patch = subject.picture is not None and question.positions not in (None, "all")
-    return [one for one in able if one.by_place or not a_patch]
+    logits = subject.trace().logits
+    a_place = question.positions is not None and logits is not None and logits.ndim == 2  # where a class is not read
+    return [one for one in able if one.by_place or not a_place]
 
 
 def affordable(

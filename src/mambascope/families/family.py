@@ -20,7 +20,7 @@ from mambascope.models.convolutions import causal_convolution
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 
-#: What a layer mixes tokens with: `scan`, `attention`, or what else a family calls it.
+#: The kind of mixer: `scan`, `attention`, or a name that a family gives.
 Kind = str
 
 
@@ -245,19 +245,19 @@ class Family:
 
 @dataclass(frozen=True)
 class PlainFamily:
-    """One family of mixers that are read from outside: what they mix with follows from their input and their weights.
+    """One family of mixers without patch points: their coefficients follow from their input and weights.
 
-    The model's own code runs in every pass, so that gradients are those of that code.
+    The model's own code runs in every pass, so gradients are those of that code.
 
     Attributes:
         model_type: `config.model_type` in transformers.
         mixer_class: Name of the mixer's class, which is called with hidden states and returns its output.
         module: The module that defines it.
-        kind: What it mixes tokens with.
+        kind: The kind of mixer.
         affine: Given the mixer, what was captured (x, y and the mask, no scans), and a dtype, returns the mixer's
             affine map.
-        scale: Given the block that the mixer stands in, returns what its output is multiplied by in the stream.
-        beside: Given the block, returns its token-wise parts that read what entered and are added with the mixer.
+        scale: Given the enclosing block, returns the factor of the mixer's output in the residual stream.
+        beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer.
     """
 
     model_type: str
@@ -276,11 +276,11 @@ class PlainFamily:
         return f"{self.module}.{self.mixer_class}"
 
     def describes(self, mixer: nn.Module) -> bool:
-        """Return whether this family's file knows the mixer's class (or a base of it)."""
+        """Return whether the mixer is of this family's class or a subclass of it."""
         return is_a(mixer, self.name)
 
     def post_norm(self, mixer: nn.Module) -> None:
-        """Return None: these mixers write into the residual stream as it is."""
+        """Return None: these mixers' outputs are added to the residual stream with no norm after it."""
 
 
 def is_a(mixer: nn.Module, name: str) -> bool:

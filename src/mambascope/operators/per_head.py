@@ -1,6 +1,6 @@
-"""What token mixers have in common whose channels share one matrix per head: Mamba-2's scan, softmax attention.
+"""The common base of token mixers whose channels share one matrix per head: Mamba-2's scan, softmax attention.
 
-A mixer with a matrix of its own for every channel has as many heads as channels.
+If every channel has a matrix of its own, there are as many heads as channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks,
 
 
 class PerHead(ABC):
-    """A `TokenMixer` but for `maps`, `length`, `state_size`, `tile` and the two products, which a subclass adds.
+    """A `TokenMixer` that lacks `maps`, `length`, `state_size`, `tile` and the two products; subclasses add them.
 
     Attributes:
         skip: D, the direct path per channel.
@@ -37,7 +37,7 @@ class PerHead(ABC):
 
     @property
     def causal(self) -> bool:
-        """Whether no target draws from its future, which a subclass denies where one may."""
+        """Whether no target depends on later tokens; subclasses override it where one may."""
         return True
 
     @abstractmethod
@@ -46,14 +46,14 @@ class PerHead(ABC):
 
     @abstractmethod
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
-        """Return alpha for some targets and sources, zero at pairs of the future."""
+        """Return alpha for some targets and sources, zero where the source comes after the target."""
 
     def channels(self, maps: Float[Tensor, "b H *s"]) -> Float[Tensor, "b D *s"]:
         """Return the per-channel form of per-head values: channel d belongs to head d // P."""
         return maps.repeat_interleave(self.skip.shape[0] // self.maps, dim=1)
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
-        """Yield the blocks of the causal triangle, large ones, or the whole square when targets see their future."""
+        """Yield the blocks of the causal triangle, large ones, or the whole square when targets see later tokens."""
         if self.causal:
             yield from causal_blocks(self.length, taps, base=64)
         else:

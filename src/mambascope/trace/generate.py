@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from mambascope.errors import InputError
-from mambascope.inputs.checks import longest_text
+from mambascope.inputs.checks import check_inputs, longest_text
 from mambascope.numbering import whole_number
 from mambascope.trace.running import running
 
 
-def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "1 L"], count: int) -> list[int]:
+def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: int) -> list[int]:
     """Return the tokens with which a model continues a text, the likeliest one at every step.
 
     Settings of the checkpoint that would choose otherwise, such as sampling or a penalty on repetition, are left out.
 
     Args:
         model: A language model.
-        input_ids: The text.
+        input_ids: One text.
         count: How many tokens; fewer come back where the model ends the text before.
 
     Raises:
-        InputError: if the model predicts no next token, `count` is no whole number from 1 on, or the model has no
-            positions for so long a text.
+        InputError: if there are several texts or ids out of range, the model predicts no next token, `count` is not a
+            whole number from 1, or the model has no positions for so long a text.
     """
     count = whole_number(count, "generate")
     if count < 1:
@@ -37,6 +37,9 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "1 L"], count: 
         raise InputError(
             f"{type(model).__name__} does not predict the next token, so it cannot generate a continuation"
         )
+    check_inputs(model, {"input_ids": input_ids})
+    if input_ids.shape[0] != 1:
+        raise InputError(f"generate continues one text at a time; these inputs hold {input_ids.shape[0]}")
     longest, length = longest_text(model), input_ids.shape[1]
     if longest is not None and length + count > longest:
         raise InputError(
