@@ -1,4 +1,4 @@
-"""Registries of families, methods, tasks and metrics, by name. The package's own entries are registered like any other."""
+"""Registries of families, methods, tasks and metrics by name; the package's own entries are registered like any other."""
 
 from __future__ import annotations
 
