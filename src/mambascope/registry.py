@@ -1,4 +1,4 @@
-"""Registries of families, methods, tasks and metrics by name; the package's own entries are registered like any other."""
+"""Registries of families, methods, tasks and metrics by name; the package registers its own entries in the same way."""
 
 from __future__ import annotations
 
