@@ -244,6 +244,14 @@ def logits_of(outputs: Any) -> Tensor:
     return logits
 
 
+def read_at(readout: Any) -> tuple[int, ...] | None:
+    """Return the positions whose outputs a readout reads; None if that is not known, as for a class."""
+    if isinstance(readout, FeatureReadout):
+        return readout.positions
+    places = [term.position for term in readout.terms] if isinstance(readout, Readout) else [None]
+    return None if None in places else tuple(place for place in places if place is not None)
+
+
 def first_order(readout: Any, outputs: Any, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Return the total of a linear explanation of a readout: its value, unless it has a `first_order` of its own.
 

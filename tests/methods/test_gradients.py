@@ -105,14 +105,17 @@ def test_an_integral_that_has_not_converged_says_so(family):
 
 
 def test_smooth_grad_is_the_mean_over_noise(family):
-    """The noise is drawn again here as captum draws it: one call for all samples, float32, from the seed."""
+    """The noise is drawn again here as captum draws it: one call for all samples, float32, from the seed.
+
+    Its size is that of the text itself, without padding.
+    """
     model, samples, noise = stock_model(family, torch.float64), 6, 0.3
     with without_downcasts(family):
         found = smooth_grad(traced(model, IDS, MASK), READOUT, noise=noise, samples=samples, seed=4)
         for row in range(2):
             x, mask = table(model)[row : row + 1], MASK[row : row + 1]
             torch.manual_seed(4)
-            size = torch.full((samples, *x.shape[1:]), noise * float(x.std()))
+            size = torch.full((samples, *x.shape[1:]), noise * float(x[mask.bool()].std()))
             noisy = x + torch.normal(0, size)
             flow = gradient(model, noisy, mask.expand(samples, -1))[0].mean(dim=0)
             assert torch.allclose(found.scores[row], (flow * x[0]).sum(dim=-1), **BOUND), f"text {row}"

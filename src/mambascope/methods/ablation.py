@@ -42,10 +42,11 @@ def measure(
     *,
     length: int,
     sources: int,
+    padding: Bool[Tensor, " L"] | None,
     batch: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Effect:
-    """Return the effect of sources 0 to `sources` - 1, measured in batches; it is exactly zero for later sources.
+    """Return the effect of sources 0 to `sources` - 1, measured in batches; zero for later sources and for padding.
 
     Args:
         readout: Given a model's outputs, returns one number per text.
@@ -53,6 +54,7 @@ def measure(
         without: Given a range of sources, returns the model's outputs for copies of the text, each without one of them.
         length: Number of tokens of the text.
         sources: Number of sources.
+        padding: True at padding, which is no source; None if there is none.
         batch: Copies per batch; by default as many as make `BATCH_TOKENS` tokens.
         progress: Called with (sources done, sources in all) after each batch.
 
@@ -66,7 +68,7 @@ def measure(
         scores[start:stop] = intact.to(scores.dtype) - left.to(scores.dtype)
         if progress is not None:
             progress(stop, sources)
-    return Effect(scores, float(intact), outputs)
+    return Effect(scores if padding is None else scores.masked_fill(padding, 0), float(intact), outputs)
 
 
 def _read(readout: Callable[[Any], Any], outputs: Any, texts: int) -> Float[Tensor, " b"]:
@@ -93,6 +95,12 @@ def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int,
 def one_each(start: int, stop: int, length: int, device: torch.device) -> Bool[Tensor, "b L"]:
     """Return True at one source per copy: at `start` in the first, at `stop` - 1 in the last."""
     return torch.arange(length, device=device) == torch.arange(start, stop, device=device)[:, None]
+
+
+def padding_of(inputs: dict[str, Any]) -> Bool[Tensor, " L"] | None:
+    """Return True at the padding of the one text that the inputs hold; None if there is no mask."""
+    mask = inputs.get("attention_mask")
+    return None if mask is None else ~mask[0].bool()
 
 
 def copies(inputs: dict[str, Any], count: int) -> dict[str, Any]:

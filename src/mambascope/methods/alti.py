@@ -26,7 +26,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.attention_layer import AttentionLayer
@@ -40,7 +40,7 @@ ValueBias = Literal["bias", "source"]
 def alti(
     trace: Trace, layer: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L L"]:
-    """Return one layer's C; every row sums to one.
+    """Return one layer's C; every row sums to one, but for those of padding, which are zero.
 
     If no source brings the sum closer to the output, the whole share goes to the target itself.
 
@@ -63,7 +63,7 @@ def alti(
     raw = operator.x.new_zeros(batch, length, length)
     for block, tile in operator.contribution_tiles(rule):
         raw[:, block.rows, block.columns] = stream.closeness(block, tile)
-    return _normalised(raw, 0)
+    return without_padding(trace, _normalised(raw, 0))
 
 
 def alti_row(

@@ -27,6 +27,7 @@ from mambascope.brief import brief
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
+from mambascope.methods.targets import require_no_padding
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
@@ -115,6 +116,7 @@ def _updates(
     for layer in reversed(range(len(trace.layers) - 1)):
         back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
         rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
+    require_no_padding(trace, rows.abs().amax(dim=1))
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
     terms = {

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.methods.method import AnyReadout, Method, MethodResult
+from mambascope.methods.targets import positions, reach
 from mambascope.trace import Trace
 
 
@@ -23,8 +24,8 @@ def random_scores(length: int, generator: torch.Generator | None = None) -> Floa
 def _drawn(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """Return random scores for the sources that the positions see, and zero for the others."""
     scores = random_scores(trace.shape[1])
-    scores[:, trace.operator(0).seen(max(readout.positions)).stop :] = 0
-    return MethodResult(scores)
+    scores[:, reach(trace, positions(trace, readout.positions)[0].tolist()) :] = 0
+    return MethodResult(scores if trace.attention_mask is None else scores * trace.attention_mask.cpu())
 
 
 METHODS = [

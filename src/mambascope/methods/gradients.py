@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
+from mambascope.methods.targets import require_no_padding
 from mambascope.readouts import OneEach
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
@@ -149,7 +150,7 @@ def smooth_grad(
                     text[None],
                     nt_samples=samples,
                     nt_samples_batch_size=passes.at_a_time(batch),
-                    stdevs=noise * float(text.double().std()),
+                    stdevs=noise * float(passes.own(row).double().std()),
                     abs=False,
                     additional_forward_args=tuple(value[row : row + 1] for value in passes.rest),
                 )
@@ -161,7 +162,7 @@ def smooth_grad(
 class _Passes:
     """The readout as a function of embeddings and of the texts' other inputs, which captum repeats with them."""
 
-    model: nn.Module
+    trace: Trace
     readout: Callable[[Any], Tensor]
     inputs: dict[str, Any]
     embeddings: Tensor
@@ -187,8 +188,13 @@ class _Passes:
         """Return the readout of texts with these embeddings."""
         embeddings = embeddings.to(self.embeddings.dtype)  # captum's noise and steps are float32
         given = self.inputs | dict(zip(self.names, rest, strict=True))
-        with reading(self.model, given, lambda _: embeddings) as given:
-            return in_texts(self.readout, given)(call(self.model, given))
+        with reading(self.trace.model, given, lambda _: embeddings) as given:
+            return in_texts(self.readout, given)(call(self.trace.model, given))
+
+    def own(self, row: int) -> Tensor:
+        """Return the embeddings of one text without its padding."""
+        mask = self.inputs.get("attention_mask")
+        return self.embeddings[row] if mask is None else self.embeddings[row, mask[row].bool()]
 
     def at_a_time(self, batch: int | None) -> int:
         """Return the number of texts per batch."""
@@ -200,6 +206,7 @@ class _Passes:
     def scored(self, attributions: Tensor, start: Tensor | None = None) -> GradientScores:
         """Return the tokens' scores with their completeness error from the baseline `start`, by default zeros."""
         scores = attributions.detach().double().sum(dim=-1)
+        require_no_padding(self.trace, scores)
         with torch.no_grad():
             value = self.run(self.embeddings, *self.rest)
             before = self.run(torch.zeros_like(self.embeddings) if start is None else start, *self.rest)
@@ -214,7 +221,7 @@ def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iter
     _captum()
     inputs = dict(trace.inputs)
     with differentiable(trace.model):
-        yield _Passes(trace.model, readout, inputs, embedded(trace.model, inputs))
+        yield _Passes(trace, readout, inputs, embedded(trace.model, inputs))
 
 
 def _captum() -> Any:

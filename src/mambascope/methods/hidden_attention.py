@@ -15,7 +15,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.numbering import shown, whole_number
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
@@ -56,7 +56,7 @@ def hidden_attention(
         for block in split(coarse, TILE, TILE):
             tile = scan.mix(block, None, None, workspace) if mixed else scan.tile(block.rows, block.columns, chosen)
             maps[:, :, block.rows, block.columns] = tile
-    return maps
+    return without_padding(trace, maps)
 
 
 def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
@@ -72,7 +72,7 @@ def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     for branch in branches:
         for block, tile in mean_tiles(branch.operator().scan):
             mean[:, block.rows, block.columns] += branch.scale * tile
-    return mean
+    return without_padding(trace, mean)
 
 
 def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:

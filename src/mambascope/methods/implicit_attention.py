@@ -20,7 +20,7 @@ from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.trace import Trace
 
 
@@ -46,7 +46,7 @@ def implicit_attention(
     batch, length = trace.shape
     if channels == "mean":
         require_room((batch, length, length), operator.x, "shorten the text")
-        return operator.implicit_mean()
+        return without_padding(trace, operator.implicit_mean())
     chosen = chosen_maps(channels, operator.scan.maps)
     shape = (batch, len(chosen), length, length)
     require_room(shape, operator.x, 'ask for channels="mean" or for a few channels, or shorten the text')
@@ -54,7 +54,7 @@ def implicit_attention(
     for block, tile in operator.implicit_tiles():
         by_map = reduce(tile, "b (m p) t c -> b m t c", "mean", m=operator.scan.maps)
         maps[:, :, block.rows, block.columns] = by_map[:, chosen]
-    return maps
+    return without_padding(trace, maps)
 
 
 def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:

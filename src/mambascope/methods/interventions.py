@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, require_one_text
+from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, padding_of, require_one_text
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
-from mambascope.methods.targets import positions
+from mambascope.methods.targets import positions, without_padding
 from mambascope.numbering import shown
 from mambascope.trace import Block, Branch, Trace, check_trace
 from mambascope.trace.block import precision
@@ -76,7 +76,10 @@ def knockout(
                 return call(model, copies(inputs, stop - start))
 
         sources = max(block.operator().seen(max(rows)).stop for block in window)  # later ones give the targets nothing
-        return measure(readout, trace.outputs, without, length=length, sources=sources, batch=batch, progress=progress)
+        return measure(
+            readout, trace.outputs, without,
+            length=length, sources=sources, padding=padding_of(inputs), batch=batch, progress=progress,
+        )  # fmt: skip
 
 
 def value_zeroing(
@@ -125,7 +128,7 @@ def value_zeroing(
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
                 progress(stop, length)
-    distances = distances[None]
+    distances = without_padding(trace, distances[None])
     return distances.tril_() if causal else distances  # targets before the source differ by rounding only
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.trace import Trace
 
@@ -71,6 +71,7 @@ def latim(
     for place, number in enumerate(layers):
         for block, tile in trace.operator(number).contribution_tiles(rule):
             torch.linalg.vector_norm(tile, ord=norm, dim=1, out=maps[:, place, block.rows, block.columns])
+    maps = without_padding(trace, maps)
     return maps if layer is None else maps[:, 0]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of, says_kinds
+from mambascope.methods.targets import require_no_padding
 from mambascope.readouts import OneEach, first_order
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import Gradients, differentiate
@@ -121,8 +122,10 @@ def mamba_lrp(
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     biases, others = _by_layer(trace, passed)
+    scores = _times_gradient(passed.embeddings, passed.at_embeddings, -1)
+    require_no_padding(trace, scores)
     return Relevance(
-        scores=_times_gradient(passed.embeddings, passed.at_embeddings, -1),
+        scores=scores,
         biases=biases,
         other_biases=others,
         value=passed.value,

@@ -16,7 +16,7 @@ from torch import Tensor
 from mambascope.errors import UnsupportedModelError
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import ATTENTION, Method
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.trace import Trace
 
@@ -39,7 +39,7 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     norms = operator.x.new_zeros(batch, length, length)
     for block, tile in operator.tiles_of(operator.preactivation):
         norms[:, block.rows, block.columns] = torch.linalg.vector_norm(tile, dim=1)
-    return norms
+    return without_padding(trace, norms)
 
 
 def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:

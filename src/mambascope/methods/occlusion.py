@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.inputs.tokens import check_ids
-from mambascope.methods.ablation import Effect, copies, measure, require_one_text
+from mambascope.methods.ablation import Effect, copies, measure, padding_of, require_one_text
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
-from mambascope.readouts import Readout
+from mambascope.methods.targets import positions, reach
+from mambascope.readouts import Readout, read_at
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
@@ -49,7 +50,7 @@ def occlusion(
     check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
-    readout = in_texts(readout, inputs)
+    number = in_texts(readout, inputs)
     with running(model):
         text = embedded(model, inputs)
         length = text.shape[1]
@@ -59,7 +60,19 @@ def occlusion(
             with intervening(model, None):
                 return occluded(torch.arange(start, stop, device=text.device))
 
-        return measure(readout, trace.outputs, without, length=length, sources=length, batch=batch, progress=progress)
+        return measure(
+            number, trace.outputs, without,
+            length=length, sources=_seen(trace, readout, length), padding=padding_of(inputs), batch=batch,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _seen(trace: Trace, readout: Any, length: int) -> int:
+    """Return how many of the embedded tokens, from the first on, a readout may depend on."""
+    places = read_at(readout)
+    if places is None or length != trace.shape[1]:
+        return length
+    return reach(trace, positions(trace, places)[0].tolist())
 
 
 def _occluding(
@@ -137,16 +150,21 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """Read all readouts from the same passes: the intact one, then those without a token."""
+    numbers = [in_texts(readout, trace.inputs) for readout in readouts]
     noted: list[Float[Tensor, "T b"]] = []
 
     def noting(outputs: Any) -> Float[Tensor, " b"]:
-        values = torch.stack([readout(outputs) for readout in readouts])
+        values = torch.stack([number(outputs) for number in numbers])
         noted.append(values.to(torch.promote_types(values.dtype, torch.float32)))
         return values[0]
 
     occlusion(trace, noting)
     intact, *without = noted
-    rows = at_positions(trace, intact - torch.cat(without, dim=1))
+    scores = intact - torch.cat(without, dim=1)
+    for row, readout in zip(scores, readouts, strict=True):
+        row[_seen(trace, readout, len(row)) :] = 0
+    padding = padding_of(dict(trace.inputs))
+    rows = at_positions(trace, scores if padding is None else scores.masked_fill(padding, 0))
     return [MethodResult(row[None], {"value": float(value)}) for row, value in zip(rows, intact, strict=True)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
-from mambascope.methods.targets import looks_ahead, of_each_text
+from mambascope.methods.targets import looks_ahead, of_each_text, without_padding
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
@@ -72,7 +72,7 @@ def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         for place, target in enumerate(range(rows.start, rows.stop)):
             seen = length if ahead else target + 1
             out[:, target, :seen] = min_max(tile[:, :, place, :seen], real_tokens(trace, seen)).mean(dim=1)
-    return out
+    return without_padding(trace, out)
 
 
 def _scan(trace: Trace, layer: int) -> TokenMixer:

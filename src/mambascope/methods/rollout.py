@@ -29,7 +29,7 @@ from mambascope.methods.reference_code import (
     reference_rollout,
     reference_row,
 )
-from mambascope.methods.targets import looks_ahead, of_each_text
+from mambascope.methods.targets import looks_ahead, of_each_text, without_padding
 from mambascope.numbering import whole_numbers
 from mambascope.operators.blocks import split
 from mambascope.trace import Trace
@@ -110,7 +110,7 @@ def rollout(
     for layer in range(len(trace.layers)):
         step = identity + discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer))
         product = (step / step.sum(dim=-1, keepdim=True) if normalise else step) @ product
-    return product.contiguous()
+    return without_padding(trace, product.contiguous())
 
 
 def reduced_map(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mambascope.errors import InputError
 from mambascope.numbering import whole_number
 from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import TokenMixer
@@ -33,6 +34,34 @@ def _looks_ahead(scan: TokenMixer, mask: Tensor | None) -> bool:
     if scan.causal or mask is None or not isinstance(scan, SoftmaxAttention):
         return not scan.causal
     return bool((scan.p.triu(1).any(dim=-1).any(dim=1) & mask.bool()).any())
+
+
+def reach(trace: Trace, places: Sequence[int]) -> int:
+    """Return how many sources, from the first on, positions may depend on: all of them if a layer looks ahead."""
+    ahead = any(looks_ahead(trace, layer) for layer in range(len(trace.layers)))
+    return trace.shape[1] if ahead else max(places) + 1
+
+
+def without_padding(trace: Trace, maps: Float[Tensor, "b *M L L"]) -> Float[Tensor, "b *M L L"]:
+    """Set a map's entries to zero, in place, where the target or the source is padding, and return it."""
+    if trace.attention_mask is None:
+        return maps
+    padding = ~trace.attention_mask.bool().to(maps.device)
+    padding = padding.view(len(padding), *[1] * (maps.ndim - 3), -1)
+    return maps.masked_fill_(padding[..., None, :] | padding[..., :, None], 0)
+
+
+def require_no_padding(trace: Trace, scores: Float[Tensor, "b L"]) -> None:
+    """Raise InputError if padding has a score: the number that is explained is then read from padding."""
+    if trace.attention_mask is None:
+        return
+    wrong = (scores != 0) & ~trace.attention_mask.bool().to(scores.device)
+    if wrong.any():
+        text, place = wrong.nonzero()[0].tolist()
+        raise InputError(
+            f"what is explained is read from padding, at position {place} of text {text}; pad the texts on the side "
+            "where the model reads nothing, or pass them one by one"
+        )
 
 
 def of_each_text(trace: Trace, target: int, compute: Callable[[int], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

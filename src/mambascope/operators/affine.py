@@ -201,8 +201,9 @@ class AffineMixer(AffineMap):
         return taps * self.convolution.at_written(kept, sources)
 
     def unit_taps(self, sources: slice) -> Float[Tensor, "b K D c"]:
-        """Return the secant taps of a unit source: the map that acts on u."""
-        return self.convolution.at_written(self.slope, sources) * self.conv.t()[:, :, None]
+        """Return the secant taps of a unit source: the map that acts on u; zero for padding, where u is zero."""
+        taps = self.convolution.at_written(self.slope, sources) * self.conv.t()[:, :, None]
+        return taps if self.mask is None else taps * self.mask[:, None, None, sources]
 
     def _mixed(
         self, block: Block, taps: Float[Tensor, "b K D c"], gate: Float[Tensor, "b t D"] | None, workspace: Workspace
