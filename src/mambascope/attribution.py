@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mambascope.arguments import count
 from mambascope.brief import one_line
 from mambascope.characters import piece_names
 from mambascope.errors import CheckpointError, InputError
 from mambascope.files import whole_file
 from mambascope.grid import Grid
-from mambascope.numbering import whole_number
+from mambascope.numbering import shown, whole_number
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -144,6 +145,7 @@ class Attribution:
         return f"{'every position' if rows == len(self.tokens) else f'{rows} positions'}, in focus "
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         lengths = tuple(len(self.axes[name]) for name in ("layer", "target", "source"))
         if tuple(self.scores.shape) != lengths:
             raise InputError(f"scores of shape {tuple(self.scores.shape)} do not match axes of lengths {lengths}")
@@ -209,8 +211,11 @@ class Attribution:
 
         The share is the absolute score over the sum of the row's absolute scores. A token that continues a character
         begun before it, and whose own text is empty, is named by its part: `‹2/3 of 好›`.
+
+        Raises:
+            InputError: if `k` is not a whole number from 1, or that position or layer is not in the result.
         """
-        row = self.row(position, layer)
+        k, row = count(k, "k"), self.row(position, layer)
         total = float(row.abs().sum()) or 1.0
         last = self.target.position if position is None else position
         last = len(row) - 1 if position is None and self.target.pooled > 1 else last
@@ -259,7 +264,8 @@ class Attribution:
             InputError: if the ending is unknown, or the folder does not exist.
             OutputError: if the file cannot be written, as on a full disk.
         """
-        path = Path(path)
+        path = _path(path)
+        _check_results(others)
         if path.suffix.lower() != COMPLETE:
             from mambascope import show
 
@@ -279,7 +285,8 @@ class Attribution:
         Raises:
             CheckpointError: if the file is of another kind, missing, cut short, or not an attribution.
         """
-        if Path(path).suffix.lower() != COMPLETE:
+        path = _path(path)
+        if path.suffix.lower() != COMPLETE:
             raise CheckpointError(
                 f"{path} is not a {COMPLETE} file, the only kind that holds a whole result and can be loaded"
             )
@@ -328,6 +335,8 @@ class Attribution:
         """Return a self-contained page; it can switch to the results of other methods on the same text."""
         from mambascope import show
 
+        _check_results(others)
+
         return show.html_page(self, *others)
 
     def plot(self) -> matplotlib.figure.Figure:
@@ -340,6 +349,38 @@ class Attribution:
         from mambascope import show
 
         return show.notebook_frame(self)
+
+
+def _check_kinds(result: Attribution) -> None:
+    """Raise InputError if a part of a result is of another kind than it must be."""
+    scores, axes = result.scores, result.axes
+    if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.is_meta:
+        raise InputError(f"scores must be a tensor of floats, found {shown(scores)}")
+    if not isinstance(axes, Mapping) or any(
+        not isinstance(axes.get(name), (tuple, list)) for name in ("layer", "target", "source")
+    ):
+        raise InputError(f"axes must give the coordinates of layer, target and source, found {shown(axes)}")
+    if not isinstance(result.tokens, (tuple, list)) or not all(isinstance(one, str) for one in result.tokens):
+        raise InputError(f"tokens must be texts, one for each source, found {shown(result.tokens)}")
+    if not isinstance(result.method, str) or not result.method:
+        raise InputError(f"method must be a name, found {shown(result.method)}")
+    for name, kind in (("target", Target), ("model", Model)):
+        if not isinstance(getattr(result, name), kind):
+            raise InputError(f"{name} must be a {kind.__name__}, found {shown(getattr(result, name))}")
+
+
+def _check_results(others: tuple[Any, ...]) -> None:
+    """Raise InputError unless these are results."""
+    for other in others:
+        if not isinstance(other, Attribution):
+            raise InputError(f"a page shows results that mambascope.explain returned, found {shown(other)}")
+
+
+def _path(path: Any) -> Path:
+    """Return the path of a file; raises InputError if it is none."""
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise InputError(f"a file must be named by a text or a path, found {shown(path)}")
+    return Path(path)
 
 
 def _target(facts: dict[str, Any]) -> Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from mambascope.arguments import real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.numbering import shown, whole_number, whole_numbers
 from mambascope.positions import positions_in
 
 
@@ -35,6 +37,9 @@ class Readout:
         positions: The positions where it is read, whose rows explain it; empty if the model has no such positions.
         terms: The logits that it sums.
         log_probability: Whether it sums log-probabilities instead of logits.
+
+    Raises:
+        InputError: if a position, token or class is not a whole number, or one that cannot exist.
     """
 
     label: str
@@ -43,6 +48,12 @@ class Readout:
     log_probability: bool = False
 
     __repr__ = brief
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", whole_numbers(self.positions, "position"))
+        if not isinstance(self.terms, (tuple, list)) or not all(isinstance(term, Term) for term in self.terms):
+            raise InputError(f"a readout sums readouts.Term(position, entry, weight), found {shown(self.terms)}")
+        object.__setattr__(self, "terms", tuple(map(_checked_term, self.terms)))
 
     def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
         """Return the number for every text of a model's outputs.
@@ -129,6 +140,9 @@ class Place:
 
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", whole_numbers(self.positions, "position"))
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureReadout:
@@ -147,6 +161,16 @@ class FeatureReadout:
 
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", whole_numbers(self.positions, "position"))
+        along = self.direction
+        if along is None:
+            return
+        if not isinstance(along, Tensor) or along.ndim != 1 or not along.numel() or not along.is_floating_point():
+            raise InputError(f"a direction is a tensor of floats, one for each feature, found {shown(along)}")
+        if not along.isfinite().all():
+            raise InputError("the direction holds NaN or infinite values")
+
     def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
         """Return the number for every text or picture.
 
@@ -162,11 +186,15 @@ class FeatureReadout:
     def first_order(self, outputs: Any, mask: Shaped[Tensor, "m L"] | None = None) -> Float[Tensor, " b"]:
         """Return the total of a linear explanation: the number itself."""
         features = getattr(outputs, "last_hidden_state", None)
-        if features is None:
+        if not isinstance(features, Tensor) or features.ndim != 3:
             raise InputError("this model returns no features (last_hidden_state) of its tokens")
         places = positions_in(mask, (len(features), features.shape[1]), self.positions, "position")[:, 0]
         here = features[torch.arange(len(features), device=features.device), places.to(features.device)]
         along = torch.nn.functional.normalize(here.detach(), dim=-1) if self.direction is None else self.direction
+        if along.shape[-1] != here.shape[-1]:
+            raise InputError(
+                f"the direction has {along.shape[-1]} numbers, but this model has {here.shape[-1]} features"
+            )
         return (here * along.to(here)).sum(dim=-1)
 
 
@@ -184,9 +212,20 @@ class OneEach:
 
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        given = self.readouts
+        if not isinstance(given, (tuple, list)) or not given or not all(isinstance(one, Readout) for one in given):
+            raise InputError(f"pass one readout for each text, such as readouts.token(…), found {shown(given)}")
+
     def __call__(self, outputs: Any) -> Float[Tensor, " b"]:
-        """Return each text's own readout."""
+        """Return each text's own readout.
+
+        Raises:
+            InputError: if there are more or fewer readouts than texts, or as each readout does.
+        """
         logits = logits_of(outputs)
+        if len(logits) != len(self.readouts):
+            raise InputError(f"{len(self.readouts)} readouts were given for {len(logits)} texts; pass one for each")
         each = [one.of_logits(logits[k : k + 1], self._mask(k)) for k, one in enumerate(self.readouts)]
         return torch.cat(each)
 
@@ -241,7 +280,37 @@ def logits_of(outputs: Any) -> Tensor:
             "this model has no head, so there is no logit to explain; load it with its language-model or "
             "classification head, or choose a method that scores layers only"
         )
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3) or not logits.is_floating_point():
+        raise InputError(
+            "logits must be floating-point numbers of shape (texts, tokens, vocabulary) or (texts, classes), found "
+            f"{shown(tuple(logits.shape) if isinstance(logits, Tensor) else logits)}"
+        )
     return logits
+
+
+def read(readout: Callable[[Any], Any], outputs: Any, *, gaps: bool = False) -> Float[Tensor, " b"]:
+    """Return the number that a readout reads from a model's outputs, one per text.
+
+    Args:
+        readout: Any function of a model's outputs.
+        outputs: What the model returned.
+        gaps: Whether the number may be NaN.
+
+    Raises:
+        InputError: if it returns something else.
+    """
+    value = readout(outputs)
+    texts = len(next(one for one in (outputs, *_tensors(outputs)) if isinstance(one, Tensor)))
+    if not isinstance(value, Tensor) or value.shape != (texts,) or not value.is_floating_point():
+        found = f"a {value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise InputError(f"a readout must return one number per text, here floats of shape ({texts},), found {found}")
+    if not gaps and not value.isfinite().all():
+        raise InputError(f"the number to explain is {shown(value.tolist())}, which has no sources; ask another one")
+    return value
+
+
+def _tensors(outputs: Any) -> list[Any]:
+    return [getattr(outputs, name, None) for name in ("logits", "last_hidden_state")]
 
 
 def read_at(readout: Any) -> tuple[int, ...] | None:
@@ -274,12 +343,13 @@ def token(position: int, token: int, foil: int | None = None, names: tuple[str, 
         names: Texts of the token and the foil, for the label.
 
     Raises:
-        InputError: if the foil is the target.
+        InputError: if the position is not a whole number, the token or the foil no id, or the foil is the target.
     """
-    _distinct(token, foil, names)
-    shown, other = names or (f"token {token}", f"token {foil}")
+    position = whole_number(position, "position")
+    token, foil = _distinct(token, foil, names, "token")
+    named, other = names or (f"token {token}", f"token {foil}")
     terms = (Term(position, token),) if foil is None else (Term(position, token), Term(position, foil, -1.0))
-    label = f"logit of {shown!r}" if foil is None else f"logit of {shown!r} minus that of {other!r}"
+    label = f"logit of {named!r}" if foil is None else f"logit of {named!r} minus that of {other!r}"
     return Readout(label, (position,), terms)
 
 
@@ -287,11 +357,11 @@ def class_(
     label: int, foil: int | None = None, names: tuple[str, str] | None = None, positions: Sequence[int] = ()
 ) -> Readout:
     """Return a class's logit, or its lead over another class; arguments as in `token`."""
-    _distinct(label, foil, names)
-    shown, other = names or (f"class {label}", f"class {foil}")
+    label, foil = _distinct(label, foil, names, "class")
+    named, other = names or (f"class {label}", f"class {foil}")
     terms = (Term(None, label),) if foil is None else (Term(None, label), Term(None, foil, -1.0))
-    text = f"logit of class {shown!r}" if foil is None else f"logit of class {shown!r} minus that of {other!r}"
-    return Readout(text, tuple(positions), terms)
+    text = f"logit of class {named!r}" if foil is None else f"logit of class {named!r} minus that of {other!r}"
+    return Readout(text, whole_numbers(positions, "position"), terms)
 
 
 def features(position: int, direction: Float[Tensor, " E"] | None = None, name: str = "") -> FeatureReadout:
@@ -303,9 +373,9 @@ def features(position: int, direction: Float[Tensor, " E"] | None = None, name: 
             so that their norm is explained.
         name: Name of the token or patch at the position, for the label.
     """
-    shown = name or f"position {position}"
+    position = whole_number(position, "position")
     kind = "size of the features" if direction is None else "features in the given direction"
-    return FeatureReadout(f"{kind} of {shown}", (position,), direction)
+    return FeatureReadout(f"{kind} of {name or f'position {position}'}", (position,), direction)
 
 
 def continuation(start: int, tokens: Sequence[int], text: str) -> Readout:
@@ -317,8 +387,9 @@ def continuation(start: int, tokens: Sequence[int], text: str) -> Readout:
         text: Its text, for the label.
 
     Raises:
-        InputError: if the continuation is empty or nothing comes before it.
+        InputError: if the continuation is empty or nothing comes before it, or a token is no id.
     """
+    start, tokens = whole_number(start, "start"), whole_numbers(tokens, "token")
     if start < 1 or not tokens:
         raise InputError("a continuation needs at least one token, and a text before it")
     positions = tuple(range(start - 1, start - 1 + len(tokens)))
@@ -326,7 +397,25 @@ def continuation(start: int, tokens: Sequence[int], text: str) -> Readout:
     return Readout(f"log-probability of {text!r}", positions, terms, log_probability=True)
 
 
-def _distinct(token: int, foil: int | None, names: tuple[str, str] | None) -> None:
-    if token == foil:
-        shown = repr(names[0]) if names else token
-        raise InputError(f"the foil is the target itself, {shown}; name another one to contrast with")
+def _distinct(entry: int, foil: int | None, names: tuple[str, str] | None, what: str) -> tuple[int, int | None]:
+    """Return the numbers of a token or class and its foil."""
+    if names is not None and not (isinstance(names, tuple) and [type(name) for name in names] == [str, str]):
+        raise InputError(f"names must be two texts, that of the {what} and that of its foil, found {shown(names)}")
+    number, other = _entry(entry, what), None if foil is None else _entry(foil, "foil")
+    if number == other:
+        named = repr(names[0]) if names else number
+        raise InputError(f"the foil is the target itself, {named}; name another one to contrast with")
+    return number, other
+
+
+def _checked_term(term: Term) -> Term:
+    place = None if term.position is None else whole_number(term.position, "position")
+    return Term(place, _entry(term.entry, "token or class"), real_number(term.weight, "the weight of a term"))
+
+
+def _entry(entry: Any, what: str) -> int:
+    """Return the number of a token or class, which counts from 0."""
+    number = whole_number(entry, f"the {what}")
+    if number < 0:
+        raise InputError(f"the {what} {number} does not exist; they are counted from 0")
+    return number

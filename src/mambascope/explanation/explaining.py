@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 from transformers import PreTrainedModel
 
+from mambascope.arguments import callback, flag
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.explanation.answering import Progress, answer
@@ -20,7 +21,7 @@ from mambascope.families import check_model
 from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
-from mambascope.numbering import LayersAsked, read_layers, read_positions
+from mambascope.numbering import LayersAsked, read_layers, read_positions, shown
 
 
 class Options(TypedDict, total=False):
@@ -138,6 +139,10 @@ def explain(
         MapTooLargeError: if the rows of all positions would not fit in memory.
     """
     check_model(model)
+    flag(keep_size, "keep_size")
+    flag(views, "views")
+    if not isinstance(progress, bool):
+        callback(progress, "progress")
     layers = read_layers(layer)
     rows = None if positions is None else read_positions(positions)
     default = None
@@ -145,6 +150,8 @@ def explain(
         asks = target is not None or foil is not None or generate is not None or continuation is not None
         every = rows == "all"
         default = DEFAULT_METHOD if patch is not None else default_method(model, asks, layer=layers, every=every)
+    if method is not None and not isinstance(method, (str, list, tuple)):
+        raise InputError(f"method must be a name or a list of names, found {shown(method)}")
     names = [default] if default is not None else [method] if isinstance(method, str) else list(method or [])
     if not names:
         raise InputError("the list of methods is empty; name at least one")

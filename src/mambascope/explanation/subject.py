@@ -26,6 +26,7 @@ from mambascope.inputs.pictures import Picture, read_picture
 from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import decode_token, encode
 from mambascope.models.picture_models import StagedModel
+from mambascope.numbering import shown
 from mambascope.progress import Steps
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
@@ -157,6 +158,9 @@ def _of_inputs(
 ) -> Subject:
     """Return a model with its own inputs, for one text or picture; a tokenizer, if given, names the tokens."""
     inputs = dict(source)
+    wrong = [name for name in inputs if not isinstance(name, str)]
+    if wrong:
+        raise InputError(f"the model's own inputs go by name, such as {{'input_ids': ids}}, found {shown(wrong[0])}")
     ids = inputs.get("input_ids")
     if "continuation" in more:
         raise InputError("a continuation can only follow a text, not inputs; append its tokens to input_ids")

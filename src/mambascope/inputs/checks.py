@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from mambascope.errors import InputError
 from mambascope.families import check_model
+from mambascope.inputs.names import check_names, read_by
 from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import check_ids
 from mambascope.numbering import shown
@@ -19,11 +21,9 @@ from mambascope.numbering import shown
 #: Names of embeddings of absolute positions, one row per position (GPT-2, BERT), and of segments.
 POSITIONS, SEGMENTS = ("wpe", "position_embeddings"), ("token_type_embeddings",)
 
-#: The inputs that must be tensors.
-TENSORS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask", "position_ids", "token_type_ids")
-
-#: The arguments that take a cache: `cache` from transformers 5.24 on, the others before.
-CACHES = ("cache", "cache_params", "past_key_values")
+#: The inputs that must be tensors: of floats, of whole numbers, and the mask.
+FLOATS, WHOLE = ("inputs_embeds", "pixel_values"), ("input_ids", "position_ids", "token_type_ids")
+TENSORS = (*WHOLE, *FLOATS, "attention_mask")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -53,36 +53,59 @@ def check_processor(model: nn.Module, processor: Any) -> None:
 def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for inputs on which the model would crash or, worse, return nonsense."""
     check_model(model)
-    if inputs.get("use_cache") or any(inputs.get(name) is not None for name in CACHES):
-        raise InputError(
-            f"a capture reads a whole text at once; pass no cache (use_cache=False, no {', '.join(CACHES)})"
-        )
+    check_weights(model)
     for name in TENSORS:
-        _check_tensor(name, inputs.get(name))
+        _check_tensor(model, name, inputs.get(name))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     if isinstance(model, transformers.PreTrainedModel):
         _check_something_to_read(model, inputs)
-    if embeds is not None and (embeds.ndim != 3 or embeds.shape[1] == 0):
+    check_names(model, inputs)
+    if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
         raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
     if ids is not None and (ids.ndim != 2 or ids.numel() == 0):
         raise InputError(f"input_ids must have shape (batch, tokens > 0), found {tuple(ids.shape)}")
     if isinstance(model, transformers.PreTrainedModel):
         _check_embedding(model, ids, embeds)
     text = embeds if ids is None else ids
+    _check_mask(model, None if text is None else tuple(text.shape[:2]), inputs.get("attention_mask"))
     if text is not None:
         _check_beside(model, tuple(text.shape[:2]), inputs)
+    for name in FLOATS:
+        if inputs.get(name) is not None and not inputs[name].isfinite().all():
+            raise InputError(f"{name} hold NaN or infinite values")
 
 
 def longest_text(model: nn.Module) -> int | None:
     """Return how many tokens a model has positions for; None if positions have no table (for example, rotary)."""
-    return _rows(model, POSITIONS)
+    tables = _tables(model, POSITIONS)
+    return min((table.num_embeddings - _before(table) for table in tables), default=None)
 
 
-def _check_tensor(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, Tensor):
+def check_weights(model: nn.Module) -> None:
+    """Raise InputError if a model has no weights, as on the meta device."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(f"this {type(model).__name__} is on the meta device, where it has no weights; load it first")
+
+
+def _check_tensor(model: nn.Module, name: str, value: Any) -> None:
+    """Refuse what is no tensor, or one of another type or on another device than the model needs."""
+    if value is None:
+        return
+    if not isinstance(value, Tensor):
         hint = 'ask the tokenizer for return_tensors="pt"'
         hint = "explain and read_picture read files" if name == "pixel_values" else hint
         raise InputError(f"{name} must be a tensor, found a {type(value).__name__}; {hint}")
+    weight = next(model.parameters(), None)
+    if weight is not None and value.device != weight.device:
+        raise InputError(f"{name} are on {value.device}, but the model is on {weight.device}; move them there")
+    if name in FLOATS and not value.is_floating_point():
+        raise InputError(f"{name} must be floating-point numbers, found {value.dtype}")
+    if name in WHOLE and value.dtype not in (torch.int32, torch.int64):
+        what = "token ids must be one row of integers" if name == "input_ids" else f"{name} must be integers"
+        raise InputError(f"{what}, found {value.dtype}")
+    own = getattr(model, "dtype", value.dtype)
+    if name in FLOATS and value.dtype != own:
+        raise InputError(f"{name} are {value.dtype}, but the model is {own}; convert them with .to(model.dtype)")
 
 
 def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
@@ -96,11 +119,18 @@ def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
         return
     if pixels is None and embeds is None:
         raise InputError(f"{type(model).__name__} reads pictures: pass pixel_values (batch, channels, height, width)")
+    if pixels is not None and pixels.numel() == 0:
+        raise InputError(f"pixel_values of shape {tuple(pixels.shape)} hold no picture")
     if pixels is None or "interpolate_pos_encoding" not in inspect.signature(model.forward).parameters:
         return  # our own models check their pixels themselves
     size = (model.config.num_channels, *own_size(model))
     if pixels.ndim != 4 or pixels.shape[1] != size[0] or 0 in pixels.shape:
         raise InputError(f"pixel_values must have shape (batch, {size[0]}, height, width), found {tuple(pixels.shape)}")
+    patch = model.config.patch_size
+    if isinstance(patch, int) and min(pixels.shape[2:]) < patch:
+        raise InputError(
+            f"the picture has {pixels.shape[2]} x {pixels.shape[3]} pixels, fewer than one patch of side {patch}"
+        )
     if tuple(pixels.shape[2:]) != size[1:] and not inputs.get("interpolate_pos_encoding"):
         raise InputError(
             f"{type(model).__name__} reads pictures of {size[1]} x {size[2]} pixels, found {pixels.shape[2]} x "
@@ -122,28 +152,78 @@ def _check_embedding(model: Any, ids: Tensor | None, embeds: Tensor | None) -> N
         raise InputError(f"inputs_embeds are {embeds.shape[2]} wide, but this model's embeddings are {width} wide")
 
 
-def _check_beside(model: nn.Module, shape: tuple[int, ...], inputs: dict[str, Any]) -> None:
-    """Refuse a mask, positions or segments that do not fit the text, and a text with more tokens than positions."""
-    mask, places, segments = (inputs.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
-    if mask is not None and mask.shape != shape:
+def _check_mask(model: nn.Module, shape: tuple[int, ...] | None, mask: Tensor | None) -> None:
+    """Refuse a mask that is no padding mask of the text, or leaves a text without a token."""
+    if mask is None:
+        return
+    if reads_pictures(model):
+        raise InputError("attention_mask marks the padding of texts, and pictures have none; leave it out")
+    if mask.ndim != 2:
+        raise InputError(
+            f"attention_mask must have shape (batch, tokens), found {tuple(mask.shape)}; masks of pairs of tokens are "
+            "not supported"
+        )
+    if shape is not None and mask.shape != shape:
         raise InputError(
             f"attention_mask of shape {tuple(mask.shape)} does not match the text's (batch, tokens) {shape}"
         )
+    if mask.is_complex() or not ((mask == 0) | (mask == 1)).all():
+        raise InputError("attention_mask must be 1 at tokens and 0 at padding; found other values")
+    empty = (mask == 0).all(dim=1).nonzero()[:, 0].tolist()
+    if empty:
+        raise InputError(f"text {empty[0]} is all padding: its attention_mask is 0 everywhere")
+
+
+def _check_beside(model: nn.Module, shape: tuple[int, ...], inputs: dict[str, Any]) -> None:
+    """Refuse positions or segments that do not fit the text or the model, and more tokens than positions."""
+    mask, places, segments = (inputs.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
     longest = longest_text(model)
     if places is None and longest is not None and shape[1] > longest:
         raise InputError(
             f"the text has {shape[1]} tokens, but {type(model).__name__} has positions for {longest}; shorten the text"
         )
-    for name, value, rows in (("position_ids", places, longest), ("token_type_ids", segments, _rows(model, SEGMENTS))):
+    for name, value, tables in (
+        ("position_ids", places, _tables(model, POSITIONS)),
+        ("token_type_ids", segments, _tables(model, SEGMENTS)),
+    ):
         if value is None:
             continue
-        if value.ndim == 0 or value.shape[-1] != shape[1]:
+        if value.ndim != 2 or value.shape[0] not in (1, shape[0]) or value.shape[1] != shape[1]:
             raise InputError(f"{name} of shape {tuple(value.shape)} does not match the text's (batch, tokens) {shape}")
+        rows = min((table.num_embeddings for table in tables), default=None)
         if rows is not None and not 0 <= int(value.min()) <= int(value.max()) < rows:
             raise InputError(f"{name} must be from 0 to {rows - 1}, found {int(value.min())} to {int(value.max())}")
+    known, takes_any = read_by(model)
+    unread = segments is not None and not _tables(model, SEGMENTS) and not takes_any
+    if segments is not None and unread and ("token_type_ids" in known or segments.any()):
+        raise InputError(f"{type(model).__name__} has no embeddings of segments; leave out token_type_ids")
+    if places is not None:
+        _check_positions(model, places, mask, read="position_ids" in known)
 
 
-def _rows(model: nn.Module, names: tuple[str, ...]) -> int | None:
-    """Return the number of rows of a model's smallest embedding with one of these names; None if it has none."""
-    tables = [part for name, part in model.named_modules() if name.rpartition(".")[2] in names]
-    return min((part.num_embeddings for part in tables if isinstance(part, nn.Embedding)), default=None)
+def _check_positions(model: nn.Module, places: Tensor, mask: Tensor | None, *, read: bool) -> None:
+    """Refuse positions that start anew within a row where the model would still read the row as one text."""
+    rows = places if mask is None else places.expand(len(mask), -1)
+    for text, row in enumerate(rows):
+        steps = (row if mask is None else row[mask[text].bool()]).diff()
+        if not read and (steps != 1).any():
+            raise InputError(
+                f"position_ids of text {text} do not count up one by one, but {type(model).__name__} ignores positions "
+                "and reads the whole row as one text; pass each text in a row of its own"
+            )
+        if mask is not None and (steps < 1).any():
+            raise InputError(
+                f"position_ids of text {text} start anew within the row, which transformers reads as one text when "
+                "attention_mask is given; leave out attention_mask, or pass each text in a row of its own"
+            )
+
+
+def _tables(model: nn.Module, names: tuple[str, ...]) -> list[nn.Embedding]:
+    """Return a model's embeddings with one of these names."""
+    named = [part for name, part in model.named_modules() if name.rpartition(".")[2] in names]
+    return [part for part in named if isinstance(part, nn.Embedding)]
+
+
+def _before(table: nn.Embedding) -> int:
+    """Return how many rows of a table of positions come before the first token's: those up to padding's (RoBERTa)."""
+    return 0 if table.padding_idx is None else table.padding_idx + 1

@@ -16,8 +16,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mambascope.arguments import flag
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.families import check_model
+from mambascope.inputs.checks import check_processor
 from mambascope.inputs.preparation import SETTINGS, Preparation, own_size, preparation, reads_pictures
 from mambascope.loading.checkpoint import one_line
 from mambascope.models.picture_models import StagedModel
@@ -95,8 +98,11 @@ def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_s
         InputError: if the model does not read pictures, the file is not a picture, or Pillow is not installed.
         CheckpointError: if the `preprocessor_config.json` cannot be used.
     """
+    check_model(model)
     if not reads_pictures(model):
         raise InputError(f"{type(model).__name__} reads text, not pictures; choose a vision model")
+    check_processor(model, processor)
+    flag(keep_size, "keep_size")
     rules = preparation(model, processor)
     opened, name, notes = _opened(source)
     upright, more = _rgb(opened, name)
@@ -129,8 +135,10 @@ def _opened(source: Any) -> tuple[Any, str, list[str]]:
     image, notes = _pillow(), []
     if isinstance(source, image.Image):
         return source, Path(getattr(source, "filename", "") or "picture").name, []
+    if isinstance(source, Tensor) and source.is_meta:
+        raise InputError("the picture is on the meta device, where it has no pixels")
     if isinstance(source, (np.ndarray, Tensor)):
-        return _of_array(np.asarray(source)), "picture", []
+        return _of_array(source.numpy(force=True) if isinstance(source, Tensor) else source), "picture", []
     if not isinstance(source, (str, Path)):
         raise InputError(f"a picture must be a file, a Pillow image or pixels, found {shown(source)}")
     path = Path(source)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from mambascope.arguments import flag
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.families import kinds_of_type, model_types
 from mambascope.loading import hub, mamba_ssm, pretrained, released_mambavision, released_vim, released_vmamba
@@ -79,6 +80,9 @@ def load(
     """
     if not isinstance(name, (str, Path)):
         raise InputError(f"load takes a name, a folder or a hub id, found {shown(name)}")
+    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
+        raise InputError(f"tokenizer takes a folder or a hub id, found {shown(tokenizer)}")
+    flag(trust_remote_code, "trust_remote_code")
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     with quiet():
         path = Path(name).expanduser()
@@ -261,6 +265,9 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cpu")
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device} cannot be used here: {one_line(error)}") from error
+    if found.type == "meta":
+        raise InputError("device meta holds no weights, so nothing can be explained there; choose another")
+    return found

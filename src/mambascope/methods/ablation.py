@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.readouts import read
 
 #: Tokens in one batch of copies, unless the caller gives a number of copies: with a vocabulary of 50,000, the logits
 #: then take 400 MiB, and larger batches are no faster on a CPU.
@@ -61,22 +62,14 @@ def measure(
     Raises:
         InputError: if the readout does not return one number per text, or the batch is empty.
     """
-    intact = _read(readout, outputs, 1)
+    intact = read(readout, outputs).detach()
     scores = intact.new_zeros(length, dtype=torch.promote_types(intact.dtype, torch.float32))
     for start, stop in batches(sources, length, batch):
-        left = _read(readout, without(start, stop), stop - start)
+        left = read(readout, without(start, stop), gaps=True).detach()
         scores[start:stop] = intact.to(scores.dtype) - left.to(scores.dtype)
         if progress is not None:
             progress(stop, sources)
     return Effect(scores if padding is None else scores.masked_fill(padding, 0), float(intact), outputs)
-
-
-def _read(readout: Callable[[Any], Any], outputs: Any, texts: int) -> Float[Tensor, " b"]:
-    value = readout(outputs)
-    if not isinstance(value, Tensor) or value.shape != (texts,):
-        found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise InputError(f"a readout must return one number per text, here of shape ({texts},), found {found}")
-    return value.detach()
 
 
 def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int, int]]:
@@ -86,8 +79,6 @@ def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int,
         InputError: if the batch is empty.
     """
     size = max(1, BATCH_TOKENS // length) if batch is None else batch
-    if size < 1:
-        raise InputError(f"a batch of {batch} copies is empty; ask for 1 or more")
     for start in range(0, sources, size):
         yield start, min(start + size, sources)
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
@@ -37,6 +38,7 @@ from mambascope.trace import Trace
 ValueBias = Literal["bias", "source"]
 
 
+@checked
 def alti(
     trace: Trace, layer: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L L"]:
@@ -66,6 +68,7 @@ def alti(
     return without_padding(trace, _normalised(raw, 0))
 
 
+@checked
 def alti_row(
     trace: Trace, layer: int, target: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L"]:
@@ -81,6 +84,7 @@ def alti_row(
     return of_each_text(trace, target, row)[0]
 
 
+@checked
 def alti_rollout_row(
     trace: Trace, target: int | Sequence[int], rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L"]:
@@ -102,6 +106,7 @@ def alti_rollout_row(
     return rho
 
 
+@checked
 def alti_rollout(
     trace: Trace, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
 ) -> Float[Tensor, "b L L"]:

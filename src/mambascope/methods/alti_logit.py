@@ -24,10 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.errors import UnsupportedModelError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
+from mambascope.methods.checked import checked
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.targets import require_no_padding
+from mambascope.numbering import shown
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
@@ -60,6 +62,7 @@ class LogitUpdates:
         return (self.value.double() - sum(parts)).abs() / size.clamp_min(1e-300)
 
 
+@checked
 def alti_logit(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -102,6 +105,7 @@ def _updates(
             "ALTI-Logit follows a residual stream from the embeddings to one final norm, but this model normalises "
             "after each sum"
         )
+    _check_maps(trace, maps)
     entering = [block.stream("ALTI-Logit") for block in trace.layers]
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
     q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
@@ -126,6 +130,19 @@ def _updates(
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
     return LogitUpdates(rows, terms, final.value)
+
+
+def _check_maps(trace: Trace, maps: Any) -> None:
+    """Raise InputError unless these are maps of every layer but the last, if any are given."""
+    (batch, length), layers = trace.shape, len(trace.layers) - 1
+    if maps is None:
+        return
+    fit = isinstance(maps, (list, tuple)) and len(maps) == layers
+    if not fit or any(not isinstance(one, Tensor) or one.shape != (batch, length, length) for one in maps):
+        raise InputError(
+            f"maps must be {layers} tensors of shape {(batch, length, length)}, as methods.alti returns them, found "
+            f"{shown(maps)}"
+        )
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.methods.checked import checked
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import require_no_padding
-from mambascope.readouts import OneEach
-from mambascope.trace import Trace, check_trace
-from mambascope.trace.differentiate import differentiable
+from mambascope.readouts import OneEach, read
+from mambascope.trace import Trace
+from mambascope.trace.differentiate import depends, differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
 from mambascope.trace.running import call, in_texts
 
@@ -53,6 +54,7 @@ class GradientScores:
     __repr__ = brief
 
 
+@checked
 def gradient_x_input(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> GradientScores:
     """Return gradient times input of every token for a readout.
 
@@ -69,6 +71,7 @@ def gradient_x_input(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]
         return passes.scored(method.attribute(leaf, additional_forward_args=passes.rest))
 
 
+@checked
 def integrated_gradients(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -92,7 +95,6 @@ def integrated_gradients(
     Raises:
         InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
-    _require_positive("steps", steps)
     if baseline not in ("zero", "mean"):
         raise InputError(f"unknown baseline {baseline!r}; choose 'zero' or 'mean'")
     with _passes(trace, readout) as passes:
@@ -111,6 +113,7 @@ def integrated_gradients(
         return passes.scored(attributions, start)
 
 
+@checked
 def smooth_grad(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -137,7 +140,6 @@ def smooth_grad(
     Raises:
         InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
-    _require_positive("samples", samples)
     if not noise > 0:
         raise InputError(f"noise {noise} is not positive; pass a fraction of the embeddings' standard deviation")
     with _passes(trace, readout) as passes:
@@ -189,7 +191,8 @@ class _Passes:
         embeddings = embeddings.to(self.embeddings.dtype)  # captum's noise and steps are float32
         given = self.inputs | dict(zip(self.names, rest, strict=True))
         with reading(self.trace.model, given, lambda _: embeddings) as given:
-            return in_texts(self.readout, given)(call(self.trace.model, given))
+            value = read(in_texts(self.readout, given), call(self.trace.model, given))
+        return depends(value) if embeddings.requires_grad else value
 
     def own(self, row: int) -> Tensor:
         """Return the embeddings of one text without its padding."""
@@ -199,7 +202,6 @@ class _Passes:
     def at_a_time(self, batch: int | None) -> int:
         """Return the number of texts per batch."""
         if batch is not None:
-            _require_positive("batch", batch)
             return batch
         return max(1, BATCH_TOKENS // self.embeddings.shape[1])
 
@@ -217,7 +219,6 @@ class _Passes:
 
 @contextmanager
 def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iterator[_Passes]:
-    check_trace(trace)
     _captum()
     inputs = dict(trace.inputs)
     with differentiable(trace.model):
@@ -236,11 +237,6 @@ def _captum() -> Any:
         raise InputError(
             "the gradient methods need captum, which is not installed: pip install mambascope[captum]"
         ) from error
-
-
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{name} must be 1 or more, found {value}")
 
 
 def _results(trace: Trace, found: GradientScores) -> list[MethodResult]:

@@ -6,13 +6,14 @@ duality of Dao & Gu (arXiv 2405.21060, eq. 16).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.targets import of_each_text, without_padding
@@ -25,6 +26,7 @@ from mambascope.trace import Trace
 TILE = 64
 
 
+@checked
 def hidden_attention(
     trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
 ) -> Float[Tensor, "b *M L L"]:
@@ -83,6 +85,7 @@ def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]
             yield block, scan.mean(block, None, None, workspace)
 
 
+@checked
 def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
     """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory.
 
@@ -111,7 +114,7 @@ def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:
     """Return the numbers of the chosen maps; raises InputError if one does not exist."""
     if channels is None:
         return list(range(count))
-    if isinstance(channels, str) or not isinstance(channels, Iterable):
+    if isinstance(channels, (str, bytes, Set, Mapping)) or not isinstance(channels, Iterable):
         raise InputError(f'channels is {shown(channels)}; pass None, "mean", or the numbers of some channels')
     chosen = [whole_number(channel, "channel") for channel in channels]
     wrong = [channel for channel in chosen if not 0 <= channel < count]

@@ -16,6 +16,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
@@ -24,6 +25,7 @@ from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.trace import Trace
 
 
+@checked
 def implicit_attention(
     trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
 ) -> Float[Tensor, "b *M L L"]:
@@ -57,6 +59,7 @@ def implicit_attention(
     return without_padding(trace, maps)
 
 
+@checked
 def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
     """Return the mean map's row of one target, in O(L·D·N) time and O(L·D) memory.
 
@@ -78,6 +81,7 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
     return of_each_text(trace, target, row)[0]
 
 
+@checked
 def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
     """Return the target's row of the rollout of implicit attention, Π_λ (I + M̄^λ), in time and memory linear in L.
 

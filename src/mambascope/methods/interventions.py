@@ -19,16 +19,18 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, padding_of, require_one_text
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions, without_padding
 from mambascope.numbering import shown
-from mambascope.trace import Block, Branch, Trace, check_trace
+from mambascope.trace import Block, Branch, Trace
 from mambascope.trace.block import precision
 from mambascope.trace.intervene import Knockout, intervening, scan_mixers
 from mambascope.trace.running import call, in_texts, running
 
 
+@checked
 def knockout(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -57,7 +59,6 @@ def knockout(
         InputError: if the trace is not of one text, or a target, a layer or the readout cannot be used.
         UnsupportedModelError: if the model has no selective scan.
     """
-    check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
     scan_mixers(model)
     require_one_text(inputs)
@@ -82,6 +83,7 @@ def knockout(
         )  # fmt: skip
 
 
+@checked
 def value_zeroing(
     trace: Trace,
     layer: int,
@@ -109,7 +111,6 @@ def value_zeroing(
         UnsupportedModelError: if the model has no selective scan.
         MapTooLargeError: if the map would not fit in memory.
     """
-    check_trace(trace)
     model = trace.model
     scan_mixers(model)
     require_one_text(dict(trace.inputs))

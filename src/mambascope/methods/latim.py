@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.errors import InputError
+from mambascope.arguments import choice
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text, without_padding
@@ -21,6 +22,7 @@ from mambascope.operators.affine_map import ActivationRule
 from mambascope.trace import Trace
 
 
+@checked
 def contributions(
     trace: Trace, layer: int, target: int, rule: ActivationRule = "secant"
 ) -> tuple[Float[Tensor, "b L E"], Float[Tensor, "b E"]]:
@@ -42,6 +44,7 @@ def contributions(
     return vectors, bias
 
 
+@checked
 def latim(
     trace: Trace, layer: int | None = None, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b *layers L L"]:
@@ -75,6 +78,7 @@ def latim(
     return maps if layer is None else maps[:, 0]
 
 
+@checked
 def latim_row(
     trace: Trace, layer: int, target: int, norm: Literal[1, 2] = 2, rule: ActivationRule = "secant"
 ) -> Float[Tensor, "b L"]:
@@ -86,8 +90,7 @@ def latim_row(
 
 def check_norm(norm: object) -> None:
     """Raise InputError unless the norm is 1 or 2."""
-    if norm not in (1, 2):
-        raise InputError(f"unknown norm {norm!r}; choose 1 or 2")
+    choice(norm, (1, 2), "norm")
 
 
 def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:

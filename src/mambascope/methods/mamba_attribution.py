@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import mean_tiles
 from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
@@ -34,6 +35,7 @@ from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
 
+@checked
 def mamba_attribution(
     trace: Trace, readout: Readout | FeatureReadout, *, variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:

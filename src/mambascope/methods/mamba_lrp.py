@@ -19,10 +19,11 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.methods.checked import checked
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of, says_kinds
 from mambascope.methods.targets import require_no_padding
 from mambascope.readouts import OneEach, first_order
-from mambascope.trace import Trace, check_trace
+from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
 from mambascope.trace.running import in_texts
@@ -91,6 +92,7 @@ class Relevance:
         return self.pixels.double().flatten(1).sum(dim=-1) / self.terms["tokens"]
 
 
+@checked
 def mamba_lrp(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -112,7 +114,6 @@ def mamba_lrp(
         UnsupportedModelError: if the model has layers other than selective scans and a rule is on.
         ReconstructionError: if a norm of the model cannot be frozen.
     """
-    check_trace(trace)
     if rules != GRADIENT and not trace.kinds <= SCAN:
         raise UnsupportedModelError(
             f"MambaLRP has propagation rules for selective scans only, but this model also has "

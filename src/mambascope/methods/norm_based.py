@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import ATTENTION, Method
 from mambascope.methods.targets import of_each_text, without_padding
@@ -21,6 +22,7 @@ from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.trace import Trace
 
 
+@checked
 def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     """Return ‖Σ_h p^h_ij f^h(x_j)‖ of one attention layer for every target i and source j; O(L²·H·E).
 
@@ -42,6 +44,7 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     return without_padding(trace, norms)
 
 
+@checked
 def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"]:
     """Return one target's row of `norm_based`, in O(L·D·E).
 

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from mambascope.errors import InputError
 from mambascope.inputs.tokens import check_ids
 from mambascope.methods.ablation import Effect, copies, measure, padding_of, require_one_text
+from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions, reach
-from mambascope.readouts import Readout, read_at
-from mambascope.trace import Trace, check_trace
+from mambascope.readouts import Readout, read, read_at
+from mambascope.trace import Trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import call, in_texts, running
 
 
+@checked
 def occlusion(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
@@ -47,7 +49,6 @@ def occlusion(
     Raises:
         InputError: if the trace is not of one text, or the replacement or the readout cannot be used.
     """
-    check_trace(trace)
     model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
     number = in_texts(readout, inputs)
@@ -87,6 +88,12 @@ def _occluding(
     if replacement == "delete":
         if length == 1:
             raise InputError("a text of one token is empty without it; occlude with 'zero'")
+        places = inputs.get("position_ids")
+        if places is not None and inputs.get("attention_mask") is None:
+            if (places.diff(dim=-1) != 1).any():
+                raise InputError("a token of texts packed into one row cannot be deleted; occlude with 'zero'")
+            # without a mask, transformers takes a gap in the positions for the end of a text
+            inputs = inputs | {"attention_mask": torch.ones_like(places).expand(1, -1)}
         return partial(_deleted, model, inputs)
     if replacement == "zero":
         return partial(_with_vector, model, inputs, None)
@@ -154,7 +161,7 @@ def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult
     noted: list[Float[Tensor, "T b"]] = []
 
     def noting(outputs: Any) -> Float[Tensor, " b"]:
-        values = torch.stack([number(outputs) for number in numbers])
+        values = torch.stack([read(number, outputs, gaps=True) for number in numbers])
         noted.append(values.to(torch.promote_types(values.dtype, torch.float32)))
         return values[0]
 

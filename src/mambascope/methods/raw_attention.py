@@ -10,6 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.methods.checked import checked
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
@@ -21,6 +22,7 @@ from mambascope.trace import Trace
 ROWS = 16
 
 
+@checked
 def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = "published") -> Float[Tensor, "b L"]:
     """Return one layer's raw attention of one target, in time and memory linear in L.
 
@@ -54,6 +56,7 @@ def raw_attention_row(trace: Trace, layer: int, target: int, variant: Variant = 
     return of_each_text(trace, target, row)[0]
 
 
+@checked
 def raw_attention(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     """Return one layer's raw attention of every target, zero where a target cannot see; extra memory is linear in L.
 

@@ -6,6 +6,7 @@ from importlib import import_module
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.method import Method, says_kinds
+from mambascope.numbering import shown
 from mambascope.registry import Registry
 from mambascope.trace import Trace
 
@@ -37,8 +38,8 @@ register = METHODS.register
 
 def find_method(name: str) -> Method:
     """Return the method of this name; raises InputError with the names of all methods if there is none."""
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"unknown method {shown(name)}; choose one of {', '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import hidden_attention_mean
 from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, AnyReadout, Method, MethodResult
@@ -41,6 +42,7 @@ Reduction = Literal["mean", "max", "min", "product"]
 TILE = 64
 
 
+@checked
 def rollout_row(
     trace: Trace, target: int | Sequence[int], *, normalise: bool = False, variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
@@ -78,6 +80,7 @@ def rollout_row(
     return rho
 
 
+@checked
 def rollout(
     trace: Trace,
     *,

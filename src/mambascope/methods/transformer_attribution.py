@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
+from mambascope.methods.checked import checked
 from mambascope.methods.method import ATTENTION, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.readouts import FeatureReadout, Readout
@@ -22,6 +23,7 @@ from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients
 
 
+@checked
 def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> Float[Tensor, "b L"]:
     """Return the scores of all sources for a readout; if it has several positions, their rows are averaged.
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
@@ -21,6 +22,7 @@ from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
 from mambascope.trace.eager import eager_attention
+from mambascope.trace.packed import check_apart
 from mambascope.trace.running import call, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.streams import Streams
@@ -60,6 +62,10 @@ def capture(
         ReconstructionError: if a rebuilt output differs from the model's own, naming the layer and the error.
     """
     started = time.perf_counter()
+    flag(check, "check")
+    if tolerance is not None and not real_number(tolerance, "tolerance") >= 0:
+        raise InputError(f"tolerance {tolerance} is below 0; pass the largest relative error that may pass")
+    callback(progress, "progress")
     mixers = find_mixers(model)
     check_inputs(model, inputs)
     scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
@@ -76,6 +82,8 @@ def capture(
         outputs = call(model, inputs)
     if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
+    check_apart(inputs, (branch for block in recorder.streams.blocks for branch in block.branches))
+    _check_returned(model, outputs)
     return Trace(
         model=model,
         inputs=inputs,
@@ -196,6 +204,11 @@ class _Recorder:
         scan_error: float,
     ) -> None:
         """Rebuild the mixer's output, compare, and add its record to the block that is running."""
+        if not captured.y.isfinite().all():
+            raise InputError(
+                f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) returned NaN or infinite values: "
+                "the model's weights are damaged, or its numbers overflow in this precision"
+            )
         y, place = captured.y, name.rpartition(".")[0]
         branch = Branch(name, family, mixer, captured, scan_error, family.scale(model.get_submodule(place)))
         if self.check:
@@ -225,6 +238,14 @@ def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[
         grid = (x.shape[1], x.shape[2])
         x, y = x.flatten(1, 2), y.flatten(1, 2)
     return Captured(x, y, scans, None if mask is None else mask.bool(), grid)
+
+
+def _check_returned(model: nn.Module, outputs: Any) -> None:
+    """Raise InputError if logits or features are NaN."""
+    for name in ("logits", "last_hidden_state"):
+        value = getattr(outputs, name, None)
+        if isinstance(value, Tensor) and value.isnan().any():
+            raise InputError(f"the {name} of this {type(model).__name__} hold NaN: its weights are damaged")
 
 
 def _versions() -> str:

@@ -22,6 +22,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import Family, check_model, find_mixers
 from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
+from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
@@ -114,7 +115,7 @@ def directions(
         outputs = call(model, inputs)
         found = []
         for number, readout in enumerate(readouts, start=1):
-            value = in_texts(readout, inputs)(outputs)
+            value = depends(read(in_texts(readout, inputs), outputs))
             (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
             found.append((value.detach(), flow, ledger.taken()))
     for value, flow, biases in found:
@@ -157,7 +158,7 @@ def _differentiate(
             handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
         outputs = call(model, inputs)
-        value = in_texts(readout, inputs)(outputs)
+        value = depends(read(in_texts(readout, inputs), outputs))
         wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     flows = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
@@ -174,6 +175,13 @@ def _differentiate(
         pixels=pixels[0] if pixels else None,
         biases={} if ledger is None else ledger.held,
     )
+
+
+def depends(value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Return the number that is differentiated; raises InputError if nothing connects it with the model's outputs."""
+    if not value.requires_grad:
+        raise InputError("the readout does not depend on what the model returned; read it from its outputs")
+    return value
 
 
 @contextmanager

@@ -135,8 +135,10 @@ class Trace:
             dtype: Precision of the computation; by default float32, float64 for float64 models.
 
         Raises:
-            InputError: if there is no such layer.
+            InputError: if there is no such layer, or the precision is no floating-point type.
         """
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype must be a floating-point type such as torch.float64, found {shown(dtype)}")
         return self.layers[self.index(layer)].operator(dtype)
 
     def index(self, layer: int) -> int:

@@ -1,0 +1,53 @@
+"""Arguments that mean the same in every public function of methods, checked before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from mambascope.arguments import callback, count, flag, real_number
+from mambascope.errors import InputError
+from mambascope.numbering import shown, whole_number
+from mambascope.trace import check_trace
+from mambascope.trace.propagation_rules import PropagationRules
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _rules(rules: Any, name: str) -> None:
+    if not isinstance(rules, PropagationRules):
+        raise InputError(f"{name} must be propagation rules, such as methods.LRP, found {shown(rules)}")
+
+
+#: What is checked of each argument, by its name; a default is right as it is.
+CHECKS: dict[str, Callable[[Any, str], object]] = {
+    "trace": lambda trace, _: check_trace(trace),
+    "batch": count,
+    "steps": count,
+    "samples": count,
+    "seed": whole_number,
+    "noise": real_number,
+    "discard": real_number,
+    "normalise": flag,
+    "absolute": flag,
+    "pixels": flag,
+    "rules": _rules,
+    "progress": callback,
+}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function with those of its arguments checked that `CHECKS` names; it raises InputError for them."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in CHECKS and value is not signature.parameters[name].default:
+                CHECKS[name](value, name)
+        return function(*args, **kwargs)
+
+    return called
