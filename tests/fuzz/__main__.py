@@ -15,7 +15,9 @@ FINDINGS = Path("build/fuzz/findings.json")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("action", choices=["run", "replay", "keep"], help="replay: the kept cases, or those in --findings")
+    parser.add_argument(
+        "action", choices=["run", "replay", "keep"], help="replay: the kept cases, or those in --findings"
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to run, over all targets")
     parser.add_argument("--seed", type=int, default=0, help="the first seed of every target")
     parser.add_argument("--targets", default="", help="names, separated by commas; by default all")
@@ -68,7 +70,13 @@ def prepare() -> None:
     originals.quiet()
     for name in (*originals.TEXT, *originals.PICTURE):
         originals.model(name)
-    for made in (originals.attributions, originals.toy_rows, originals.released, originals.sharded, originals.mamba_ssm):
+    for made in (
+        originals.attributions,
+        originals.toy_rows,
+        originals.released,
+        originals.sharded,
+        originals.mamba_ssm,
+    ):
         made()
     originals.pickled_checkpoint()
     plt.figure()  # the fonts are looked up once

@@ -65,7 +65,7 @@ class Tally:
         total, refused = self.cases.total(), self.refused.total()
         lines.append(f"{'all':<28}{total:>8}{refused:>9}{len(self.counts):>8}{self.counts.total():>8}")
         kinds = Counter(kind for _, kind, _ in self.counts)
-        found = Counter({kind: 0 for kind in kinds})
+        found = Counter(dict.fromkeys(kinds, 0))
         for (_, kind, _), count in self.counts.items():
             found[kind] += count
         lines += ["", f"{'class of fault':<44}{'faults':>8}{'found':>8}"]

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-LONG = "x" * 300
-
 #: Texts, good and odd; all are valid Python strings, some are not valid Unicode.
 TEXTS = (
-    "The cat sat", "a", " ", "", "\n", "\t \n", "é", "日本語", "😀👍🏽", "\u202eabc", "\x00", "a\x00b", "\x1b[31m", "[bold]", "[/]",
-    "\ud800", "a\udcffb", "<|end|>", "<s>", "-", "--", "-1", "1e99", "nan", "inf", "None", "null", "{}", "[]", "0", "/", ".", "..", "~",
-    "a/b", "http://x/y", "x" * 300, "word " * 60, "\\", "'", '"', "%s", "$x$", "\u2028", "\ufeff", "²", "٣", "1_0", "0x10", "é" * 200,
+    "The cat sat", "a", " ", "", "\n", "\t \n", "é", "日本語", "😀👍🏽", "\u202eabc", "\x00", "a\x00b", "\x1b[31m",
+    "[bold]", "[/]", "\ud800", "a\udcffb", "<|end|>", "<s>", "-", "--", "-1", "1e99", "nan", "inf", "None", "null",
+    "{}", "[]", "0", "/", ".", "..", "~", "a/b", "http://x/y", "x" * 300, "word " * 60, "\\", "'", '"', "%s", "$x$",
+    "\u2028", "\ufeff", "²", "٣", "1_0", "0x10", "é" * 200,
 )  # fmt: skip
 
 #: Numbers as a user's program may have them.

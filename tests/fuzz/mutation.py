@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import pickletools
 import re
@@ -20,9 +21,61 @@ from safetensors.torch import load, save
 from . import hostile
 
 #: Names and texts that some readers give a meaning.
-WORDS = ("", "a", "0", "-1", "nan", "x" * 300, "é", "\ud83d", "\x00", "../x", "None", "[]", "[UNK]", "cls_token", "float16", "auto")
-NUMBERS = (0, 1, -1, 2, 3, 1.5, -0.0, 1e-320, 1e308, -1e308, 10**9, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**40, 255, 4096)
-SPECIAL = (None, True, False, float("nan"), float("inf"), -float("inf"), [], {}, [[]], [None], {"": {}}, "", [0], {"a": 1})
+WORDS = (
+    "",
+    "a",
+    "0",
+    "-1",
+    "nan",
+    "x" * 300,
+    "é",
+    "\ud83d",
+    "\x00",
+    "../x",
+    "None",
+    "[]",
+    "[UNK]",
+    "cls_token",
+    "float16",
+    "auto",
+)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    1.5,
+    -0.0,
+    1e-320,
+    1e308,
+    -1e308,
+    10**9,
+    2**31,
+    2**53,
+    2**63,
+    2**64,
+    -(2**63),
+    10**40,
+    255,
+    4096,
+)
+SPECIAL = (
+    None,
+    True,
+    False,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    [],
+    {},
+    [[]],
+    [None],
+    {"": {}},
+    "",
+    [0],
+    {"a": 1},
+)
 
 #: Marks a list nested as deep as the number between two of these says.
 DEEP = "@deep@"
@@ -145,7 +198,9 @@ def in_safetensors(rng: Random, content: bytes) -> bytes:
         else:
             header = in_value(rng, header)
         text = as_text(header)
-        return struct.pack("<Q", len(text) if rng.random() < 0.95 else rng.choice((0, 2**63, len(text) + 1))) + text + data
+        return (
+            struct.pack("<Q", len(text) if rng.random() < 0.95 else rng.choice((0, 2**63, len(text) + 1))) + text + data
+        )
     tensors = in_tensors(rng, load(content))
     return save(tensors, metadata=header.get("__metadata__"))
 
@@ -207,7 +262,7 @@ def in_archive(rng: Random, content: bytes) -> bytes:
 def in_pickle(rng: Random, content: bytes) -> bytes:
     """Return a pickle with one instruction left out, doubled, moved, or given another argument."""
     starts = [place for _, _, place in pickletools.genops(content) if place is not None] + [len(content)]
-    parts = [content[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [content[a:b] for a, b in itertools.pairwise(starts)]
     at = rng.randrange(len(parts))
     change = rng.randrange(5)
     if change == 0:
@@ -219,7 +274,18 @@ def in_pickle(rng: Random, content: bytes) -> bytes:
     elif change == 3 and len(parts[at]) > 1:
         parts[at] = parts[at][:1] + in_bytes(rng, parts[at][1:])
     else:
-        numbers = (b"K\x00", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"N", b"\x88", b"]", b"}", b")")
+        numbers = (
+            b"K\x00",
+            b"K\xff",
+            b"M\xff\xff",
+            b"J\xff\xff\xff\xff",
+            b"J\xff\xff\xff\x7f",
+            b"N",
+            b"\x88",
+            b"]",
+            b"}",
+            b")",
+        )
         floats = (b"G\x7f\xf8" + bytes(6), b"X\x01\x00\x00\x00a", b"\x8a\x09" + b"\xff" * 8 + b"\x7f")
         parts[at] = rng.choice(numbers + floats)
     return b"".join(parts)

@@ -129,7 +129,7 @@ def mamba_ssm() -> Files:
 @functools.cache
 def released() -> dict[str, Files]:
     """Return files of Vim, VMamba and MambaVision as their authors release them."""
-    of_vim = {name: value for name, value in model("vim")[0].state_dict().items()}
+    of_vim = dict(model("vim")[0].state_dict())
     args = argparse.Namespace(model="vim_patch8_32_bimambav2_midclstok_div2", input_size=32)
     settings = {"depths": (1, 1, 2, 1), "hidden_sizes": (16, 32, 64, 128), "num_labels": 5, "gated": False}
     from mambascope.models.mambavision import MambaVision, MambaVisionConfig
@@ -138,13 +138,17 @@ def released() -> dict[str, Files]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         of_vmamba = VMamba(VMambaConfig(**settings)).state_dict()
-        config = MambaVisionConfig(depths=(1, 1, 3, 2), hidden_size=16, stem_size=8, num_heads=(2, 4, 8, 16), num_labels=5)
+        config = MambaVisionConfig(
+            depths=(1, 1, 3, 2), hidden_size=16, stem_size=8, num_heads=(2, 4, 8, 16), num_labels=5
+        )
         of_mambavision = MambaVision(config).state_dict()
     return {
         "vim": {"vim.pth": pickled({"model": of_vim, "epoch": 299, "args": args, "optimizer": {"state": {}}})},
         "vmamba": {"vmamba.pth": pickled({"model": dict(of_vmamba), "epoch": 1})},
         "mambavision": {
-            "mambavision.pth": pickled({"state_dict": {f"module.{key}": value for key, value in of_mambavision.items()}})
+            "mambavision.pth": pickled(
+                {"state_dict": {f"module.{key}": value for key, value in of_mambavision.items()}}
+            )
         },
     }
 
@@ -229,7 +233,11 @@ def data_files() -> dict[str, Files]:
         "jsonl": {"texts.jsonl": table.to_json(orient="records", lines=True).encode()},
         "parquet": {"texts.parquet": parquet.getvalue()},
         "lines": {"texts.txt": b"0 a dull film\n1 a fine one\n"},
-        "hansards": {"gold.e": english.encode(), "gold.f": french.encode(), "gold.align": b"0-1 1-1 2-2-P\n0-0 1-1-P\n"},
+        "hansards": {
+            "gold.e": english.encode(),
+            "gold.f": french.encode(),
+            "gold.align": b"0-1 1-1 2-2-P\n0-0 1-1-P\n",
+        },
         "pharaoh": {"own.src": b"a b c\nd e\n", "own.tgt": b"x y\nz\n", "own.links": b"0-0 1?1 2-1-P\n0-0-S\n"},
         "bicici": {"bicici.zip": _zip({f"German-English_WordAlignment/{n}": c for n, c in _bicici().items()})},
         "sentences": {"sentences.zip": _zip(_sentences())},

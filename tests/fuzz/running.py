@@ -30,7 +30,14 @@ from .findings import BrokenError, Case, Finding
 #: A case that computes for longer is a finding, in seconds of processor time.
 SECONDS = 10.0
 #: What messages say when an allocation fails.
-NO_MEMORY = ("allocate memory", "not enough memory", "bad allocation", "std::bad_alloc", "unable to mmap", "Cannot allocate")
+NO_MEMORY = (
+    "allocate memory",
+    "not enough memory",
+    "bad allocation",
+    "std::bad_alloc",
+    "unable to mmap",
+    "Cannot allocate",
+)
 #: The longest message that is still one sentence, in characters: several names of files may be in it.
 LONGEST = 2000
 
@@ -98,7 +105,9 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
     found += [("warning", one, one) for one in dict.fromkeys(noted)]
     if printed.getvalue().strip():
         found.append(("printed", printed.getvalue().strip()[:80], printed.getvalue()[-2000:]))
-    found += [("file left", f"in {name}", str(left)) for name in ("here", "tmp", "home") if (left := _files(folders[name]))]
+    found += [
+        ("file left", f"in {name}", str(left)) for name in ("here", "tmp", "home") if (left := _files(folders[name]))
+    ]
     found += [("file left", "unfinished file", str(left)) for left in [_files(place, "*.partial*")] if left]
     _wait_for_threads(before["threads"])
     after = surroundings()
@@ -234,7 +243,7 @@ def _foreign(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         kind = "memory"
     if not ours:
-        kind = "fault of the fuzzer" if "/fuzz/" in frames[-1].filename else kind
+        kind = "fault of the fuzzer" if kind != "memory" and "/fuzz/" in frames[-1].filename else kind
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
     else:
         file = ours[-1].filename.rpartition("/mambascope/")[2]

@@ -178,8 +178,8 @@ def _draw_picture(rng: Random) -> Case:
     wrong = hostile.any_value(rng) if rng.random() < 0.3 else None
     at = rng.choice(("source", "model", "processor", "keep_size"))
     return {
-        "shape": shape, "dtype": kind, "model": rng.choice(originals.PICTURE), "keep_size": rng.random() < 0.3, "wrong": wrong,
-        "at": at,
+        "shape": shape, "dtype": kind, "model": rng.choice(originals.PICTURE), "keep_size": rng.random() < 0.3,
+        "wrong": wrong, "at": at,
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import re
 import shutil
@@ -32,10 +33,14 @@ OLD = "an older file"
 
 MODELS = tuple(f"{GOOD}/models/{name}" for name in ("mamba", "mamba", "mamba2", "gpt2", "bert", "vit", "vim", "vim"))
 ODD = (
-    f"{GOOD}", f"{GOOD}/none", "/dev/null", "/proc/self/mem", "/etc/shadow", f"{GOOD}/models/vim/config.json", f"{OWN}/a/b", ".", "/",
+    f"{GOOD}", f"{GOOD}/none", "/dev/null",
+    f"{GOOD}/models/vim/config.json", f"{OWN}/a/b", ".", "/",
     "https://x.org/a", "zoo:none", "zoo/copying-mamba2", "a/b", "~", "~nobody/x", f"{GOOD}/pictures/picture.png/x",
 )  # fmt: skip
-OUTS = tuple(f"{OWN}/out{ending}" for ending in (".html", ".json", ".csv", ".npz", ".safetensors", ".HTML", ".txt", "", ".png", ".svg"))
+OUTS = tuple(
+    f"{OWN}/out{ending}"
+    for ending in (".html", ".json", ".csv", ".npz", ".safetensors", ".HTML", ".txt", "", ".png", ".svg")
+)
 PICTURES = tuple(f"{GOOD}/pictures/picture.{kind}" for kind in ("png", "jpeg", "gif", "tiff"))
 
 #: Good values of options and arguments, by name. Others are drawn by type.
@@ -60,7 +65,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "device": ("cpu", "cpu", "cuda", "meta", "cpu:0", "mps"),
     "channels": ("all", "mean", "0", "0,1", "23"),
     "task": (*TASKS, "copying", "induction", "sentiment", "alignment"),
-    "data": (f"{GOOD}/data/csv/texts.csv", f"{GOOD}/data/jsonl/texts.jsonl", f"{GOOD}/data/pharaoh/own", f"{GOOD}/data/texts/own"),
+    "data": (
+        f"{GOOD}/data/csv/texts.csv",
+        f"{GOOD}/data/jsonl/texts.jsonl",
+        f"{GOOD}/data/pharaoh/own",
+        f"{GOOD}/data/texts/own",
+    ),
     "limit": ("1", "2"),
     "shard": ("0/1", "0/2", "1/2"),
     "seed": ("0", "1", "123"),
@@ -71,7 +81,24 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 #: Numbers that would be taken at their word, and for ever.
 ENDLESS = ("generate", "limit")
-NUMBERS = ("-1", "0", "7", "-100", "2147483648", "9223372036854775808", "1e99", "nan", "1.5", "٣", "1_0", "", " 1", "+1", "0x1", "inf")
+NUMBERS = (
+    "-1",
+    "0",
+    "7",
+    "-100",
+    "2147483648",
+    "9223372036854775808",
+    "1e99",
+    "nan",
+    "1.5",
+    "٣",
+    "1_0",
+    "",
+    " 1",
+    "+1",
+    "0x1",
+    "inf",
+)
 
 
 class Option(NamedTuple):
@@ -118,8 +145,8 @@ def good() -> Path:
 
 def _value(rng: Random, option: Option) -> str:
     value = _any_value(rng, option)
-    inside = option.name != "out" or value.startswith(("{", "/"))
-    return value if inside else f"{OWN}/{value}"
+    writes = option.name == "out"  # and only in the case's own folder
+    return value if not writes or value.startswith(OWN) else f"{OWN}/{value.replace(GOOD, 'odd').replace('..', 'up')}"
 
 
 def _any_value(rng: Random, option: Option) -> str:
@@ -185,7 +212,7 @@ def invoke(argv: list[str], given: bytes, encoding: str) -> tuple[Any, str, str]
 
 def _check(case: Case, folder: Path) -> None:
     argv = [one.replace(GOOD, str(good())).replace(OWN, str(folder)) for one in case["argv"]]
-    asked = {Path(value) for option, value in zip(argv, argv[1:], strict=False) if option == "--out"}
+    asked = {Path(value) for option, value in itertools.pairwise(argv) if option == "--out"}
     if OWN + "/run" in case["argv"]:
         shutil.copytree(good() / "run", folder / "run")
     files = {path for path in asked if path.parent == folder and path.suffix and argv[:1] != ["evaluate"]}
@@ -227,7 +254,11 @@ def _said_well(code: Any, out: str, err: str, verb: str, encoding: str) -> None:
         raise BrokenError("memory", f"{verb}: the command says so")
     if code == 2:
         is_usage = "Usage:" in err or "Usage:" in out
-        require(is_usage or (lines and lines[-1].startswith("mambascope: ")), "badly said", f"{verb}: refused without a sentence")
+        require(
+            is_usage or (lines and lines[-1].startswith("mambascope: ")),
+            "badly said",
+            f"{verb}: refused without a sentence",
+        )
         require(is_usage or len(lines[-1]) < 2500, "badly said", f"{verb}: longer than a sentence")
     else:
         odd = [line for line in lines if not line.startswith("mambascope: ")]

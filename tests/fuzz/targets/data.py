@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mambascope.evaluate.data import alignment_gold, camvid, cifar10, haystacks, labelled_texts, mnist, pharaoh_gold, records
+from mambascope.evaluate.data import (
+    alignment_gold,
+    camvid,
+    cifar10,
+    haystacks,
+    labelled_texts,
+    mnist,
+    pharaoh_gold,
+    records,
+)
 
 from .. import originals
 from ..findings import Case

@@ -107,7 +107,9 @@ def _nested(model: Any) -> Iterator[Any]:
 
     other, _ = originals.model("mamba2")
     mixer = next(module for module in model.modules() if hasattr(module, "out_proj") or not list(module.children()))
-    handle = mixer.register_forward_hook(lambda *_: mambascope.capture(other, input_ids=torch.tensor([[1, 2, 3]])) and None)
+    handle = mixer.register_forward_hook(
+        lambda *_: mambascope.capture(other, input_ids=torch.tensor([[1, 2, 3]])) and None
+    )
     try:
         yield model
     finally:

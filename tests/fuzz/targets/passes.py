@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -41,7 +42,9 @@ OPTIONS: dict[str, Case] = {
     "smooth_grad": {"samples": 2},
 }
 #: Calls whose result for one text does not depend on what stands beside it. SmoothGrad's noise does.
-ALONE = tuple(name for name in CALLS if name not in ("smooth_grad", "occlusion", "knockout", "value_zeroing", "contributions"))
+ALONE = tuple(
+    name for name in CALLS if name not in ("smooth_grad", "occlusion", "knockout", "value_zeroing", "contributions")
+)
 
 
 def _draw(rng: Random) -> Case:
@@ -62,13 +65,13 @@ def _draw(rng: Random) -> Case:
         "wrong": {},
     }
     if rng.random() < 0.15:
-        name = rng.choice(("layer", "target", "readout", "trace", "option", "input_ids", "attention_mask", "inputs_embeds"))
+        name = rng.choice(
+            ("layer", "target", "readout", "trace", "option", "input_ids", "attention_mask", "inputs_embeds")
+        )
         case["wrong"] = {name: hostile.any_value(rng)}
         if name == "option":
-            case["wrong"]["name"] = rng.choice(
-                ("channels", "rule", "norm", "steps", "samples", "noise", "baseline", "batch", "variant", "value_bias", "discard",
-                 "normalise", "absolute", "replacement", "targets", "layers", "pixels", "rules", "progress", "maps", "seed")
-            )  # fmt: skip
+            options = [one for one in _parameters(getattr(methods, call)) if one not in ("trace", "layer", "target")]
+            case["wrong"]["name"] = rng.choice([*options, "readout"])
     return case
 
 
@@ -122,10 +125,8 @@ def call(case: Case, trace: Any, target: Any = None) -> Any:
     return found
 
 
-def _parameters(run: Any) -> Iterable[str]:
-    import inspect
-
-    return inspect.signature(run).parameters
+def _parameters(run: Any) -> list[str]:
+    return list(inspect.signature(run).parameters)
 
 
 def _readout(case: Case, target: Any) -> Any:
@@ -156,7 +157,11 @@ def _check(case: Case, folder: Path) -> None:
     except modes.HookError:
         require(case["mode"] == "hook that raises", "foreign exception", "HookError from nowhere")
         return
-    require(case["mode"] not in ("default device meta", "on meta") or held.device.type == "cpu", "shape or type", "meta scores")
+    require(
+        case["mode"] not in ("default device meta", "on meta") or held.device.type == "cpu",
+        "shape or type",
+        "meta scores",
+    )
     if case["wrong"]:
         require(case["call"] == "occlusion" or bool(held.isfinite().all()), "NaN or infinity", case["call"])
         return
@@ -207,7 +212,12 @@ def _alone(case: Case, scores: Tensor, model: Any, inputs: dict[str, Any], mask:
     """Require that the last text of a batch has the scores that it has by itself, without its padding."""
     if mask is None:
         single = {name: value[-1:] for name, value in inputs.items()}
-        close(scores[-1:], scores_of(call(case, mambascope.capture(model, **single))), "depends on the batch", case["call"])
+        close(
+            scores[-1:],
+            scores_of(call(case, mambascope.capture(model, **single))),
+            "depends on the batch",
+            case["call"],
+        )
         return
     own = mask[-1].bool()
     if case["padding"] == "middle" and not own.all():
@@ -242,7 +252,9 @@ def _look(case: Case, folder: Path) -> None:
         trace = mambascope.capture(used, **_fitting(inputs, used), check=case["seed"] % 7 > 0)
         for part in (trace, *trace.layers, *trace.branches, *trace.stages):
             require("\n" not in repr(part), "badly said", "repr of several lines")
-        require(all(one == one or case["seed"] % 7 == 0 for one in trace.reconstruction_error), "NaN or infinity", "error")
+        require(
+            all(one == one or case["seed"] % 7 == 0 for one in trace.reconstruction_error), "NaN or infinity", "error"
+        )
         operator = trace.operator(wrong)
         require(bool(operator.x.isfinite().all()), "NaN or infinity", "operator")
         readout = _readout(case, -1)

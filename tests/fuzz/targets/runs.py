@@ -19,7 +19,18 @@ from ..properties import require
 from ..running import Target
 
 #: What may happen to one file of the folder.
-FATES = ("changed", "changed", "changed", "removed", "copied", "renamed", "emptied", "a folder", "a link", "linked away")
+FATES = (
+    "changed",
+    "changed",
+    "changed",
+    "removed",
+    "copied",
+    "renamed",
+    "emptied",
+    "a folder",
+    "a link",
+    "linked away",
+)
 
 
 def _draw(rng: Random) -> Case:

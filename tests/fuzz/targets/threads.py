@@ -18,7 +18,17 @@ from ..findings import Case
 from ..properties import close, left_as_it_was, require
 from ..running import Target
 
-METHODS = ("latim", "hidden-attention", "raw-attention", "rollout", "mamba-lrp", "alti-logit", "gradient-x-input", "knockout", "occlusion")
+METHODS = (
+    "latim",
+    "hidden-attention",
+    "raw-attention",
+    "rollout",
+    "mamba-lrp",
+    "alti-logit",
+    "gradient-x-input",
+    "knockout",
+    "occlusion",
+)
 
 
 def _draw(rng: Random) -> Case:

@@ -37,7 +37,7 @@ def _check(case: Case, folder: Path) -> None:
     )
     cache = {"MAMBASCOPE_CACHE": str(folder / "cache")}
     with (
-        mock.patch.object(zoo, "zoo_models", lambda: {NAME: model}),
+        mock.patch.object(zoo, "zoo_models", return_value={NAME: model}),
         mock.patch.object(zoo, "CLONE", folder),
         mock.patch.dict("os.environ", cache),
     ):
