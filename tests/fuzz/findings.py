@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 #: The cases that once failed; an ordinary test runs them again.
 KEPT = Path(__file__).with_name("kept.json")
+
+#: The largest case that is kept, in characters.
+LARGEST = 4000
 
 #: A case: what a target drew, as values that JSON can hold.
 Case = dict[str, Any]
@@ -64,9 +67,11 @@ def store(path: Path, findings: Iterable[Finding]) -> None:
 
 
 def keep(findings: Iterable[Finding], path: Path = KEPT) -> int:
-    """Add findings to the kept ones, one per fault, and return how many are new."""
+    """Add findings to the kept ones, one per fault, and return how many are new; the largest cases are left out."""
     kept = stored(path)
     known = {(one.target, *one.signature) for one in kept}
-    new = [one for one in findings if (one.target, *one.signature) not in known]
+    found = {(one.target, *one.signature): one for one in findings}
+    new = [one for key, one in found.items() if key not in known and len(json.dumps(one.case)) <= LARGEST]
+    new = [replace(one, detail=one.detail[-300:]) for one in new]
     store(path, sorted([*kept, *new], key=lambda one: (one.target, one.kind, one.what)))
     return len(new)

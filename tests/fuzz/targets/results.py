@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 from random import Random
 
 from mambascope import Attribution
 
-from .. import originals
+from .. import hostile, originals
 from ..findings import Case
 from ..properties import require, verbs
+from ..running import Target
 from .files import target
 
 FORMATS = ("html", "json", "csv", "npz", "safetensors")
@@ -29,4 +32,43 @@ def _use(folder: Path, name: str, case: Case) -> None:
     verbs(result, folder, formats=case["formats"], draw=case["draw"])
 
 
-TARGETS = [target("saved results", originals.attributions, lambda name: True, _use, _asked)]
+#: Verbs with arguments, and which of these are wrong at times.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "matrix": ("layer",),
+    "row": ("position", "layer"),
+    "picture": ("position", "layer"),
+    "top": ("k", "position", "layer"),
+    "layer_mass": ("position",),
+    "save": ("path",),
+    "to_html": ("another",),
+    "load": ("path",),
+}
+
+
+def _draw_verb(rng: Random) -> Case:
+    verb = rng.choice(sorted(ARGUMENTS))
+    given = {name: hostile.any_value(rng) for name in ARGUMENTS[verb] if rng.random() < 0.6}
+    return {"set": rng.choice(sorted(originals.attributions())), "verb": verb, "given": given}
+
+
+def _verb(case: Case, folder: Path) -> None:
+    path = folder / "result.safetensors"
+    path.write_bytes(originals.attributions()[case["set"]]["result.safetensors"])
+    result = Attribution.load(path)
+    given = {name: hostile.made(value) for name, value in case["given"].items()}
+    if case["verb"] == "to_html":
+        result.to_html(given.get("another", result))
+        return
+    if case["verb"] in ("save", "load"):
+        with contextlib.chdir(folder):
+            getattr(result, case["verb"])(given.get("path", path))
+        return
+    found = getattr(result, case["verb"])(**given)
+    scores = [one.score for one in found] if case["verb"] == "top" else found.flatten().tolist()
+    require(all(map(math.isfinite, scores)), "NaN or infinity", case["verb"])
+
+
+TARGETS = [
+    target("saved results", originals.attributions, lambda name: True, _use, _asked),
+    Target("verbs of results", _draw_verb, _verb),
+]
