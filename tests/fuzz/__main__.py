@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 FINDINGS = Path("build/fuzz/findings.json")
 
@@ -79,8 +82,35 @@ def prepare() -> None:
     ):
         made()
     originals.pickled_checkpoint()
-    plt.figure()  # the fonts are looked up once
+    _warm_up()
     plt.close("all")
+    gc.collect()
+    gc.freeze()  # so that forked processes share the memory
+
+
+def _warm_up() -> None:
+    """Do once what is slow the first time: a process that is forked then starts with it done."""
+    import mambascope
+    from mambascope.methods import METHODS
+
+    from . import originals
+    from .properties import each, verbs
+    from .targets.command import invoke
+
+    for name in ("mamba", "gpt2", "vim"):
+        model, tokenizer = originals.model(name)
+        source = "The cat" if tokenizer else originals.pixels()
+
+        def explained(method: str, given: tuple[Any, ...] = (model, tokenizer, source)) -> Any:
+            return mambascope.explain(*given, method=method)
+
+        results = each({method: partial(explained, method) for method in METHODS})
+        with tempfile.TemporaryDirectory() as folder:
+            verbs(
+                results["latim"], Path(folder), formats=("html", "png", "json", "csv", "npz", "safetensors"), draw=True
+            )
+    for argv in (["models"], ["methods"], ["info", "tiny-mamba"], ["explain", "a"], ["explain", "--help"]):
+        invoke(argv, b"", "utf-8")
 
 
 def environment() -> None:

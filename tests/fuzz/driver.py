@@ -28,7 +28,7 @@ ROOM = 3 * 2**30
 #: A case that has not ended after so many seconds hangs. Far more than `running.SECONDS`: the machine may be busy.
 HANGS = 60.0
 #: How long one target runs before the next has its turn.
-SLICE = 4.0
+SLICE = 8.0
 
 FORK = multiprocessing.get_context("fork")
 

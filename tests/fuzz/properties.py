@@ -111,6 +111,7 @@ def verbs(result: Attribution, folder: Path, *, formats: Iterable[str] = (), dra
         saved = each({"save": lambda path=path: result.save(path)})
         if not saved:
             require(path.read_text() == "an older result", "lost file", f"{ending}: refused, and the old file is gone")
+            path.unlink()
             continue
         require(saved["save"] == path and path.stat().st_size > 0, "lost file", f"{ending}: not written")
         if ending == "safetensors":

@@ -88,7 +88,13 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
         folder.mkdir()
     printed = io.StringIO()
     started = time.process_time()
-    with _in_folders(folders), _recorded() as noted, contextlib.redirect_stdout(printed), _errors_to(printed):
+    with (
+        _in_folders(folders),
+        _recorded() as noted,
+        _printed_beneath(place / "printed"),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
         try:
             target.check(case, folders["case"])
         except MambascopeError as error:
@@ -103,8 +109,9 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
     seconds = time.process_time() - started
     os.chdir(here)
     found += [("warning", one, one) for one in dict.fromkeys(noted)]
-    if printed.getvalue().strip():
-        found.append(("printed", printed.getvalue().strip()[:80], printed.getvalue()[-2000:]))
+    shown = printed.getvalue() + (place / "printed").read_text(errors="replace")
+    if shown.strip():
+        found.append(("printed", shown.strip()[:40], shown[-2000:]))
     found += [
         ("file left", f"in {name}", str(left)) for name in ("here", "tmp", "home") if (left := _files(folders[name]))
     ]
@@ -206,6 +213,7 @@ def _recorded() -> Iterator[list[str]]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
+            warnings.filterwarnings("ignore", "Full backward hook is firing")  # about the hook, which is the user's
             yield noted
     finally:
         for one, usual in zip(loggers, handlers, strict=True):
@@ -214,9 +222,18 @@ def _recorded() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _errors_to(stream: io.StringIO) -> Iterator[None]:
-    with contextlib.redirect_stderr(stream):
+def _printed_beneath(path: Path) -> Iterator[None]:
+    """Send to a file what is printed beneath Python, as libraries in C and Rust do."""
+    usual = [os.dup(stream) for stream in (1, 2)]
+    try:
+        with path.open("wb") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
         yield
+    finally:
+        for stream, held in zip((1, 2), usual, strict=True):
+            os.dup2(held, stream)
+            os.close(held)
 
 
 def _files(folder: Path, pattern: str = "*") -> list[str]:

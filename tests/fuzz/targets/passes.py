@@ -220,7 +220,8 @@ def _alone(case: Case, scores: Tensor, model: Any, inputs: dict[str, Any], mask:
         )
         return
     own = mask[-1].bool()
-    if case["padding"] == "middle" and not own.all():
+    first = case["padding"] == "left" and case["model"] in ("gpt2", "bert")  # whose positions count padding on the left
+    if first or (case["padding"] == "middle" and not own.all()):
         return
     single = {name: value[-1:, own] for name, value in inputs.items() if name != "attention_mask"}
     place = case["target"] if case["target"] < 0 else int(own[: case["target"]].sum())
