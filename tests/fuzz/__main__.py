@@ -13,20 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+HELP = "replay: the kept cases, or those in --findings; check: replay, then run; keep: add findings to the kept cases"
 FINDINGS = Path("build/fuzz/findings.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument(
-        "action", choices=["run", "replay", "keep"], help="replay: the kept cases, or those in --findings"
-    )
+    parser.add_argument("action", choices=["run", "replay", "check", "keep"], help=HELP)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to run, over all targets")
     parser.add_argument("--seed", type=int, default=0, help="the first seed of every target")
     parser.add_argument("--targets", default="", help="names, separated by commas; by default all")
     parser.add_argument("--findings", type=Path, default=None, help=f"the file of findings; by default {FINDINGS}")
     asked = parser.parse_args(arguments)
-    from .findings import KEPT, Finding, keep, store, stored  # after the environment is set
+    from .findings import KEPT, keep, store, stored  # after the environment is set
 
     findings = asked.findings or FINDINGS
     if asked.action == "keep":
@@ -41,19 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     chosen = [TARGETS[name.strip()] for name in asked.targets.split(",")] if asked.targets else list(TARGETS.values())
     print(f"ready     after {time.monotonic() - began:.0f} s: {len(chosen)} targets", flush=True)
-    if asked.action == "run":
-        tally = run_for(chosen, 60 * asked.minutes, asked.seed, say=say)
-        store(findings, tally.findings)
-        print(f"\n{tally.table()}\n\nfindings  {findings}")
-    else:
-        tally, kept = Tally(), stored(asked.findings or KEPT)
+    tally = Tally()
+    if asked.action != "run":
+        kept = stored(KEPT if asked.findings is None or asked.action == "check" else asked.findings)
         for target in chosen:
-            mine: list[Finding] = [one for one in kept if one.target == target.name]
+            cases = [one.case for one in kept if one.target == target.name]
             done = 0
-            while done < len(mine):  # a case that ends its process is followed by another process
-                cases = [one.case for one in mine]
-                done += run_slice(target, range(done, len(mine)), 3600, tally, cases=cases, say=say)
-        print(f"\n{tally.table()}")
+            while done < len(cases):  # a case that ends its process is followed by another process
+                done += run_slice(target, range(done, len(cases)), 3600, tally, cases=cases, say=say)
+    if asked.action != "replay":
+        run_for(chosen, 60 * asked.minutes, asked.seed, tally, say=say)
+        store(findings, tally.findings)
+        print(f"findings  {findings}")
+    print(f"\n{tally.table()}")
     return 1 if tally.counts else 0
 
 

@@ -74,10 +74,10 @@ class Tally:
 
 
 def run_for(
-    targets: Sequence[Target], seconds: float, seed: int, *, minimise: bool = True, say: Callable[[str], None] = print
-) -> Tally:
-    """Run targets in turn for so long, with seeds that count up from `seed`."""
-    tally, following = Tally(), dict.fromkeys((target.name for target in targets), seed)
+    targets: Sequence[Target], seconds: float, seed: int, tally: Tally, *, say: Callable[[str], None] = print
+) -> None:
+    """Run targets in turn for so long, with seeds that count up from `seed`, and add what happens to the tally."""
+    following = dict.fromkeys((target.name for target in targets), seed)
     turn = min(SLICE, seconds / len(targets))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -85,8 +85,7 @@ def run_for(
             if time.monotonic() >= deadline:
                 break
             cases = iter(range(following[target.name], 2**62))
-            following[target.name] += run_slice(target, cases, turn, tally, minimise=minimise, say=say)
-    return tally
+            following[target.name] += run_slice(target, cases, turn, tally, minimise=True, say=say)
 
 
 def run_slice(

@@ -237,8 +237,7 @@ def in_tensors(rng: Random, tensors: dict[str, torch.Tensor]) -> dict[str, torch
 
 def in_archive(rng: Random, content: bytes) -> bytes:
     """Return a zip archive with a member changed; in a pickle, one of its instructions."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    members = unpacked(content)
     name = rng.choice(sorted(members))
     pickles = [key for key in members if key.endswith(".pkl")]
     if pickles and rng.random() < 0.6:
@@ -252,10 +251,21 @@ def in_archive(rng: Random, content: bytes) -> bytes:
         members[name] = in_pickle(rng, members[name])
     else:
         members[name] = mutated(rng, name, members[name]) if not name.endswith(".zip") else in_bytes(rng, members[name])
+    return packed(members, zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED)
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    """Return the members of a zip archive by name."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def packed(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a zip archive, the same whenever it is made."""
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as out:
-        for key, held in members.items():
-            out.writestr(zipfile.ZipInfo(key), held)
+    with zipfile.ZipFile(made, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return made.getvalue()
 
 
@@ -350,10 +360,23 @@ def difference(old: bytes, new: bytes) -> list[Any]:
     shortest = min(len(old), len(new))
     start = next((k for k in range(shortest) if old[k] != new[k]), shortest)
     end = next((k for k in range(shortest - start) if old[-1 - k] != new[-1 - k]), shortest - start)
-    return [start, end, base64.b64encode(zlib.compress(new[start : len(new) - end], 9)).decode()]
+    packer = zlib.compressobj(9, zdict=_known(old, start, end))
+    packed = packer.compress(new[start : len(new) - end]) + packer.flush()
+    return [start, end, base64.b64encode(packed).decode()]
+
+
+def between(old: bytes, change: list[Any]) -> bytes:
+    """Return what a change has put between the bytes that it kept."""
+    start, end, packed = change
+    return zlib.decompressobj(zdict=_known(old, start, end)).decompress(base64.b64decode(packed))
 
 
 def changed(old: bytes, change: list[Any]) -> bytes:
     """Return what `difference` described."""
-    start, end, packed = change
-    return old[:start] + zlib.decompress(base64.b64decode(packed)) + (old[len(old) - end :] if end else b"")
+    start, end, _ = change
+    return old[:start] + between(old, change) + (old[len(old) - end :] if end else b"")
+
+
+def _known(old: bytes, start: int, end: int) -> bytes:
+    """Return what the packed bytes may refer to: much of a change is what was there before, moved."""
+    return old[start : len(old) - end][-(2**15) :] or b"\0"

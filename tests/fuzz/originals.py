@@ -11,7 +11,6 @@ import json
 import struct
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from models import CONFIGS, TRANSFORMERS, stock_model, stock_transformer
 from picture_checkpoints import PROCESSOR, saved, vim, vit
 from small_staged_models import small
 from small_tokenizers import byte_level, word_pieces
+
+from .mutation import packed, unpacked
 
 Files = dict[str, bytes]
 
@@ -103,9 +104,10 @@ def sharded() -> Files:
 
 
 def pickled(held: Any) -> bytes:
+    """Return a file as torch.save writes it, packed as damaged ones are, so that a change of it is small."""
     file = io.BytesIO()
     torch.save(held, file)
-    return file.getvalue()
+    return packed(unpacked(file.getvalue()))
 
 
 @functools.cache
@@ -239,9 +241,9 @@ def data_files() -> dict[str, Files]:
             "gold.align": b"0-1 1-1 2-2-P\n0-0 1-1-P\n",
         },
         "pharaoh": {"own.src": b"a b c\nd e\n", "own.tgt": b"x y\nz\n", "own.links": b"0-0 1?1 2-1-P\n0-0-S\n"},
-        "bicici": {"bicici.zip": _zip({f"German-English_WordAlignment/{n}": c for n, c in _bicici().items()})},
-        "sentences": {"sentences.zip": _zip(_sentences())},
-        "reviews": {"reviews.zip": _zip({f"movie_reviews/pos/cv{k}.txt": f"good {k}".encode() for k in range(20)})},
+        "bicici": {"bicici.zip": packed({f"German-English_WordAlignment/{n}": c for n, c in _bicici().items()})},
+        "sentences": {"sentences.zip": packed(_sentences())},
+        "reviews": {"reviews.zip": packed({f"movie_reviews/pos/cv{k}.txt": f"good {k}".encode() for k in range(20)})},
         "mnist": {"images.gz": _idx(np.zeros((2, 28, 28))), "labels.gz": _idx(np.array([3, 9]))},
         "cifar": {"cifar.tar": _tar({f"test/{n}/1.jpg": _jpeg(32, 32) for n in ("ship", "frog")})},
         "camvid": {"camvid.tar": _tar({"test/a.jpg": _jpeg(12, 16), "testannot/a.png": _grey(12, 16)})},
@@ -259,14 +261,6 @@ def _sentences() -> Files:
         f"sentence_polarity/rt-polarity.{kind}": "\n".join(f"text {kind} {k}" for k in range(20)).encode()
         for kind in ("neg", "pos")
     }
-
-
-def _zip(files: Files) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return made.getvalue()
 
 
 def _tar(files: Files) -> bytes:
@@ -299,7 +293,7 @@ def _grey(height: int, width: int) -> bytes:
 @functools.cache
 def archive() -> bytes:
     """Return a zip archive of a model, as a release of the zoo has it."""
-    return _zip(checkpoint("mamba"))
+    return packed(checkpoint("mamba"))
 
 
 def quiet() -> None:

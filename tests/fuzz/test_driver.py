@@ -104,7 +104,8 @@ def test_an_exception_is_named_by_the_line_of_ours_that_let_it_through():
 
 
 def test_targets_take_turns_and_a_process_that_dies_is_replaced():
-    tally = run_for([of(refuse), of(lambda folder: os._exit(1))._replace(name="dying")], 1.0, 5, say=lambda line: None)
+    tally, dying = Tally(), of(lambda folder: os._exit(1))._replace(name="dying")
+    run_for([of(refuse), dying], 1.0, 5, tally, say=lambda line: None)
     assert tally.cases["deed"] > 1
     assert tally.cases["dying"] >= 1
     assert tally.counts.total() == tally.cases["dying"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 
 from ..findings import Case
-from ..mutation import changed, difference, mutated
+from ..mutation import between, changed, difference, mutated
 from ..originals import Files
 from ..running import Target
 
@@ -60,8 +58,8 @@ def write(files: Files, case: Case, folder: Path) -> None:
 
 def _smaller(case: Case, old: bytes) -> Iterable[Case]:
     """Yield cases in which half of what was changed is as it was, or left out."""
-    start, end, packed = case["change"]
-    was, new = old[start : len(old) - end], zlib.decompress(base64.b64decode(packed))
+    start, end, _ = case["change"]
+    was, new = old[start : len(old) - end], between(old, case["change"])
     if len(new) < 2:
         return
     half = len(new) // 2
