@@ -1,10 +1,11 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
+# and a third one looks for faults at random for ten minutes: make fuzz
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -17,6 +18,11 @@ lint: .venv-test/ready
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports
+
+MINUTES ?= 10
+SEED ?= 0
+fuzz: .venv-test/ready
+	PYTHONPATH=tests .venv-test/bin/python -m fuzz run --minutes $(MINUTES) --seed $(SEED)
 
 bench: .venv/ready .venv-test/ready
 	.venv/bin/python benchmarks/capture.py
