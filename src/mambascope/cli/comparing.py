@@ -138,6 +138,8 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
         head = f"{visible(first.model.name)} · {first.model.family} · rebuilt to within {error:.1e}"
         each = f", {INDEPENDENT}:" if first.target.independent else ""
         lines = [f"  predicts{each} {seen}"] if seen else []
+        if "preparation" in first.diagnostics:
+            lines.append(_line("picture", visible(str(first.diagnostics["preparation"])), screen.width))
         for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
             if result is None:
                 lines.append(_line(column, reason, screen.width))

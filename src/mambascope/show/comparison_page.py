@@ -56,6 +56,8 @@ def _row(row: Compared, columns: Sequence[str]) -> str:
     seen = "".join(f"<br>{_text(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
     seen = f"<br>{INDEPENDENT}:{seen}" if seen and first.target.independent else seen
     says = f"{_text(first.model.name)}, {_text(first.model.family)}, {first.model.layers} layers"
+    if "preparation" in first.diagnostics:
+        seen += f'<br><span class="quiet">{_text(str(first.diagnostics["preparation"]))}</span>'
     cells = [f'<th scope="row">{_picture(picture, "the picture that the model read")}<p><b>{says}</b>{seen}</p></th>']
     for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
         cells.append(f'<td class="none"><p>{_text(reason)}</p></td>' if result is None else _cell(result, column))
