@@ -24,6 +24,7 @@ from mambascope.families import kinds_of
 from mambascope.files import whole_file
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.trust import caution
 from mambascope.models.picture_models import StagedModel
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
@@ -147,6 +148,8 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
             (top,) = result.top(1)
             where = f"{source_name(top.token)} {number(top.score)} ({percent(top.share)})"
             lines.append(_line(result.method, f"most from {where}", screen.width))
+            if words := caution(result.diagnostics):
+                lines.append(textwrap.fill(f"caution: {words}", screen.width, **SET_IN))
         console.print(screen.fit(head), style="bold", markup=False, highlight=False, width=screen.width)
         for line in lines:
             console.print(screen.fit(line), markup=False, highlight=False, width=screen.width)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from mambascope.attribution import Attribution
+from mambascope.methods.trust import caution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
@@ -72,10 +73,12 @@ def _cell(result: Attribution, column: str) -> str:
     asked = "" if result.target.value is None else f" = {number(result.target.value)}"
     named = "" if same_name(result.method, column) else f"<b>{_text(result.method)}</b><br>"
     evidence = " · ".join(evidence_sentences(result.diagnostics))
+    words = caution(result.diagnostics)
+    doubt = f'<p class="problem" role="note">Caution: {_text(words)}.</p>' if words else ""
     return (
         f"<td>{_picture(drawn, about)}<p>{named}{_text(what_is_explained(result))}{asked}<br>most from {_text(told)}"
         f"<br>{_text('; '.join(shares(result)))}"
-        f'<br><span class="quiet">{_text(evidence)}</span></p></td>'
+        f'<br><span class="quiet">{_text(evidence)}</span></p>{doubt}</td>'
     )
 
 
