@@ -196,7 +196,10 @@ def test_a_value_that_means_transparent_means_it_with_16_bits_too(model):
         (np.linspace(0, 37, 5400).reshape(60, 90), "floats from 0 to 37, whose scale is unknown: divide them"),
         (np.linspace(-1, 1, 5400).reshape(60, 90), "floats from -1 to 1"),
         (np.where(np.arange(5400) < 9, np.nan, 0.5).reshape(60, 90), "floats from nan to nan"),
-        (np.arange(5400, dtype=np.int32).reshape(60, 90), r"whole numbers \(int32\) from 0 to 5399, whose scale is unk"),
+        (
+            np.arange(5400, dtype=np.int32).reshape(60, 90),
+            r"whole numbers \(int32\) from 0 to 5399, whose scale is unk",
+        ),
     ],
 )
 def test_values_of_unknown_scale_are_refused_with_their_range_in_every_form(model, tmp_path, values, said):
@@ -298,7 +301,11 @@ def test_a_colour_profile_is_not_applied_and_that_is_told(model):
     usual = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     other = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     expected = read_picture(plain, model)
-    for profile, said in ((usual, None), (other, "its colour profile 'XYZ identity built-in'"), (b"?", "cannot be read")):
+    for profile, said in (
+        (usual, None),
+        (other, "its colour profile 'XYZ identity built-in'"),
+        (b"?", "cannot be read"),
+    ):
         found = read_picture(held(plain, "PNG", icc_profile=profile), model)
         assert same(found, expected)
         assert any("is not applied" in note and (said or "") in note for note in found.notes) == (said is not None)

@@ -63,9 +63,7 @@ def write_maps(
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
 
 
-def _read(
-    text: str, seen: bool, model: Any, tokenizer: Any
-) -> tuple[dict[str, Any], Sequence[str], Sequence[str]]:
+def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str], Sequence[str]]:
     """Return what the model is called with, the names of its tokens, and what was done to the picture if it is one."""
     if not seen and not reads_pictures(model):
         ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)

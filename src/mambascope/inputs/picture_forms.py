@@ -186,7 +186,7 @@ def _of_pixels(source: np.ndarray | Tensor, name: str) -> tuple[Any, str, list[s
         pixels = np.moveaxis(pixels, 0, 2)
     if len(shape) == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    if kind == bool:
+    if kind == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif kind != np.uint8:
         pixels = _in_8_bits(pixels, 65535 if kind == np.uint16 else None, "the picture", notes)
@@ -202,7 +202,7 @@ def _in_8_bits(values: np.ndarray, full: int | None, path: str, notes: list[str]
         raise InputError(f"{path} must hold uint8, uint16, bool or floats from 0 to 1, found {values.dtype}")
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
-        if not (-BEYOND <= low and high <= 1 + BEYOND):  # also if one is NaN
+        if not (low >= -BEYOND and high <= 1 + BEYOND):  # also if one is NaN
             raise InputError(
                 f"{path} holds floats from {low:g} to {high:g}, whose scale is unknown: divide them so that they lie "
                 "between 0 and 1"

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.methods.memory import require_room
+from mambascope.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.numbering import shown, whole_number

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.memory import require_room
 from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, require_one_text
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions
 from mambascope.numbering import shown

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.methods.memory import require_room
+from mambascope.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.operators.affine_map import ActivationRule

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.memory import require_room
+from mambascope.memory import require_room
 from mambascope.methods.method import ATTENTION, Method
 from mambascope.methods.targets import of_each_text
 from mambascope.operators.attention_layer import AttentionLayer

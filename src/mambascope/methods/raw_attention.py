@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.methods.memory import require_room
+from mambascope.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
 from mambascope.methods.targets import looks_ahead, of_each_text
