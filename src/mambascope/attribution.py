@@ -137,6 +137,8 @@ class Attribution:
             parts.append(f"{len(self.axes['layer'])} layers")
         if focus.position in self.axes["target"]:
             parts += [f"top {source.token!r} {100 * source.share:.0f} %" for source in self.top(1)]
+        if "caution" in self.diagnostics:
+            parts.append(str(self.diagnostics["caution"]).partition(":")[0])
         return one_line("Attribution", parts)
 
     def _which(self, rows: int) -> str:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mambascope
+from mambascope import memory
 from mambascope.cli import main
-from mambascope.methods import memory
 from models import stock_transformer
 from small_checkpoint import make_checkpoint
 

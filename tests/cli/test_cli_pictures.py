@@ -174,8 +174,10 @@ def test_info_and_maps_know_pictures(run, models, photographs, tmp_path, name, m
     assert (facts["picture"], facts["patches"], facts["classes"], facts["probe_tokens"]) == ("32 x 32", "4 x 4", 5, 17)
     assert facts["probe_reconstruction_error"] < 1e-5
     file = tmp_path / "m.safetensors"
-    code, _, err = run("maps", photographs / "cat.jpg", "--model", models[name], "--layer", "1", "--out", file)
+    code, out, err = run("maps", photographs / "cat.jpg", "--model", models[name], "--layer", "1", "--out", file)
     assert code == 0, err
+    assert "picture   " in out
+    assert "resized from 451 x 300 to 32 x 32 pixels" in out
     assert load_file(file)["maps"].shape == (maps, 17, 17)
     for argument, words in (
         ("absent.png", "looks like the path of a picture but does not exist"),
@@ -218,6 +220,8 @@ def test_models_are_compared_in_every_format(run, models, photographs, tmp_path,
     starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"["}
     assert path.read_bytes().startswith(starts[suffix])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert "  picture                 resized from 451 x 300 to 32 x 32 pixels" in out
+    assert suffix != "html" or "resized from 451 x 300 to 32 x 32 pixels" in path.read_text(encoding="utf-8")
     for method in (
         "raw-attention",
         "rollout",

@@ -59,6 +59,15 @@ def test_cifar_pictures_have_their_folders_class(tmp_path):
     assert np.abs(difference).mean() < 3  # JPEG is lossy
 
 
+def test_a_picture_of_a_data_set_is_prepared_as_one_that_is_explained(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    file = io.BytesIO()
+    Image.fromarray(smooth((32, 32))).save(file, "png", exif=exif)
+    found = read_cifar10(archive(tmp_path / "c.tar", {"test/frog/1.jpg": file.getvalue()}))
+    assert np.array_equal(found.pixels[0], smooth((32, 32))[::-1, ::-1])
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import mambascope
+from mambascope import memory
 from mambascope.characters import predicted_name
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.inputs.tokens import decode_token
-from mambascope.methods import memory
 from mambascope.methods.method import SCAN
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint

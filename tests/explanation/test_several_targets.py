@@ -8,11 +8,11 @@ import transformers
 
 import mambascope
 import mambascope.models.vim
+from mambascope import memory
 from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
 from mambascope.explanation import question, views
 from mambascope.explanation.question import Question
 from mambascope.explanation.subject import Following, Subject
-from mambascope.methods import memory
 from mambascope.methods.reference_code import check_variant
 from mambascope.methods.registry import METHODS
 from mambascope.show.terminal import print_attribution

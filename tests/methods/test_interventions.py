@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from mambascope import readouts
+from mambascope import memory, readouts
 from mambascope.errors import InputError, MapTooLargeError, UnsupportedModelError
-from mambascope.methods import memory
 from mambascope.methods.ablation import BATCH_TOKENS, batches
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.occlusion import occlusion

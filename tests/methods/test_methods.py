@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mambascope import memory
 from mambascope.errors import InputError, MapTooLargeError
-from mambascope.methods import memory
 from mambascope.methods.hidden_attention import chosen_maps, hidden_attention, hidden_attention_row
 from mambascope.methods.implicit_attention import implicit_attention, implicit_attention_row
 from mambascope.methods.latim import check_norm, contributions, latim

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mambascope.methods.trust import CONSERVED, caution, token_share
+from mambascope.methods.trust import CONSERVED, caution, in_short, token_share
 
 
 @pytest.mark.parametrize("dtype", CONSERVED)
@@ -20,6 +20,32 @@ def test_a_conservation_error_beyond_rounding_is_a_reason(dtype):
 def test_a_sum_of_steps_may_miss_a_little():
     assert caution({"completeness_error": 0.04}, torch.float32) == ""
     assert "miss the number that they explain by 12%" in caution({"completeness_error": 0.12}, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        ({"completeness_error": 1.2}, "they miss the number that they explain by 120%, more than half of it"),
+        ({"residual": 1.2}, "the activation rule leaves 120% of the layers' outputs unexplained, more than half of it"),
+        (
+            {"reconstruction_error": 3e-4},
+            "the layers were rebuilt with an error of 3.0e-04, and rounding explains",
+        ),
+        ({"scan_error": float("nan")}, "the scan differs from the model's own by nan"),
+    ],
+)
+def test_every_kind_of_evidence_has_its_bound(evidence, words):
+    found = caution(evidence)
+    assert found.startswith("do not rely on these scores: ")
+    assert words in found
+    assert in_short(found) == "do not rely on these scores"
+    sound = {"completeness_error": 0.01, "residual": 0.45, "reconstruction_error": 1e-6, "scan_error": 0.0}
+    assert caution(sound) == ""
+    assert caution(sound | evidence) == found
+
+
+def test_a_stored_caution_is_the_verdict():
+    assert caution({"caution": "take these scores with care: a reason", "residual": 9.0}).startswith("take these")
 
 
 def test_tokens_that_hold_the_smaller_part_are_a_reason_for_care():

@@ -24,6 +24,7 @@ from mambascope.families import kinds_of
 from mambascope.files import whole_file
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
+from mambascope.methods.trust import caution
 from mambascope.models.picture_models import StagedModel
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
@@ -138,6 +139,8 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
         head = f"{visible(first.model.name)} · {first.model.family} · rebuilt to within {error:.1e}"
         each = f", {INDEPENDENT}:" if first.target.independent else ""
         lines = [f"  predicts{each} {seen}"] if seen else []
+        if "preparation" in first.diagnostics:
+            lines.append(_line("picture", visible(str(first.diagnostics["preparation"])), screen.width))
         for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
             if result is None:
                 lines.append(_line(column, reason, screen.width))
@@ -145,6 +148,8 @@ def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
             (top,) = result.top(1)
             where = f"{source_name(top.token)} {number(top.score)} ({percent(top.share)})"
             lines.append(_line(result.method, f"most from {where}", screen.width))
+            if words := caution(result.diagnostics):
+                lines.append(textwrap.fill(f"caution: {words}", screen.width, **SET_IN))
         console.print(screen.fit(head), style="bold", markup=False, highlight=False, width=screen.width)
         for line in lines:
             console.print(screen.fit(line), markup=False, highlight=False, width=screen.width)

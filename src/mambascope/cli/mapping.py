@@ -44,7 +44,7 @@ def write_maps(
         check_text(text, "maps")
     text = sys.stdin.read() if text == "-" else text
     model, tokenizer = load()
-    inputs, pieces = _read(text, seen, model, tokenizer)
+    inputs, pieces, notes = _read(text, seen, model, tokenizer)
     trace = capture(model, **inputs)
     compute = hidden_attention if method == "hidden-attention" else implicit_attention
     result = compute(trace, layer, chosen)[0]
@@ -55,23 +55,28 @@ def write_maps(
         "channels": channels,
         "reconstruction_error": repr(trace.reconstruction_error[trace.index(layer)]),
     }
+    if notes:
+        header["preparation"] = "; ".join(notes)
+        print(f"picture   {header['preparation']}")
     with whole_file(out) as partial:
         save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
 
 
-def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return what the model is called with, and the names of its tokens; `seen` says whether it is a picture."""
+def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str], Sequence[str]]:
+    """Return what the model is called with, the names of its tokens, and what was done to the picture if it is one."""
     if not seen and not reads_pictures(model):
         ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
-        return {"input_ids": ids.to(model.device)}, pieces
+        return {"input_ids": ids.to(model.device)}, pieces, ()
     if not seen:
         raise InputError(
             f"{type(model).__name__} reads pictures, not the text {short(text)}; give the path of a picture"
         )
-    inputs = {"pixel_values": read_picture(text, model).pixel_values.to(model.device, model.dtype)}
+    picture = read_picture(text, model)
+    inputs = {"pixel_values": picture.pixel_values.to(model.device, model.dtype)}
     grid = patch_grid(model, inputs)
-    return inputs, [] if grid is None else [grid.name(position) for position in range(grid.tokens)]
+    names = [] if grid is None else [grid.name(position) for position in range(grid.tokens)]
+    return inputs, names, picture.notes
 
 
 def _channels(channels: str) -> Literal["mean"] | list[int] | None:

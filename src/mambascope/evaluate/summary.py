@@ -7,6 +7,7 @@ The long table has one row per number, with the columns `task, model, method, la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from mambascope.evaluate import bootstrap
 from mambascope.evaluate.bootstrap import Interval, PairedTest
 from mambascope.evaluate.metrics.registry import Metric, results_of
 from mambascope.evaluate.packages import package
+from mambascope.methods.trust import caution
 
 if TYPE_CHECKING:
     import pandas
@@ -98,6 +100,9 @@ class Summary:
             text += f" {undefined:,} values were undefined and left out of their means."
         if any(column.metric.better is None for column in self.columns):
             text += " Metrics without an arrow are not ranked."
+        for (method, column), cell in self.cells.items():
+            if not math.isnan(cell.interval.value) and (words := caution({column.metric.name: cell.interval.value})):
+                text += f" {method} on {column.model}: {words}."
         return text
 
 

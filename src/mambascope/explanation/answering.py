@@ -85,6 +85,7 @@ def _answers(
     described = _describe(model, trace)
     kinds = [trace.layers[number].kind for number in layers]
     errors = [trace.layers[number].reconstruction_error for number in layers]
+    scans = max(trace.layers[number].scan_error for number in layers)
     results = []
     for method in methods:
         started = time.perf_counter()
@@ -109,6 +110,7 @@ def _answers(
                 diagnostics={
                     "reconstruction_error": max(errors),
                     "reconstruction_error_per_layer": errors,
+                    "scan_error": scans,
                     **of_stage,
                     **_evidence(trace, method, layers, rows),
                     "seconds": trace.seconds + time.perf_counter() - started,

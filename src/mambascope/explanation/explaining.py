@@ -96,9 +96,9 @@ def explain(
     Args:
         model: A stock model of a supported family, as `load` returns it.
         processor: The model's tokenizer; for a vision model, its image processor or None.
-        source: What the model reads: a text; a picture (a file, a Pillow image, pixels (h, w, 3) as uint8, or what
-            `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`, for one text or
-            picture.
+        source: What the model reads: a text; a picture (a file, its bytes, a Pillow image, an array or tensor of
+            pixels, or what `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`,
+            for one text or picture.
         method: The name of a method, see `methods.METHODS`; a list of names gives a list of results. By default
             `mamba-lrp` (`alti-logit` for Transformers), which explains the prediction; `latim` for single layers, for
             all positions, for a patch, and for models without a head.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mambascope.attribution import WHOLE_MODEL
 from mambascope.brief import brief
+from mambascope.memory import require_room
 from mambascope.methods.ablation import batches, copies
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import AnyReadout, Method, MethodResult
 from mambascope.methods.reference_code import Variant
 from mambascope.readouts import OneEach, Readout
@@ -98,7 +98,7 @@ def score_every(
     """
     numbers = range(len(trace.layers)) if layers is None else layers
     length = trace.shape[1]
-    require_room((len(numbers), length, length), torch.empty(0), "explain one position, or shorten the text")
+    require_room((len(numbers), length, length), torch.empty(0), "explain one position, or shorten the text", copies=2)
     if method.scope == "model":
         assert method.whole_map is not None
         whole = method.whole_map(trace)

@@ -133,7 +133,8 @@ def read_subject(
         return Subject(model, None, _picture_inputs(model, picture), picture=picture)
     check_tokenizer(processor)
     find_mixers(model)
-    if isinstance(source, (Path, np.ndarray, Tensor, Picture)) or hasattr(source, "getbands"):  # a Pillow image
+    other = isinstance(source, (Path, bytes, bytearray, np.ndarray, Tensor, Picture))
+    if other or hasattr(source, "getbands") or hasattr(source, "read"):  # a Pillow image, an open file
         raise InputError(f"{type(model).__name__} reads text, not pictures; choose a vision model")
     vocabulary = token_table(model).num_embeddings
     ids, tokens = encode(processor, source, vocab_size=vocabulary)

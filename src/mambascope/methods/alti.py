@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text, without_padding

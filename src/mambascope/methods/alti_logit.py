@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.memory import require_room
 from mambascope.methods.alti import ValueBias, alti, with_value_bias
 from mambascope.methods.checked import checked
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
@@ -162,6 +163,9 @@ def _result(updates: LogitUpdates) -> MethodResult:
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """Share one forward pass and the layers' ALTI maps among all readouts."""
+    length, width = trace.shape[1], trace.layers[0].x.shape[-1]
+    for shape in ((len(trace.layers) - 1, length, length), (2 * len(readouts), length, width)):
+        require_room(shape, torch.empty(0), "explain fewer positions, or shorten the text")
     maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
     finals = directions(trace.model, readouts, **trace.inputs)
     pairs = zip(readouts, finals, strict=True)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.numbering import shown, whole_number

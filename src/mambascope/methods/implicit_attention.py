@@ -16,9 +16,9 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import chosen_maps
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text, without_padding

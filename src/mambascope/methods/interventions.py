@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.memory import require_room
 from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, padding_of, require_one_text
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions, without_padding
 from mambascope.numbering import shown

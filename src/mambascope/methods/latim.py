@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.arguments import choice
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import LATIM, SCAN, Method
 from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.affine_map import ActivationRule

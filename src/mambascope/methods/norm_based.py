@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import ATTENTION, Method
 from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.attention_layer import AttentionLayer

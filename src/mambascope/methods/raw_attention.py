@@ -10,8 +10,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
 from mambascope.methods.reference_code import Variant, check_variant, min_max, real_tokens, reference_row
 from mambascope.methods.targets import looks_ahead, of_each_text, without_padding

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import hidden_attention_mean
-from mambascope.methods.memory import require_room
 from mambascope.methods.method import HIDDEN_ATTENTION, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (

@@ -1,11 +1,18 @@
-"""Cautions in words, for scores whose own evidence says that they should not be relied on."""
+"""The verdict on a result in words: why its scores should not be relied on, if its own evidence says so.
+
+Every surface asks `caution`: the terminal, the page, figures, comparisons and reports. Each kind of evidence has a
+bound, with its reason beside it. The errors of the residual stream have none here: methods that follow the stream
+refuse a block whose sum is off.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+
+from mambascope.trace.capture import TOLERANCE
 
 #: Largest conservation error that rounding explains. Sums of float32 products over texts of thousands of tokens have
 #: relative errors below 1e-6 (`benchmarks/conservation.py`); half precision rounds each product to 8 or 11 bits.
@@ -14,36 +21,56 @@ CONSERVED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torc
 #: Largest share of a readout that integrated gradients may miss: they are a numerical integral, not an identity.
 COMPLETE = 0.05
 
-#: Smallest share of a readout that tokens should hold: below it, less than half of the readout is explained by tokens.
-TOKENS = 0.5
+#: Half of what is explained: where more is missed, or less is held by tokens, the scores are the smaller part of it.
+#: SiLU's own rule leaves 0.16 to 0.45 of trained models' outputs, the identity 1.2 to 2.1 (`docs/activation_rules.md`).
+HALF = 0.5
 
 
-def caution(evidence: Mapping[str, Any], dtype: torch.dtype) -> str:
+def caution(evidence: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> str:
     """Return why scores with this evidence should not be relied on, as a sentence; empty if there is no reason.
 
     Args:
-        evidence: A result's diagnostics.
+        evidence: A result's diagnostics; the caution that is stored there, if any, is returned.
         dtype: The precision in which the model ran.
     """
-    bound = CONSERVED.get(dtype, CONSERVED[torch.float32])
-    error, missed = evidence.get("conservation_error"), evidence.get("completeness_error")
-    if error is not None and not error <= bound:
-        return (
-            f"do not rely on these scores: they miss what they should add up to by {error:.1e}, and rounding explains "
-            f"no more than {bound:.0e}"
-        )
+    return str(evidence.get("caution") or next(_reasons(evidence, dtype), ""))
+
+
+def in_short(words: str) -> str:
+    """Return a caution without its reason, for where there is little room: `do not rely on these scores`."""
+    return words.partition(":")[0]
+
+
+def _reasons(evidence: Mapping[str, Any], dtype: torch.dtype) -> Iterator[str]:
+    """Yield each reason, the most serious first; a number that is not finite proves nothing, and so is one."""
+    rebuilt, bound = TOLERANCE.get(dtype, TOLERANCE[torch.float32]), CONSERVED.get(dtype, CONSERVED[torch.float32])
+    for key, says, most in (
+        ("reconstruction_error", "the layers were rebuilt with an error of {:.1e}", rebuilt),
+        ("scan_error", "the scan differs from the model's own by {:.1e}", rebuilt),
+        ("conservation_error", "they miss what they should add up to by {:.1e}", bound),
+    ):
+        error = evidence.get(key)
+        if error is not None and not error <= most:
+            yield f"do not rely on these scores: {says.format(error)}, and rounding explains no more than {most:.0e}"
+    for key, says in (
+        ("completeness_error", "they miss the number that they explain by {:.0%}"),
+        ("residual", "the activation rule leaves {:.0%} of the layers' outputs unexplained"),
+    ):
+        missed = evidence.get(key)
+        if missed is not None and not missed <= HALF:
+            yield f"do not rely on these scores: {says.format(missed)}, more than half of it"
+    missed = evidence.get("completeness_error")
     if missed is not None and not missed <= COMPLETE:
-        return (
+        yield (
             f"take these scores as rough: they miss the number that they explain by {missed:.0%}, more than "
             f"{COMPLETE:.0%}"
         )
     share = token_share(evidence)
-    if share is not None and not share >= TOKENS:
-        return (
+    if share is not None and not share >= HALF:
+        yield (
             f"take these scores with care: the tokens hold {share:.0%} of the number explained, and the rest is in the "
             "model's biases and other parts"
         )
-    return ""
 
 
 def token_share(evidence: Mapping[str, Any]) -> float | None:

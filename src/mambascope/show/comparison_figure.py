@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import SubFigure
 
 from mambascope.attribution import Attribution
+from mambascope.methods.trust import caution, in_short
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.figure import save_sheet
 from mambascope.show.overlay import ground_of
@@ -21,7 +22,7 @@ from mambascope.show.palette import colormap
 from mambascope.show.picture_figure import draw_overlay, outline_target
 from mambascope.show.picture_words import sees, shares
 from mambascope.show.scale import score_norm
-from mambascope.show.sheet import Sheet
+from mambascope.show.sheet import LINE, RED, Sheet
 from mambascope.show.text import percent
 from mambascope.show.typeface import drawable, families
 
@@ -44,9 +45,10 @@ def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Sheet
         InputError: as `require_comparable` does.
     """
     require_comparable(rows, columns)
-    tall = sum(CELL * _shape(row) + 0.66 for row in rows) + 1.3
+    doubts = {result.method: caution(result.diagnostics) for row in rows for result in row.results if result}
+    tall = sum(CELL * _shape(row) + 0.66 for row in rows) + 1.3 + LINE * len(rows) * any(doubts.values())
     sheet = Sheet(figsize=(CELL * (len(columns) + 1) + 0.3, tall), layout="constrained")
-    sheet.caption(_how_to_read(rows))
+    sheet.caption(_how_to_read(rows), "; ".join(f"{method}: {words}" for method, words in doubts.items() if words))
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall - 0.5, 0.5))
     upper, lower = parts
     cells = upper.subplots(len(rows), len(columns) + 1, squeeze=False)
@@ -103,11 +105,15 @@ def _row(cells: Sequence[Axes], row: Compared, columns: Sequence[str]) -> None:
 
 
 def _shares(axes: Axes, result: Attribution) -> None:
-    """Write below a cell what class token and patches hold; in bold where the patches hold next to nothing."""
+    """Write below a cell what class token and patches hold; in red where that is little, or not to be relied on."""
     row = result.row().abs()
     little = float(result.picture().abs().sum()) < LITTLE * float(row.sum())
-    looks: dict[str, Any] = {"color": "#a61e00", "fontweight": "bold"} if little else {"color": "#444444"}
-    axes.set_xlabel("\n".join(shares(result)), fontsize=6, loc="left", labelpad=3, **looks)
+    looks: dict[str, Any] = {"color": RED, "fontweight": "bold"} if little else {"color": "#444444"}
+    words = in_short(caution(result.diagnostics))
+    if words:
+        looks = {"color": RED, "fontweight": "bold"}
+    says = "\n".join(filter(None, [words, *shares(result)]))
+    axes.set_xlabel(says, fontsize=6, loc="left", labelpad=3, **looks)
 
 
 def _how_to_read(rows: Sequence[Compared]) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from mambascope.attribution import Attribution
+from mambascope.methods.trust import caution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
@@ -56,6 +57,8 @@ def _row(row: Compared, columns: Sequence[str]) -> str:
     seen = "".join(f"<br>{_text(name)} {percent(share)}" for name, share in first.target.next_tokens[:3])
     seen = f"<br>{INDEPENDENT}:{seen}" if seen and first.target.independent else seen
     says = f"{_text(first.model.name)}, {_text(first.model.family)}, {first.model.layers} layers"
+    if "preparation" in first.diagnostics:
+        seen += f'<br><span class="quiet">{_text(str(first.diagnostics["preparation"]))}</span>'
     cells = [f'<th scope="row">{_picture(picture, "the picture that the model read")}<p><b>{says}</b>{seen}</p></th>']
     for result, reason, column in zip(row.results, row.reasons, columns, strict=True):
         cells.append(f'<td class="none"><p>{_text(reason)}</p></td>' if result is None else _cell(result, column))
@@ -70,10 +73,12 @@ def _cell(result: Attribution, column: str) -> str:
     asked = "" if result.target.value is None else f" = {number(result.target.value)}"
     named = "" if same_name(result.method, column) else f"<b>{_text(result.method)}</b><br>"
     evidence = " · ".join(evidence_sentences(result.diagnostics))
+    words = caution(result.diagnostics)
+    doubt = f'<p class="problem" role="note">Caution: {_text(words)}.</p>' if words else ""
     return (
         f"<td>{_picture(drawn, about)}<p>{named}{_text(what_is_explained(result))}{asked}<br>most from {_text(told)}"
         f"<br>{_text('; '.join(shares(result)))}"
-        f'<br><span class="quiet">{_text(evidence)}</span></p></td>'
+        f'<br><span class="quiet">{_text(evidence)}</span></p>{doubt}</td>'
     )
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mambascope.attribution import Attribution, Source
+from mambascope.methods.trust import caution
 from mambascope.show.figure_axes import (
     LETTERS,
     NEGATIVE,
@@ -46,7 +47,7 @@ def long_text_figure(attribution: Attribution, layer: int | None = None) -> Shee
     sheet = Sheet(figsize=(WIDTH, LINES + 0.6 + (tall + 0.6 if several else 0)), layout="constrained")
     top = [source for source in attribution.top(NAMED, attribution.axes["target"][0], layer) if source.score]
     sheet.head(heading(attribution))
-    sheet.caption(how_to_read_line(attribution, len(top), several))
+    sheet.caption(how_to_read_line(attribution, len(top), several), caution(attribution.diagnostics))
     if not several:
         _lines(sheet.subplots(), attribution, top, layer)
         return sheet

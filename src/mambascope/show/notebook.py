@@ -9,6 +9,7 @@ import zlib
 from string import Template
 
 from mambascope.attribution import Attribution
+from mambascope.methods.trust import caution
 from mambascope.show.pack import TOP
 from mambascope.show.page import html_page
 from mambascope.show.page_parts import asset
@@ -52,8 +53,8 @@ def frame_height(attribution: Attribution) -> int:
     likely = sum(len(token) + 14 for token, _ in target.next_tokens) + len(target.asked)
     head = HEADER + LINE * (math.ceil((likely + 60) / LETTERS) if attribution.grid is None else 1)
     how = 4 * LINE
-    if attribution.diagnostics.get("caution"):
-        how += CAUTION + LINE * math.ceil(len(str(attribution.diagnostics["caution"])) / LETTERS)
+    if words := caution(attribution.diagnostics):
+        how += CAUTION + LINE * math.ceil(len(words) / LETTERS)
     rows = min(TOP, len(attribution.tokens)) + (len(attribution.tokens) > TOP)
     side = TABLE + ROW * rows
     if attribution.grid is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mambascope.attribution import Attribution, Target
 from mambascope.methods.registry import METHODS
+from mambascope.methods.trust import caution
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.tokens import visible
 
@@ -62,7 +63,8 @@ def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
 
 def method_facts(result: Attribution) -> dict[str, Any]:
     """Return what a page says about one result besides its scores."""
-    known = METHODS.get(result.method)
+    known, words = METHODS.get(result.method), caution(result.diagnostics)
+    facts = {name: fact for name, fact in result.diagnostics.items() if name != "per_target"}
     return {
         "name": result.method,
         "title": known.title if known else "",
@@ -71,7 +73,7 @@ def method_facts(result: Attribution) -> dict[str, Any]:
         "over": result.over_layers,
         "target": target_facts(result.target),
         "model": asdict(result.model) | {"name": visible(result.model.name)},
-        "diagnostics": {name: fact for name, fact in result.diagnostics.items() if name != "per_target"},
+        "diagnostics": facts | ({"caution": words} if words else {}),
         "evidence": evidence_sentences(result.diagnostics),
         "time": time_taken(result.diagnostics) or "not measured",
     }

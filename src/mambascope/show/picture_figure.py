@@ -11,6 +11,7 @@ from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
 from mambascope.attribution import WHOLE_MODEL, Attribution
+from mambascope.methods.trust import caution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
 from mambascope.show.overlay import ends, ground_of, overlay, pixel_overlay, read_pixels
 from mambascope.show.palette import colormap
@@ -61,7 +62,7 @@ def picture_figure(
     strip = rows * (room / columns * height / width + 0.2) + 0.3 if rows else 0.0
     sheet = Sheet(figsize=(room, tall + 1.3 + strip), layout="constrained")
     sheet.head(drawable(heading(attribution, position)))
-    sheet.caption(how_to_read(attribution, position, layer, rows > 0))
+    sheet.caption(how_to_read(attribution, position, layer, rows > 0), caution(attribution.diagnostics))
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall + 0.75, strip)) if rows else [sheet]
     left, right, *pixels = parts[0].subplots(1, 3 if to_pixels else 2)
     left.imshow(image.numpy())

@@ -13,6 +13,9 @@ from mambascope.show.typeface import families
 LETTERS = 8.0  # points
 #: Inches of one letter at 8 points: a generous average.
 LETTER = 0.058
+#: Inches of one line of such letters.
+LINE = 0.15
+RED = "#a61e00"
 
 
 class Sheet(Figure):
@@ -31,9 +34,14 @@ class Sheet(Figure):
         """Write what the figure shows above all its parts."""
         self.suptitle(self._lines(heading, LETTERS + 2), fontweight="bold", **_text(LETTERS + 2))
 
-    def caption(self, words: str) -> None:
-        """Write how to read the figure below all its parts."""
-        self.supxlabel(self._lines(words, LETTERS), color="#444444", **_text(LETTERS))
+    def caption(self, words: str, caution: str = "") -> None:
+        """Write how to read the figure below all its parts, after why its scores should not be relied on, in red."""
+        colour, says = "#444444", self._lines(words, LETTERS)
+        if caution:
+            first = self._lines(f"Caution: {caution}.", LETTERS)
+            self.set_figheight(self.get_figheight() + LINE * (first.count("\n") + 1))
+            colour, says = RED, f"{first}\n{says}"
+        self.supxlabel(says, color=colour, **_text(LETTERS))
 
     def _lines(self, words: str, size: float) -> str:
         return broken(words, self.get_figwidth() - 0.3, size)

@@ -12,6 +12,7 @@ from rich.text import Text
 from mambascope.attribution import WHOLE_MODEL, Attribution, Source, Target
 from mambascope.characters import character_starts, piece_names
 from mambascope.methods.registry import METHODS
+from mambascope.methods.trust import caution
 from mambascope.show.check import require_finite
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.excerpt import excerpt
@@ -252,8 +253,8 @@ def footer(attribution: Attribution, screen: Screen) -> Text:
     text.append_text(_layer_line(attribution, screen))
     facts = attribution.diagnostics
     _labelled(text, "evidence", " · ".join([*evidence_sentences(facts), *filter(None, [time_taken(facts)])]), screen)
-    if facts.get("caution"):
-        _labelled(text, "caution", str(facts["caution"]), screen)
+    if words := caution(facts):
+        _labelled(text, "caution", words, screen)
     if facts.get("written"):
         _labelled(text, "page", visible(str(facts["written"])), screen)
     text.right_crop(1)

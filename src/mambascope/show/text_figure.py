@@ -13,6 +13,7 @@ from matplotlib.figure import FigureBase
 
 from mambascope.attribution import Attribution
 from mambascope.characters import piece_names
+from mambascope.methods.trust import caution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers
 from mambascope.show.figure_axes import (
     LETTERS,
@@ -72,7 +73,7 @@ def _map(attribution: Attribution, layer: int | None, small: bool) -> Sheet:
     widths = (side + 1.3, columns * side / -(-len(layers) // columns)) if small else (side + 1.3,)
     sheet = Sheet(figsize=(sum(widths), height + (0.8 if height == side else 1.6)), layout="constrained")
     sheet.head(heading(attribution))
-    sheet.caption(how_to_read_map(attribution, small))
+    sheet.caption(how_to_read_map(attribution, small), caution(attribution.diagnostics))
     left, *rest = sheet.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
     axes = left.subplots()
     image = heat(axes, matrix, attribution.signed)
@@ -107,7 +108,7 @@ def _bars(attribution: Attribution, layer: int | None) -> Sheet:
     width = 6.8
     sheet = Sheet(figsize=(width, max(3.0, 1.7 + 0.2 * len(attribution.tokens))), layout="constrained")
     sheet.head(heading(attribution))
-    sheet.caption(how_to_read_bars(attribution, several))
+    sheet.caption(how_to_read_bars(attribution, several), caution(attribution.diagnostics))
     ratios = {"width_ratios": (3, 1)} if several else None
     sources, *layers = sheet.subplots(1, 1 + several, squeeze=False, gridspec_kw=ratios)[0]
     _source_bars(sources, attribution, layer)

@@ -22,6 +22,7 @@ from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
 from mambascope.trace.eager import eager_attention
+from mambascope.trace.footprint import require_pass
 from mambascope.trace.packed import check_apart
 from mambascope.trace.running import call, running
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
@@ -60,6 +61,7 @@ def capture(
         InputError: if the inputs are empty, contain a token id out of range, or ask for a cache.
         UnsupportedModelError: if the model has no mixer that mambascope can read.
         ReconstructionError: if a rebuilt output differs from the model's own, naming the layer and the error.
+        MapTooLargeError: if what the pass keeps, such as attention's probabilities, would not fit in memory.
     """
     started = time.perf_counter()
     flag(check, "check")
@@ -69,6 +71,7 @@ def capture(
     mixers = find_mixers(model)
     check_inputs(model, inputs)
     scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
+    require_pass(model, mixers, inputs)
     recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
     with ExitStack() as stack:
         stack.enter_context(running(model))

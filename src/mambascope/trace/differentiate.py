@@ -26,6 +26,7 @@ from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
+from mambascope.trace.footprint import require_pass
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks, is_norm
 from mambascope.trace.running import call, in_texts, running
 
@@ -83,9 +84,12 @@ def differentiate(
     Raises:
         InputError: if the inputs cannot be used, or the model's weights are quantised.
         ReconstructionError: if a norm does not compute what its class suggests, and so cannot be frozen.
+        MapTooLargeError: if what the backward pass needs would not fit in memory.
     """
     check_model(model)
-    watched = [(name, mixer) for name, mixer, _ in find_mixers(model)] if mixers else []
+    found = find_mixers(model)
+    require_pass(model, found, inputs, backward=True)
+    watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
     ledger = BiasLedger(model) if biases else None
     leaf = partial(_pixels, model, ledger) if pixels else partial(_leaf, model)
     return _differentiate(model, readout, rules, leaf, watched, ledger, inputs)

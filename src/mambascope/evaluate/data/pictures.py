@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import lzma
 import tarfile
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.inputs.picture_forms import in_rgb, pillow
 
 #: Mean and standard deviation, the same for every channel, that normalise pixel values from 0 to 1. A normalised pixel
 #: that is set to 0 is this grey.
@@ -71,7 +71,7 @@ def archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def decoded(content: bytes, name: str, mode: str = "RGB") -> np.ndarray:
-    """Return a picture as uint8, (H, W, 3); with the mode `L`, its stored values, (H, W).
+    """Return a picture as uint8, (H, W, 3), prepared as models get it; with the mode `L`, its stored values, (H, W).
 
     Args:
         content: The file's content.
@@ -81,17 +81,11 @@ def decoded(content: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     Raises:
         InputError: if Pillow is not installed, the file is no picture, or for `L` it has more than one channel.
     """
+    if mode == "RGB":
+        return np.array(in_rgb(content, name)[0])
     try:
-        image = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise InputError(
-            "pictures are read by pillow, which is not installed: pip install mambascope[vision]"
-        ) from error
-    try:
-        with image.open(io.BytesIO(content)) as picture:
-            if mode == "RGB":
-                picture = picture.convert("RGB")
-            elif picture.mode not in ("L", "P"):
+        with pillow().open(io.BytesIO(content)) as picture:
+            if picture.mode not in ("L", "P"):
                 raise InputError(f"{name} holds {picture.mode} pixels where one channel of 8 bits is expected")
             return np.array(picture, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
