@@ -105,7 +105,7 @@ def test_a_result_always_makes_the_same_bytes(tmp_path):
 
 
 def test_a_complete_result_saved_often_is_one_file(tmp_path):
-    result = dataclasses.replace(make(), diagnostics={"command": "x --é \udcff \x1f\"\\ \U0001f600"})
+    result = dataclasses.replace(make(), diagnostics={"command": 'x --é \udcff \x1f"\\ \U0001f600'})
     assert len({result.save(tmp_path / "x.safetensors").read_bytes() for _ in range(20)}) == 1
     assert Attribution.load(tmp_path / "x.safetensors").diagnostics == result.diagnostics
 
