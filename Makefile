@@ -1,17 +1,20 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
-# and a third one looks for faults at random for ten minutes: make fuzz
+# Two more: make fuzz looks for faults at random for ten minutes; make test-ray installs Ray and tests runs on a cluster.
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-ray lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not ray"
+
+test-ray: .venv-test/ray
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/evaluate/test_ray_engine.py
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
@@ -76,6 +79,10 @@ zoo: .venv/ready
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-test/ray: .venv-test/ready
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray]"
 	touch $@
 
 clean:

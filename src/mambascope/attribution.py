@@ -2,79 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mambascope.arguments import count
 from mambascope.brief import one_line
 from mambascope.characters import piece_names
-from mambascope.errors import CheckpointError, InputError
-from mambascope.files import whole_file
+from mambascope.errors import InputError
+from mambascope.explained import WHOLE_MODEL, Model, Target
 from mambascope.grid import Grid
 from mambascope.numbering import shown, whole_number
+from mambascope.saved_results import COMPLETE, read_saved, write_saved
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray
-
-FORMAT = "mambascope-attribution-1"
-
-#: The ending of files that hold a whole result.
-COMPLETE = ".safetensors"
-
-#: The layer axis of a method that explains the whole model at once.
-WHOLE_MODEL = "all"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The position that was explained, what the model predicts there, and the number that was asked about.
-
-    Attributes:
-        position: Index of the target token, counted from 0.
-        token: The token at that position.
-        next_tokens: The likeliest next tokens (for a classifier, classes) with their probabilities, best first; empty
-            for a model without a head.
-        asked: What was asked about, such as "logit of ' ol'"; empty for methods that explain only a position.
-        value: The value of what was asked about.
-        pooled: How many positions' rows were averaged, if what is explained is read from several.
-        independent: Whether `next_tokens` are classes of which several may apply at once, each with its own
-            probability.
-        generated: The position of the token that the model generated after this one, if that token is explained.
-    """
-
-    position: int
-    token: str
-    next_tokens: tuple[tuple[str, float], ...] = ()
-    asked: str = ""
-    value: float | None = None
-    pooled: int = 1
-    independent: bool = False
-    generated: int | None = None
-
-    def without_number(self) -> Target:
-        """Return the target without what was asked about it, for a method that explains only a position."""
-        return replace(self, asked="", value=None)
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model that was explained: the name it was loaded by, its family, its class, and its sizes."""
-
-    name: str
-    family: str
-    class_name: str
-    layers: int
-    hidden_size: int
 
 
 class Source(NamedTuple):
@@ -273,11 +221,8 @@ class Attribution:
 
             show.save(self, path, *others)
             return path
-        metadata = {"format": FORMAT, "attribution": json.dumps(header(self))}
         kept = {"scores": self.scores, "image": self.image, "pixels": self.pixels}
-        tensors = {name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}
-        with whole_file(path) as partial:
-            save_file(tensors, partial, metadata=metadata)
+        write_saved(path, header(self), {name: tensor for name, tensor in kept.items() if tensor is not None})
         return path
 
     @classmethod
@@ -285,37 +230,10 @@ class Attribution:
         """Read what `save` wrote to a `.safetensors` file.
 
         Raises:
-            CheckpointError: if the file is of another kind, missing, cut short, or not an attribution.
+            CheckpointError: if the file is of another kind, missing, cut short, not an attribution, or one whose parts
+                do not fit each other; the message says which.
         """
-        path = _path(path)
-        if path.suffix.lower() != COMPLETE:
-            raise CheckpointError(
-                f"{path} is not a {COMPLETE} file, the only kind that holds a whole result and can be loaded"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise CheckpointError(f"{path} is not a saved attribution (no {FORMAT} mark in its header)")
-                facts = json.loads(metadata["attribution"])
-                scores = file.get_tensor("scores")
-                beside = {name: file.get_tensor(name) for name in ("image", "pixels") if name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} could not be read as a saved attribution: {error}") from error
-        return cls(
-            scores=scores,
-            tokens=tuple(facts["tokens"]),
-            axes={name: tuple(values) for name, values in facts["axes"].items()},
-            method=facts["method"],
-            target=_target(facts["target"]),
-            targets=tuple(_target(one) for one in facts.get("targets", [])),
-            model=Model(**facts["model"]),
-            signed=facts["signed"],
-            diagnostics=facts["diagnostics"],
-            over_layers=facts.get("over_layers", "mean"),
-            grid=Grid(**facts["grid"]) if facts.get("grid") else None,
-            **beside,
-        )
+        return cls(**read_saved(_path(path)))
 
     def to_xarray(self) -> xarray.DataArray:
         """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate."""
@@ -383,11 +301,6 @@ def _path(path: Any) -> Path:
     if not isinstance(path, (str, Path)) or "\0" in str(path):
         raise InputError(f"a file must be named by a text or a path, found {shown(path)}")
     return Path(path)
-
-
-def _target(facts: dict[str, Any]) -> Target:
-    likeliest = tuple((token, probability) for token, probability in facts["next_tokens"])
-    return Target(**{**facts, "next_tokens": likeliest})
 
 
 def header(attribution: Attribution) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """The command end to end: what it prints and writes, and every refusal as one sentence with exit code 2."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +90,31 @@ def test_the_screen_is_plain_in_a_pipe_and_says_the_evidence(run, checkpoint, me
     assert method in out
     assert "rebuilt" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_reader_that_stops_reading_loses_no_file(checkpoint, tmp_path):
+    """`mambascope explain … --out FILE | head`: what it prints goes nowhere, what it writes is there."""
+    path, (read, write) = tmp_path / "x.html", os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mambascope", "explain", TEXT, "--model", checkpoint, "--out", path]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_file_that_cannot_be_written_does_not_keep_the_result_from_the_screen(run, checkpoint, tmp_path, monkeypatch):
+    def full(path, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    code, out, err = run("explain", TEXT, "--model", checkpoint, "--out", tmp_path / "x.json")
+    assert code == 2
+    assert "rebuilt" in out
+    assert "No space left on device" in err
+    assert "written" not in out
 
 
 @pytest.mark.parametrize("suffix", ["html", "png", "pdf", "svg", "json", "csv", "npz", "safetensors"])

@@ -16,7 +16,7 @@ from mambascope.evaluate.run import run
 from toy_task import METHODS, MODELS, FailingTask, ToyTask, fingerprint, load, logged, rows
 
 # Ray's own processes and sockets outlive a call on purpose; their notices are not ours
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module", autouse=True)

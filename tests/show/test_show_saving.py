@@ -1,7 +1,12 @@
 """A result is written as the file's ending says: what each kind holds, whole or not at all; others are refused."""
 
 import csv
+import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +78,36 @@ def test_arrays_are_numpys(tmp_path):
         facts = json.loads(str(held["facts"]))
     assert (facts["method"], facts["target"]["position"]) == (result.method, result.target.position)
     assert facts["grid"]["rows"] == result.grid.rows
+
+
+def save_all(folder):
+    for ending in FORMATS:
+        make().save(folder / f"text{ending}")
+        picture_result().save(folder / f"picture{ending}")
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_result_always_makes_the_same_bytes(tmp_path):
+    """In this process and in another, whose sets and hashed names are in another order."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    here = save_all(tmp_path / "here")
+    program = "import sys, pathlib, test_show_saving as saving; saving.save_all(pathlib.Path(sys.argv[1]))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, tmp_path / "there"],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "7"},
+        check=True,
+    )
+    there = {path.name: path.read_bytes() for path in sorted((tmp_path / "there").iterdir())}
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+
+
+def test_a_complete_result_saved_often_is_one_file(tmp_path):
+    result = dataclasses.replace(make(), diagnostics={"command": 'x --é \udcff \x1f"\\ \U0001f600'})
+    assert len({result.save(tmp_path / "x.safetensors").read_bytes() for _ in range(20)}) == 1
+    assert Attribution.load(tmp_path / "x.safetensors").diagnostics == result.diagnostics
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x.txt", "x.html.gz", "x", "x.", ".html", "x.safetensors.bak"])

@@ -14,14 +14,14 @@ from rich.markup import escape
 
 from mambascope.attribution import Attribution
 from mambascope.cli.asked import patch_asked
-from mambascope.cli.delivering import FIGURES, check_out, command_line
+from mambascope.cli.delivering import FIGURES, check_out, command_line, write_and_print
 from mambascope.errors import InputError
 from mambascope.explanation.answering import answer
 from mambascope.explanation.options import ask, check_targets, has_features
 from mambascope.explanation.stages import explains_stage
 from mambascope.explanation.subject import Subject, read_subject
 from mambascope.families import kinds_of
-from mambascope.files import whole_file
+from mambascope.files import write_whole
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.methods.trust import caution
@@ -69,14 +69,12 @@ def compare(
             subject = read_subject(model, None, Path(file), keep_size=keep_size)
             rows.append(_row(subject, columns, question))
     require_comparable(rows, list(columns))
-    if as_json:
-        print(json.dumps({"picture": file, "columns": list(columns), "models": [_plain(row) for row in rows]}))
-    else:
-        _print(rows, list(columns))
-    if out is not None:
-        _write(rows, list(columns), out)
-        if not as_json:
-            print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
+    write_and_print(
+        out,
+        lambda path: _write(rows, list(columns), path),
+        lambda: _print_json(file, rows, list(columns)) if as_json else _print(rows, list(columns)),
+        as_json=as_json,
+    )
 
 
 def _standing_in(column: str) -> tuple[str, ...]:
@@ -128,6 +126,10 @@ def _plain(row: Compared) -> dict[str, Any]:
     }
 
 
+def _print_json(file: str, rows: Sequence[Compared], columns: Sequence[str]) -> None:
+    print(json.dumps({"picture": file, "columns": columns, "models": [_plain(row) for row in rows]}))
+
+
 def _print(rows: Sequence[Compared], columns: Sequence[str]) -> None:
     """Print what each model predicts and, method by method, its top source."""
     console = Console()
@@ -167,5 +169,4 @@ def _write(rows: Sequence[Compared], columns: Sequence[str], out: Path) -> None:
         save_comparison(rows, columns, out)
         return
     content = comparison_page(rows, columns, command_line()) if suffix == ".html" else json.dumps([*map(_plain, rows)])
-    with whole_file(out) as partial:
-        partial.write_text(content, encoding="utf-8")
+    write_whole(out, content)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -32,12 +33,28 @@ def deliver(results: list[Attribution], as_json: bool, out: Path | None, **facts
     """Print the first result and write them all, with the command and these facts among the evidence."""
     kept = {"command": command_line()} | facts
     results = [dataclasses.replace(one, diagnostics={**one.diagnostics, **kept}) for one in results]
-    if as_json:
-        print(json.dumps(results[0].to_dict(), ensure_ascii=False))
-    else:
-        results[0].show()
-    if out is not None:  # after the result is shown: a full disk must not lose it
-        with Console(stderr=True).status(f"writing {escape(str(out))}"):
-            results[0].save(out, *results[1:])
-        if not as_json:
-            print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
+    first = results[0]
+    write_and_print(
+        out,
+        lambda path: first.save(path, *results[1:]),
+        lambda: print(json.dumps(first.to_dict(), ensure_ascii=False)) if as_json else first.show(),
+        as_json=as_json,
+    )
+
+
+def write_and_print(
+    out: Path | None, write: Callable[[Path], object], show: Callable[[], object], *, as_json: bool
+) -> None:
+    """Write a file, if one is asked for, and print the result.
+
+    The file comes first because whoever reads what is printed, such as `head`, may end the command by reading no more;
+    and a file that cannot be written does not keep the result from being printed.
+    """
+    try:
+        if out is not None:
+            with Console(stderr=True).status(f"writing {escape(str(out))}"):
+                write(out)
+    finally:
+        show()
+    if out is not None and not as_json:
+        print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))

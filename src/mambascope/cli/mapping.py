@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.cli.asked import short
 from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
-from mambascope.files import check_place, whole_file
+from mambascope.files import check_place
 from mambascope.inputs.patches import patch_grid
 from mambascope.inputs.pictures import is_picture, read_picture
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.inputs.tokens import encode
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
+from mambascope.tensor_files import write_tensors
 from mambascope.trace import capture
 
 
@@ -58,8 +58,7 @@ def write_maps(
     if notes:
         header["preparation"] = "; ".join(notes)
         print(f"picture   {header['preparation']}")
-    with whole_file(out) as partial:
-        save_file({"maps": result.cpu().contiguous()}, partial, metadata=header)
+    write_tensors(out, {"maps": result.cpu()}, header)
     print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
 
 

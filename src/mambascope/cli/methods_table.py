@@ -10,6 +10,7 @@ from typing import Any
 
 from mambascope.cli.listing_methods import TABLE
 from mambascope.explanation.defaults import DEFAULT_METHOD, answering
+from mambascope.files import write_whole
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS
 
@@ -47,4 +48,4 @@ def _line(method: Method) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(written(), encoding="utf-8")
+    write_whole(TABLE, written())

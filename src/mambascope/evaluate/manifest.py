@@ -11,7 +11,7 @@ from typing import Any
 
 from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint
-from mambascope.files import whole_file
+from mambascope.files import write_whole
 
 FORMAT = "mambascope-run-1"
 FILE = "manifest.json"
@@ -71,8 +71,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OutputError: if the disk is full or cannot be written to.
     """
-    with whole_file(folder / FILE) as partial:
-        partial.write_text(json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / FILE, json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -16,7 +16,7 @@ from mambascope.evaluate.by_layer import layers_tables
 from mambascope.evaluate.metrics.registry import Metric
 from mambascope.evaluate.report_figure import save_summary_figure
 from mambascope.evaluate.summary import Cell, Column, Summary, long_table, summarise
-from mambascope.files import whole_file
+from mambascope.files import make_folder, write_whole
 
 ABSENT = "–"
 ARROWS = {"higher": "↑", "lower": "↓", None: ""}
@@ -58,7 +58,7 @@ def write_report(
     folder = Path(folder)
     if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} cannot be created: {folder.parent} is not a folder, or a file has that name")
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     blocks = [f"# {title}"]
     for summary, stem in zip(summaries, stems, strict=True):
         _write(folder / f"{stem}.tex", latex_table(summary))
@@ -200,6 +200,5 @@ def _one_line(text: str) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path

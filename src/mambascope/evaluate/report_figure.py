@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from mambascope.errors import InputError
 from mambascope.evaluate.summary import Summary
-from mambascope.files import whole_file
+from mambascope.show.figure import save_sheet
 
 MARKS = "osD^vP*X"
 SHADES = ("#000000", "#8a8a8a", "#4f4f4f", "#b4b4b4")
 LETTERS = 8  # points
-UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
 
 
 def summary_figure(summary: Summary, metric: str) -> Figure:
@@ -72,19 +70,10 @@ def summary_figure(summary: Summary, metric: str) -> Figure:
 
 
 def save_summary_figure(summary: Summary, metric: str, path: str | Path) -> Path:
-    """Write `summary_figure` to a .png, .pdf or .svg file, without a time stamp, and return its path.
+    """Write `summary_figure` to a .png, .pdf or .svg file, as `save_figure` does, and return its path.
 
     Raises:
         InputError: if the file has another ending or its folder does not exist; and see `summary_figure`.
         OutputError: if the disk is full or cannot be written to.
     """
-    path = Path(path)
-    if path.suffix.lower() not in UNDATED:
-        raise InputError(f"figures are written as {', '.join(UNDATED)}, not as {path.name!r}; change the file's ending")
-    drawn = summary_figure(summary, metric)
-    with (
-        matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mambascope"}),
-        whole_file(path) as partial,
-    ):
-        drawn.savefig(partial, dpi=200, metadata=UNDATED[path.suffix.lower()])
-    return path
+    return save_sheet(lambda: summary_figure(summary, metric), path)

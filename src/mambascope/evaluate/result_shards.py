@@ -18,7 +18,7 @@ from mambascope.errors import InputError, MambascopeError
 from mambascope.evaluate.manifest import Manifest
 from mambascope.evaluate.packages import package
 from mambascope.evaluate.sample_runner import SampleResult
-from mambascope.files import whole_file
+from mambascope.files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -88,8 +88,7 @@ def write_result_shard(
     content = pa.BufferOutputStream()
     parquet.write_table(table, content, write_page_checksum=True)
     path = folder / f"{subset[0]}-of-{subset[1]}-{number:06d}-{secrets.token_hex(4)}.parquet"
-    with whole_file(path) as partial:
-        partial.write_bytes(content.getvalue())
+    write_whole(path, content.getvalue().to_pybytes())
     return path
 
 

@@ -23,6 +23,7 @@ from mambascope.evaluate.result_shards import (
     write_result_shard,
 )
 from mambascope.evaluate.sample_runner import SampleResult
+from mambascope.files import make_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -117,10 +118,7 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
                 f"replace that run with --overwrite"
             )
         return
-    try:
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} could not be created: {error}") from error
+    make_folder(folder / SHARDS)
     write_manifest(folder, manifest)
 
 

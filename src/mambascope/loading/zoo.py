@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambascope.errors import CheckpointError, OutputError
-from mambascope.files import whole_file
+from mambascope.files import write_whole
 
 PREFIX = "zoo:"
 MANIFEST = Path(__file__).with_name("zoo.json")
@@ -156,8 +156,7 @@ def _fetch(model: ZooModel) -> Path:
     except OSError as error:
         raise OutputError(f"{target} could not be created ({error}); name another cache folder in {CACHE}") from error
     for file, content in contents.items():
-        with whole_file(target / file) as partial:
-            partial.write_bytes(content)
+        write_whole(target / file, content)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
-from mambascope.files import whole_file
+from mambascope.files import check_place, write_whole
 from mambascope.show.picture_figure import picture_figure
 from mambascope.show.text_figure import text_figure
 
@@ -63,9 +64,10 @@ def save_sheet(draw: Callable[[], Figure], path: str | Path) -> Path:
         raise InputError(
             f"figures are written as {', '.join(SUFFIXES)}, not as {path.name!r}; change the file's ending"
         )
+    check_place(path)
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[suffix]
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mambascope"}):
-        drawn = draw()
-        with whole_file(path) as partial:
-            drawn.savefig(partial, dpi=200, metadata=undated)
+        content = io.BytesIO()
+        draw().savefig(content, format=suffix.removeprefix("."), dpi=200, metadata=undated)
+    write_whole(path, content.getvalue())
     return path

@@ -64,7 +64,7 @@ def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> N
 
 
 def _table(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_lines(attribution))
