@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.inputs.preparation import SETTINGS, Preparation, own_size, preparation, reads_pictures
-from mambascope.loading.checkpoint import one_line
+from mambascope.loading.json_files import one_line
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import shown
 
