@@ -200,10 +200,10 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
 
 
 def _check_number(key: str, value: int | float) -> None:
-    if math.isnan(value) or (math.isinf(value) and key not in OPEN):
-        raise ValueError(f"{shown(key)} must be a finite number, found {value}")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError(f"{shown(key)} has more digits than any size or id")
+    if math.isnan(value) or (math.isinf(value) and key not in OPEN):
+        raise ValueError(f"{shown(key)} must be a finite number, found {value}")
     if COUNTS.fullmatch(key) and not key.endswith("_id") and value < 0:
         raise ValueError(f"{shown(key)} must not be negative, found {value}")
     if LISTED.fullmatch(key) and value > MOST_LISTED:
