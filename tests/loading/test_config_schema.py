@@ -1,4 +1,4 @@
-"""What a settings file holds is checked as it is read: kinds of values, names, nesting; choices of code are left out."""
+"""What a settings file holds is checked as it is read: kinds, names, nesting; choices of code are left out."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mambascope.errors import UnsupportedModelError
+from mambascope.errors import CheckpointError, UnsupportedModelError
 from mambascope.inputs.preparation import preparation
 from mambascope.loading.load import load
 from models import stock_model, stock_transformer
@@ -154,9 +154,7 @@ def test_settings_of_pictures(tmp_path, settings):
     usual = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(usual | settings))
     model.name_or_path = str(tmp_path)
-    from mambascope.errors import CheckpointError
-
-    with pytest.raises(CheckpointError, match="preprocessor_config.json cannot be used"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json cannot be used"):
         preparation(model)
 
 

@@ -22,7 +22,7 @@ from vision_models import vision_mamba
 
 
 class CfgNode(dict):
-    """Like a yacs configuration: a dict with attributes of its own, of a class that is not installed where it is read."""
+    """Like a yacs configuration: a dict with attributes of its own, of a class that a reader lacks."""
 
     def __init__(self, values=()):
         super().__init__(values)
@@ -71,7 +71,12 @@ CONTAINERS = {
     "teacher": lambda t: {"student": wrapped(other(t), "module."), "teacher": wrapped(t, "backbone.")},
     "yacs": lambda t: {"model": t, "config": CfgNode({"MODEL": CfgNode({"DEPTH": 2})}), "max_accuracy": 82.6},
     "numpy": lambda t: {"model": t, "best": np.float64(0.5), "scores": np.arange(3)},
-    "paths and sets": lambda t: {"model": t, "where": pathlib.PurePosixPath("/x"), "seen": {1, 2}, "f": defaultdict(list)},
+    "paths and sets": lambda t: {
+        "model": t,
+        "where": pathlib.PurePosixPath("/x"),
+        "seen": {1, 2},
+        "f": defaultdict(list),
+    },
     "a class": lambda t: {"model": t, "kind": nn.Linear, "sizes": torch.Size([1, 2]), "dtype": torch.float16},
     "parameters": lambda t: {"model": {key: nn.Parameter(value) for key, value in t.items()}},
 }

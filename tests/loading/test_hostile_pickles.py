@@ -84,7 +84,8 @@ PROGRAMS = {
     "a name of python 2": b"c__builtin__\neval\n(S'1'\ntR.",
     "an extension": b"\x80\x02\x82\x01.",
     "a persistent name": b"Pnonsense\n.",
-    "a storage of another kind": b"\x80\x02(X\x07\x00\x00\x00storagecos\nsystem\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x05tQ.",
+    "a storage of another kind": b"\x80\x02(X\x07\x00\x00\x00storagecos\nsystem\nX\x01\x00\x00\x000"
+    b"X\x03\x00\x00\x00cpuK\x05tQ.",
     "a buffer": b"\x80\x05\x97.",
     "no end": b"\x80\x02}q\x00",
     "an empty stack": b"\x80\x02.",
@@ -112,28 +113,29 @@ def test_programs_that_no_saved_model_has(folder, program):
 def test_nothing_of_a_strange_class_is_called(tmp_path):
     """A stand-in keeps what was stored in it; building it, setting its state and filling it run nothing."""
     torch.save({"a": Strange([1, 2]), "b": Path("/x"), "c": torch.float16}, tmp_path / "file.pt")
-    Strange.calls.clear()
+    CALLED.clear()
     found = read_pickled(tmp_path / "file.pt").found
-    assert not Strange.calls
+    assert not CALLED
     assert isinstance(found["a"], Stranger)
     assert found["a"].name.endswith("Strange")
     assert (found["a"].items, found["a"].state) == ({"key": 1}, {"size": 2})
 
 
-class Strange(dict):
-    calls: list = []
+CALLED = []
 
+
+class Strange(dict):
     def __init__(self, items):
-        self.calls.append("init")
+        CALLED.append("init")
 
     def __reduce__(self):
         return Strange, ([1],), {"size": 2}, None, iter([("key", 1)])
 
     def __setstate__(self, state):
-        self.calls.append("setstate")
+        CALLED.append("setstate")
 
     def __setitem__(self, key, value):
-        self.calls.append("setitem")
+        CALLED.append("setitem")
 
 
 def record(shape, stride, offset=0, count=4, key="0"):
@@ -225,11 +227,14 @@ def test_the_values_read_are_those_that_torch_reads(tmp_path):
             str(kind): torch.arange(6).to(kind)
             for kind in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
         },
-        "eight bits": torch.ones(3).to(torch.float8_e4m3fn),
         "parameter": torch.nn.Parameter(torch.randn(3)),
     }
     for zipped in (True, False):
         path = tmp_path / f"{zipped}.pt"
+        if zipped:  # the old format has no place for this type
+            held["eight bits"] = torch.ones(3).to(torch.float8_e4m3fn)
+        else:
+            del held["eight bits"]
         torch.save(held, path, _use_new_zipfile_serialization=zipped)
         expected, pickled = torch.load(path, weights_only=True), read_pickled(path)
         for name, value in expected.items():

@@ -1,4 +1,4 @@
-"""A configuration is a few numbers that anyone can write: nothing of their size is built before the file was looked at."""
+"""A configuration is a few numbers that anyone can write: nothing of their size is built before a look at the file."""
 
 import json
 

@@ -21,6 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from mambascope.errors import CheckpointError, MambascopeError
+from mambascope.loading.containers import WRAPPERS, shared_prefix
 from mambascope.loading.json_files import is_file, one_line, read_json
 from mambascope.loading.schemas import ConfigFile
 from mambascope.loading.sizes import check_configuration, check_model, check_types
@@ -112,7 +113,7 @@ def build_model(
             outline = model_class(config, **options or {})
         check_model(outline, tensors, dtype, name=name)
         shapes = {key: value.shape for key, value in outline.state_dict().items()}
-        tensors = _without_model(tensors, shapes)
+        tensors = _named_as(outline, tensors)
         _check_shapes(shapes, tensors, name=name)
         model, report = model_class.from_pretrained(
             None,
@@ -133,15 +134,16 @@ def build_model(
     return model.requires_grad_(False).eval()
 
 
-def _without_model(tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Return the tensors without a `model.` that a wrapper put before every name, unless the class has such names."""
-    prefix = "model."
-    while tensors and all(key.startswith(prefix) and key not in expected for key in tensors):
-        inner = {key.removeprefix(prefix): value for key, value in tensors.items()}
-        if not inner.keys() & expected.keys():
-            break
-        tensors = inner
-    return tensors
+def _named_as(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by names that the model has, without wrappers' prefixes such as Lightning's `model.`."""
+    own = model.state_dict().keys()
+    known, inner = own | {key.removeprefix(f"{model.base_model_prefix}.") for key in own}, tensors
+    while inner and not inner.keys() & known:
+        prefix = shared_prefix(inner, (*WRAPPERS, "model."))
+        if not prefix:
+            return tensors
+        inner = {key.removeprefix(prefix): value for key, value in inner.items()}
+    return inner
 
 
 def _take_values(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ average is what authors evaluate and publish, so it is preferred, then a distill
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,21 +127,14 @@ def under(names: Iterable[str], ending: str) -> list[str]:
     )
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors without the prefixes that wrappers of a model added to every name."""
-    named = dict(tensors)
-    while prefix := next((prefix for prefix in WRAPPERS if named and all(map(_begins(prefix), named))), ""):
-        named = {name.removeprefix(prefix): value for name, value in named.items()}
-    return named
+def shared_prefix(names: Collection[str], prefixes: Iterable[str] = WRAPPERS) -> str:
+    """Return the first of some prefixes with which every name begins; empty if there is none."""
+    return next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)), "")
 
 
 def is_average(place: Iterable[str]) -> bool:
     """Return whether these keys or prefixes lead to a moving average of the weights."""
     return _rank(place) == 0
-
-
-def _begins(prefix: str) -> Any:
-    return lambda name: name.startswith(prefix)
 
 
 def _rank(place: Iterable[str]) -> int:

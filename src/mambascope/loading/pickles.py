@@ -363,10 +363,15 @@ class _Machine:
             case ("storage", Named(kind), str(key), _, int(count), *view):
                 skipped = view[0][1] if view and isinstance(view[0], tuple) and len(view[0]) == 3 else 0
                 name = kind.rpartition(".")[2]
-                if name not in STORAGES or count < 0 or not isinstance(skipped, int) or skipped < 0:
-                    raise ValueError(f"a storage is a {shown(kind)}")
+                if count < 0 or not isinstance(skipped, int) or skipped < 0:
+                    raise ValueError("a storage has a negative size")
+                if name not in STORAGES:  # such as those of quantised tensors
+                    self._push(Stranger(kind))
+                    return
                 self.storages[key] = Storage(key, STORAGES[name], count, skipped)
                 self._push(self.storages[key])
+            case ("module", Named() as kind, *_):  # a class of a module, which the old format stores with its source
+                self._push(kind)
             case _:
                 raise ValueError("something other than a storage is outside the pickle")
 

@@ -116,6 +116,8 @@ def _growth(rule: Any) -> float:
 
 def _try(tokenizer: PreTrainedTokenizerBase) -> None:
     """Encode a short text; what is only unknown to the tokenizer is no reason to refuse it."""
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise CheckpointError("it has no tokens beside special ones; the file with its vocabulary is missing")
     start = time.monotonic()
     try:
         tokens = len(tokenizer(PROBE, verbose=False)["input_ids"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mambascope.errors import CheckpointError
-from mambascope.loading.containers import SUFFIXES, read_contents, unwrapped
+from mambascope.loading.containers import SUFFIXES, read_contents
 from mambascope.loading.json_files import is_file, read_json
 from mambascope.loading.schemas import WeightIndex
 from mambascope.numbering import shown
@@ -63,7 +63,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     contents = read_contents(path)
     if not contents.state_dicts or not contents.state_dicts[0].held:
         raise CheckpointError(f"{path} holds no tensors by name; save the model's state_dict() in it")
-    return unwrapped(contents.state_dicts[0].tensors())
+    return contents.state_dicts[0].tensors()
 
 
 def _only_file(folder: Path) -> Path:
