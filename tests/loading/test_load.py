@@ -385,7 +385,7 @@ def test_a_pickle_cannot_run_code(model, folder, tmp_path, zipped):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"step": 3}, {"model": {"a": torch.ones(1)}}, {3: torch.ones(1)}])
+@pytest.mark.parametrize("content", [[1, 2], {"step": 3}, {"optimizer": {"a": torch.ones(1)}}, {3: torch.ones(1)}])
 def test_a_pickle_of_something_else(folder, content):
     to_bin(folder, content)
     refused(CheckpointError, "save the model's state_dict", folder)

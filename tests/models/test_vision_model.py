@@ -272,9 +272,6 @@ def test_files_that_are_no_released_vim_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="lacks a tensor"):
         mambascope.load(tmp_path / "short.pth")
     code = tmp_path / "code.pth"
-    torch.save({"model": synthetic(shapes), "args": pytest.approx(1)}, code)
-    with pytest.raises(CheckpointError, match="never unpickles"):
-        mambascope.load(code)
     code.write_bytes(odd.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         mambascope.load(code)

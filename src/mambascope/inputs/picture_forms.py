@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.loading.checkpoint import one_line
+from mambascope.loading.json_files import one_line
 from mambascope.numbering import shown
 
 #: The note on a grey picture that a model reads in colour.

@@ -12,7 +12,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from mambascope.errors import CheckpointError, InputError
 from mambascope.loading.bundled import bundled_models
-from mambascope.loading.checkpoint import read_json
+from mambascope.loading.json_files import read_json
+from mambascope.loading.schemas import PictureSettings
 
 #: The file in a checkpoint's folder that says how its pictures are prepared, as written by transformers.
 SETTINGS = "preprocessor_config.json"
@@ -87,7 +88,7 @@ def preparation(model: nn.Module, processor: ImageProcessingMixin | None = None)
     file = bundled_models().get(name, Path(name)) / SETTINGS
     if name and file.is_file():
         try:
-            return _told(read_json(file), own_size(model), channels)
+            return _told(read_json(file, PictureSettings), own_size(model), channels)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be used: {type(error).__name__} {error}") from error
     size = own_size(model)

@@ -14,11 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mambascope.characters import piece_names
 from mambascope.errors import InputError
-from mambascope.loading.checkpoint import one_line
+from mambascope.loading.json_files import one_line
+from mambascope.loading.tokenizer import is_tokenizers_own
 from mambascope.numbering import shown
-
-#: What a tokenizer's Rust library raises on a panic; it is not an `Exception`, and cannot be imported by name.
-PANIC = "PanicException"
 
 #: How many tokens a message names when a tokenizer cannot read a text.
 EXAMPLES = 8
@@ -188,9 +186,7 @@ def _said(tokenizer: Any, text: str) -> Iterator[None]:
 
 def _is_tokenizers_own(error: BaseException) -> bool:
     """Return whether an error is the tokenizer's, rather than ours, an interruption or a lack of memory."""
-    if isinstance(error, (InputError, MemoryError)):
-        return False
-    return isinstance(error, Exception) or type(error).__name__ == PANIC
+    return is_tokenizers_own(error) and not isinstance(error, InputError)
 
 
 def _vocabulary(tokenizer: Any) -> str:

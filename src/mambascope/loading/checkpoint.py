@@ -1,41 +1,33 @@
 """Read a checkpoint folder and build its model, or say in one sentence why it cannot be used.
 
-Two rules. Nothing but tensors is ever unpickled, so that a downloaded file cannot run code. And a model is returned
-only if every one of its tensors came from the file, because transformers would fill gaps with random numbers and carry
-on, and if every tensor of the file has a place in the model, unless the caller allows it to be left out.
+Three rules. No file runs code. Nothing is built that is larger than what the file holds. And a model is returned only
+if every one of its tensors came from the file, because transformers would fill gaps with random numbers and carry on,
+and if every tensor of the file has a place in the model, unless the caller allows it to be left out.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from mambascope.errors import CheckpointError
+from mambascope.errors import CheckpointError, MambascopeError
+from mambascope.loading.containers import WRAPPERS, shared_prefix
+from mambascope.loading.json_files import is_file, one_line, read_json
+from mambascope.loading.schemas import ConfigFile
+from mambascope.loading.sizes import check_configuration, check_model, check_types
+from mambascope.loading.weights import refuse_adapter
 from mambascope.notices import kept_off
-
-#: Names of weights files; the first that exists in a folder is read.
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.pth",
-)
-
+from mambascope.numbering import shown
 
 _quiet_lock = threading.Lock()
 _quiet_users = 0
@@ -73,114 +65,18 @@ def _without_warnings_and_bars(until: ExitStack) -> None:
         until.callback(logging.enable_progress_bar)
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of another library's error on one line, for use in one of our sentences."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raises CheckpointError if it is not valid JSON or not an object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({one_line(error)}); it may be half-written: copy or download it again"
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(found).__name__} where an object of settings was expected")
-    return found
-
-
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings in a folder's config.json; raises CheckpointError if there is none or it cannot be read."""
+    """Return the settings in a folder's config.json; raises CheckpointError if there is none or it cannot be used."""
     path = folder / "config.json"
-    if not path.is_file():
+    if not is_file(path):
+        refuse_adapter(folder)
         raise CheckpointError(f"{folder} holds no config.json, so it is not a checkpoint; pass the folder that has one")
-    return read_json(path)
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of a folder by name, on the CPU, in the precision of the file.
-
-    Raises:
-        CheckpointError: if there is no weights file, a shard is missing, or a file is damaged or holds anything other
-            than tensors.
-    """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise CheckpointError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
-    if path.suffix != ".json":
-        return read_file(path)
-    tensors: dict[str, Tensor] = {}
-    for shard in _shards(path):
-        tensors.update(read_file(shard))
-    return tensors
-
-
-def _shards(index: Path) -> list[Path]:
-    """Return the weights files that an index names; all must be in the same folder."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index} has no usable weight_map; copy or download it again")
-    shards = [index.parent / name for name in sorted(set(names.values()))]
-    for shard in shards:
-        if shard.parent != index.parent or shard.name in {"", ".", ".."}:
-            raise CheckpointError(f"{index} names a weights file outside its folder: {shard}")
-        if not shard.is_file():
-            raise CheckpointError(f"{index} names {shard.name}, which is missing; copy or download it again")
-    return shards
-
-
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one weights file; raises CheckpointError as `read_tensors` does."""
-    with path.open("rb") as file:
-        if file.read(23) == b"version https://git-lfs":
-            raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; run `git lfs pull` in its folder")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is not a complete safetensors file ({one_line(error)}); copy or download it again"
-            ) from error
-    return _read_pickle(path)
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file made by torch.save, which is a pickle: only tensors are accepted."""
-    found = unpickled(path)
-    for key, value in found.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise CheckpointError(
-                f"{path} holds a {type(value).__name__} at {key!r} where a tensor was expected; save the model's "
-                f"state_dict() alone"
-            )
-    return found
-
-
-def unpickled(path: Path, allowed: Sequence[type] = ()) -> dict[Any, Any]:
-    """Return the dict in a file made by torch.save; objects in it other than tensors and plain values are refused.
-
-    Args:
-        path: The file.
-        allowed: Further classes whose objects are accepted; they must hold nothing but attributes.
-
-    Raises:
-        CheckpointError: if the file is damaged, holds other objects, or does not hold a dict.
-    """
     try:
-        with torch.serialization.safe_globals(list(allowed)):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        return read_json(path, ConfigFile)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{path} is damaged or holds Python objects other than tensors, which mambascope never unpickles because "
-            f"they can run code; save its tensors alone, as safetensors"
+            str(error).replace(f"{path} cannot be used", f"{folder}: its config.json cannot be used")
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or half-written; copy or download it again") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; save the model's state_dict() alone")
-    return dict(found)
 
 
 def build_model(
@@ -206,11 +102,18 @@ def build_model(
             be left out.
 
     Raises:
-        CheckpointError: if tensors are missing, left over, of the wrong shape, not floating-point, or not finite.
+        CheckpointError: if tensors are missing, left over, of the wrong shape, not floating-point, or not finite; or if
+            the configuration asks for a larger model than they are.
+        UnsupportedModelError: if they are quantised.
     """
+    check_types(tensors, name=name)
     try:
+        check_configuration(config, tensors, name=name)
         with torch.device("meta"):
-            shapes = {key: value.shape for key, value in model_class(config, **options or {}).state_dict().items()}
+            outline = model_class(config, **options or {})
+        check_model(outline, tensors, dtype, name=name)
+        shapes = {key: value.shape for key, value in outline.state_dict().items()}
+        tensors = _named_as(outline, tensors)
         _check_shapes(shapes, tensors, name=name)
         model, report = model_class.from_pretrained(
             None,
@@ -221,11 +124,34 @@ def build_model(
             ignore_mismatched_sizes=True,
             **options or {},
         )
-    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+    except MambascopeError:
+        raise
+    except Exception as error:  # whatever a class raises for settings that it cannot have
         raise CheckpointError(f"{name}: a {model_class.__name__} cannot be built from it: {one_line(error)}") from error
     _check_report(model, report, may_leave_out, name=name)
     _check_values(model, tensors, name=name)
+    _take_values(model, tensors)
     return model.requires_grad_(False).eval()
+
+
+def _named_as(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by names that the model has, without wrappers' prefixes such as Lightning's `model.`."""
+    own = model.state_dict().keys()
+    known, inner = own | {key.removeprefix(f"{model.base_model_prefix}.") for key in own}, tensors
+    while inner and not inner.keys() & known:
+        prefix = shared_prefix(inner, (*WRAPPERS, "model."))
+        if not prefix:
+            return tensors
+        inner = {key.removeprefix(prefix): value for key, value in inner.items()}
+    return inner
+
+
+def _take_values(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
+    """Copy the values that are still those of a file, which may change while the model is in use."""
+    mapped = {value.data_ptr() for value in tensors.values()}
+    for value in (*model.parameters(), *model.buffers()):
+        if value.data_ptr() in mapped:
+            value.data = value.data.clone()
 
 
 def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, Tensor], *, name: str) -> None:
@@ -234,7 +160,7 @@ def _check_shapes(expected: dict[str, torch.Size], tensors: dict[str, Tensor], *
     if wrong:
         key, others = wrong[0], f" (and {len(wrong) - 1} more do not fit)" if len(wrong) > 1 else ""
         raise CheckpointError(
-            f"{name}: {key} has shape {tuple(tensors[key].shape)} but its config.json asks for "
+            f"{name}: {_few([key])} has shape {tuple(tensors[key].shape)} but its config.json asks for "
             f"{tuple(expected[key])}{others}"
         )
 
@@ -289,7 +215,9 @@ def _check_values(model: PreTrainedModel, tensors: dict[str, Tensor], *, name: s
 
 def _few(keys: list[str], most: int = 3) -> str:
     """Return the first few of many names."""
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+    return ", ".join(shown(key, 120)[1:-1] for key in keys[:most]) + (
+        f" and {len(keys) - most} more" if len(keys) > most else ""
+    )
 
 
 def _count(keys: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,12 +10,17 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntry
 
 from mambascope.errors import CheckpointError
 from mambascope.loading.bundled import bundled_names
-from mambascope.loading.checkpoint import one_line
+from mambascope.loading.json_files import one_line
 from mambascope.loading.zoo import refuse_path
 
 #: Small files, fetched first: they show whether the weights are worth fetching.
 SETTINGS = ("config.json",)
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+
+
+def is_repository(name: str) -> bool:
+    """Return whether this can be the name of a repository, organisation/name; no path of a file is one."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and ".." not in name and len(name) <= 200
 
 
 def fetch(repository: str, patterns: tuple[str, ...]) -> Path:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import importlib
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mambascope.arguments import flag
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
-from mambascope.families import kinds_of_type, model_types
+from mambascope.families import model_types
 from mambascope.loading import hub, mamba_ssm, pretrained, released_mambavision, released_vim, released_vmamba
 from mambascope.loading.bundled import bundled_folder, bundled_names
-from mambascope.loading.checkpoint import build_model, one_line, quiet, read_config, read_json, read_tensors
-from mambascope.loading.released_files import released_names
+from mambascope.loading.checkpoint import build_model, quiet, read_config
+from mambascope.loading.containers import SUFFIXES, read_contents
+from mambascope.loading.json_files import checked, is_file, is_folder, one_line
+from mambascope.loading.released import find_released
+from mambascope.loading.schemas import OWN_SETTINGS
+from mambascope.loading.tokenizer import FILES as TOKENIZER_FILES
+from mambascope.loading.tokenizer import has_tokenizer, load_tokenizer
+from mambascope.loading.weights import read_tensors
 from mambascope.loading.zoo import refuse_path
 from mambascope.models.mambavision import MambaVision
 from mambascope.models.vim import VisionMamba
@@ -28,9 +35,6 @@ from mambascope.numbering import shown
 
 #: Model classes of this project, by model type.
 OWN_MODELS: dict[str, Any] = {model.config_class.model_type: model for model in (VisionMamba, VMamba, MambaVision)}
-
-#: A folder with any of these files has a tokenizer of its own.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,16 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     tokenizer: str | Path | None = None,
+    image_size: int | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return a model, ready to be explained, and its tokenizer.
 
     The model is in eval mode, without gradients, and holds exactly the tensors of its checkpoint: a checkpoint that is
-    incomplete or damaged is refused, never patched up. From pickles, nothing but tensors is read. Tensors in a
-    Transformer's checkpoint that belong to a head other than its class's are left out.
+    incomplete or damaged is refused, never patched up. No file runs code: from pickles, nothing but tensors is read.
+    Tensors in a Transformer's checkpoint that belong to a head other than its class's are left out. If a file holds a
+    moving average beside the weights of the last step, the average is loaded. What had to be assumed about a released
+    file is told in a warning.
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`); one of the zoo, such as `zoo:copying-mamba2`; a folder
@@ -66,6 +73,8 @@ def load(
             is slow, and scores computed in it are inexact.
         device: where to put the model; by default the CPU.
         tokenizer: folder or hub id of the tokenizer, if the model's own folder has none.
+        image_size: side in pixels of the pictures that a released Vim or MambaVision was trained on, for files that do
+            not say it; by default 224, as in the published models.
         trust_remote_code: allow a checkpoint to run its own Python code. Only for code that you have read.
 
     Returns:
@@ -74,40 +83,77 @@ def load(
         `EleutherAI/gpt-neox-20b`).
 
     Raises:
-        CheckpointError: if there is no such checkpoint, or it is incomplete or damaged.
+        CheckpointError: if there is no such checkpoint, or it is incomplete, damaged, or larger than free memory.
         UnsupportedModelError: if the model belongs to a family, or has parts, that mambascope cannot read.
-        InputError: if dtype or device cannot be used.
+        InputError: if dtype, device or image_size cannot be used.
     """
-    if not isinstance(name, (str, Path)):
-        raise InputError(f"load takes a name, a folder or a hub id, found {shown(name)}")
-    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
-        raise InputError(f"tokenizer takes a folder or a hub id, found {shown(tokenizer)}")
+    for given, what in ((name, "load"), (tokenizer, "tokenizer")):
+        if not isinstance(given, (str, Path)) and (given is not None or what == "load"):
+            raise InputError(f"{what} takes a name, a folder or a hub id, found {shown(given)}")
     flag(trust_remote_code, "trust_remote_code")
-    dtype, device = _checked_dtype(dtype), _checked_device(device)
-    with quiet():
-        path = Path(name).expanduser()
-        if released_vim.is_released(path):
-            return released_vim.load_released(path, dtype=dtype).to(device), None
-        names = released_names(path)
-        for reader in (released_vmamba, released_mambavision):
-            if reader.recognises(names):
-                return reader.load_released(path, dtype=dtype).to(device), None
-        source = _find(name, trust_remote_code=trust_remote_code)
-        settings = read_config(source.folder)
-        if mamba_ssm.is_mamba_ssm(settings):
-            model_class, config = mamba_ssm.to_transformers(settings, name=source.name)
-        else:
-            model_class, config = _transformers_class(source, settings, trust_remote_code=trust_remote_code)
-        own_tokenizer = _load_tokenizer(source, tokenizer, trust_remote_code=trust_remote_code)
-        folder = source.folder if source.repository is None else hub.fetch_weights(source.repository)
-        tensors = read_tensors(folder)
-        if pretrained.is_transformer(config):
-            model = pretrained.build_transformer(model_class, config, tensors, name=source.name, dtype=dtype)
-        else:
-            tensors = mamba_ssm.rename_tensors(tensors)
-            model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
-        model.name_or_path = model.config.name_or_path = source.name
+    dtype, device, image_size = _checked_dtype(dtype), _checked_device(device), _checked_size(image_size)
+    notes: tuple[str, ...] = ()
+    try:
+        with quiet():
+            released = _released(name, dtype=dtype, image_size=image_size)
+            if released is not None:
+                (model, notes), own_tokenizer = released, None
+            else:
+                model, own_tokenizer = _from_folder(name, dtype, tokenizer, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(str(name))[1:-1]} cannot be read: {error.strerror or one_line(error)}"
+        ) from error
+    if notes:
+        warnings.warn(f"{name} does not say everything about its model; taken: {'; '.join(notes)}", stacklevel=2)
     return model.to(device), own_tokenizer
+
+
+def _released(
+    name: str | Path, *, dtype: torch.dtype, image_size: int | None
+) -> tuple[PreTrainedModel, tuple[str, ...]] | None:
+    """Return the model in a file of its authors, and what was assumed; None if the name is not that of such a file."""
+    path = _path(name)
+    if path.suffix not in SUFFIXES or not is_file(path):
+        return None
+    contents = read_contents(path)
+    if found := find_released(contents, released_vim.LAYOUT):
+        return released_vim.build(found, image_size=image_size, dtype=dtype)
+    if found := find_released(contents, released_vmamba.LAYOUT):
+        return released_vmamba.build(found, dtype=dtype)
+    if found := find_released(contents, released_mambavision.LAYOUT):
+        return released_mambavision.build(found, image_size=image_size, dtype=dtype)
+    return None
+
+
+def _from_folder(
+    name: str | Path, dtype: torch.dtype, tokenizer: str | Path | None, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Return the model and tokenizer of a folder with config.json, a bundled model or a hub repository."""
+    source = _find(name, trust_remote_code=trust_remote_code)
+    settings = read_config(source.folder)
+    if mamba_ssm.is_mamba_ssm(settings):
+        model_class, config = mamba_ssm.to_transformers(settings, name=source.name)
+    else:
+        model_class, config = _transformers_class(source, settings, trust_remote_code=trust_remote_code)
+    own_tokenizer = _tokenizer(source, tokenizer, trust_remote_code=trust_remote_code)
+    folder = source.folder if source.repository is None else hub.fetch_weights(source.repository)
+    tensors = read_tensors(folder)
+    if pretrained.is_transformer(config):
+        model = pretrained.build_transformer(model_class, config, tensors, name=source.name, dtype=dtype)
+    else:
+        tensors = mamba_ssm.rename_tensors(tensors)
+        model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
+    model.name_or_path = model.config.name_or_path = source.name
+    return model, own_tokenizer
+
+
+def _path(name: str | Path) -> Path:
+    """Return a name as a path, with `~` for the user's home where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # another user's home that does not exist
+        return Path(name)
 
 
 def _find(name: str | Path, *, trust_remote_code: bool) -> _Source:
@@ -115,15 +161,17 @@ def _find(name: str | Path, *, trust_remote_code: bool) -> _Source:
     own = bundled_folder(name) if isinstance(name, str) else None
     if own is not None:
         return _Source(str(name), own)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path, written = _path(name), shown(str(name), 200)[1:-1]
+    if is_folder(path):
         return _Source(str(name), path)
-    if path.exists():
-        raise CheckpointError(f"{name} is a file; pass the folder that holds it together with its config.json")
+    if is_file(path):
+        raise CheckpointError(f"{written} is a file; pass the folder that holds it together with its config.json")
+    if os.path.lexists(path):
+        raise CheckpointError(f"{written} is neither a folder nor a regular file; pass the folder that has config.json")
     refuse_path(path)
-    if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if isinstance(name, Path) or not hub.is_repository(name):
         raise CheckpointError(
-            f"there is no folder {name} and no bundled model of that name (bundled: {bundled_names()}; "
+            f"there is no folder {written} and no bundled model of that name (bundled: {bundled_names()}; "
             f"`mambascope models` lists the zoo's too); a model on the Hugging Face hub is named organisation/name"
         )
     code = ("*.py",) if trust_remote_code else ()
@@ -142,15 +190,16 @@ def _transformers_class(
         )
     if model_type in OWN_MODELS:
         model_class = OWN_MODELS[model_type]
+        settings = checked(settings, OWN_SETTINGS[model_type], f"{source.name}: its config.json")
         try:
             return model_class, model_class.config_class.from_dict(settings)
-        except (InputError, TypeError, ValueError) as error:
+        except Exception as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     if model_type not in model_types():
+        said = shown(model_type)[1:-1] if model_type else "that its config.json does not name"
         raise UnsupportedModelError(
-            f"{source.name} is a model of type {model_type or 'that its config.json does not name'}; supported are "
-            f"{', '.join(model_types())}, and checkpoints of mamba_ssm (Mamba-1, Mamba-2), Vim, "
-            f"VMamba and MambaVision"
+            f"{source.name} is a model of type {said}; supported are {', '.join(model_types())}, and checkpoints of "
+            "mamba_ssm (Mamba-1, Mamba-2), Vim, VMamba and MambaVision"
         )
     if settings.get("quantization_config"):
         raise UnsupportedModelError(f"{source.name} holds quantised weights; pass the checkpoint it was made from")
@@ -161,10 +210,13 @@ def _transformers_class(
             f"allow it: read that code, then pass trust_remote_code=True"
         )
     try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=brings_code)
-        if brings_code and "AutoModelForCausalLM" in settings["auto_map"]:
-            reference = settings["auto_map"]["AutoModelForCausalLM"]
-            return get_class_from_dynamic_module(reference, str(source.folder)), config
+        if brings_code:
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=True)
+            if "AutoModelForCausalLM" in settings["auto_map"]:
+                reference = settings["auto_map"]["AutoModelForCausalLM"]
+                return get_class_from_dynamic_module(reference, str(source.folder)), config
+        else:
+            config = CONFIG_MAPPING[model_type].from_dict(settings)
     except Exception as error:  # strict dataclasses raise their own classes, a checkpoint's own code may raise anything
         raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     return _named_class(settings, config, name=source.name), config
@@ -173,12 +225,13 @@ def _transformers_class(
 def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: str) -> type[PreTrainedModel]:
     """Return the class that config.json names, if transformers has it for this configuration; else the usual one.
 
-    The name comes from a file, so it is looked up only among the model classes of transformers. A Transformer that
-    names only unknown classes is refused: its head would be left out unnoticed.
+    The name comes from a file, so it is looked up only among the classes in the module of the configuration's family. A
+    Transformer that names only unknown classes is refused: its head would be left out unnoticed.
     """
     asked = settings.get("architectures") or ()
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     for class_name in asked:
-        named: Any = getattr(transformers, class_name, None) if isinstance(class_name, str) else None
+        named: Any = vars(module).get(class_name)
         is_model = isinstance(named, type) and issubclass(named, PreTrainedModel)
         is_model = is_model and named.forward is not PreTrainedModel.forward  # as in abstract classes
         if is_model and getattr(named, "config_class", None) is type(config):
@@ -186,7 +239,7 @@ def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: st
     usual = pretrained.usual_class(config)
     if asked and pretrained.is_transformer(config):
         raise UnsupportedModelError(
-            f"{name} is a {', '.join(map(str, asked))}, which transformers does not have for models of "
+            f"{name} is a {shown(', '.join(asked), 200)[1:-1]}, which transformers does not have for models of "
             f"type {config.model_type}"
         )
     if usual is None:
@@ -194,61 +247,32 @@ def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: st
     return usual
 
 
-def _load_tokenizer(
-    source: _Source, other: str | Path | None, *, trust_remote_code: bool
-) -> PreTrainedTokenizerBase | None:
+def _tokenizer(source: _Source, other: str | Path | None, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
     """Return a checkpoint's tokenizer, or another one if one was named; None if there is none."""
-    if other is None:
-        if not _has_tokenizer(source.folder):
-            return None
-        folder = source.folder
-    else:
-        folder = _find_tokenizer(other)
-    try:
-        return _read_tokenizer(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # several libraries read tokenizers, each with its own errors
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
-
-
-def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a folder.
-
-    If nothing names its class, transformers would use the usual one for the model's family and rebuild the tokenizer
-    with that class's own splitting rules, which gives different tokens; in that case we follow the file.
-    """
-    settings = folder / "tokenizer_config.json"
-    named = settings.is_file() and bool({"tokenizer_class", "auto_map"} & read_json(settings).keys())
-    if not named and (folder / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, **_special_tokens(folder))
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-
-
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens of a Transformer's usual tokenizer, such as `[MASK]`, by their roles.
-
-    tokenizer.json holds the tokens, but not their roles.
-    """
-    config = folder / "config.json"
-    if not config.is_file() or kinds_of_type(read_json(config).get("model_type", "")) != {"attention"}:
-        return {}
-    known = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
-    usual = AutoTokenizer.from_pretrained(folder).special_tokens_map
-    return {role: token for role, token in usual.items() if isinstance(token, str) and token in known}
+    if other is not None:
+        return load_tokenizer(_find_tokenizer(other), trust_remote_code=trust_remote_code)
+    if not has_tokenizer(source.folder):
+        return None
+    return load_tokenizer(source.folder, trust_remote_code=trust_remote_code)
 
 
 def _find_tokenizer(name: str | Path) -> Path:
     """Return the folder of a tokenizer, given a bundled model, a folder or a hub id."""
     own = bundled_folder(name) if isinstance(name, str) else None
-    folder = own or Path(name).expanduser()
-    if not folder.is_dir() and isinstance(name, str):
+    folder = own or _path(name)
+    if not is_folder(folder) and isinstance(name, str) and hub.is_repository(name):
         folder = hub.fetch(name, hub.SETTINGS + hub.TOKENIZER)
-    if not _has_tokenizer(folder):
-        raise CheckpointError(f"{name} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
+    if not has_tokenizer(folder):
+        written = shown(str(name), 200)[1:-1]
+        raise CheckpointError(f"{written} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
     return folder
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+def _checked_size(size: int | None) -> int | None:
+    """Return the side of the pictures; refuse one that no picture has."""
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 100_000):
+        raise InputError(f"image_size must be a number of pixels, found {shown(size)}")
+    return size
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -8,19 +8,20 @@ activations (SiLU, GELU) and ε of the norms, is as in those models.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from mambascope.errors import CheckpointError
 from mambascope.loading.checkpoint import build_model
-from mambascope.loading.released_files import released_tensors
+from mambascope.loading.released import Layout, Released, require_released
 from mambascope.models.vmamba.model import VMamba, VMambaConfig
 
-#: Names of tensors that every VMamba has, and no other model.
-MARKS = ("patch_embed.0.weight", "layers.0.blocks.0.op.A_logs", "classifier.head.weight")
+#: The first block's scan, which has a tensor that no other model has.
+FIRST = "layers.0.blocks.0"
+
+LAYOUT = Layout(
+    "VMamba", f"{FIRST}.op.A_logs", ("patch_embed.0.weight", f"{FIRST}.op.A_logs", "classifier.head.weight")
+)
 
 
 def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMamba:
@@ -34,40 +35,34 @@ def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMam
         CheckpointError: if the file is not a VMamba checkpoint of this layout, is damaged, or its tensors do not fit
             together.
     """
-    tensors = released_tensors(Path(path))
-    if not recognises(tensors):
-        raise CheckpointError(f"{path} is not a VMamba checkpoint: it lacks one of {', '.join(MARKS)}")
+    return build(require_released(path, LAYOUT), dtype=dtype)[0]
+
+
+def build(found: Released, *, dtype: torch.dtype | None = None) -> tuple[VMamba, tuple[str, ...]]:
+    """Return the model of a file's tensors, and what was chosen, a clause each; raises as `load_released` does."""
     model = build_model(
-        VMamba, _configuration(tensors, name=str(path)), tensors, name=str(path), dtype=dtype or torch.float32
+        VMamba, _configuration(found), dict(found.tensors), name=found.name, dtype=dtype or torch.float32
     )
-    model.name_or_path = model.config.name_or_path = Path(path).stem
-    return model
+    model.name_or_path = model.config.name_or_path = Path(found.name).stem
+    return model, found.notes
 
 
-def recognises(names: Container[str]) -> bool:
-    """Return whether these are the tensor names of a VMamba."""
-    return all(mark in names for mark in MARKS)
-
-
-def _configuration(tensors: Mapping[str, Tensor], *, name: str) -> VMambaConfig:
-    found = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.op\.A_logs")
-    places = [tuple(map(int, match.groups())) for match in map(found.fullmatch, tensors) if match]
-    depths = [1 + max(block for at, block in places if at == stage) for stage in range(1 + max(places)[0])]
-    first = "layers.0.blocks.0"
-    try:
-        widths = [len(tensors[f"layers.{stage}.blocks.0.norm.weight"]) for stage in range(len(depths))]
-        orders, D, _ = tensors[f"{first}.op.dt_projs_weight"].shape
-        return VMambaConfig(
-            num_channels=tensors["patch_embed.0.weight"].shape[1],
-            depths=depths,
-            hidden_sizes=widths,
-            expand=D / widths[0],
-            state_size=tensors[f"{first}.op.A_logs"].shape[1],
-            conv_kernel=tensors[f"{first}.op.conv2d.weight"].shape[-1],
-            gated=len(tensors[f"{first}.op.in_proj.weight"]) == 2 * D,
-            conv_bias=f"{first}.op.conv2d.bias" in tensors,
-            mlp_ratio=len(tensors[f"{first}.mlp.fc1.weight"]) / widths[0],
-            num_labels=len(tensors["classifier.head.weight"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{name} lacks a tensor of a VMamba, or it has another shape there: {error}") from error
+def _configuration(found: Released) -> VMambaConfig:
+    pattern = re.compile(r"layers\.([0-9]{1,9})\.blocks\.([0-9]{1,9})\.op\.A_logs")
+    places = [tuple(map(int, match.groups())) for match in map(pattern.fullmatch, found.tensors) if match]
+    stages = found.count({stage for stage, _ in places}, "stage")
+    depths = [found.count({block for at, block in places if at == stage}, "block") for stage in range(stages)]
+    widths = [found.shape(f"layers.{stage}.blocks.0.norm.weight", 1)[0] for stage in range(stages)]
+    D = found.shape(f"{FIRST}.op.dt_projs_weight", 3)[1]
+    return VMambaConfig(
+        num_channels=found.shape("patch_embed.0.weight", 4)[1],
+        depths=depths,
+        hidden_sizes=widths,
+        expand=D / widths[0],
+        state_size=found.shape(f"{FIRST}.op.A_logs", 2)[1],
+        conv_kernel=found.shape(f"{FIRST}.op.conv2d.weight", 4)[-1],
+        gated=found.shape(f"{FIRST}.op.in_proj.weight", 2)[0] == 2 * D,
+        conv_bias=f"{FIRST}.op.conv2d.bias" in found.tensors,
+        mlp_ratio=found.shape(f"{FIRST}.mlp.fc1.weight", 2)[0] / widths[0],
+        num_labels=found.shape("classifier.head.weight", 2)[0],
+    )
