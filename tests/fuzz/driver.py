@@ -8,6 +8,7 @@ It writes a line for each case that begins and each that ends; a case that neith
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import json
 import multiprocessing
 import os
@@ -76,14 +77,17 @@ class Tally:
 def run_for(
     targets: Sequence[Target], seconds: float, seed: int, tally: Tally, *, say: Callable[[str], None] = print
 ) -> None:
-    """Run targets in turn for so long, with seeds that count up from `seed`, and add what happens to the tally."""
+    """Run targets in turn for so long, with seeds that count up from `seed`, and add what happens to the tally.
+
+    Every target has a turn, however short the time.
+    """
     following = dict.fromkeys((target.name for target in targets), seed)
     turn = min(SLICE, seconds / len(targets))
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    for turns in itertools.count():
         for target in targets:
-            if time.monotonic() >= deadline:
-                break
+            if turns and time.monotonic() >= deadline:
+                return
             cases = iter(range(following[target.name], 2**62))
             following[target.name] += run_slice(target, cases, turn, tally, minimise=True, say=say)
 

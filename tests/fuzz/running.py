@@ -101,7 +101,7 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
             refused = True
             found += _badly_said(str(error))
         except BrokenError as error:
-            found.append((error.kind, error.what, _tail(error)))
+            found.append((error.kind, error.what, str(error)))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception
