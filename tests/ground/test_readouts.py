@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mambascope import InputError, readouts
-from mambascope.readouts import Readout, logits_of
+from mambascope.readouts import Readout, logits_of, read, read_at
 
 LOGITS = torch.randn(2, 9, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+FEATURES = SimpleNamespace(last_hidden_state=torch.ones(2, 9, 4, dtype=torch.float64))
 CLASSES = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -98,9 +99,44 @@ def test_first_order_is_the_gradient_at_the_logits_times_the_logits():
         (lambda: readouts.continuation(0, [3], "a"), "a text before it"),
         (lambda: logits_of(SimpleNamespace(last_hidden_state=LOGITS)), "no head"),
         (lambda: readouts.token(0, 0)(SimpleNamespace(logits=None)), "no head"),
+        (lambda: readouts.token(0, -1), "the token -1 does not exist; they are counted from 0"),
+        (lambda: readouts.token(0, 1, -1), "the foil -1 does not exist"),
+        (lambda: readouts.class_(-1), "the class -1 does not exist"),
+        (lambda: readouts.continuation(1, [3, -1], "a"), "the token or class -1 does not exist"),
+        (lambda: readouts.token(0, True), "the token must be a whole number, found True"),
+        (lambda: readouts.continuation(True, [1], "a"), "start must be a whole number, found True"),
+        (lambda: readouts.features(0, torch.full((3,), torch.inf)), "the direction holds NaN or infinite values"),
+        (lambda: Readout("…", (0,), (readouts.Term(0, 1, float("nan")),)), "weight of a term must be a finite number"),
+        (lambda: readouts.OneEach(()), "pass one readout for each text"),
+        # what only the outputs can tell is refused when they are read
+        (lambda: readouts.token(9, 1)(LOGITS), "position 9 is not a position of this text, which has positions 0 to 8"),
+        (lambda: readouts.token(-10, 1)(LOGITS), "position -10 is not a position"),
+        (lambda: readouts.token(0, 40)(LOGITS), "there is no logit 40: the model predicts 40 tokens, 0 to 39"),
+        (lambda: readouts.token(0, 1, 99)(LOGITS), "there is no logit 99"),
+        (lambda: readouts.class_(5)(CLASSES), "there is no logit 5: the model predicts 5 classes, 0 to 4"),
+        (
+            lambda: readouts.class_(1)(LOGITS),
+            "the readout is a class, but this model predicts a token at every position",
+        ),
+        (lambda: readouts.continuation(9, [1, 2], "…")(LOGITS), "position 9 is not a position"),
+        (lambda: readouts.features(9)(FEATURES), "position 9 is not a position"),
+        (lambda: readouts.features(0, torch.ones(5))(FEATURES), "the direction has 5 numbers, but .* has 4 features"),
+        (lambda: readouts.OneEach((readouts.token(0, 1),))(LOGITS), "1 readouts were given for 2 texts"),
+        (lambda: readouts.token(0, 1)(LOGITS.long()), "logits must be floating-point numbers of shape"),
+        (lambda: read(lambda outputs: 3.0, LOGITS), r"one number per text, here floats of shape \(2,\), found 3\.0"),
+        (lambda: read(lambda outputs: outputs.mean(), LOGITS), r"found a torch.float64 of shape \(\)"),
+        (lambda: read(lambda outputs: outputs[:, 0, 0] * torch.nan, LOGITS), r"the number to explain is \[nan, nan\]"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_sentence(call, words):
     with pytest.raises(InputError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_where_a_number_is_read_is_known_but_for_a_class():
+    assert read_at(readouts.token(-1, 3, 4)) == (-1, -1)
+    assert read_at(readouts.continuation(4, [1, 2], "…")) == (3, 4)
+    assert read_at(readouts.features(2)) == (2,)
+    assert read_at(readouts.class_(1, positions=[3])) is None
+    assert read_at(lambda outputs: outputs.logits[:, 0, 0]) is None

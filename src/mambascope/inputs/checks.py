@@ -16,6 +16,7 @@ from mambascope.families import check_model
 from mambascope.inputs.names import check_names, read_by
 from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import check_ids
+from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import shown
 
 #: Names of embeddings of absolute positions, one row per position (GPT-2, BERT), and of segments.
@@ -119,10 +120,9 @@ def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
         return
     if pixels is None and embeds is None:
         raise InputError(f"{type(model).__name__} reads pictures: pass pixel_values (batch, channels, height, width)")
-    if pixels is not None and pixels.numel() == 0:
-        raise InputError(f"pixel_values of shape {tuple(pixels.shape)} hold no picture")
     if pixels is None or "interpolate_pos_encoding" not in inspect.signature(model.forward).parameters:
-        return  # our own models check their pixels themselves
+        _check_own_pixels(model, pixels)
+        return
     size = (model.config.num_channels, *own_size(model))
     if pixels.ndim != 4 or pixels.shape[1] != size[0] or 0 in pixels.shape:
         raise InputError(f"pixel_values must have shape (batch, {size[0]}, height, width), found {tuple(pixels.shape)}")
@@ -135,6 +135,20 @@ def _check_something_to_read(model: Any, inputs: dict[str, Any]) -> None:
         raise InputError(
             f"{type(model).__name__} reads pictures of {size[1]} x {size[2]} pixels, found {pixels.shape[2]} x "
             f"{pixels.shape[3]}; resize them, or pass interpolate_pos_encoding=True"
+        )
+
+
+def _check_own_pixels(model: Any, pixels: Tensor | None) -> None:
+    """Refuse no picture, and one so small that stages cannot be told apart; our models check the rest themselves."""
+    if pixels is None:
+        return
+    if pixels.numel() == 0:
+        raise InputError(f"pixel_values of shape {tuple(pixels.shape)} hold no picture")
+    largest = max(model.cells()) if isinstance(model, StagedModel) else 0
+    if pixels.ndim == 4 and min(pixels.shape[2:]) < largest:
+        raise InputError(
+            f"the picture has {pixels.shape[2]} x {pixels.shape[3]} pixels, fewer than one token of the last stage of "
+            f"this {type(model).__name__}, whose side is {largest}"
         )
 
 

@@ -51,7 +51,7 @@ HARMLESS = ("use_cache", "output_attentions", "output_hidden_states", "return_di
 
 def check_names(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for an argument that the model would not read, or that a pass cannot take."""
-    given = [name for name, value in inputs.items() if value is not None]
+    given = [name for name, value in inputs.items() if value is not None and not (name in REFUSED and _off(value))]
     model_class = type(model).__name__
     if inputs.get("use_cache") or any(name in CACHES for name in given):
         raise InputError(
@@ -63,8 +63,7 @@ def check_names(model: nn.Module, inputs: dict[str, Any]) -> None:
                 f"{name} says where texts end that are packed into one row, which {model_class} ignores here, so that "
                 "tokens would be credited to another text; pass each text in a row of its own"
             )
-        off = isinstance(inputs[name], int) and not inputs[name]  # logits_to_keep=0 keeps all
-        if name in REFUSED and not off:
+        if name in REFUSED:
             raise InputError(f"{name} cannot be used here: {REFUSED[name]}; leave it out")
     known, takes_any = read_by(model)
     for name in given:
@@ -73,6 +72,11 @@ def check_names(model: nn.Module, inputs: dict[str, Any]) -> None:
     returned = inputs.get("return_dict", getattr(getattr(model, "config", None), "return_dict", True))
     if returned is False:
         raise InputError(f"{model_class} would return its outputs without their names; leave out return_dict=False")
+
+
+def _off(value: Any) -> bool:
+    """Return whether a value asks for nothing: logits_to_keep=0 keeps all."""
+    return isinstance(value, int) and not value
 
 
 def read_by(model: nn.Module) -> tuple[list[str], bool]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
@@ -69,8 +69,8 @@ class Trace:
         return self.inputs.get("input_ids")
 
     @property
-    def attention_mask(self) -> Int[Tensor, "b L"] | None:
-        """The padding mask, or None."""
+    def attention_mask(self) -> Shaped[Tensor, "b L"] | None:
+        """The padding mask, zero at padding, or None."""
         return self.inputs.get("attention_mask")
 
     def gradients(self, readout: Callable[[Any], Float[Tensor, " b"]]) -> Gradients:
