@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mambascope.loading.load import load
-from mambascope.loading.pickles import Stranger, read_pickled
+from mambascope.loading.pickle_machine import Stranger
+from mambascope.loading.pickles import read_pickled
 from models import stock_model
 from refusals import refused
 
