@@ -31,6 +31,10 @@ MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 ZIP = b"PK\x03\x04"
 
 
+#: How many axes a tensor may have.
+MOST_AXES = 8
+
+
 @dataclass(frozen=True, eq=False)
 class Pickled:
     """What a file made by torch.save holds.
@@ -52,14 +56,24 @@ class Pickled:
         Raises:
             CheckpointError: if the storage is not in the file, or the tensor reaches beyond it or overlaps itself.
         """
+        try:
+            return self._tensor(name, record)
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # such as types without a place in memory
+            raise CheckpointError(f"{self.path}: {shown(name)} cannot be read ({one_line(error)})") from error
+
+    def _tensor(self, name: str, record: Record) -> Tensor:
         start, size = self._place(name, record)
         width, count = record.dtype.itemsize, size // record.dtype.itemsize
         shape, stride, offset = record.shape, record.stride, record.offset
         sizes = (*shape, *stride, offset) if isinstance(shape, tuple) and isinstance(stride, tuple) else (-1,)
-        if any(type(value) is not int or not 0 <= value < 2**63 for value in sizes) or len(shape) != len(stride):
+        if (
+            any(type(value) is not int or not 0 <= value < 2**63 for value in sizes)
+            or len(shape) != len(stride)
+            or len(shape) > MOST_AXES
+        ):
             raise CheckpointError(f"{self.path}: {shown(name)} has no usable shape; copy or download it again")
         if 0 in shape:
-            return torch.empty(shape, dtype=record.dtype)
+            raise CheckpointError(f"{self.path}: {shown(name)} has shape {shown(shape)}, without any values")
         reach = 0  # the last value of the axes so far, from the innermost; the next axis must step beyond it
         for step, length in sorted(zip(stride, shape, strict=True)):
             if length > 1 and step <= reach:
