@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mambascope.errors import CheckpointError
 from mambascope.loading.json_files import is_file, one_line
-from mambascope.loading.pickles import Pickled, Record, Stranger, read_pickled
+from mambascope.loading.pickle_machine import Record, Stranger
+from mambascope.loading.pickles import Pickled, read_pickled
 
 #: Suffixes of files that may hold tensors.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
