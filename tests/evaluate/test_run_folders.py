@@ -60,11 +60,8 @@ def test_processes_of_different_subsets_share_a_folder_and_of_the_same_do_not(tm
         with locked(tmp_path / "parts", (1, 3)):
             pass
         for taken in ((0, 3), (0, 1), (1, 2)):
-            with (
-                pytest.raises(InputError, match=rf"in use: process {os.getpid()} on"),
-                locked(tmp_path / "parts", taken),
-            ):
-                pytest.fail("two processes on the same samples")
+            with pytest.raises(InputError, match=rf"in use: process {os.getpid()} on"):
+                locked(tmp_path / "parts", taken).__enter__()
     with locked(tmp_path / "parts", (0, 1)):
         pass
 
@@ -169,10 +166,17 @@ def marked(path, mark):
 
 @pytest.mark.parametrize(
     "mark",
-    [5, None, [], {}, b"{", b"\xff", b"[" * 100_000, lambda kept: kept | {"samples": None}, lambda kept: kept | {"model": 3},
-     lambda kept: kept | {"samples": [1]}, lambda kept: kept | {"model": "medium"}, lambda kept: kept | {"model": "large"},
-     lambda kept: kept | {"samples": kept["samples"][1:]}, lambda kept: kept | {"run": None}],
-)  # fmt: skip
+    [
+        *(5, None, [], {}, b"{", b"\xff", b"[" * 100_000),
+        lambda kept: kept | {"samples": None},
+        lambda kept: kept | {"model": 3},
+        lambda kept: kept | {"samples": [1]},
+        lambda kept: kept | {"model": "medium"},
+        lambda kept: kept | {"model": "large"},
+        lambda kept: kept | {"samples": kept["samples"][2:]},
+        lambda kept: kept | {"run": None},
+    ],
+)
 def test_a_result_shard_with_another_mark_is_damaged_and_computed_again(tmp_path, mark):
     whole = rows(toy_run(tmp_path).read())
     path = next(one for one in shard_files(tmp_path) if parquet.read_table(one)["model"][0].as_py() == "small")
@@ -208,7 +212,7 @@ def test_what_is_no_file_among_the_result_shards_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_a_folder_that_cannot_be_is_one_sentence(tmp_path, name):
-    with pytest.raises(MambascopeError, match="cannot be|could not be"):
+    with pytest.raises(MambascopeError, match=r"cannot be|could not be|holds no run"):
         toy_run(tmp_path / name)
-    with pytest.raises(MambascopeError, match="cannot be|could not be"):
+    with pytest.raises(MambascopeError, match=r"cannot be|could not be|holds no run"):
         read_run(tmp_path / name)
