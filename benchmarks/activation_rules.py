@@ -24,6 +24,7 @@ from mambascope.evaluate.by_layer import at_layers, best_layers
 from mambascope.evaluate.report import markdown_table
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.summary import long_table, summarise
+from mambascope.files import write_whole
 
 RULES = {"latim": "secant", "latim-silu": "silu", "latim-identity": "identity"}
 TASKS = (
@@ -72,7 +73,7 @@ def main() -> None:
     page = PAGE.format(about=(__doc__ or "").strip().split("\n\n")[2], parts="\n\n".join(parts))
     print(page)
     if options.page:
-        options.page.write_text(page, encoding="utf-8")
+        write_whole(options.page, page)
 
 
 def part(out: Path, task: str, metric: str) -> str:

@@ -29,6 +29,7 @@ import mambascope
 from mambascope.errors import InputError
 from mambascope.evaluate.metrics.ranking import rank_correlation
 from mambascope.explanation import explain
+from mambascope.files import write_whole
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
 from training.language.corpus import data_folder, read_novels, split_novels
@@ -188,9 +189,9 @@ def main() -> None:
     page = PAGE.format(command=command, about=about, tables="\n\n".join(tables), verdict=verdict)
     print(page)
     if options.out:
-        options.out.write_text(page, encoding="utf-8")
+        write_whole(options.out, page)
     if options.rows:
-        options.rows.write_text(json.dumps(kept), encoding="utf-8")
+        write_whole(options.rows, json.dumps(kept))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import mambascope
+from mambascope.files import whole_file
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
 from mambascope.trace import capture
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
@@ -122,7 +123,8 @@ def draw(results: dict[tuple[str, str], tuple[Tensor, Tensor]], path: Path) -> N
     figure.supylabel("sum of relevance ΣR", fontsize=7)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=6.5, frameon=False, markerscale=1.8)
-    figure.savefig(path, metadata={"Software": None})
+    with whole_file(path) as partial:
+        figure.savefig(partial, metadata={"Software": None})
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
 from mambascope.evaluate.summary import ALL_LAYERS, long_table, summarise
 from mambascope.evaluate.tasks import TASKS, find_task
+from mambascope.files import write_whole
 
 SOURCES = "latim,latim-l1,latim-alti,alti-rollout,alti-logit,hidden-attention,raw-attention,rollout,implicit-attention"
 FAST = f"{SOURCES},mamba-lrp,gradient-x-input,random"
@@ -246,7 +247,7 @@ def main() -> None:
         command=f"python -m benchmarks.evaluation --of {options.of}", of=options.of, parts="\n\n".join(parts)
     )
     if options.page:
-        options.page.write_text(page, encoding="utf-8")
+        write_whole(options.page, page)
     else:
         print(page)
 

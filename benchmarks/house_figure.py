@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from mambascope.files import whole_file
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "mambascope"
 SOURCES = ROOT / "src" / PACKAGE
@@ -184,7 +186,8 @@ def draw(data: dict[str, Any], out: Path) -> None:
         _imports(axes, data, tops)
         _path(axes, data, tops)
         about = {"Title": "The rooms of mambascope", "Description": json.dumps(data), "Date": None, "Creator": None}
-        figure.savefig(out, metadata=about)
+        with whole_file(out) as partial:
+            figure.savefig(partial, metadata=about)
 
 
 def _middle(tops: dict[str, float], name: str) -> float:

@@ -28,6 +28,7 @@ from capture import FAMILIES, measured
 
 import mambascope
 from mambascope import readouts
+from mambascope.files import whole_file, write_whole
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
@@ -94,7 +95,8 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: s
         )  # fmt: skip
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(out, dpi=200)
+    with whole_file(out) as partial:
+        figure.savefig(partial, dpi=200)
 
 
 def main() -> None:
@@ -127,7 +129,7 @@ def main() -> None:
         }
         print(f"| {name} | {fits[name]['seconds']:.2f} | {fits[name]['mib']:.2f} | {own[-1]['seconds']:.2f} |")
     if options.rows:
-        options.rows.write_text(json.dumps(rows), "utf-8")
+        write_whole(options.rows, json.dumps(rows))
     if options.out:
         draw(rows, fits, f"{options.family}, {LAYERS} layers, width {WIDTH}: one target, all sources", options.out)
 

@@ -32,6 +32,7 @@ import mambascope
 from mambascope.evaluate.data.picture_sets import picture_set
 from mambascope.evaluate.patch_maps import class_grid
 from mambascope.evaluate.picture_task import model_inputs
+from mambascope.files import whole_file
 from mambascope.loading.zoo import PREFIX
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.raw_attention import raw_attention
@@ -154,13 +155,15 @@ def main() -> None:
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     if options.figure == "picture":
-        Image.fromarray(picture_set(options.pictures).picture(options.picture).pixels).save(options.out)
+        with whole_file(options.out) as partial:
+            Image.fromarray(picture_set(options.pictures).picture(options.picture).pixels).save(partial)
         return
     models = {name: mambascope.load(name)[0] for name in options.models.split(",")}
     numbers = range(options.picture, options.picture + options.count)
     drawn = FIGURES[options.figure](models, options.pictures, numbers)
     drawn.tight_layout()
-    drawn.savefig(options.out, dpi=150)
+    with whole_file(options.out) as partial:
+        drawn.savefig(partial, dpi=150)
     print(f"written {options.out}")
 
 

@@ -1,5 +1,6 @@
 """Users' records: every kind of file says the same, and damage is told with file and line."""
 
+import csv
 import json
 import sys
 from types import ModuleType
@@ -49,6 +50,29 @@ def test_a_record_of_a_table_may_go_over_lines(tmp_path):
     path.write_bytes(b'text,label\nfine,1\n"two\nlines",8\n')
     with pytest.raises(InputError, match=r"texts\.csv line 3 must have the label 0 or 1, found '8'"):
         labelled_texts(str(path))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_text_of_a_table_may_be_a_book(tmp_path, ending):
+    before = csv.field_size_limit()
+    path, book = tmp_path / f"books{ending}", "word " * 100_000
+    path.write_text(f"text{',' if ending == '.csv' else chr(9)}label\n{book}{',' if ending == '.csv' else chr(9)}1\n")
+    assert records(str(path)) == [{"text": book, "label": "1"}]
+    assert csv.field_size_limit() == before
+
+
+def test_no_damage_to_a_parquet_file_is_a_foreign_error(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path, refused = tmp_path / "x.parquet", 0
+    parquet.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            records(str(path))
+        except InputError:
+            refused += 1
+    assert refused > len(content) / 20
 
 
 def test_lines_of_mr_are_latin_1_and_not_parted_at_other_line_ends(tmp_path):

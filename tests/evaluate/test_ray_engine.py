@@ -1,17 +1,21 @@
 """The Ray engine on a local cluster: the rows of the local engine, also when an actor is killed in the middle."""
 
 import os
+import signal
+import time
 
+import psutil
 import pytest
 
 ray = pytest.importorskip("ray", reason="the engine ray needs Ray: pip install mambascope[evaluate,ray]")
 pytest.importorskip("ray.data", reason="the engine ray needs Ray Data: pip install mambascope[evaluate,ray]")
 
 import toy_task
-from killed_runs import run_killed_thrice
+from killed_runs import run_killed_thrice, started
 from mambascope.errors import InputError, MambascopeError
 from mambascope.evaluate import ray_engine
 from mambascope.evaluate.fingerprint import versions
+from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
 from toy_task import METHODS, MODELS, FailingTask, ToyTask, fingerprint, load, logged, rows
 
@@ -59,6 +63,25 @@ def test_a_run_killed_at_three_random_points_equals_the_uninterrupted_run(tmp_pa
     address = ray.get_runtime_context().gcs_address
     stored = run_killed_thrice(tmp_path / "out", tmp_path / "log", engine="ray", address=address)
     assert rows(stored) == rows(toy_run(tmp_path / "here", ToyTask(), MODELS).read())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_leaves_no_process_of_the_cluster_that_it_started(tmp_path, number):
+    out, log = tmp_path / "out", tmp_path / "log"
+    driver = started(out, log, engine="ray", address="local", as_command=True)
+    while len(logged(log)) < 10:
+        assert driver.exitcode is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    cluster = psutil.Process(driver.pid).children(recursive=True)
+    assert any("ray::" in " ".join(one.cmdline()) for one in cluster)
+    os.kill(driver.pid, number)
+    driver.join(60)
+    assert driver.exitcode == (-number if number == signal.SIGKILL else 128 + number)
+    assert psutil.wait_procs(cluster, timeout=60)[1] == []
+    found = len(read_run(out).done)
+    result = run(ToyTask(), MODELS, METHODS, out, load=load, fingerprint=fingerprint, resume=True)
+    assert (result.found, result.computed) == (found, 46 - found)
+    assert rows(result.read()) == rows(toy_run(tmp_path / "here", ToyTask(), MODELS).read())
 
 
 def test_a_run_that_one_engine_began_the_other_finishes(tmp_path):

@@ -119,9 +119,14 @@ def test_a_link_put_in_place_of_the_temporary_file_is_refused(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text(BEFORE)
     victim.chmod(0o600)
-    with pytest.raises(OutputError, match="symbolic links"), whole_file(tmp_path / "x") as partial:
-        partial.unlink()
-        partial.symlink_to(victim)
+
+    def replace():
+        with whole_file(tmp_path / "x") as partial:
+            partial.unlink()
+            partial.symlink_to(victim)
+
+    with pytest.raises(OutputError, match="symbolic links"):
+        replace()
     assert (victim.read_text(), mode(victim)) == (BEFORE, 0o600)
     assert [file.name for file in tmp_path.iterdir()] == ["victim"]
 

@@ -77,7 +77,7 @@ def _places(value, place=()):
         yield from _places(entry, (*place, key))
 
 
-def _changed(value, draw):
+def changed(value, draw):
     """Return a value of JSON with one entry of it replaced, removed, doubled, or with one more beside it."""
     value, place = copy.deepcopy(value), draw.choice(list(_places(value)))
     if not place:
@@ -99,22 +99,23 @@ def _changed(value, draw):
 
 def _facts(content, draw):
     header, rest = parts(content)
-    facts = _changed(json.loads(header["__metadata__"]["attribution"]), draw)
+    facts = changed(json.loads(header["__metadata__"]["attribution"]), draw)
     header["__metadata__"]["attribution"] = json.dumps(facts)
     return joined(header, rest)
 
 
 def _header(content, draw):
     header, rest = parts(content)
-    return joined(_changed(header, draw), rest)
+    return joined(changed(header, draw), rest)
 
 
 def _texts(content, draw):
     header, rest = parts(content)
     deep = draw.choice((60, 400, 900, 5000, 100_000))
+    nested = "[" * deep + "]" * deep
     odd = (
-        '{"tokens": ' + "[" * deep + "]" * deep + "}", "", "null", "[]", "NaN", '{"a":', "\ufeff{}", '{"tokens": 1e999}',
-        header["__metadata__"]["attribution"].replace('"diagnostics": {', '"diagnostics": {"x": ' + "[" * deep + "]" * deep + ", ", 1),
+        '{"tokens": ' + nested + "}", "", "null", "[]", "NaN", '{"a":', "\ufeff{}", '{"tokens": 1e999}',
+        header["__metadata__"]["attribution"].replace('"diagnostics": {', f'"diagnostics": {{"x": {nested}, ', 1),
     )  # fmt: skip
     header["__metadata__"]["attribution"] = draw.choice(odd)
     return joined(header, rest)

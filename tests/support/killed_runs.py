@@ -10,6 +10,7 @@ import signal
 import time
 
 import toy_task
+from mambascope.cli import take_signals
 from mambascope.evaluate import results
 from mambascope.evaluate.results import read_run
 from mambascope.evaluate.run import run
@@ -24,7 +25,7 @@ def run_killed_thrice(out, log, **options):
     draw, stored = random.Random(), set()
     for end in (12, 24, 36):
         before = len(logged(log))
-        process = _start(out, log, options)
+        process = started(out, log, **options)
         target = max(draw.randrange(end - 10, end), before + 1)
         while len(logged(log)) < target:
             assert process.exitcode is None, "it ended before it could be killed"
@@ -37,19 +38,22 @@ def run_killed_thrice(out, log, **options):
         now = set(read_run(out).done)
         assert now >= stored, "a stored sample was lost"
         stored = now
-    process = _start(out, log, options)
+    process = started(out, log, **options)
     process.join()
     assert process.exitcode == 0
     return read_run(out)
 
 
-def _start(out, log, options):
+def started(out, log, **options):
+    """Return a process that runs the toy task; `as_command` has it take signals as the command does."""
     process = STARTS.Process(target=_run, args=(out, log, options))
     process.start()
     return process
 
 
 def _run(out, log, options):
+    if options.pop("as_command", False):
+        take_signals()
     if options.get("engine") == "ray":
         import ray.cloudpickle
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mambascope.files import write_whole
 from training.language.corpus import data_folder, read_novels, split_novels
 from training.language.tokens import VOCABULARY, load_split, prepare
 
@@ -135,7 +136,7 @@ def main() -> None:
     for name, bits in figures.items():
         print(f"{name:32} {bits:.4f} bits per byte", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_whole(options.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from mambascope.files import write_whole
 from training.language.induction import gain_with_forgetful_layer, measure
 from training.language.tokens import TokenData, load_split, prepare
 from training.running.loss import bits_per_byte, token_losses
@@ -88,7 +89,7 @@ def main() -> None:
     figures = json.dumps(evaluate(options.folder, held_out, options.context, options.stride), indent=2)
     print(figures)
     if options.json:
-        options.json.write_text(figures + "\n")
+        write_whole(options.json, figures + "\n")
 
 
 if __name__ == "__main__":

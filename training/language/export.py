@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from mambascope.files import write_whole
 from training.language.tokens import END_OF_TEXT, load_tokenizer
 from training.running.architectures import NAMES, build, configuration
 
@@ -46,7 +47,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
+    write_whole(folder / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2) + "\n")
     weights = folder / "model.safetensors"
     weights.chmod(0o644)
     size = weights.stat().st_size

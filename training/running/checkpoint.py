@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mambascope.files import whole_file
 
 
 @dataclass
@@ -19,10 +20,9 @@ class Progress:
 
 
 def save(path: Path, progress: Progress, settings: dict[str, Any], **states: Any) -> None:
-    """Write a checkpoint beside its place and rename it, so that an interruption leaves the one before."""
-    temporary = path.with_suffix(".partial")
-    torch.save({"progress": vars(progress), "settings": settings, **states}, temporary)
-    os.replace(temporary, path)
+    """Write a checkpoint whole or not at all, so that an interruption leaves the one before."""
+    with whole_file(path) as partial:
+        torch.save({"progress": vars(progress), "settings": settings, **states}, partial)
 
 
 def load(path: Path, settings: dict[str, Any], may_differ: tuple[str, ...] = ("steps", "decay")) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mambascope.evaluate.data.pictures import MEAN, STD
+from mambascope.files import write_whole
 from mambascope.models.vim.grid import ClassToken
 from training.vision.patch_teaching import PatchTaught
 from training.vision.pictures import DATASETS
@@ -58,7 +59,7 @@ def export(model: PreTrainedModel, folder: Path, size: tuple[int, int]) -> int:
         "image_mean": [MEAN] * 3,
         "image_std": [STD] * 3,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_whole(folder / "preprocessor_config.json", json.dumps(settings, indent=2) + "\n")
     weights = folder / "model.safetensors"
     weights.chmod(0o644)
     written = weights.stat().st_size

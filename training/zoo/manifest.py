@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from mambascope.files import whole_file
+from mambascope.files import whole_file, write_whole
 from mambascope.loading.zoo import MANIFEST
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -73,8 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     before = json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.is_file() else {}
     entries = manifest(ZOO, before, options.release)
-    with whole_file(MANIFEST) as partial:
-        partial.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(MANIFEST, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     for name in entries if options.pack else ():
         options.pack.mkdir(parents=True, exist_ok=True)
         pack(ZOO / name, options.pack / f"{name}.zip")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from mambascope.cli.app import app
 from mambascope.cli.wording import in_options
 from mambascope.errors import MambascopeError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "take_signals"]
 
 #: What torch's messages contain when an allocation fails, on a CPU and on a GPU.
 OUT_OF_MEMORY = ("allocate memory", "out of memory")
 
 
+def take_signals() -> None:
+    """Have SIGTERM end the command as an exception does: it keeps results, tidies up, and ends its workers."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def main() -> None:
     """Run the command; what mambascope refuses is printed as one sentence, with exit code 2."""
+    take_signals()
     try:
         app()
     except MambascopeError as error:

@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint
 from mambascope.files import write_whole
+from mambascope.schemas import DamagedError, checked, read_json
 
 FORMAT = "mambascope-run-1"
 FILE = "manifest.json"
@@ -65,6 +68,23 @@ class Manifest:
         ]
 
 
+class _Stored(BaseModel):
+    """The manifest as it is stored, in which an entry of another version would make another run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["mambascope-run-1"]
+    task: str
+    data: str
+    samples: NonNegativeInt
+    models: dict[str, Fingerprint]
+    methods: tuple[str, ...]
+    seed: int = 0
+    limit: PositiveInt | None = None
+    options: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest to a run's folder, whole or not at all; other processes may do so at the same time.
 
@@ -81,16 +101,16 @@ def read_manifest(folder: Path) -> Manifest | None:
         InputError: if there is one, but it is not a run's manifest or cannot be read.
     """
     path = folder / FILE
-    if not path.exists():
-        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("format") != FORMAT:
-            raise InputError(f"{path} is not the manifest of a run (no {FORMAT} mark); choose another folder")
-        models = {name: Fingerprint(**hashes) for name, hashes in found.pop("models").items()}
-        return Manifest(models=models, methods=tuple(found.pop("methods")), **found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise DamagedError("it is not a file")
+        stored = dict(checked(_Stored, read_json(path.read_bytes())))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as the manifest of a run ({error}); choose another folder") from error
+    del stored["format"]
+    return Manifest(**stored)
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from mambascope.errors import InputError, MambascopeError
 from mambascope.evaluate.manifest import Manifest
 from mambascope.evaluate.packages import package
 from mambascope.evaluate.sample_runner import SampleResult
 from mambascope.files import write_whole
+from mambascope.schemas import checked, read_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,6 +52,14 @@ class ResultShard:
     model: str
     samples: tuple[str, ...]
     table: pyarrow.Table
+
+
+class _Mark(BaseModel):
+    """What a result shard says about itself."""
+
+    run: str
+    model: str
+    samples: tuple[str, ...]
 
 
 def schema() -> pyarrow.Schema:
@@ -100,15 +111,31 @@ def read_result_shard(path: Path, manifest: Manifest) -> ResultShard:
         InputError: if there is no permission to read it.
     """
     pa, parquet = package("pyarrow"), package("pyarrow.parquet")
+    if path.exists() and not path.is_file():
+        raise DamagedShardError("it is not a file")
     try:
         table = parquet.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        about = json.loads((table.schema.metadata or {})[KEY])
+        mark = (table.schema.metadata or {}).get(KEY)
+        if mark is None:
+            raise DamagedShardError("it is not a result shard")
+        about = checked(_Mark, read_json(mark))
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except KeyError as error:
-        raise DamagedShardError("it is not a result shard") from error
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DamagedShardError(" ".join(str(error).split()).rstrip(".")) from error
-    if about["run"] != manifest.run or not table.schema.equals(schema()):
+    if about.run != manifest.run or about.model not in manifest.models or not table.schema.equals(schema()):
         raise DamagedShardError("it belongs to another run")
-    return ResultShard(path.name, about["model"], tuple(about["samples"]), table)
+    _check_rows(table, manifest, about)
+    return ResultShard(path.name, about.model, about.samples, table)
+
+
+def _check_rows(table: pyarrow.Table, manifest: Manifest, about: _Mark) -> None:
+    """Raise DamagedShardError if a row is not about the shard's model and samples, or lacks an entry."""
+    allowed = {"task": [manifest.task], "model": [about.model], "sample": about.samples, "method": manifest.methods}
+    for name in table.column_names:
+        found = table[name]
+        if name != "extra" and found.null_count:
+            raise DamagedShardError(f"a row has no {name}")
+        strange = set(found.unique().to_pylist()) - set(allowed[name]) if name in allowed else ()
+        if strange:
+            raise DamagedShardError(f"it has rows of the {name} {min(strange)!r}, which it should not hold")

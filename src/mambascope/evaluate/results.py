@@ -23,7 +23,6 @@ from mambascope.evaluate.result_shards import (
     write_result_shard,
 )
 from mambascope.evaluate.sample_runner import SampleResult
-from mambascope.files import make_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -93,15 +92,23 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / SHARDS).glob("*.parquet") if NAME.fullmatch(path.name))
 
 
+def check_folder(folder: Path) -> None:
+    """Raise InputError if a folder cannot be one of a run: it is a file, or its manifest is of something else."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; name a folder for the results")
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"{str(folder)!r} cannot be a folder ({error}); choose another name") from error
+    read_manifest(folder)
+
+
 def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
-    """Create the folder of a run, or check that it holds this run.
+    """Make a folder that this process has locked that of a run, or check that it holds this run.
 
     Raises:
         InputError: if it holds another run, or result shards without a manifest.
-        OutputError: if it cannot be created or written to.
+        OutputError: if it cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the results")
     found = read_manifest(folder)
     if overwrite:
         _clear(folder)
@@ -118,7 +125,6 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
                 f"replace that run with --overwrite"
             )
         return
-    make_folder(folder / SHARDS)
     write_manifest(folder, manifest)
 
 
@@ -158,13 +164,26 @@ class ShardWriter:
         """Write the results that are waiting.
 
         Raises:
-            OutputError: if the disk is full or cannot be written to; earlier result shards stay readable.
+            OutputError: if the disk is full or cannot be written to, or another run has taken the folder; earlier
+                result shards stay readable.
         """
         if self._waiting:
+            self._check_ours()
             folder = self._folder / SHARDS
             write_result_shard(folder, self._manifest, self._waiting, subset=self._subset, number=self._number)
             self._number, self._waiting = self._number + 1, []
         self._written = time.monotonic()
+
+    def _check_ours(self) -> None:
+        try:
+            found = read_manifest(self._folder)
+        except InputError as error:
+            raise OutputError(f"the run stopped because its manifest was changed: {error}") from error
+        if found is None or found.run != self._manifest.run:
+            raise OutputError(
+                f"the run stopped because {self._folder} {'is gone' if found is None else 'now holds another run'}; "
+                f"its results since the last result shard were not written: start it again in another folder"
+            )
 
     def __enter__(self) -> ShardWriter:
         return self

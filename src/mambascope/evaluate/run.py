@@ -13,7 +13,8 @@ from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint, versions
 from mambascope.evaluate.fingerprint import fingerprint as model_fingerprint
 from mambascope.evaluate.manifest import Manifest, read_manifest
-from mambascope.evaluate.results import Damaged, ShardWriter, StoredRun, claim, read_run, tidy
+from mambascope.evaluate.results import SHARDS, Damaged, ShardWriter, StoredRun, check_folder, claim, read_run, tidy
+from mambascope.evaluate.run_lock import locked
 from mambascope.evaluate.sample_runner import SampleResult, SampleRunner, Samples, in_subset, run_locally
 from mambascope.evaluate.task import Sample, Task
 from mambascope.loading.load import load as load_model
@@ -92,9 +93,10 @@ def run(
 
     Raises:
         InputError: if the task does not fit the models or methods, or the folder holds another run, or this one and
-            `resume` is not set.
+            `resume` is not set, or another process is still writing to it.
         UnsupportedModelError, CheckpointError: as `load` and the task raise them.
-        OutputError: if the disk is full or cannot be written to; earlier results stay readable.
+        OutputError: if the disk is full or cannot be written to, or another run has taken the folder; earlier results
+            stay readable.
     """
     folder, methods, asked, subset = Path(out), tuple(methods), tuple(models or task.default_models), shard
     _check_asked(asked, methods, subset, resume=resume, overwrite=overwrite)
@@ -107,26 +109,28 @@ def run(
     manifest = Manifest(
         task.name, task.data_hash(), len(samples), expected, methods, seed, limit, dict(options or {}), versions()
     )
-    claim(folder, manifest, overwrite=overwrite)
-    stored = read_run(folder)
-    mine = [sample for sample in samples if in_subset(sample.id, subset)]
-    todo = {name: [sample for sample in mine if (name, sample.id) not in stored.done] for name in names}
-    total, left = len(mine) * len(names), sum(map(len, todo.values()))
-    if left < total and not resume:
-        raise InputError(
-            f"{folder} already holds {total - left} of the {total} results of this run: continue with --resume, or "
-            f"start over with --overwrite"
-        )
-    tidy(folder, stored.damaged, subset)
-    runner = SampleRunner(task, methods, seed, cache if engine == "local" else load, fingerprint, expected)
-    done = total - left
-    report = progress or (lambda done, total: None)
-    report(done, total)
-    with ShardWriter(folder, manifest, subset) as writer, closing(run_samples(runner, todo)) as results:
-        for result in results:
-            writer.add(result)
-            done += 1
-            report(done, total)
+    check_folder(folder)
+    with locked(folder / SHARDS, subset):
+        claim(folder, manifest, overwrite=overwrite)
+        stored = read_run(folder)
+        mine = [sample for sample in samples if in_subset(sample.id, subset)]
+        todo = {name: [sample for sample in mine if (name, sample.id) not in stored.done] for name in names}
+        total, left = len(mine) * len(names), sum(map(len, todo.values()))
+        if left < total and not resume:
+            raise InputError(
+                f"{folder} already holds {total - left} of the {total} results of this run: continue with --resume, or "
+                f"start over with --overwrite"
+            )
+        tidy(folder, stored.damaged, subset)
+        runner = SampleRunner(task, methods, seed, cache if engine == "local" else load, fingerprint, expected)
+        done = total - left
+        report = progress or (lambda done, total: None)
+        report(done, total)
+        with ShardWriter(folder, manifest, subset) as writer, closing(run_samples(runner, todo)) as results:
+            for result in results:
+                writer.add(result)
+                done += 1
+                report(done, total)
     return RunResult(folder, manifest, total - left, left, stored.damaged)
 
 

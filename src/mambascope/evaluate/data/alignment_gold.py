@@ -14,7 +14,7 @@ from pathlib import Path
 from mambascope.errors import InputError
 
 SENTENCE = re.compile(r"^<s snum=(\d+)>\s+(.*?)\s*</s>\s*$")
-LINK = re.compile(r"^(\d+)-(\d+)(-P)?$")
+LINK = re.compile(r"^([0-9]{1,9})-([0-9]{1,9})(-P)?$")
 
 
 @dataclass(frozen=True)

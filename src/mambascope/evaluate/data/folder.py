@@ -1,11 +1,21 @@
-"""The folder of the data sets, named in MAMBASCOPE_DATA."""
+"""The folder of the data sets, named in MAMBASCOPE_DATA, and what reading a damaged one raises."""
 
 from __future__ import annotations
 
+import lzma
 import os
+import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 
 from mambascope.errors import InputError
+
+#: What Python raises for an archive that is cut short, damaged, encrypted, or of another kind.
+DAMAGED_ARCHIVE = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError),
+    *(zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+)
 
 
 def data_file(*parts: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mambascope.errors import InputError
-from mambascope.evaluate.data.folder import data_file
+from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE, data_file
 from mambascope.inputs.tokens import text_ids
 
 #: The novels that no model of this project was trained on (training/README.md).
@@ -112,7 +112,7 @@ def held_out_novels(archive: Path) -> dict[str, str]:
                 file = tar.extractfile(member) if name in HELD_OUT and member.isfile() else None
                 if file is not None:
                     novels[name] = re.sub(r"\s+", " ", file.read().decode("utf-8-sig"))
-    except (OSError, EOFError, UnicodeDecodeError, tarfile.TarError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{archive} could not be read: {error}") from error
     missing = [name for name in HELD_OUT if name not in novels]
     if missing:

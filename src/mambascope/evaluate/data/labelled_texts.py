@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mambascope.errors import InputError
+from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.evaluate.data.records import Record, placed_records
 
 TEXT_COLUMNS = ("text", "sentence", "review")
@@ -31,7 +32,7 @@ def test_sentences(archive: Path) -> list[tuple[str, bool]]:
             for good, name in ((False, "neg"), (True, "pos")):
                 lines = files.read(f"sentence_polarity/rt-polarity.{name}").decode("utf-8").split("\n")
                 sentences |= {" ".join(line.split()): good for line in lines if line.strip()}
-    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{archive} could not be read: {error}") from error
     low, high = TEST_PLACES
     return [(text, good) for text, good in sentences.items() if low <= _place(text) < high]
@@ -47,7 +48,7 @@ def test_reviews(archive: Path) -> list[tuple[str, bool]]:
         with zipfile.ZipFile(archive) as files:
             names = sorted(name for name in files.namelist() if name.endswith(".txt") and "/cv" in name)
             reviews = [(" ".join(files.read(n).decode("utf-8", "replace").split()), "/pos/" in n) for n in names]
-    except (OSError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{archive} could not be read: {error}") from error
     if not reviews:
         raise InputError(f"{archive} holds no reviews (movie_reviews/pos/cv*.txt and neg/cv*.txt)")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from mambascope.errors import InputError
+from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 
 SIDE = 28
 #: The first four bytes of an idx file: two zeros, a code for unsigned bytes, and the number of axes.
@@ -37,7 +37,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     try:
         with gzip.open(path) as file:
             content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{path} could not be read: {error}") from error
     axes = magic & 0xFF
     header = 4 * (1 + axes)

@@ -2,8 +2,8 @@
 
 Each line of the first two is a sentence, its words separated by spaces or tabs; the same line of the third holds the
 pair's links, separated in the same way, or nothing. Links count words from 0, source first: `3-4` joins the source's
-fourth word and the target's fifth and is sure; `3?4` and `3-4-P` are possible; `3-4-S` is sure like `3-4`. All three
-files are UTF-8 and have as many lines as each other; no sentence is empty.
+fourth word and the target's fifth and is sure; `3?4`, `3p4` and `3-4-P` are possible; `3-4-S` is sure like `3-4`. All
+three files are UTF-8 and have as many lines as each other; no sentence is empty.
 
 The German-English gold of Ergun Bicici (100 sentences of Europarl, sure links only; his thesis, Koç University, 2011)
 is a zip of three such files.
@@ -26,8 +26,9 @@ from mambascope.evaluate.data.alignment_gold import (
     read_lines,
     text_lines,
 )
+from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 
-LINK = re.compile(r"^(\d+)(?:-(\d+)(-[SP])?|\?(\d+))$")
+LINK = re.compile(r"^([0-9]{1,9})(?:-([0-9]{1,9})(-[SP])?|[?p]([0-9]{1,9}))$")
 SUFFIXES = (".src", ".tgt", ".links")
 HANSARDS_SUFFIXES = (".e", ".f", ".align")
 BICICI = tuple(f"German-English_WordAlignment/{name}" for name in ("test.de", "test.en", "de-en.wa"))
@@ -80,7 +81,7 @@ def read_bicici(path: Path, damaged: Mapping[int, frozenset[str]] = BICICI_DAMAG
     try:
         with zipfile.ZipFile(path) as archive:
             texts = [text_lines(archive.read(name)) for name in BICICI]
-    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{path} could not be read: {' '.join(map(str, error.args))}") from error
     return _pairs(texts, [f"{path}/{name}" for name in BICICI], damaged)
 
@@ -119,5 +120,5 @@ def _words(text: str, name: str, line: int) -> tuple[str, ...]:
 def _link(text: str, place: str) -> Link:
     found = LINK.match(text)
     if not found:
-        raise InputError(f"{place}: {text!r} is not a link 'source-target', 'source?target' or 'source-target-P'")
+        raise InputError(f"{place}: {text!r} is not a link '1-2', nor a possible one '1?2', '1p2' or '1-2-P'")
     return Link(text, int(found[2] or found[4]), int(found[1]), not found[4] and found[3] != "-P")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import lzma
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.inputs.picture_forms import in_rgb, pillow
 
 #: Mean and standard deviation, the same for every channel, that normalise pixel values from 0 to 1. A normalised pixel
@@ -66,7 +66,7 @@ def archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
                     yield member.name, file.read()
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{archive} could not be read: {error}") from error
 
 

@@ -23,6 +23,9 @@ from typing import Any, NamedTuple
 from mambascope.errors import InputError
 from mambascope.evaluate.packages import package
 
+#: The longest field of a table, in characters; Python's own limit of 131,072 is too low for a book.
+LONGEST = 2**31 - 1
+
 HUB_ID = re.compile(r"(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?@(?P<split>[^@]+)")
 
 
@@ -78,6 +81,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
 
 def _table(path: Path) -> Iterator[Record]:
     tabs = path.suffix.lower() == ".tsv"
+    longest = csv.field_size_limit(LONGEST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if tabs:  # no quoting in such tables: a quotation mark is part of the text
@@ -97,12 +101,14 @@ def _table(path: Path) -> Iterator[Record]:
         raise InputError(f"{path} line {reader.line_num} could not be read as a row of a table: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} could not be read: {error}") from error
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _parquet(path: Path) -> Iterator[Record]:
     try:
         rows = package("pyarrow.parquet").read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
+    except (OSError, ValueError, package("pyarrow").ArrowException) as error:
         raise InputError(f"{path} could not be read: {' '.join(str(error).split()).rstrip('.')}") from error
     yield from (Record(f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
 
