@@ -12,6 +12,7 @@ import torch
 from mambascope import capture, memory
 from mambascope.errors import MapTooLargeError
 from mambascope.explanation import explain
+from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.readouts import token
 from mambascope.trace import footprint
@@ -45,6 +46,7 @@ def test_a_pass_that_would_not_fit_is_refused_before_it_runs(monkeypatch):
         lambda: capture(model, input_ids=ids),
         lambda: differentiate(model, lambda out: out.logits[:, -1, 0], input_ids=ids),
         lambda: mamba_lrp(trace, token(0)),
+        lambda: gradient_x_input(trace, token(0)),
     ):
         with pytest.raises(MapTooLargeError, match=says):
             call()
