@@ -55,7 +55,7 @@ def test_a_picture_and_a_comparison(error, capsys):
     assert (WORDS in in_one_line(capsys.readouterr().out)) == bad
     assert (data_of(html_page(shown))["methods"][0]["diagnostics"].get("caution") == WORDS) == bad
     assert (f"Caution: {WORDS}." in words_of(figure(shown))) == bad
-    rows = [Compared((shown,), ("",))]
+    rows = [Compared((shown,), ("",)), Compared((picture_result(),), ("",))]
     sheet = words_of(comparison_figure(rows, [shown.method]))
     assert (f"Caution: {shown.method}: {WORDS}." in sheet) == bad
     assert ("do not rely on these scores class" in sheet) == bad, "below the cell, before its shares"
