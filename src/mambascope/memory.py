@@ -52,7 +52,8 @@ def available_bytes(device: torch.device) -> int:
     own limits leave (`ulimit -v`, `ulimit -d`).
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for new tensors
+        return torch.cuda.mem_get_info(device)[0] + kept
     return max(0, min([psutil.virtual_memory().available, *_left_by_groups(), *_left_by_limits()]))
 
 

@@ -71,6 +71,13 @@ def test_a_limit_of_the_process_counts(limit):
     assert limit != "RLIMIT_AS" or left < 65
 
 
+def test_what_torch_keeps_of_a_gpu_for_new_tensors_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 40)
+    assert memory.available_bytes(torch.device("cuda")) == 130
+
+
 def test_the_sentence_has_the_numbers(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**30)
     like = torch.empty(0)

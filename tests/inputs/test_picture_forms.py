@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from mambascope.errors import InputError
+from mambascope import memory
+from mambascope.errors import InputError, MapTooLargeError
 from mambascope.explanation import explain
 from mambascope.inputs.pictures import read_picture
 from models import stock_model
@@ -281,6 +282,12 @@ def test_a_picture_that_would_grow_beyond_measure_is_refused(tmp_path):
     saved(model, tmp_path / "vit", PROCESSOR | crop)
     with pytest.raises(InputError, match="of 90000 x 1 pixels would be enlarged to 2880000 x 32, of which the model"):
         read_picture(np.zeros((1, 90000), np.uint8), model)
+
+
+def test_a_picture_whose_values_would_not_fit_is_refused(model, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000)
+    with pytest.raises(MapTooLargeError, match=r"a picture of 451 x 300 pixels needs .* are free; make it smaller"):
+        read_picture(cat(), model, keep_size=True)
 
 
 def test_of_a_moving_picture_one_frame_is_read_and_which_is_told(model):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mambascope.methods.trust import CONSERVED, caution, in_short, token_share
+from mambascope.methods.trust import CONSERVED, caution, coarsest, in_short, token_share
 
 
 @pytest.mark.parametrize("dtype", CONSERVED)
@@ -42,6 +42,13 @@ def test_every_kind_of_evidence_has_its_bound(evidence, words):
     sound = {"completeness_error": 0.01, "residual": 0.45, "reconstruction_error": 1e-6, "scan_error": 0.0}
     assert caution(sound) == ""
     assert caution(sound | evidence) == found
+
+
+def test_rounding_is_judged_by_the_precision_in_which_the_model_ran():
+    for evidence in ({"reconstruction_error": 1e-2}, {"conservation_error": 1e-2}):
+        assert caution(evidence | {"precision": "bfloat16"}) == ""
+        assert caution(evidence | {"precision": "float32"})
+    assert coarsest([torch.float32, torch.bfloat16, torch.float64]) == torch.bfloat16
 
 
 def test_a_stored_caution_is_the_verdict():

@@ -6,6 +6,7 @@ import pandas
 import pytest
 from matplotlib.text import Text
 
+import mambascope
 from mambascope.evaluate.summary import ALL_LAYERS, COLUMNS, summarise
 from mambascope.show.comparison import Compared
 from mambascope.show.comparison_figure import comparison_figure
@@ -55,7 +56,7 @@ def test_a_picture_and_a_comparison(error, capsys):
     assert (WORDS in in_one_line(capsys.readouterr().out)) == bad
     assert (data_of(html_page(shown))["methods"][0]["diagnostics"].get("caution") == WORDS) == bad
     assert (f"Caution: {WORDS}." in words_of(figure(shown))) == bad
-    rows = [Compared((shown,), ("",))]
+    rows = [Compared((shown,), ("",)), Compared((picture_result(),), ("",))]
     sheet = words_of(comparison_figure(rows, [shown.method]))
     assert (f"Caution: {shown.method}: {WORDS}." in sheet) == bad
     assert ("do not rely on these scores class" in sheet) == bad, "below the cell, before its shares"
@@ -69,3 +70,16 @@ def test_a_report(error):
     assert ("a on m: do not rely on these scores: they miss what they should add up to" in summary.note()) == (
         error > 1
     )
+
+
+def test_a_rule_that_leaves_most_of_a_layer_unexplained_says_so_by_itself():
+    """On the bundled model the paper's rule leaves 16 % of the layers' outputs, the identity more than all of them."""
+    loaded = mambascope.load("tiny-mamba")
+    exact, silu, identity = mambascope.explain(
+        *loaded, "When Mary and John went to the store", method=["latim", "latim-silu", "latim-identity"]
+    )
+    assert "caution" not in exact.diagnostics
+    assert "caution" not in silu.diagnostics
+    assert identity.diagnostics["caution"].startswith("do not rely on these scores: the activation rule leaves 1")
+    assert "do not rely on these scores" in repr(identity)
+    assert exact.diagnostics["precision"] == "float32"

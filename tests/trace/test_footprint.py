@@ -12,8 +12,8 @@ import torch
 from mambascope import capture, memory
 from mambascope.errors import MapTooLargeError
 from mambascope.explanation import explain
+from mambascope.methods.gradients import gradient_x_input
 from mambascope.methods.mamba_lrp import mamba_lrp
-from mambascope.readouts import token
 from mambascope.trace import footprint
 from mambascope.trace.differentiate import differentiate
 from models import stock_model
@@ -41,10 +41,15 @@ def test_a_pass_that_would_not_fit_is_refused_before_it_runs(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000)
     says = r"a pass over 1 x 300 tokens needs \d+\.\d GiB, but only 0\.0 GiB are free; shorten the text"
     monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("it ran"))
+
+    def last(outputs):
+        return outputs.logits[:, -1, 0]
+
     for call in (
         lambda: capture(model, input_ids=ids),
-        lambda: differentiate(model, lambda out: out.logits[:, -1, 0], input_ids=ids),
-        lambda: mamba_lrp(trace, token(0)),
+        lambda: differentiate(model, last, input_ids=ids),
+        lambda: mamba_lrp(trace, last),
+        lambda: gradient_x_input(trace, last),
     ):
         with pytest.raises(MapTooLargeError, match=says):
             call()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mambascope.attribution import Attribution, Model, Target
@@ -21,7 +22,7 @@ from mambascope.families import find_mixers
 from mambascope.methods.method import Method
 from mambascope.methods.reference_code import Variant, first_reference_layer
 from mambascope.methods.registry import check_readable
-from mambascope.methods.trust import caution
+from mambascope.methods.trust import caution, coarsest
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers
 from mambascope.progress import Steps, told
@@ -85,7 +86,12 @@ def _answers(
     described = _describe(model, trace)
     kinds = [trace.layers[number].kind for number in layers]
     errors = [trace.layers[number].reconstruction_error for number in layers]
-    scans = max(trace.layers[number].scan_error for number in layers)
+    rebuilt = {
+        "reconstruction_error": max(errors),
+        "reconstruction_error_per_layer": errors,
+        "scan_error": max(trace.layers[number].scan_error for number in layers),
+        "precision": str(coarsest(layer.y.dtype for layer in trace.layers)).removeprefix("torch."),
+    }
     results = []
     for method in methods:
         started = time.perf_counter()
@@ -108,11 +114,9 @@ def _answers(
                 model=described,
                 signed=method.signed,
                 diagnostics={
-                    "reconstruction_error": max(errors),
-                    "reconstruction_error_per_layer": errors,
-                    "scan_error": scans,
+                    **rebuilt,
                     **of_stage,
-                    **_evidence(trace, method, layers, rows),
+                    **_evidence(trace, method, layers, rows, rebuilt),
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
                     **({"variant": variant} if variant != "published" else {}),
@@ -149,7 +153,9 @@ def _targets(
     return tuple(found)
 
 
-def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> dict[str, Any]:
+def _evidence(
+    trace: Trace, method: Method, layers: list[int], rows: Rows, rebuilt: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what was measured about a method's scores, its activation rule's residual, and a caution in words.
 
     For several rows it is that of the last, which is in focus, but with the worst error of all rows; `per_target` has
@@ -163,13 +169,13 @@ def _evidence(trace: Trace, method: Method, layers: list[int], rows: Rows) -> di
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}
-    words = _cautions(found, each, trace)
+    dtype = coarsest(layer.y.dtype for layer in trace.layers)
+    words = _cautions({**rebuilt, **found}, [{**rebuilt, **one} for one in each], dtype)
     return found | ({"caution": words} if words else {})
 
 
-def _cautions(found: Mapping[str, Any], each: Sequence[Mapping[str, Any]], trace: Trace) -> str:
+def _cautions(found: Mapping[str, Any], each: Sequence[Mapping[str, Any]], dtype: torch.dtype) -> str:
     """Return why scores should not be relied on; for several rows, the first reason and how many rows have one."""
-    dtype = trace.layers[0].y.dtype
     if len(each) < 2:
         return caution(found, dtype)
     words = [one for one in (caution(row, dtype) for row in each) if one]

@@ -19,6 +19,7 @@ from mambascope.families import check_model
 from mambascope.inputs.checks import check_processor
 from mambascope.inputs.picture_forms import GREY, in_rgb, pillow
 from mambascope.inputs.preparation import SETTINGS, Preparation, own_size, preparation, reads_pictures
+from mambascope.memory import require_bytes
 from mambascope.models.picture_models import StagedModel
 
 #: The first bytes of picture files.
@@ -46,6 +47,9 @@ SUFFIXES = frozenset(
 
 #: The longer side, in pixels, of the copy that is kept for display.
 SHOWN_SIDE = 640
+
+#: Copies of a picture's values, of 4 bytes each, that are held at once while it is normalised.
+AT_ONCE = 4
 
 #: The most pixels to which a picture is resized before its middle is cut out: only far longer pictures than any camera
 #: takes come near.
@@ -98,6 +102,7 @@ def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_s
         InputError: if the model does not read pictures, this is no picture, its values are of unknown scale, it is far
             longer than wide, or Pillow is not installed.
         CheckpointError: if the `preprocessor_config.json` cannot be used.
+        MapTooLargeError: if its values would not fit in memory.
     """
     check_model(model)
     if not reads_pictures(model):
@@ -184,6 +189,9 @@ def _values(read: Any, rules: Preparation, channels: int, notes: list[str]) -> F
         else:
             notes.append("read in grey")
         read = read.convert("L")
-    pixels = torch.from_numpy(np.array(read, dtype=np.float32)).reshape(read.size[1], read.size[0], channels)
+    width, height = read.size
+    needed = AT_ONCE * 4 * channels * width * height
+    require_bytes(needed, torch.device("cpu"), f"a picture of {_pixels(width, height)} pixels", "make it smaller first")
+    pixels = torch.from_numpy(np.array(read, dtype=np.float32)).reshape(height, width, channels)
     mean, std = torch.tensor(rules.mean), torch.tensor(rules.std)
     return ((pixels * rules.factor - mean) / std).permute(2, 0, 1)[None].contiguous()

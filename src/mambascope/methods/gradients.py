@@ -22,6 +22,8 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.families import find_mixers
+from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
@@ -30,7 +32,11 @@ from mambascope.readouts import OneEach, read
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import depends, differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
+from mambascope.trace.footprint import require_pass
 from mambascope.trace.running import call, in_texts
+
+#: Copies of the points of an integral that are held at once: they, their gradients, and both on the way to a sum.
+AT_ONCE = 4
 
 #: Tokens per batch, unless the caller gives a number of texts: their graph is kept for the backward pass.
 BATCH_TOKENS = 1024
@@ -101,6 +107,7 @@ def integrated_gradients(
         method = _captum().IntegratedGradients(passes.run)
         texts = len(passes.embeddings)
         start = torch.zeros_like(passes.embeddings)
+        require_room((steps, *start.shape), start, "ask for fewer steps, or shorten the text", copies=AT_ONCE)
         if baseline == "mean":
             start += mean_embedding(trace.model).to(start.dtype)
         attributions = method.attribute(
@@ -221,6 +228,7 @@ class _Passes:
 def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iterator[_Passes]:
     _captum()
     inputs = dict(trace.inputs)
+    require_pass(trace.model, find_mixers(trace.model), inputs, backward=True)
     with differentiable(trace.model):
         yield _Passes(trace, readout, inputs, embedded(trace.model, inputs))
 

@@ -7,7 +7,7 @@ refuse a block whose sum is off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,14 +26,20 @@ COMPLETE = 0.05
 HALF = 0.5
 
 
-def caution(evidence: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> str:
+def caution(evidence: Mapping[str, Any], dtype: torch.dtype | None = None) -> str:
     """Return why scores with this evidence should not be relied on, as a sentence; empty if there is no reason.
 
     Args:
         evidence: A result's diagnostics; the caution that is stored there, if any, is returned.
-        dtype: The precision in which the model ran.
+        dtype: The precision in which the model ran; by default what the evidence says, `precision`, or else float32.
     """
+    dtype = getattr(torch, str(evidence.get("precision", "float32"))) if dtype is None else dtype
     return str(evidence.get("caution") or next(_reasons(evidence, dtype), ""))
+
+
+def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """Return the precision with the largest rounding errors: the one that explains the most."""
+    return max(dtypes, key=lambda dtype: TOLERANCE.get(dtype, 0.0))
 
 
 def in_short(words: str) -> str:

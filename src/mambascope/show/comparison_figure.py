@@ -45,10 +45,13 @@ def comparison_figure(rows: Sequence[Compared], columns: Sequence[str]) -> Sheet
         InputError: as `require_comparable` does.
     """
     require_comparable(rows, columns)
-    doubts = {result.method: caution(result.diagnostics) for row in rows for result in row.results if result}
-    tall = sum(CELL * _shape(row) + 0.66 for row in rows) + 1.3 + LINE * len(rows) * any(doubts.values())
+    doubts: dict[str, str] = {}  # the first of each method; the others differ in their numbers
+    for result in (result for row in rows for result in row.results if result is not None):
+        if words := caution(result.diagnostics):
+            doubts.setdefault(result.method, words)
+    tall = sum(CELL * _shape(row) + 0.66 for row in rows) + 1.3 + LINE * len(rows) * bool(doubts)
     sheet = Sheet(figsize=(CELL * (len(columns) + 1) + 0.3, tall), layout="constrained")
-    sheet.caption(_how_to_read(rows), "; ".join(f"{method}: {words}" for method, words in doubts.items() if words))
+    sheet.caption(_how_to_read(rows), "; ".join(f"{method}: {words}" for method, words in doubts.items()))
     parts: Any = sheet.subfigures(2, 1, height_ratios=(tall - 0.5, 0.5))
     upper, lower = parts
     cells = upper.subplots(len(rows), len(columns) + 1, squeeze=False)
