@@ -16,11 +16,12 @@ from mambascope.explanation.options import ask, check_options, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
 from mambascope.explanation.views import with_views
-from mambascope.families import check_model
 from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
 from mambascope.numbering import LayersAsked, read_layers, read_positions
+from mambascope.trace.private_copy import plain_model
+from mambascope.trace.running import own_precision
 
 
 class Options(TypedDict, total=False):
@@ -65,6 +66,7 @@ def explain(
 
 
 @formerly(compat="variant", targets="positions", tokenizer="processor", text="source", picture="source")
+@own_precision()
 def explain(
     model: PreTrainedModel,
     processor: Any,
@@ -93,7 +95,8 @@ def explain(
     classifier's likeliest class.
 
     Args:
-        model: A stock model of a supported family, as `load` returns it.
+        model: A stock model of a supported family, as `load` returns it; it may be compiled, wrapped by PyTorch or
+            adapted by PEFT, see `capture`.
         processor: The model's tokenizer; for a vision model, its image processor or None.
         source: What the model reads: a text; a picture (a file, a Pillow image, pixels (h, w, 3) as uint8, or what
             `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`, for one text or
@@ -137,7 +140,7 @@ def explain(
             when it reads the whole text at once.
         MapTooLargeError: if the rows of all positions would not fit in memory.
     """
-    check_model(model)
+    model = plain_model(model)
     layers = read_layers(layer)
     rows = None if positions is None else read_positions(positions)
     default = None

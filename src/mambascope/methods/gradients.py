@@ -28,7 +28,7 @@ from mambascope.readouts import OneEach
 from mambascope.trace import Trace, check_trace
 from mambascope.trace.differentiate import differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
-from mambascope.trace.running import call, in_texts
+from mambascope.trace.running import call, in_texts, running
 
 #: Tokens per batch, unless the caller gives a number of texts: their graph is kept for the backward pass.
 BATCH_TOKENS = 1024
@@ -99,7 +99,7 @@ def integrated_gradients(
         texts = len(passes.embeddings)
         start = torch.zeros_like(passes.embeddings)
         if baseline == "mean":
-            start += mean_embedding(trace.model).to(start.dtype)
+            start += mean_embedding(passes.model).to(start.dtype)
         attributions = method.attribute(
             passes.embeddings,
             baselines=start,
@@ -213,8 +213,8 @@ def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iter
     check_trace(trace)
     _captum()
     inputs = dict(trace.inputs)
-    with differentiable(trace.model):
-        yield _Passes(trace.model, readout, inputs, embedded(trace.model, inputs))
+    with running(trace.model, eager=True) as own, differentiable(own):
+        yield _Passes(own, readout, inputs, embedded(own, inputs))
 
 
 def _captum() -> Any:

@@ -47,16 +47,16 @@ def occlusion(
         InputError: if the trace is not of one text, or the replacement or the readout cannot be used.
     """
     check_trace(trace)
-    model, inputs = trace.model, dict(trace.inputs)
+    inputs = dict(trace.inputs)
     require_one_text(inputs)
     readout = in_texts(readout, inputs)
-    with running(model):
-        text = embedded(model, inputs)
+    with running(trace.model) as own:
+        text = embedded(own, inputs)
         length = text.shape[1]
-        occluded = _occluding(model, inputs, replacement, length)
+        occluded = _occluding(own, inputs, replacement, length)
 
         def without(start: int, stop: int) -> Any:
-            with intervening(model, None):
+            with intervening(own, None):
                 return occluded(torch.arange(start, stop, device=text.device))
 
         return measure(readout, trace.outputs, without, length=length, sources=length, batch=batch, progress=progress)
