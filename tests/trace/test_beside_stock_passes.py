@@ -1,7 +1,7 @@
-"""Another thread runs stock passes of the same model while this one explains: neither may change anything for the other.
+"""Another thread runs stock passes of the same model while this one explains: neither changes anything for the other.
 
-A hook on every module, which acts in both threads' passes, looks at the whole model each time it is called. So whatever
-is changed on the model for a while is seen, however short the while.
+Hooks on the model and its mixers act in passes of ours too, and look at the whole model then: so what is changed on it
+for the time of a pass is seen every time, and not only when the other thread comes at the wrong moment.
 """
 
 import threading
@@ -131,9 +131,8 @@ def held_beside(family, call):
         assert_equal_to_rounding(logits, expected, "logits of a stock pass and of a quiet model")
 
 
-KINDS = (
-    dict.fromkeys(ALL, {"scan"}) | dict.fromkeys(TRANSFORMERS, {"attention"}) | {"mambavision": {"scan", "attention"}}
-)
+KINDS = {family: {"attention"} if family in TRANSFORMERS else {"scan"} for family in ALL}
+KINDS["mambavision"] = {"scan", "attention"}
 
 
 def supports(family, method):

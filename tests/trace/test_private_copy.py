@@ -242,7 +242,7 @@ def test_models_whose_weights_are_not_in_memory_are_refused(made):
     for call in (capture, differentiate):
         more = () if call is capture else (readouts.token(-1, 3),)
         with pytest.raises(
-            UnsupportedModelError, match=r"weight of this MambaForCausalLM has no numbers in memory"
+            UnsupportedModelError, match="weight of this MambaForCausalLM has no numbers in memory"
         ) as e:
             call(made(), *more, input_ids=IDS)
         assert "\n" not in str(e.value)

@@ -50,7 +50,7 @@ class References:
         self._twins[id(part)] = (part, twin)
 
     def of(self, value: Any) -> Any:
-        """Return what stands for a value: itself, unless it refers to a part of the model for which something stands."""
+        """Return what stands for a value: itself, unless it refers to a part of the model."""
         if type(value) in PLAIN:
             return value
         if value not in self:
@@ -146,16 +146,12 @@ class References:
 
     @_of.register(dict)
     def _of_dictionary(self, value: dict[Any, Any]) -> Any:
-        parts = {self.of(key): self.of(part) for key, part in value.items()}
-        if all(
-            new is old
-            for pair in zip(parts.items(), value.items(), strict=True)
-            for new, old in zip(*pair, strict=True)
-        ):
+        keys, parts = list(map(self.of, value)), list(map(self.of, value.values()))
+        if all(new is old for new, old in zip((*keys, *parts), (*value, *value.values()), strict=True)):
             return value
         twin = copy.copy(value)
         twin.clear()
-        twin.update(parts)
+        twin.update(zip(keys, parts, strict=True))
         return twin
 
     @_of.register(weakref.ref)

@@ -46,7 +46,8 @@ def _names(kind: type) -> frozenset[str]:
 
 @cache
 def _attribute(kind: type) -> str | None:
-    return next((WRAPPERS[name] for name in WRAPPERS if name in _names(kind)), None)
+    known: Any = kind
+    return next((WRAPPERS[name] for name in WRAPPERS if name in _names(known)), None)
 
 
 def inside(module: nn.Module) -> nn.Module | None:
@@ -55,11 +56,12 @@ def inside(module: nn.Module) -> nn.Module | None:
     Raises:
         UnsupportedModelError: if the model runs otherwise without the wrapper.
     """
-    attribute = _attribute(type(module))
+    kind: Any = type(module)
+    attribute = _attribute(kind)
     if attribute is not None:
         _refuse_prompts(module)
         return getattr(module, attribute)
-    if SHARDED in _names(type(module)):
+    if SHARDED in _names(kind):
         raise UnsupportedModelError(
             "this model is split into shards by FullyShardedDataParallel, so no process has its weights as a whole; "
             "save it, and load it in one process"
@@ -91,7 +93,8 @@ def _adapts(kind: type) -> bool:
 
 def adapts(module: nn.Module) -> bool:
     """Return whether a module is an adapter around a layer."""
-    return _adapts(type(module))
+    kind: Any = type(module)
+    return _adapts(kind)
 
 
 def merged(adapter: Any, name: Callable[[], str]) -> nn.Module:
