@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from transformers import PreTrainedModel
+from torch import nn
 
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
@@ -43,19 +43,19 @@ class Options(TypedDict, total=False):
 
 @overload
 def explain(
-    model: PreTrainedModel, processor: Any, source: Any, *, method: str | None = None, **options: Unpack[Options]
+    model: nn.Module, processor: Any, source: Any, *, method: str | None = None, **options: Unpack[Options]
 ) -> Attribution: ...
 
 
 @overload
 def explain(
-    model: PreTrainedModel, processor: Any, source: Any, *, method: Sequence[str], **options: Unpack[Options]
+    model: nn.Module, processor: Any, source: Any, *, method: Sequence[str], **options: Unpack[Options]
 ) -> list[Attribution]: ...
 
 
 @overload
 def explain(
-    model: PreTrainedModel,
+    model: nn.Module,
     processor: Any,
     source: Any,
     *,
@@ -68,7 +68,7 @@ def explain(
 @formerly(compat="variant", targets="positions", tokenizer="processor", text="source", picture="source")
 @own_precision()
 def explain(
-    model: PreTrainedModel,
+    model: nn.Module,
     processor: Any,
     source: Any,
     *,

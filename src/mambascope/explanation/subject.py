@@ -94,7 +94,7 @@ class Subject:
 
 
 def read_subject(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     source: Any,
     *,
@@ -105,7 +105,7 @@ def read_subject(
     """Return a model with what it reads, in the form that it is called with.
 
     Args:
-        model: A stock model of a supported family.
+        model: A stock model of a supported family; it may be wrapped or adapted.
         processor: Its tokenizer or image processor; None for a vision model that needs none, or for raw inputs.
         source: A text, a picture (see `read_picture`), or the model's own inputs by name.
         continuation: A text to read after the given one.

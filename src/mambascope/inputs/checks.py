@@ -57,6 +57,11 @@ def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
         raise InputError(
             f"a capture reads a whole text at once; pass no cache (use_cache=False, no {', '.join(CACHES)})"
         )
+    if inputs.get("adapter_names") is not None:
+        raise InputError(
+            "adapter_names chooses an adapter of PEFT for each text; activate one for all of them (set_adapter), and "
+            "pass the inputs without it"
+        )
     for name in TENSORS:
         _check_tensor(name, inputs.get(name))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
