@@ -171,13 +171,18 @@ def test_what_surrounds_a_layer_is_recorded(family):
             assert_equal_to_rounding(captured.x, getattr(block, norm)(record.stream_in))
 
 
-def test_the_attention_implementation_is_put_back(family):
+def test_the_attention_implementation_is_left_as_it_is(family):
     model, seen = stock_transformer(family), []
     assert model.config._attn_implementation == "sdpa"
-    handle = find_mixers(model)[0][1].register_forward_hook(lambda *_: seen.append(model.config._attn_implementation))
+    handle = find_mixers(model)[0][1].register_forward_hook(
+        lambda own, *_: seen.append(
+            [part.config._attn_implementation for part in (model, *own.modules()) if hasattr(part, "config")]
+        )
+    )
     capture(model, **transformer_inputs(family))
     handle.remove()
-    assert seen == ["eager"]
+    assert seen[0][0] == "sdpa"
+    assert set(seen[0][1:]) == {"eager"}
     assert model.config._attn_implementation == "sdpa"
     eager(model)
     capture(model, **transformer_inputs(family))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mambascope.readouts import logits_of
 from mambascope.trace.intervene import intervening
-from mambascope.trace.running import call
+from mambascope.trace.running import call, running
 
 #: How many tokens run in one batch.
 BATCH_TOKENS = 8192
@@ -43,8 +43,8 @@ class ShortenedTexts:
             names = order[first : first + max(1, BATCH_TOKENS // longest)]
             texts = [self._ids[fresh[name].to(self._ids.device)] for name in names]
             batch = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-            with torch.no_grad(), intervening(self._model, None):
-                logits = logits_of(call(self._model, {"input_ids": batch}))
+            with running(self._model) as own, intervening(own, None):
+                logits = logits_of(call(own, {"input_ids": batch}))
             ends = torch.tensor([len(one) - 1 for one in texts], device=batch.device)
             final = logits[torch.arange(len(texts), device=batch.device), ends].float()
             found += zip(names, (final[:, self._answer] - final[:, self._other]).tolist(), strict=True)

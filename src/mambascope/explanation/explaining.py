@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from transformers import PreTrainedModel
+from torch import nn
 
 from mambascope.arguments import callback, flag
 from mambascope.attribution import Attribution
@@ -17,11 +17,12 @@ from mambascope.explanation.options import ask, check_options, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
 from mambascope.explanation.views import with_views
-from mambascope.families import check_model
 from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
 from mambascope.numbering import LayersAsked, read_layers, read_positions, shown
+from mambascope.trace.private_copy import plain_model
+from mambascope.trace.running import own_precision
 
 
 class Options(TypedDict, total=False):
@@ -43,19 +44,19 @@ class Options(TypedDict, total=False):
 
 @overload
 def explain(
-    model: PreTrainedModel, processor: Any, source: Any, *, method: str | None = None, **options: Unpack[Options]
+    model: nn.Module, processor: Any, source: Any, *, method: str | None = None, **options: Unpack[Options]
 ) -> Attribution: ...
 
 
 @overload
 def explain(
-    model: PreTrainedModel, processor: Any, source: Any, *, method: Sequence[str], **options: Unpack[Options]
+    model: nn.Module, processor: Any, source: Any, *, method: Sequence[str], **options: Unpack[Options]
 ) -> list[Attribution]: ...
 
 
 @overload
 def explain(
-    model: PreTrainedModel,
+    model: nn.Module,
     processor: Any,
     source: Any,
     *,
@@ -66,8 +67,9 @@ def explain(
 
 
 @formerly(compat="variant", targets="positions", tokenizer="processor", text="source", picture="source")
+@own_precision()
 def explain(
-    model: PreTrainedModel,
+    model: nn.Module,
     processor: Any,
     source: Any,
     *,
@@ -94,7 +96,8 @@ def explain(
     classifier's likeliest class.
 
     Args:
-        model: A stock model of a supported family, as `load` returns it.
+        model: A stock model of a supported family, as `load` returns it; it may be compiled, wrapped by PyTorch or
+            adapted by PEFT, see `capture`.
         processor: The model's tokenizer; for a vision model, its image processor or None.
         source: What the model reads: a text; a picture (a file, its bytes, a Pillow image, an array or tensor of
             pixels, or what `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`,
@@ -138,7 +141,7 @@ def explain(
             when it reads the whole text at once.
         MapTooLargeError: if the rows of all positions would not fit in memory.
     """
-    check_model(model)
+    model = plain_model(model)
     flag(keep_size, "keep_size")
     flag(views, "views")
     if not isinstance(progress, bool):

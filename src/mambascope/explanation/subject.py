@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mambascope.attribution import Attribution
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.families import check_model, find_mixers
+from mambascope.families import find_mixers
 from mambascope.grid import Grid
 from mambascope.inputs.checks import check_processor, check_tokenizer
 from mambascope.inputs.patches import patch_grid, stage_grid
@@ -31,6 +31,7 @@ from mambascope.progress import Steps
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
 from mambascope.trace.generate import greedy_continuation
+from mambascope.trace.private_copy import plain_model
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Subject:
 
 
 def read_subject(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any,
     source: Any,
     *,
@@ -105,7 +106,7 @@ def read_subject(
     """Return a model with what it reads, in the form that it is called with.
 
     Args:
-        model: A stock model of a supported family.
+        model: A stock model of a supported family; it may be wrapped or adapted.
         processor: Its tokenizer or image processor; None for a vision model that needs none, or for raw inputs.
         source: A text, a picture (see `read_picture`), or the model's own inputs by name.
         continuation: A text to read after the given one.
@@ -117,7 +118,7 @@ def read_subject(
             continuation is asked for where there is no text.
         UnsupportedModelError: if the model has no mixer that mambascope can read.
     """
-    check_model(model)
+    model = plain_model(model)
     more = [name for name, value in (("continuation", continuation), ("generate", generate)) if value is not None]
     if len(more) > 1:
         raise InputError("continuation and generate both say what follows the text; choose one")

@@ -43,11 +43,6 @@ _users: dict[PatchPoint, int] = {}
 _originals: dict[PatchPoint, Callable[..., Any]] = {}
 
 
-def interceptor() -> Interceptor | None:
-    """Return this thread's interceptor, if it has one."""
-    return _interceptor.get()
-
-
 @contextmanager
 def intercepting(who: Interceptor, points: Iterable[PatchPoint]) -> Iterator[None]:
     """Send this thread's calls of the patch points to `who` inside the block, and restore everything after it."""

@@ -54,7 +54,6 @@ def check_processor(model: nn.Module, processor: Any) -> None:
 def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for inputs on which the model would crash or, worse, return nonsense."""
     check_model(model)
-    check_weights(model)
     for name in TENSORS:
         _check_tensor(model, name, inputs.get(name))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
@@ -80,12 +79,6 @@ def longest_text(model: nn.Module) -> int | None:
     """Return how many tokens a model has positions for; None if positions have no table (for example, rotary)."""
     tables = _tables(model, POSITIONS)
     return min((table.num_embeddings - _before(table) for table in tables), default=None)
-
-
-def check_weights(model: nn.Module) -> None:
-    """Raise InputError if a model has no weights, as on the meta device."""
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise InputError(f"this {type(model).__name__} is on the meta device, where it has no weights; load it first")
 
 
 def _check_tensor(model: nn.Module, name: str, value: Any) -> None:

@@ -42,6 +42,7 @@ REFUSED = {
     "encoder_hidden_states": "what cross-attention reads is not explained",
     "encoder_attention_mask": "what cross-attention reads is not explained",
     "is_causal": "the model's own mask holds",
+    "adapter_names": "one adapter is active for all texts (set_adapter)",
     "bool_masked_pos": "pictures are read whole",
 }
 

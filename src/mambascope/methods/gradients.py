@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
@@ -33,7 +33,7 @@ from mambascope.trace import Trace
 from mambascope.trace.differentiate import depends, differentiable
 from mambascope.trace.embedding import embedded, mean_embedding, reading
 from mambascope.trace.footprint import require_pass
-from mambascope.trace.running import call, in_texts
+from mambascope.trace.running import call, in_texts, running
 
 #: Copies of the points of an integral that are held at once: they, their gradients, and both on the way to a sum.
 AT_ONCE = 4
@@ -109,7 +109,7 @@ def integrated_gradients(
         start = torch.zeros_like(passes.embeddings)
         require_room((steps, *start.shape), start, "ask for fewer steps, or shorten the text", copies=AT_ONCE)
         if baseline == "mean":
-            start += mean_embedding(trace.model).to(start.dtype)
+            start += mean_embedding(passes.model).to(start.dtype)
         attributions = method.attribute(
             passes.embeddings,
             baselines=start,
@@ -172,6 +172,7 @@ class _Passes:
     """The readout as a function of embeddings and of the texts' other inputs, which captum repeats with them."""
 
     trace: Trace
+    model: nn.Module
     readout: Callable[[Any], Tensor]
     inputs: dict[str, Any]
     embeddings: Tensor
@@ -197,8 +198,8 @@ class _Passes:
         """Return the readout of texts with these embeddings."""
         embeddings = embeddings.to(self.embeddings.dtype)  # captum's noise and steps are float32
         given = self.inputs | dict(zip(self.names, rest, strict=True))
-        with reading(self.trace.model, given, lambda _: embeddings) as given:
-            value = read(in_texts(self.readout, given), call(self.trace.model, given))
+        with reading(self.model, given, lambda _: embeddings) as given:
+            value = read(in_texts(self.readout, given), call(self.model, given))
         return depends(value) if embeddings.requires_grad else value
 
     def own(self, row: int) -> Tensor:
@@ -228,9 +229,9 @@ class _Passes:
 def _passes(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> Iterator[_Passes]:
     _captum()
     inputs = dict(trace.inputs)
-    require_pass(trace.model, find_mixers(trace.model), inputs, backward=True)
-    with differentiable(trace.model):
-        yield _Passes(trace, readout, inputs, embedded(trace.model, inputs))
+    with running(trace.model, eager=True) as own, differentiable(own):
+        require_pass(own, find_mixers(own), inputs, backward=True)
+        yield _Passes(trace, own, readout, inputs, embedded(own, inputs))
 
 
 def _captum() -> Any:

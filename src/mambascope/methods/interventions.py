@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.memory import require_room
@@ -66,15 +66,15 @@ def knockout(
     targets = own if targets is None else targets
     if targets is None:
         raise InputError("this readout has no positions; pass targets, the positions that lose the source")
-    with running(model):
+    with running(model) as own:
         length, device = trace.shape[1], trace.layers[0].x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
         window = _window(trace, layers)
         mixers = frozenset(branch.name for block in window for branch in block.branches if branch.kind == "scan")
 
         def without(start: int, stop: int) -> Any:
-            with intervening(model, Knockout(mixers, one_each(start, stop, length, device), rows)):
-                return call(model, copies(inputs, stop - start))
+            with intervening(own, Knockout(mixers, one_each(start, stop, length, device), rows)):
+                return call(own, copies(inputs, stop - start))
 
         sources = max(block.operator().seen(max(rows)).stop for block in window)  # later ones give the targets nothing
         return measure(
@@ -114,7 +114,7 @@ def value_zeroing(
     model = trace.model
     scan_mixers(model)
     require_one_text(dict(trace.inputs))
-    with running(model):
+    with running(model) as own:
         length, index = trace.shape[1], trace.index(layer)
         (block,) = _window(trace, (index, index))
         branch = block.branch
@@ -123,8 +123,8 @@ def value_zeroing(
         distances, causal = intact.new_zeros(length, length), branch.operator().scan.causal
         for start, stop in batches(length, length, batch):
             edit = Knockout((branch.name,), one_each(start, stop, length, intact.device))
-            with intervening(model, edit):
-                without = _stream(block, _mixed(branch, stop - start))
+            with intervening(own, edit):
+                without = _stream(block, _mixed(own.get_submodule(branch.name), branch, stop - start))
             first = start if causal else 0
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
@@ -133,11 +133,11 @@ def value_zeroing(
     return distances.tril_() if causal else distances  # targets before the source differ by rounding only
 
 
-def _mixed(branch: Branch, count: int) -> Tensor:
-    """Return the mixer's output for copies of its captured input."""
+def _mixed(mixer: nn.Module, branch: Branch, count: int) -> Tensor:
+    """Return a mixer's output for copies of its captured input."""
     captured, mask = branch.captured, branch.captured.mask
     options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
-    output = branch.mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
+    output = mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
     y = output[0] if isinstance(output, tuple) else output
     return y if captured.grid is None else y.flatten(1, 2)
 

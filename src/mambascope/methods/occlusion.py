@@ -49,16 +49,16 @@ def occlusion(
     Raises:
         InputError: if the trace is not of one text, or the replacement or the readout cannot be used.
     """
-    model, inputs = trace.model, dict(trace.inputs)
+    inputs = dict(trace.inputs)
     require_one_text(inputs)
     number = in_texts(readout, inputs)
-    with running(model):
-        text = embedded(model, inputs)
+    with running(trace.model) as own:
+        text = embedded(own, inputs)
         length = text.shape[1]
-        occluded = _occluding(model, inputs, replacement, length)
+        occluded = _occluding(own, inputs, replacement, length)
 
         def without(start: int, stop: int) -> Any:
-            with intervening(model, None):
+            with intervening(own, None):
                 return occluded(torch.arange(start, stop, device=text.device))
 
         return measure(

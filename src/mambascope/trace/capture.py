@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
-from mambascope.families.patch_points import PatchPoint, intercepting, interceptor
+from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
-from mambascope.trace.eager import eager_attention
+from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.packed import check_apart
-from mambascope.trace.running import call, running
+from mambascope.trace.private_copy import plain_model
+from mambascope.trace.running import call, running, usable
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
@@ -44,13 +46,15 @@ def capture(
 ) -> Trace:
     """Run a model once and return a trace of it, with the inputs and coefficients of every token mixer.
 
-    The model may be any module that contains mixers of a supported class; it runs in evaluation mode, without gradients
-    and without a cache, and is left as it was. Where it would fall back to a slow reference scan, ours runs instead and
-    is compared with the reference on the first tokens. Attention runs in its eager form, which returns its
-    probabilities. Captures may be nested and may run in several threads; those of one model take turns.
+    The model may be any module that contains mixers of a supported class. A private copy of it runs, which shares its
+    weights, in evaluation mode, without gradients, without a cache and without autocast. So the model itself is never
+    changed, captures may be nested, and several threads may run one model at once. Where it would fall back to a slow
+    reference scan, ours runs instead and is compared with the reference on the first tokens. Attention runs in its
+    eager form, which returns its probabilities.
 
     Args:
-        model: A stock transformers model, or any module that contains mixers.
+        model: A stock transformers model, or any module that contains mixers; also compiled, in a wrapper of PyTorch
+            such as DataParallel, or with adapters of PEFT, which are merged in the copy.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
         progress: Called with (mixers done, mixers in the model) after each mixer.
@@ -59,7 +63,8 @@ def capture(
 
     Raises:
         InputError: if the inputs are empty, contain a token id out of range, or ask for a cache.
-        UnsupportedModelError: if the model has no mixer that mambascope can read.
+        UnsupportedModelError: if the model has no mixer that mambascope can read, its weights are not in memory as a
+            whole, or an adapter cannot be merged.
         ReconstructionError: if a rebuilt output differs from the model's own, naming the layer and the error.
         MapTooLargeError: if what the pass keeps, such as attention's probabilities, would not fit in memory.
     """
@@ -68,21 +73,25 @@ def capture(
     if tolerance is not None and not real_number(tolerance, "tolerance") >= 0:
         raise InputError(f"tolerance {tolerance} is below 0; pass the largest relative error that may pass")
     callback(progress, "progress")
-    mixers = find_mixers(model)
-    check_inputs(model, inputs)
-    scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
-    require_pass(model, mixers, inputs)
-    recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
+    model = plain_model(model)
     with ExitStack() as stack:
-        stack.enter_context(running(model))
+        own = stack.enter_context(running(model, eager=True))
+        inputs = {name: usable(value) for name, value in inputs.items()}
+        mixers = find_mixers(own)
+        check_inputs(own, inputs)
+        require_pass(own, mixers, inputs)
+        scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
+        recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
         stack.enter_context(torch.no_grad())
-        if any(isinstance(family, AttentionFamily) for _, _, family in mixers):
-            stack.enter_context(eager_attention(model))
         for name, mixer, family in mixers:
-            stack.enter_context(recorder.watching(model, name, mixer, family))
-        stack.enter_context(recorder.streams.watching(model, mixers))
+            stack.enter_context(recorder.watching(own, name, mixer, family))
+        stack.enter_context(recorder.streams.watching(own, mixers))
         stack.enter_context(intercepting(recorder, recorder.families))
-        outputs = call(model, inputs)
+        outputs = call(own, inputs)
+    ran = {branch.name for block in recorder.streams.blocks for branch in block.branches}
+    missing = [name for name, _, _ in mixers if name not in ran]
+    if missing:
+        refuse_detours(model, missing, partial(call, own, inputs))
     if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
     check_apart(inputs, (branch for block in recorder.streams.blocks for branch in block.branches))
@@ -98,7 +107,7 @@ def capture(
 
 @dataclass
 class _Recorder:
-    """Collects the records of one capture, in the thread of that capture."""
+    """Collects the records of one capture."""
 
     families: dict[PatchPoint, Family]
     check: bool
@@ -112,7 +121,7 @@ class _Recorder:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        self.streams = Streams(lambda: interceptor() is self, self.allowed)
+        self.streams = Streams(self.allowed)
 
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -132,25 +141,22 @@ class _Recorder:
 
     @contextmanager
     def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
-        """Record this mixer's inputs and outputs when it runs in this capture's own pass."""
+        """Record this mixer's inputs and outputs when it runs."""
 
         def before(*_: Any) -> None:
-            if interceptor() is self:
-                self._calls.clear()
+            self._calls.clear()
 
         def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
-            if interceptor() is self:
-                self._written = output
+            self._written = output
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if interceptor() is self:
-                x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-                if isinstance(family, AttentionFamily):
-                    self._finish(model, name, module, family, *self._attended(name, module, x, output))
-                elif isinstance(family, Family):
-                    self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
-                else:
-                    self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
+            x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+            if isinstance(family, AttentionFamily):
+                self._finish(model, name, module, family, *self._attended(name, module, x, output))
+            elif isinstance(family, Family):
+                self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
+            else:
+                self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),

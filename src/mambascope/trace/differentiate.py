@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.families import Family, check_model, find_mixers
+from mambascope.families import Family, find_mixers
 from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
-from mambascope.trace.eager import eager_attention
 from mambascope.trace.embedding import reading
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks, is_norm
@@ -86,13 +85,14 @@ def differentiate(
         ReconstructionError: if a norm does not compute what its class suggests, and so cannot be frozen.
         MapTooLargeError: if what the backward pass needs would not fit in memory.
     """
-    check_model(model)
-    found = find_mixers(model)
-    require_pass(model, found, inputs, backward=True)
-    watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
-    ledger = BiasLedger(model) if biases else None
-    leaf = partial(_pixels, model, ledger) if pixels else partial(_leaf, model)
-    return _differentiate(model, readout, rules, leaf, watched, ledger, inputs)
+    with running(model, eager=True) as own:
+        check_inputs(own, inputs)
+        found = find_mixers(own)
+        require_pass(own, found, inputs, backward=True)
+        watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
+        ledger = BiasLedger(own) if biases else None
+        leaf = partial(_pixels, own, ledger) if pixels else partial(_leaf, own)
+        return _differentiate(own, readout, rules, leaf, watched, ledger, inputs)
 
 
 def logit_direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
@@ -111,12 +111,13 @@ def directions(
     model: nn.Module, readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]], **inputs: Any
 ) -> Iterator[Gradients]:
     """Yield `logit_direction` for several readouts of one forward pass."""
-    check_inputs(model, inputs)
-    norm = final_norm(model)
     leaves: list[Tensor] = []
-    ledger = BiasLedger(model)
-    with differentiable(model, PropagationRules(norm=True), ledger), _leaf_before(norm, inputs, leaves) as inputs:
-        outputs = call(model, inputs)
+    with running(model, eager=True) as own, ExitStack() as stack:
+        check_inputs(own, inputs)
+        ledger = BiasLedger(own)
+        stack.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
+        stack.enter_context(_leaf_before(final_norm(own), leaves))
+        outputs = call(own, inputs)
         found = []
         for number, readout in enumerate(readouts, start=1):
             value = depends(read(in_texts(readout, inputs), outputs))
@@ -143,7 +144,7 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 
 def _differentiate(
-    model: nn.Module,
+    own: nn.Module,
     readout: Callable[[Any], Tensor],
     rules: PropagationRules,
     leaf: Callable[[dict[str, Any], list[Tensor]], AbstractContextManager[dict[str, Any]]],
@@ -151,17 +152,16 @@ def _differentiate(
     ledger: BiasLedger | None,
     inputs: dict[str, Any],
 ) -> Gradients:
-    check_inputs(model, inputs)
     kept: dict[str, Tensor] = {}
     probabilities: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(differentiable(model, rules, ledger))
+        stack.enter_context(differentiable(own, rules, ledger))
         leaves: list[Tensor] = []
         inputs = stack.enter_context(leaf(inputs, leaves))
         for name, module in watched:
             handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
-        outputs = call(model, inputs)
+        outputs = call(own, inputs)
         value = depends(read(in_texts(readout, inputs), outputs))
         wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
@@ -190,27 +190,25 @@ def depends(value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 @contextmanager
 def differentiable(
-    model: nn.Module, rules: PropagationRules = GRADIENT, ledger: BiasLedger | None = None
+    own: nn.Module, rules: PropagationRules = GRADIENT, ledger: BiasLedger | None = None
 ) -> Iterator[None]:
-    """Make this thread's calls of the model differentiable with respect to its inputs inside the block.
+    """Make this thread's calls of a private copy differentiable with respect to its inputs inside the block.
 
-    The relevance of biases is noted in the ledger, if there is one.
+    Args:
+        own: A private copy of a model, with attention in its eager form.
+        rules: The propagation rules.
+        ledger: Where the relevance of biases is noted, or None.
 
     Raises:
         InputError: if the model's weights are quantised, so that no gradient flows through them.
     """
-    refuse_quantised(model)
-    found = find_mixers(model)
-    mixers = [(name, mixer, family) for name, mixer, family in found if isinstance(family, Family)]
+    refuse_quantised(own)
+    mixers = [(name, mixer, family) for name, mixer, family in find_mixers(own) if isinstance(family, Family)]
     points = {point: reader for _, _, family in mixers for point, reader in family.patch_points.items()}
     with ExitStack() as stack:
-        stack.enter_context(running(model))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_constant_weights(model))
-        if len(mixers) < len(found):
-            stack.enter_context(eager_attention(model))
         stack.enter_context(intercepting(RuleInterceptor(rules, points, ledger), points))
-        for module, hook in hooks(model, mixers, rules, ledger):
+        for module, hook in hooks(own, mixers, rules, ledger):
             handle = module.register_forward_hook(hook)
             stack.callback(handle.remove)
         yield
@@ -263,7 +261,7 @@ def _pixels(
 
 
 @contextmanager
-def _leaf_before(part: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+def _leaf_before(part: nn.Module, leaves: list[Tensor]) -> Iterator[None]:
     """Make the input of a module the leaf of the graph."""
 
     def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -272,22 +270,9 @@ def _leaf_before(part: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) 
 
     handle = part.register_forward_pre_hook(cut)
     try:
-        yield inputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _constant_weights(model: nn.Module) -> Iterator[None]:
-    """Turn off gradients of the weights inside the block: they would cost memory and time."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in asking:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
+        handle.remove()
 
 
 def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,21 +78,20 @@ def mean_embedding(model: nn.Module) -> Float[Tensor, " E"]:
 
 @contextmanager
 def reading(
-    model: nn.Module, inputs: dict[str, Any], replace: Callable[[Float[Tensor, "b L E"]], Float[Tensor, "b L E"]]
+    own: nn.Module, inputs: dict[str, Any], replace: Callable[[Float[Tensor, "b L E"]], Float[Tensor, "b L E"]]
 ) -> Iterator[dict[str, Any]]:
-    """Make the model read `replace(embedded tokens)` in this thread's calls inside the block, with the inputs yielded.
+    """Make a private copy read `replace(embedded tokens)` inside the block, called with the inputs yielded.
 
     Token ids stay in the call, for models that use them for more than their embeddings.
     """
     if inputs.get("inputs_embeds") is not None:
         yield inputs | {"inputs_embeds": replace(inputs["inputs_embeds"])}
         return
-    mine = threading.get_ident()
 
     def answer(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return replace(output) if threading.get_ident() == mine else output
+        return replace(output)
 
-    handle = embedding_layer(model).register_forward_hook(answer)
+    handle = embedding_layer(own).register_forward_hook(answer)
     try:
         yield inputs
     finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -50,13 +48,10 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: 
     ends = getattr(known, "eos_token_id", None)
     pad = getattr(known, "pad_token_id", None)
     first_end = ends[0] if isinstance(ends, list) else ends
-    twin = copy.copy(model)  # shares everything with the model but the settings by which it generates
-    twin.generation_config = GenerationConfig()
     settings = GenerationConfig(
         max_new_tokens=count, do_sample=False, eos_token_id=ends, pad_token_id=first_end if pad is None else pad
     )
-    with running(model), torch.no_grad():
-        found = twin.generate(  # type: ignore[operator]
-            input_ids, attention_mask=torch.ones_like(input_ids), generation_config=settings
-        )
+    with running(model) as own, torch.no_grad():
+        own.generation_config = GenerationConfig()
+        found = own.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=settings)
     return found[0, length:].tolist()

@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import Family, ScanCall, find_mixers
-from mambascope.families.patch_points import PatchPoint, intercepting, interceptor
+from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import scanning
-from mambascope.trace.running import running
 from mambascope.trace.scanning import read_call, scanned
 
 #: Cost of a pair in a tile, in tokens of a scan: measured for Mamba-1 on a CPU; Mamba-2's tiles are cheaper.
@@ -65,18 +64,22 @@ def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
 
 
 @contextmanager
-def intervening(model: nn.Module, edit: Knockout | None) -> Iterator[None]:
-    """Run this thread's calls of the model, or of one of its mixers, with an edit inside the block, without gradients.
+def intervening(own: nn.Module, edit: Knockout | None) -> Iterator[None]:
+    """Run this thread's calls of a private copy, or of one of its mixers, with an edit inside the block.
 
-    With no edit the model runs unchanged, with our scans where its own would be slow; this works for any model.
+    No gradients are kept. With no edit the model runs unchanged, with our scans where its own would be slow; this works
+    for any model.
+
+    Args:
+        own: A private copy of a model.
+        edit: What is left out.
 
     Raises:
         UnsupportedModelError: if there is an edit and no scan to apply it to.
     """
-    mixers = scan_mixers(model) if edit is not None else _scan_mixers_if_any(model)
+    mixers = scan_mixers(own) if edit is not None else _scan_mixers_if_any(own)
     editor = _Editor(edit, {family.scan_point: family for _, _, family in mixers})
     with ExitStack() as stack:
-        stack.enter_context(running(model))
         stack.enter_context(torch.no_grad())
         for name, mixer, _ in mixers:
             if edit is not None and name in edit.mixers:
@@ -103,15 +106,13 @@ class _Editor:
 
     @contextmanager
     def inside(self, mixer: nn.Module) -> Iterator[None]:
-        """Keep track of when this mixer runs in this thread."""
+        """Keep track of when this mixer runs."""
 
         def before(*_: Any) -> None:
-            if interceptor() is self:
-                self.cutting, self.calls = True, 0
+            self.cutting, self.calls = True, 0
 
         def after(*_: Any) -> None:
-            if interceptor() is self:
-                self.cutting = False
+            self.cutting = False
 
         handles = [mixer.register_forward_pre_hook(before), mixer.register_forward_hook(after)]
         try:

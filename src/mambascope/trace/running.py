@@ -1,42 +1,47 @@
-"""What every pass through a model has in common: one thread at a time, evaluation mode, and no cache."""
+"""What every pass through a model has in common: a private copy of the model, and no cache."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
+import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.notices import KERNELS, kept_off
 from mambascope.numbering import shown
+from mambascope.trace.private_copy import private_copy
 
-_turns: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_turns_lock = threading.Lock()
+#: Where autocast may be on.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
-def running(model: nn.Module) -> Iterator[None]:
-    """Reserve the model for this thread, in evaluation mode; passes of one model take turns.
+def running(model: nn.Module, *, eager: bool = False) -> Iterator[Any]:
+    """Yield a private copy of the model to run inside the block; see `private_copy`.
 
-    Hooks cannot be added or removed while another thread runs through them, and in training mode a fused call bypasses
-    the patch points. What transformers logs about missing kernels is suppressed, since our scans run instead.
+    What transformers logs about missing kernels is suppressed, since our scans run instead.
     """
-    with _turns_lock:
-        turn = _turns.setdefault(model, threading.RLock())
-    with turn, kept_off(KERNELS):
-        training = [module for module in model.modules() if module.training]
-        try:
-            for module in training:
-                module.training = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    with kept_off(KERNELS), own_precision():
+        yield private_copy(model, eager=eager)
+
+
+@contextmanager
+def own_precision() -> Iterator[None]:
+    """Compute in the precision of the weights, and so that backward passes can begin, whatever mode the caller set.
+
+    Autocast would round the operators too, and inference mode knows no gradients.
+    """
+    with ExitStack() as stack:
+        for device in DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        yield
 
 
 def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -44,6 +49,11 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
     if isinstance(model, transformers.PreTrainedModel) and getattr(model.config, "use_cache", None) is not None:
         inputs = {"use_cache": False} | inputs
     return model(**inputs)
+
+
+def usable(value: Any) -> Any:
+    """Return an input that a backward pass can use: a copy of one that was made in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def in_texts(readout: Callable[[Any], Any], inputs: Mapping[str, Any]) -> Callable[[Any], Any]:

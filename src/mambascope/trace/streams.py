@@ -32,10 +32,10 @@ class Streams:
         branches: How many mixers have run.
     """
 
-    def __init__(self, mine: Callable[[], bool], allowed: Callable[[torch.dtype], float]) -> None:
+    def __init__(self, allowed: Callable[[torch.dtype], float]) -> None:
         self.blocks: list[Block] = []
         self.branches = 0
-        self._mine, self._allowed = mine, allowed
+        self._allowed = allowed
         self._open: dict[str, _Open] = {}
 
     def add(self, branch: Branch) -> None:
@@ -49,7 +49,7 @@ class Streams:
 
     @contextmanager
     def watching(self, model: nn.Module, mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> Iterator[None]:
-        """Record the stream before and after every block with mixers, inside the context, in this pass."""
+        """Record the stream before and after every block with mixers, inside the context."""
         places: dict[str, list[tuple[nn.Module, MixerFamily]]] = {}
         for name, mixer, family in mixers:
             places.setdefault(name.rpartition(".")[0], []).append((mixer, family))
@@ -64,25 +64,24 @@ class Streams:
         self, place: str, block: nn.Module, mixers: Sequence[tuple[nn.Module, MixerFamily]]
     ) -> Iterator[RemovableHandle]:
         def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._mine():
-                self._open[place] = _Open(args[0] if args else kwargs.get("hidden_states"))
+            self._open[place] = _Open(args[0] if args else kwargs.get("hidden_states"))
 
         def normed(_: nn.Module, args: tuple[Any, ...]) -> None:
-            opened = self._open.get(place) if self._mine() else None
+            opened = self._open.get(place)
             if opened is not None and opened.branches and args[0] is not opened.stream_in:
                 self._close(place, args[0])
                 self._open[place] = _Open(args[0])
 
         def summed(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if self._mine() and place in self._open:
+            if place in self._open:
                 self._open[place].summed = args[0]
 
         def beside(_: nn.Module, __: Any, output: Tensor) -> None:
-            if self._mine() and place in self._open:
+            if place in self._open:
                 self._open[place].beside = output
 
         def left(_: nn.Module, __: Any, output: Any) -> None:
-            if self._mine() and place in self._open:
+            if place in self._open:
                 self._close(place, output[0] if isinstance(output, tuple) else output)
                 del self._open[place]
 

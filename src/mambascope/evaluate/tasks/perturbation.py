@@ -29,7 +29,7 @@ from mambascope.evaluate.task import NO_LAYER, MainTable, Row, Sample
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 from mambascope.trace.intervene import intervening
-from mambascope.trace.running import call
+from mambascope.trace.running import call, running
 
 #: The class whose map is evaluated: the class that the model finds likeliest, or the picture's own.
 ANSWERS = ("predicted", "target")
@@ -120,5 +120,5 @@ def logit_of_kept(
 
 def _logits(model: nn.Module, pictures: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b classes"]:
     device = next(model.parameters()).device
-    with torch.no_grad(), intervening(model, None):
-        return logits_of(call(model, {"pixel_values": pictures.to(device)})).float().cpu()
+    with running(model) as own, intervening(own, None):
+        return logits_of(call(own, {"pixel_values": pictures.to(device)})).float().cpu()
