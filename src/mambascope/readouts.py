@@ -300,17 +300,16 @@ def read(readout: Callable[[Any], Any], outputs: Any, *, gaps: bool = False) -> 
         InputError: if it returns something else.
     """
     value = readout(outputs)
-    texts = len(next(one for one in (outputs, *_tensors(outputs)) if isinstance(one, Tensor)))
-    if not isinstance(value, Tensor) or value.shape != (texts,) or not value.is_floating_point():
+    of_model = (outputs, getattr(outputs, "logits", None), getattr(outputs, "last_hidden_state", None))
+    texts = next((len(one) for one in of_model if isinstance(one, Tensor)), None)
+    fits = isinstance(value, Tensor) and value.ndim == 1 and value.is_floating_point()
+    if not fits or texts not in (None, len(value)):
         found = f"a {value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
-        raise InputError(f"a readout must return one number per text, here floats of shape ({texts},), found {found}")
+        here = "" if texts is None else f", here {texts}"
+        raise InputError(f"a readout must return one number per text{here}, found {found}")
     if not gaps and not value.isfinite().all():
         raise InputError(f"the number to explain is {shown(value.tolist())}, which has no sources; ask another one")
     return value
-
-
-def _tensors(outputs: Any) -> list[Any]:
-    return [getattr(outputs, name, None) for name in ("logits", "last_hidden_state")]
 
 
 def read_at(readout: Any) -> tuple[int, ...] | None:

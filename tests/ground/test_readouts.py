@@ -123,7 +123,7 @@ def test_first_order_is_the_gradient_at_the_logits_times_the_logits():
         (lambda: readouts.features(0, torch.ones(5))(FEATURES), "the direction has 5 numbers, but .* has 4 features"),
         (lambda: readouts.OneEach((readouts.token(0, 1),))(LOGITS), "1 readouts were given for 2 texts"),
         (lambda: readouts.token(0, 1)(LOGITS.long()), "logits must be floating-point numbers of shape"),
-        (lambda: read(lambda outputs: 3.0, LOGITS), r"one number per text, here floats of shape \(2,\), found 3\.0"),
+        (lambda: read(lambda outputs: 3.0, LOGITS), r"one number per text, here 2, found 3\.0"),
         (lambda: read(lambda outputs: outputs.mean(), LOGITS), r"found a torch.float64 of shape \(\)"),
         (lambda: read(lambda outputs: outputs[:, 0, 0] * torch.nan, LOGITS), r"the number to explain is \[nan, nan\]"),
     ],

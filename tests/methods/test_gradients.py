@@ -211,7 +211,7 @@ def test_quantised_models_are_refused(method):
         ),
         (lambda m: smooth_grad(traced(m), READOUT, samples=0), "samples must be 1 or more"),
         (lambda m: smooth_grad(traced(m), READOUT, noise=0.0), "is not positive"),
-        (lambda m: smooth_grad(traced(m), READOUT, noise=float("nan")), "is not positive"),
+        (lambda m: smooth_grad(traced(m), READOUT, noise=float("nan")), "noise must be a finite number, found nan"),
         (lambda m: gradient_x_input(traced(m, IDS[0]), READOUT), "must have shape"),
         (lambda m: gradient_x_input(capture(m), READOUT), "there is nothing to read"),
     ],

@@ -373,12 +373,12 @@ def test_progress_and_batches():
         (lambda m: knockout(traced(m), READOUT, targets=[]), "is not a position"),
         (lambda m: knockout(traced(m), READOUT, targets=-1, layers=(1, 0)), "layers 1 to 0 is empty"),
         (lambda m: knockout(traced(m), READOUT, targets=-1, layers=(0, 2)), "layer 2 does not exist"),
-        (lambda m: knockout(traced(m), READOUT, targets=-1, batch=0), "batch of 0 copies"),
+        (lambda m: knockout(traced(m), READOUT, targets=-1, batch=0), "batch must be 1 or more, found 0"),
         (
             lambda m: knockout(traced(m), lambda outputs: outputs.logits, targets=-1),
             "one number per text",
         ),
-        (lambda m: knockout(traced(m), lambda outputs: 1.0, targets=-1), "found a float"),
+        (lambda m: knockout(traced(m), lambda outputs: 1.0, targets=-1), r"one number per text, here 1, found 1\.0"),
         (
             lambda m: knockout(traced(m, IDS.expand(3, -1)), READOUT, targets=-1),
             "one text at a time, found 3 in input_ids",
