@@ -40,6 +40,7 @@ class Tally:
 
     cases: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    stale: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     first: dict[tuple[str, str, str], Finding] = field(default_factory=dict)
@@ -71,7 +72,8 @@ class Tally:
             found[kind] += count
         lines += ["", f"{'class of fault':<44}{'faults':>8}{'found':>8}"]
         lines += [f"{kind:<44}{kinds[kind]:>8}{found[kind]:>8}" for kind in sorted(kinds)]
-        return "\n".join(lines)
+        stale = ", ".join(f"{count} of {name}" for name, count in self.stale.items() if count)
+        return "\n".join([*lines, *([f"stale     {stale}: find and keep them anew"] if stale else [])])
 
 
 def run_for(
@@ -136,6 +138,7 @@ def run_slice(
                     continue
                 tally.cases[target.name] += 1
                 tally.refused[target.name] += told["refused"]
+                tally.stale[target.name] += told["stale"]
                 last = None
                 for one in told["findings"]:
                     _note(Finding(**one), tally, say)
@@ -188,10 +191,9 @@ def _work(
             case = cases[seed] if cases is not None else drawn(target, seed)
             print(json.dumps({"begin": seed}), file=told, flush=True)
             faulthandler.dump_traceback_later(HANGS, exit=True, file=dumped)
-            refused, findings = run(target, case, seed)
-            print(
-                json.dumps({"refused": refused, "findings": [one.to_dict() for one in findings]}), file=told, flush=True
-            )
+            refused, stale, findings = run(target, case, seed)
+            outcome = {"refused": refused, "stale": stale, "findings": [one.to_dict() for one in findings]}
+            print(json.dumps(outcome), file=told, flush=True)
             fresh = [one for one in findings if known is not None and one.signature not in known]
             for one in fresh:
                 assert known is not None

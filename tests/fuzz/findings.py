@@ -26,6 +26,10 @@ class BrokenError(Exception):
         self.kind, self.what = kind, what
 
 
+class StaleError(Exception):
+    """A kept case that cannot be made again, because the good file that it changes is no longer the same."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One fault.

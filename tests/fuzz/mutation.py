@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load, save
 
 from . import hostile
+from .findings import StaleError
 
 #: Names and texts that some readers give a meaning.
 WORDS = (
@@ -76,6 +77,9 @@ SPECIAL = (
     [0],
     {"a": 1},
 )
+
+#: A change of more bytes than this is packed by reference to what was there before, and ends with that.
+LARGE = 1500
 
 #: Marks a list nested as deep as the number between two of these says.
 DEEP = "@deep@"
@@ -360,15 +364,21 @@ def difference(old: bytes, new: bytes) -> list[Any]:
     shortest = min(len(old), len(new))
     start = next((k for k in range(shortest) if old[k] != new[k]), shortest)
     end = next((k for k in range(shortest - start) if old[-1 - k] != new[-1 - k]), shortest - start)
-    packer = zlib.compressobj(9, zdict=_known(old, start, end))
-    packed = packer.compress(new[start : len(new) - end]) + packer.flush()
-    return [start, end, base64.b64encode(packed).decode()]
+    middle = new[start : len(new) - end]
+    small = zlib.compress(middle, 9)
+    if len(small) > LARGE:
+        packer = zlib.compressobj(9, zdict=_known(old, start, end))
+        small = packer.compress(middle) + packer.flush()
+    return [start, end, base64.b64encode(small).decode()]
 
 
 def between(old: bytes, change: list[Any]) -> bytes:
     """Return what a change has put between the bytes that it kept."""
-    start, end, packed = change
-    return zlib.decompressobj(zdict=_known(old, start, end)).decompress(base64.b64decode(packed))
+    start, end, small = change
+    try:
+        return zlib.decompressobj(zdict=_known(old, start, end)).decompress(base64.b64decode(small))
+    except zlib.error as error:  # the good file is no longer the one that was changed
+        raise StaleError from error
 
 
 def changed(old: bytes, change: list[Any]) -> bytes:

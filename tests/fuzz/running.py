@@ -25,7 +25,7 @@ import transformers
 from mambascope import MambascopeError
 from mambascope.families import FAMILIES
 
-from .findings import BrokenError, Case, Finding
+from .findings import BrokenError, Case, Finding, StaleError
 
 #: A case that computes for longer is a finding, in seconds of processor time.
 SECONDS = 10.0
@@ -65,9 +65,10 @@ RANDOM = ("random state of torch",)
 
 
 class Outcome(NamedTuple):
-    """What became of a case: whether it was refused, and what was found."""
+    """What became of a case: whether it was refused, whether it is stale, and what was found."""
 
     refused: bool
+    stale: bool
     findings: list[Finding]
 
 
@@ -79,7 +80,7 @@ def drawn(target: Target, seed: int) -> Case:
 def run(target: Target, case: Case, seed: int = -1) -> Outcome:
     """Run a case in a folder of its own and return what was found."""
     found: list[tuple[str, str, str]] = []
-    refused = False
+    refused = stale = False
     before = surroundings()
     here = Path.cwd()
     place = Path(tempfile.mkdtemp(prefix="case-"))
@@ -100,6 +101,8 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
         except MambascopeError as error:
             refused = True
             found += _badly_said(str(error))
+        except StaleError:
+            stale = True
         except BrokenError as error:
             found.append((error.kind, error.what, str(error)))
         except (KeyboardInterrupt, SystemExit):
@@ -123,7 +126,7 @@ def run(target: Target, case: Case, seed: int = -1) -> Outcome:
     if seconds > SECONDS and not found:
         found.append(("time", "too slow", f"{seconds:.0f} s of processor time"))
     shutil.rmtree(place, ignore_errors=True)
-    return Outcome(refused, [Finding(target.name, seed, *one, case) for one in found])
+    return Outcome(refused, stale, [Finding(target.name, seed, *one, case) for one in found])
 
 
 def smallest(target: Target, finding: Finding, tries: int = 30) -> Finding:
