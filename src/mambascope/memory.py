@@ -42,7 +42,7 @@ def require_bytes(needed: int, device: torch.device, what: str, way_out: str) ->
     """
     free = available_bytes(device)
     if needed > free:
-        raise MapTooLargeError(f"{what} needs {gibibytes(needed)}, but only {gibibytes(free)} are free; {way_out}")
+        raise MapTooLargeError(f"{what} needs {in_words(needed)}, but only {in_words(free)} are free; {way_out}")
 
 
 def available_bytes(device: torch.device) -> int:
@@ -57,9 +57,9 @@ def available_bytes(device: torch.device) -> int:
     return max(0, min([psutil.virtual_memory().available, *_left_by_groups(), *_left_by_limits()]))
 
 
-def gibibytes(count: int) -> str:
-    """Return a size as text."""
-    return f"{count / 2**30:.1f} GiB"
+def in_words(count: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def _left_by_groups() -> Iterator[int]:

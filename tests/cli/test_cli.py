@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import mambascope
 from mambascope import memory
 from mambascope.cli import main
+from mambascope.trace import footprint
 from models import stock_transformer
 from small_checkpoint import make_checkpoint
 
@@ -259,10 +260,11 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
         assert err.count("\n") == 1, err
         assert "Traceback" not in err
         assert not out
+    monkeypatch.setattr(footprint, "bytes_of_pass", lambda *_, **__: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
     code, _, err = run("maps", TEXT, *use, "--layer", "0", "--out", tmp_path / "m.safetensors")
     assert code == 2
-    assert "GiB are free; ask for --channels mean or for a few channels" in err
+    assert "MiB are free; ask for --channels mean or for a few channels" in err
 
 
 @pytest.mark.parametrize("verb", ["explain", "maps"])

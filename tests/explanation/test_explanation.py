@@ -10,6 +10,7 @@ from mambascope.characters import predicted_name
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.inputs.tokens import decode_token
 from mambascope.methods.method import SCAN
+from mambascope.trace import footprint
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
 
@@ -148,6 +149,7 @@ def test_what_does_not_exist_is_refused(loaded, monkeypatch):
         with pytest.raises(InputError, match=words) as caught:
             mambascope.explain(*loaded, **arguments)
         assert "\n" not in str(caught.value)
+    monkeypatch.setattr(footprint, "bytes_of_pass", lambda *_, **__: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="explain one position, or shorten the text"):
         mambascope.explain(*loaded, TEXT, positions="all")

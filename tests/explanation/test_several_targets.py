@@ -16,6 +16,7 @@ from mambascope.explanation.subject import Following, Subject
 from mambascope.methods.reference_code import check_variant
 from mambascope.methods.registry import METHODS
 from mambascope.show.terminal import print_attribution
+from mambascope.trace import footprint
 from mambascope.trace.generate import greedy_continuation
 from models import stock_model, stock_transformer
 from page_contents import data_of
@@ -211,6 +212,7 @@ def test_a_generated_token_that_the_pass_would_not_choose_is_refused(loaded):
 
 
 def test_rows_that_do_not_fit_in_memory_are_refused(loaded, monkeypatch):
+    monkeypatch.setattr(footprint, "bytes_of_pass", lambda *_, **__: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="explain fewer positions, or shorten the text"):
         mambascope.explain(*loaded, TEXT, method="mamba-lrp", positions="all")

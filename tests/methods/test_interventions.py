@@ -14,7 +14,7 @@ from mambascope.methods.ablation import BATCH_TOKENS, batches
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.occlusion import occlusion
 from mambascope.operators import naive
-from mambascope.trace import capture, intervene, scanning
+from mambascope.trace import capture, footprint, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
@@ -412,6 +412,7 @@ def test_models_without_a_scan_and_maps_without_room_are_refused(monkeypatch):
     ):
         with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel holds no selective"):
             run()
+    monkeypatch.setattr(footprint, "bytes_of_pass", lambda *_, **__: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="shorten the text"):
         value_zeroing(traced(stock_model("mamba")), 0)

@@ -169,7 +169,7 @@ def test_refusals_are_one_sentence(trace, monkeypatch):
         assert "\n" not in str(caught.value)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10_000)
     for call in (lambda: hidden_attention(trace, 0), lambda: implicit_attention(trace, 0), lambda: latim(trace)):
-        with pytest.raises(MapTooLargeError, match=r"needs .* GiB .*(ask for|shorten)"):
+        with pytest.raises(MapTooLargeError, match=r"needs .* MiB .*(ask for|shorten)"):
             call()
 
 
