@@ -122,10 +122,14 @@ def test_smooth_grad_is_the_mean_over_noise(family):
 
 
 def test_smooth_grad_follows_its_seed_and_leaves_the_global_one(family):
-    model = stock_model(family)
+    """Also while it runs: another thread may be drawing from it."""
+    model, seen = stock_model(family), []
     before = torch.get_rng_state()
+    model.register_forward_hook(lambda *_: seen.append(torch.equal(torch.get_rng_state(), before)))
     one, again, other = (smooth_grad(traced(model), READOUT, samples=3, seed=s).scores for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
+    assert len(seen) > 9
+    assert all(seen)
     assert_equal_to_rounding(again, one)
     assert not torch.allclose(one, other)
     alone = smooth_grad(traced(model, IDS[1:]), READOUT, samples=3, seed=0).scores

@@ -150,21 +150,18 @@ def smooth_grad(
     if not noise > 0:
         raise InputError(f"noise {noise} is not positive; pass a fraction of the embeddings' standard deviation")
     with _passes(trace, readout) as passes:
-        captum = _captum()
-        gradients = []
+        saliency, gradients = _captum().Saliency(passes.run), []
         for row, text in enumerate(passes.embeddings):
-            with torch.random.fork_rng(devices=[text.device] if text.is_cuda else []):
-                torch.manual_seed(seed)
-                gradient = captum.NoiseTunnel(captum.Saliency(passes.run)).attribute(
-                    text[None],
-                    nt_samples=samples,
-                    nt_samples_batch_size=passes.at_a_time(batch),
-                    stdevs=noise * float(passes.own(row).double().std()),
-                    abs=False,
-                    additional_forward_args=tuple(value[row : row + 1] for value in passes.rest),
-                )
-            gradients.append(gradient)
-        return passes.scored(torch.cat(gradients) * passes.embeddings)
+            # captum's own noise is drawn from the seed of the whole process, which other threads may be using
+            draw = torch.Generator(text.device).manual_seed(seed)
+            size, parts = noise * float(passes.own(row).double().std()), []
+            for count in map(len, torch.arange(samples).split(passes.at_a_time(batch))):
+                shift = torch.normal(0.0, size, (count, *text.shape), generator=draw, device=text.device)
+                rest = tuple(value[row].expand(count, *value.shape[1:]) for value in passes.rest)
+                noisy = (text + shift).requires_grad_()
+                parts.append(saliency.attribute(noisy, abs=False, additional_forward_args=rest))
+            gradients.append(torch.cat(parts).mean(dim=0))
+        return passes.scored(torch.stack(gradients) * passes.embeddings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ class Branch:
     Attributes:
         name: Its name in the model, as in `named_modules`.
         family: The family that reads it.
-        mixer: The module itself; its weights are read when an operator is built, not copied.
+        mixer: The module that ran, of the private copy; its weights are the model's own, which are read when an
+            operator is built, or merged ones where the model has adapters.
         captured: Its inputs, outputs and coefficients.
         scan_error: Relative error of our scan against the model's own on the first tokens; 0 if the model's own ran,
             as it always does for attention.

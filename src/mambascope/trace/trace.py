@@ -27,7 +27,8 @@ class Trace:
     """One run: a model, its inputs, its layers' inputs and outputs, and what it returned.
 
     Attributes:
-        model: The model.
+        model: The model that was given, or the one inside the wrappers that were given; if there are adapters in it, a
+            plain copy with their weights merged.
         inputs: The arguments it was called with.
         layers: The blocks that the run went through, in order.
         outputs: What the model returned.
