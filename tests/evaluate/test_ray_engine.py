@@ -74,13 +74,12 @@ def test_a_run_that_is_killed_leaves_no_worker_of_the_cluster_that_it_started(tm
         time.sleep(0.01)
     cluster = psutil.Process(driver.pid).children(recursive=True)
     # Ray's agents, which only watch, may need a minute to notice that nobody is left
-    workers = [
-        one for one in cluster if "MapWorker" in " ".join(one.cmdline()) or one.name() in ("raylet", "gcs_server")
-    ]
+    names = ("MapWorker", "raylet", "gcs_server")
+    workers = [one for one in cluster if any(name in " ".join(one.cmdline()[:1]) for name in names)]
     assert len(workers) >= 3
     os.kill(driver.pid, number)
     driver.join(60)
-    assert driver.exitcode == (-number if number == signal.SIGKILL else 128 + number)
+    assert driver.exitcode == (-number if number == signal.SIGKILL else number), "Ray's own handler of SIGTERM exits so"
     assert psutil.wait_procs(workers, timeout=60)[1] == []
     found = len(read_run(out).done)
     result = run(ToyTask(), MODELS, METHODS, out, load=load, fingerprint=fingerprint, resume=True)
