@@ -298,7 +298,7 @@ def _check_results(others: tuple[Any, ...]) -> None:
 
 def _path(path: Any) -> Path:
     """Return the path of a file; raises InputError if it is none."""
-    if not isinstance(path, (str, Path)) or "\0" in str(path):
+    if not isinstance(path, (str, Path)):
         raise InputError(f"a file must be named by a text or a path, found {shown(path)}")
     return Path(path)
 

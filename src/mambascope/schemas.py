@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-#: How deep lists and objects may lie in each other; what we write is far shallower.
-DEEPEST = 50
+from mambascope.numbering import shown
 
-#: The longest value shown in a message, in characters.
-SHOWN = 40
+#: How many lists and objects may be inside each other; no file that we read needs a tenth of it.
+DEEPEST = 32
 
+TOO_DEEP = f"it has more than {DEEPEST} lists or objects inside each other"
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -25,14 +25,16 @@ def read_json(text: str | bytes) -> Any:
     """Return the value that a JSON text (in UTF-8, if it is bytes) stands for.
 
     Raises:
-        DamagedError: if it is not JSON, or lists and objects lie too deep in each other.
+        DamagedError: if it is not JSON, an object gives a name twice, or too many are inside each other.
     """
     try:
-        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"it is not JSON: {error}") from error
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise DamagedError(TOO_DEEP) from error
+    except ValueError as error:
+        raise DamagedError(f"it is not valid JSON ({error})") from error
     if not _shallow(value, DEEPEST):
-        raise DamagedError(f"its lists and objects lie more than {DEEPEST} deep in each other")
+        raise DamagedError(TOO_DEEP)
     return value
 
 
@@ -47,11 +49,20 @@ def checked(schema: type[Schema], value: Any) -> Schema:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        found = repr(first["input"])
-        found = found if len(found) <= SHOWN else found[: SHOWN - 1] + "…"
         said = first["msg"].removeprefix("Value error, ")
-        said = said[:1].lower() + said[1:]
-        raise DamagedError(f"{where}: {said}, found {found}" if where else said) from error
+        if first["type"] == "value_error":  # a sentence of ours, which names what it is about
+            raise DamagedError(said) from error
+        said = f"{said[:1].lower()}{said[1:]}, found {shown(first['input'])}"
+        raise DamagedError(f"{where}: {said}" if where else said) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)} is given twice")
+    return found
 
 
 def _shallow(value: Any, levels: int) -> bool:

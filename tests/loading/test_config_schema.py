@@ -87,7 +87,10 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_that_no_settings_file_has(folders, text):
-    refused(write(folders, "mamba", TEXTS[text]), "config.json (is not valid JSON|has more than 32 objects)")
+    refused(
+        write(folders, "mamba", TEXTS[text]),
+        "config.json cannot be used: it (is not valid|has more than 32)",
+    )
 
 
 def test_names_with_control_letters_do_not_reach_the_terminal(folders):

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
+from mambascope.memory import available_bytes, in_words
 from mambascope.numbering import shown
 
 #: Integers that are no size of any tensor: ids, seeds, names of classes, and how long a text may become.
@@ -64,11 +64,11 @@ def check_model(model: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dt
             f"{name}: a {type(model).__name__} of its configuration has {asked:,} values, but its file holds "
             f"{values:,}; config.json and the weights are of different models"
         )
-    needed, free = asked * dtype.itemsize + constants, psutil.virtual_memory().available
+    needed, free = asked * dtype.itemsize + constants, available_bytes(torch.device("cpu"))
     if needed > free:
         raise CheckpointError(
-            f"{name} needs {needed / 2**30:.1f} GiB of memory in {str(dtype).removeprefix('torch.')}, but only "
-            f"{free / 2**30:.1f} GiB are free; load it with a smaller dtype or on another machine"
+            f"{name} needs {in_words(needed)} of memory in {str(dtype).removeprefix('torch.')}, but only "
+            f"{in_words(free)} are free; load it with a smaller dtype or on another machine"
         )
 
 
