@@ -47,8 +47,10 @@ def private_copy(model: nn.Module, *, eager: bool = False) -> nn.Module:
         eager: Run attention in its eager form, which returns its probabilities.
 
     Raises:
+        InputError: if this is not a model.
         UnsupportedModelError: if weights are not in memory as a whole, or an adapter cannot be merged.
     """
+    check_model(model)
     copying = _Copying(model, eager)
     twin = copying.module(model)
     copying.rebind()
