@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambascope import readouts
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain
 from mambascope.inputs.checks import longest_text
 from mambascope.methods.gradients import gradient_x_input
@@ -211,7 +211,7 @@ def test_weights_that_are_nan_or_nowhere_are_named():
         broken.backbone.norm_f.weight[0] = torch.nan
     with pytest.raises(InputError, match="the logits of this MambaForCausalLM hold NaN"):
         capture(broken, input_ids=ids(3))
-    with pytest.raises(InputError, match="on the meta device, where it has no weights"):
+    with pytest.raises(UnsupportedModelError, match="has no numbers in memory: the model was made without weights"):
         capture(stock_model("mamba").to("meta"), input_ids=ids(3))
 
 

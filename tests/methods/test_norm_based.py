@@ -22,8 +22,8 @@ def value_and_output(model, family, layer):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_it_is_the_papers_formula(family, layer):
     """Σ_h p^h_ij ((x_j W_V^h + b_V^h) W_O^h), one head after the other, its norm over the model's width."""
-    model = stock_transformer(family, torch.float64)
-    trace = capture(model, **transformer_inputs(family, torch.float64))
+    model, inputs = stock_transformer(family, torch.float64), transformer_inputs(family, torch.float64)
+    trace = capture(model, **inputs)
     value, out = value_and_output(model, family, layer)
     captured = trace.branches[layer].captured
     p, x = captured.scan["p"], captured.x
@@ -33,6 +33,8 @@ def test_it_is_the_papers_formula(family, layer):
         f = (x @ value.weight[part].t() + value.bias[part]) @ out.weight[:, part].t()
         total += p[:, head, :, :, None] * f[:, None]
     expected = total.norm(dim=-1).detach()
+    if "attention_mask" in inputs:  # padding asks nothing
+        expected *= inputs["attention_mask"][:, :, None]
     maps = norm_based(trace, layer)
     torch.testing.assert_close(maps, expected, rtol=1e-12, atol=1e-13)
     for target in (0, 5, 6):  # no padding in any text

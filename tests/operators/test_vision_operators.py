@@ -315,7 +315,7 @@ def test_another_number_of_scans_is_refused(monkeypatch):
     forward = type(model.layers[1].mixer)._scan
 
     def thrice(mixer, *args):
-        if mixer is model.layers[1].mixer:
+        if mixer.A_log.data_ptr() == model.layers[1].mixer.A_log.data_ptr():  # also in the copy that a pass runs
             forward(mixer, *args)
         return forward(mixer, *args)
 

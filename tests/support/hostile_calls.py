@@ -380,8 +380,8 @@ def other_calls(folder):
             lambda wrong=wrong: mambascope.load("tiny-mamba", trust_remote_code=wrong),
         )
     no_pictures = (
-        None, 3, "", "absent.png", [1], b"x", folder, pixels.astype(float), pixels[:0], pixels[..., :2], object(), "\0",
-        torch.zeros(3, 32, 32), torch.zeros(32, 32, 3, dtype=torch.uint8, device="meta"),
+        None, 3, "", "absent.png", [1], b"x", folder, pixels + 0.1 + 300, pixels[:0], pixels[..., :2], object(), "\0",
+        torch.full((3, 32, 32), 7.0), torch.zeros(32, 32, 3, dtype=torch.uint8, device="meta"),
     )  # fmt: skip
     for wrong in no_pictures:
         yield f"read_picture source={label(wrong)}", lambda wrong=wrong: mambascope.read_picture(wrong, seeing)

@@ -13,7 +13,7 @@ from mambascope.errors import InputError
 from mambascope.families import falcon_mamba, mamba, mamba2
 from mambascope.methods.latim import latim
 from mambascope.trace import scanning
-from mambascope.trace.capture import TOLERANCE
+from mambascope.trust import TOLERANCE
 from models import FAMILIES, padded_batch, stock_model
 from rounding import assert_equal_to_rounding
 

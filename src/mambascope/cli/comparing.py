@@ -24,7 +24,6 @@ from mambascope.families import kinds_of
 from mambascope.files import write_whole
 from mambascope.methods.method import Method
 from mambascope.methods.registry import METHODS, find_method
-from mambascope.methods.trust import caution
 from mambascope.models.picture_models import StagedModel
 from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
@@ -32,6 +31,7 @@ from mambascope.show.comparison_page import comparison_page
 from mambascope.show.picture_words import INDEPENDENT, source_name
 from mambascope.show.text import Screen, number, percent
 from mambascope.show.tokens import visible
+from mambascope.trust import caution
 
 FORMATS = (".html", *FIGURES, ".json")
 SET_IN: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}

@@ -13,8 +13,8 @@ from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint, versions
 from mambascope.evaluate.fingerprint import fingerprint as model_fingerprint
 from mambascope.evaluate.manifest import Manifest, read_manifest
-from mambascope.evaluate.results import SHARDS, Damaged, ShardWriter, StoredRun, check_folder, claim, read_run, tidy
-from mambascope.evaluate.run_lock import locked
+from mambascope.evaluate.results import Damaged, ShardWriter, StoredRun, check_folder, claim, read_run, tidy
+from mambascope.evaluate.run_lock import LOCKS, locked
 from mambascope.evaluate.sample_runner import SampleResult, SampleRunner, Samples, in_subset, run_locally
 from mambascope.evaluate.task import Sample, Task
 from mambascope.loading.load import load as load_model
@@ -110,7 +110,7 @@ def run(
         task.name, task.data_hash(), len(samples), expected, methods, seed, limit, dict(options or {}), versions()
     )
     check_folder(folder)
-    with locked(folder / SHARDS, subset):
+    with locked(folder / LOCKS, subset):
         claim(folder, manifest, overwrite=overwrite)
         stored = read_run(folder)
         mine = [sample for sample in samples if in_subset(sample.id, subset)]

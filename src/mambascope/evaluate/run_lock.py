@@ -13,6 +13,9 @@ from filelock import FileLock, Timeout
 from mambascope.errors import InputError, OutputError
 from mambascope.files import make_folder, write_whole
 
+#: The folder of a run's locks, in the run's folder.
+LOCKS = "locks"
+
 #: How long to wait for other processes that are just looking which subsets are taken, in seconds.
 PATIENCE = 60.0
 

@@ -19,7 +19,7 @@ from mambascope.evaluate import bootstrap
 from mambascope.evaluate.bootstrap import Interval, PairedTest
 from mambascope.evaluate.metrics.registry import Metric, results_of
 from mambascope.evaluate.packages import package
-from mambascope.methods.trust import caution
+from mambascope.trust import caution
 
 if TYPE_CHECKING:
     import pandas

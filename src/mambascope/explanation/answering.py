@@ -22,12 +22,12 @@ from mambascope.families import find_mixers
 from mambascope.methods.method import Method
 from mambascope.methods.reference_code import Variant, first_reference_layer
 from mambascope.methods.registry import check_readable
-from mambascope.methods.trust import caution, coarsest
 from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers
 from mambascope.progress import Steps, told
 from mambascope.readouts import Place
 from mambascope.trace import Trace
+from mambascope.trust import caution, coarsest
 
 #: How progress is shown: by default a bar in a terminal or notebook once two seconds have passed; False for none.
 Progress = Steps | bool | None

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import CheckpointError
 from mambascope.loading.json_files import is_file, one_line
 from mambascope.loading.pickle_machine import Record, Stranger
@@ -56,6 +57,8 @@ class StateDict:
     place: tuple[str, ...]
     held: Mapping[str, Tensor | Record]
     _file: Pickled | None = None
+
+    __repr__ = brief
 
     def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return the tensors of these names, or all; raises CheckpointError if one does not fit its storage."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import CheckpointError
 from mambascope.loading.containers import Contents, is_average, read_contents, under
 from mambascope.numbering import shown
@@ -46,6 +47,8 @@ class Released:
     tensors: Mapping[str, Tensor]
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    __repr__ = brief
 
     def shape(self, key: str, axes: int) -> tuple[int, ...]:
         """Return the shape of a tensor; raises CheckpointError if it is absent, empty, or has another rank."""

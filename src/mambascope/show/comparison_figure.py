@@ -14,7 +14,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import SubFigure
 
 from mambascope.attribution import Attribution
-from mambascope.methods.trust import caution, in_short
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.figure import save_sheet
 from mambascope.show.overlay import ground_of
@@ -25,6 +24,7 @@ from mambascope.show.scale import score_norm
 from mambascope.show.sheet import LINE, RED, Sheet
 from mambascope.show.text import percent
 from mambascope.show.typeface import drawable, families
+from mambascope.trust import caution, in_short
 
 CELL = 1.75  # inches
 LETTERS = 8  # points

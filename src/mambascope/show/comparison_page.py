@@ -13,7 +13,6 @@ from jaxtyping import Float
 from PIL import Image
 
 from mambascope.attribution import Attribution
-from mambascope.methods.trust import caution
 from mambascope.show.comparison import Compared, require_comparable, same_name
 from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
@@ -21,6 +20,7 @@ from mambascope.show.page_parts import asset, document
 from mambascope.show.picture_words import INDEPENDENT, sees, shares, source_name, what_is_explained
 from mambascope.show.text import number, percent
 from mambascope.show.tokens import visible
+from mambascope.trust import caution
 
 JPEG_QUALITY = 90
 

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mambascope.attribution import Attribution, Source
-from mambascope.methods.trust import caution
 from mambascope.show.figure_axes import (
     LETTERS,
     NEGATIVE,
@@ -25,6 +24,7 @@ from mambascope.show.figure_words import heading, how_to_read_line, made_by
 from mambascope.show.sheet import Sheet, broken
 from mambascope.show.text import percent
 from mambascope.show.typeface import families
+from mambascope.trust import caution
 
 NAMED = 12
 POINTS = 3.8  # of height for each letter of a name

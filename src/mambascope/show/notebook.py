@@ -9,11 +9,11 @@ import zlib
 from string import Template
 
 from mambascope.attribution import Attribution
-from mambascope.methods.trust import caution
 from mambascope.show.pack import TOP
 from mambascope.show.page import html_page
 from mambascope.show.page_parts import asset
 from mambascope.show.tokens import visible
+from mambascope.trust import caution
 
 # Pixels that the parts of a framed page take at a notebook's usual width of 800 to 1,000 (see `page.css`, `.framed`).
 LINE, ROW, TEXT_LINE = 21, 24.4, 31.4

@@ -15,9 +15,9 @@ from typing import Any
 
 from mambascope.attribution import Attribution, Target
 from mambascope.methods.registry import METHODS
-from mambascope.methods.trust import caution
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.tokens import visible
+from mambascope.trust import caution
 
 
 def assembled(

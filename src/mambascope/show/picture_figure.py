@@ -11,7 +11,6 @@ from matplotlib.figure import FigureBase
 from matplotlib.patches import Rectangle
 
 from mambascope.attribution import WHOLE_MODEL, Attribution
-from mambascope.methods.trust import caution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers, require_picture
 from mambascope.show.overlay import ends, ground_of, overlay, pixel_overlay, read_pixels
 from mambascope.show.palette import colormap
@@ -19,6 +18,7 @@ from mambascope.show.picture_words import heading, how_to_read, sees, target_pla
 from mambascope.show.scale import score_norm
 from mambascope.show.sheet import Sheet
 from mambascope.show.typeface import drawable, families
+from mambascope.trust import caution
 
 LETTERS = 8  # points
 SIDE = 3.1  # inches of one picture's longer side

@@ -12,12 +12,12 @@ from rich.text import Text
 from mambascope.attribution import WHOLE_MODEL, Attribution, Source, Target
 from mambascope.characters import character_starts, piece_names
 from mambascope.methods.registry import METHODS
-from mambascope.methods.trust import caution
 from mambascope.show.check import require_finite
 from mambascope.show.evidence import evidence_sentences, time_taken
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
 from mambascope.show.tokens import visible
+from mambascope.trust import caution
 
 TEXT_LINES = 12
 TOP_SOURCES = 10

@@ -13,7 +13,6 @@ from matplotlib.figure import FigureBase
 
 from mambascope.attribution import Attribution
 from mambascope.characters import piece_names
-from mambascope.methods.trust import caution
 from mambascope.show.check import SMALL_MULTIPLES, require_finite, require_layers
 from mambascope.show.figure_axes import (
     LETTERS,
@@ -31,6 +30,7 @@ from mambascope.show.figure_words import heading, how_to_read_bars, how_to_read_
 from mambascope.show.long_text_figure import long_text_figure
 from mambascope.show.sheet import Sheet, broken
 from mambascope.show.typeface import families
+from mambascope.trust import caution
 
 LABELLED_TOKENS = 64
 BARS = 40

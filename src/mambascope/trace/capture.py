@@ -30,10 +30,7 @@ from mambascope.trace.running import call, running, usable
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
-
-#: Largest relative error of a rebuilt output. Half precision rounds each product to 8 or 11 bits and a mixer chains
-#: several; float32 leaves 1e-7 to 1e-5 on stock models; float64 models still compute their norms in float32.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+from mambascope.trust import TOLERANCE
 
 
 def capture(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mambascope.methods.trust import CONSERVED, caution, coarsest, in_short, token_share
+from mambascope.trust import CONSERVED, caution, coarsest, in_short, token_share
 
 
 @pytest.mark.parametrize("dtype", CONSERVED)
