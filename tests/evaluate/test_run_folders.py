@@ -34,15 +34,16 @@ def shards_of_three(monkeypatch):
     monkeypatch.setattr(results, "SHARD_SAMPLES", 3)
 
 
-def wait_for(log, count):
+def wait_for(process, log, count):
     while len(logged(log)) < count:
+        assert process.exitcode is None, "it ended early"
         time.sleep(0.005)
 
 
 def test_a_run_that_still_goes_on_is_not_replaced(tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     other = started(out, log)
-    wait_for(log, 5)
+    wait_for(other, log, 5)
     said = rf"^{out} is in use: process {other.pid} on \S+ is still writing results to it; wait until it ends, or "
     for options in ({"overwrite": True}, {"resume": True}, {}, {"shard": (0, 2)}):
         with pytest.raises(InputError, match=said):
@@ -91,7 +92,7 @@ def test_a_run_stops_when_its_folder_is_no_longer_its_own(tmp_path, shards_of_th
 def test_a_run_that_is_asked_to_end_keeps_its_results_and_leaves_no_process(tmp_path, number):
     out, log = tmp_path / "out", tmp_path / "log"
     other = started(out, log, as_command=True)
-    wait_for(log, 10)
+    wait_for(other, log, 10)
     workers = psutil.Process(other.pid).children(recursive=True)
     os.kill(other.pid, number)
     other.join(20)

@@ -73,7 +73,7 @@ SENTENCES = {
     "smooth_grad noise=inf": "noise must be a finite number, found inf",
     "mamba_lrp rules='lrp'": "rules must be propagation rules, such as methods.LRP, found 'lrp'",
     "latim norm=True": "unknown norm True; choose one of 1, 2",
-    "capture meta check=False": "backbone.embeddings.weight of this MambaForCausalLM has no numbers in memory: the model",
+    "capture meta check=False": "backbone.embeddings.weight of this MambaForCausalLM has no numbers in memory",
     "capture NaN check=False": "layer 0 (backbone.layers.0.mixer, MambaMixer) returned NaN or infinite values: the "
     "model's weights are damaged, or its numbers overflow in this precision",
     "capture MambaForCausalLM nothing": "MambaForCausalLM does not read nothing; it reads input_ids, attention_mask, "

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from mambascope.errors import InputError
 from mambascope.evaluate.summary import Summary
-from mambascope.show.figure import save_sheet
 
 MARKS = "osD^vP*X"
 SHADES = ("#000000", "#8a8a8a", "#4f4f4f", "#b4b4b4")
@@ -76,4 +75,6 @@ def save_summary_figure(summary: Summary, metric: str, path: str | Path) -> Path
         InputError: if the file has another ending or its folder does not exist; and see `summary_figure`.
         OutputError: if the disk is full or cannot be written to.
     """
+    from mambascope.show.figure import save_sheet  # imported here because it brings the library of models with it
+
     return save_sheet(lambda: summary_figure(summary, metric), path)

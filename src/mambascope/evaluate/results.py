@@ -23,6 +23,7 @@ from mambascope.evaluate.result_shards import (
     write_result_shard,
 )
 from mambascope.evaluate.sample_runner import SampleResult
+from mambascope.files import make_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -113,6 +114,7 @@ def claim(folder: Path, manifest: Manifest, *, overwrite: bool) -> None:
     if overwrite:
         _clear(folder)
         found = None
+    make_folder(folder / SHARDS)
     if found is None and shard_files(folder):
         raise InputError(
             f"{folder} holds result shards without their run's manifest; choose another folder or --overwrite it"

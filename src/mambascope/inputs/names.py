@@ -52,7 +52,7 @@ HARMLESS = ("use_cache", "output_attentions", "output_hidden_states", "return_di
 
 def check_names(model: nn.Module, inputs: dict[str, Any]) -> None:
     """Raise InputError for an argument that the model would not read, or that a pass cannot take."""
-    given = [name for name, value in inputs.items() if value is not None and not (name in REFUSED and _off(value))]
+    given = [name for name, value in inputs.items() if value is not None and not _keeps_all(name, value)]
     model_class = type(model).__name__
     if inputs.get("use_cache") or any(name in CACHES for name in given):
         raise InputError(
@@ -75,9 +75,8 @@ def check_names(model: nn.Module, inputs: dict[str, Any]) -> None:
         raise InputError(f"{model_class} would return its outputs without their names; leave out return_dict=False")
 
 
-def _off(value: Any) -> bool:
-    """Return whether a value asks for nothing: logits_to_keep=0 keeps all."""
-    return isinstance(value, int) and not value
+def _keeps_all(name: str, value: Any) -> bool:
+    return name == "logits_to_keep" and isinstance(value, int) and value == 0
 
 
 def read_by(model: nn.Module) -> tuple[list[str], bool]:
