@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mambascope.errors import InputError
-from mambascope.numbering import shown, whole_number
+from mambascope.numbering import plain_value, shown, whole_number
 
 
 def flag(value: Any, name: str) -> bool:
@@ -27,7 +27,7 @@ def count(value: Any, name: str) -> int:
 
 def real_number(value: Any, name: str) -> float:
     """Return a finite number; raises InputError for anything else, True and False among them."""
-    plain = value.tolist() if hasattr(value, "tolist") else value
+    plain = plain_value(value)
     if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not math.isfinite(plain):
         raise InputError(f"{name} must be a finite number, found {shown(value)}")
     return float(plain)

@@ -121,7 +121,7 @@ class Attribution:
         """
         if layer is None:
             return self.scores.mean(dim=0) if self.over_layers == "mean" else self.scores.sum(dim=0)
-        layer = layer if layer == WHOLE_MODEL else whole_number(layer, "layer")
+        layer = layer if isinstance(layer, str) and layer == WHOLE_MODEL else whole_number(layer, "layer")
         if layer not in self.axes["layer"]:
             raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
         return self.scores[self.axes["layer"].index(layer)]

@@ -27,15 +27,23 @@ def whole_number(value: Any, name: str) -> int:
     Raises:
         InputError: if it is not an integer; 2.0, True and "3" are not.
     """
-    plain = value.tolist() if hasattr(value, "tolist") else value  # numpy and torch
+    plain = plain_value(value)
     if isinstance(plain, bool) or not isinstance(plain, int):
         raise InputError(f"{name} must be a whole number, found {shown(value)}")
     return plain
 
 
+def plain_value(value: Any) -> Any:
+    """Return a number or an array of numpy or torch as plain numbers and lists; anything else as it is."""
+    try:
+        return value.tolist()
+    except (AttributeError, TypeError, RuntimeError):  # a class has it, and a tensor without values
+        return value
+
+
 def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
     """Return one or several whole numbers (list, tuple, range, array) as a tuple; raises as `whole_number` does."""
-    plain = values.tolist() if hasattr(values, "tolist") else values
+    plain = plain_value(values)
     if isinstance(plain, (list, tuple, range)):
         return tuple(whole_number(value, name) for value in plain)
     return (whole_number(values, name),)
@@ -61,7 +69,7 @@ def read_positions(positions: Any, name: str = "positions") -> Layers:
 
 
 def _read(given: Any, name: str, noun: str) -> Layers:
-    plain = given.tolist() if hasattr(given, "tolist") else given
+    plain = plain_value(given)
     read: Layers | None = None
     if isinstance(plain, str):
         read = _from_text(plain.strip())
@@ -130,11 +138,13 @@ def existing_layer(layer: Any, count: int) -> int:
 def shown(value: Any, letters: int = 60) -> str:
     """Return a value as text for a message: on one line, shortened to at most `letters` characters."""
     text = " ".join(repr(value).split())
+    if re.search(r" at 0x[0-9a-fA-F]+>", text):  # an object that says no more than where it is in memory
+        text = f"a {type(value).__name__}"
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def _is_whole(value: Any) -> bool:
-    plain = value.tolist() if hasattr(value, "tolist") else value
+    plain = plain_value(value)
     return isinstance(plain, int) and not isinstance(plain, bool)
 
 

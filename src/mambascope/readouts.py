@@ -166,7 +166,9 @@ class FeatureReadout:
         along = self.direction
         if along is None:
             return
-        if not isinstance(along, Tensor) or along.ndim != 1 or not along.numel() or not along.is_floating_point():
+        if not isinstance(along, Tensor) or along.is_meta or along.ndim != 1 or not along.numel():
+            raise InputError(f"a direction is a tensor of floats, one for each feature, found {shown(along)}")
+        if not along.is_floating_point():
             raise InputError(f"a direction is a tensor of floats, one for each feature, found {shown(along)}")
         if not along.isfinite().all():
             raise InputError("the direction holds NaN or infinite values")
@@ -373,6 +375,8 @@ def features(position: int, direction: Float[Tensor, " E"] | None = None, name: 
         name: Name of the token or patch at the position, for the label.
     """
     position = whole_number(position, "position")
+    if not isinstance(name, str):
+        raise InputError(f"name must be a text, found {shown(name)}")
     kind = "size of the features" if direction is None else "features in the given direction"
     return FeatureReadout(f"{kind} of {name or f'position {position}'}", (position,), direction)
 

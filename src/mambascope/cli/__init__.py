@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -24,6 +25,9 @@ def take_signals() -> None:
 def main() -> None:
     """Run the command; what mambascope refuses is printed as one sentence, with exit code 2."""
     take_signals()
+    for stream in (sys.stdout, sys.stderr):  # a terminal of another encoding shows what it cannot write as escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except MambascopeError as error:

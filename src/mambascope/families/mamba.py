@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,12 @@ def read(
         give=lambda o: o.transpose(1, 2),
         take=lambda o: o.transpose(1, 2),
     )
+
+
+def read_in_own_precision(*args: Any, **kwargs: Any) -> ScanCall:
+    """Read one call of mamba_ssm's own function, which returns its result in the precision of its input."""
+    call = read(*args, **kwargs)
+    return replace(call, give=lambda o: call.give(o.to(call.s.dtype)))
 
 
 def selective_scan(consumed: dict[str, Tensor], dtype: torch.dtype) -> SelectiveScan:

@@ -37,7 +37,8 @@ class Interceptor(Protocol):
         """Return the result of the call; `original` is the function that the caller meant to call."""
 
 
-_interceptor: ContextVar[Interceptor | None] = ContextVar("mambascope_interceptor", default=None)
+#: This thread's interceptor, with the patch points whose calls it handles.
+_interceptor: ContextVar[tuple[Interceptor, frozenset[PatchPoint]] | None] = ContextVar("interceptor", default=None)
 _lock = threading.Lock()
 _users: dict[PatchPoint, int] = {}
 _originals: dict[PatchPoint, Callable[..., Any]] = {}
@@ -46,10 +47,11 @@ _originals: dict[PatchPoint, Callable[..., Any]] = {}
 @contextmanager
 def intercepting(who: Interceptor, points: Iterable[PatchPoint]) -> Iterator[None]:
     """Send this thread's calls of the patch points to `who` inside the block, and restore everything after it."""
+    mine = frozenset(points)
     with ExitStack() as stack:
-        for point in dict.fromkeys(points):
+        for point in mine:
             stack.enter_context(_dispatching(point))
-        token = _interceptor.set(who)
+        token = _interceptor.set((who, mine))
         stack.callback(_interceptor.reset, token)
         yield
 
@@ -75,8 +77,8 @@ def _dispatching(point: PatchPoint) -> Iterator[None]:
 def _dispatcher(point: PatchPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        who = _interceptor.get()
-        if who is None:
+        who, points = _interceptor.get() or (None, frozenset())
+        if who is None or point not in points:
             return original(*args, **kwargs)
         token = _interceptor.set(None)  # an answer may call the function that it stands for
         try:

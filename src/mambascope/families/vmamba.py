@@ -23,7 +23,7 @@ from mambascope.operators.permutation import Part, Permutation
 
 def read(*args: Any, order: Tensor, **kwargs: Any) -> ScanCall:
     """Read one scan call, which passes the order in which it reads the patches."""
-    call = mamba.read(*args, **kwargs)
+    call = mamba.read_in_own_precision(*args, **kwargs)
     return replace(call, coefficients=call.coefficients | {"order": order})
 
 

@@ -290,8 +290,8 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
         return torch.device("cpu")
     try:
         found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device {device} cannot be used here: {one_line(error)}") from error
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"device {shown(device)} cannot be used here: {one_line(error)}") from error
     if found.type == "meta":
         raise InputError("device meta holds no weights, so nothing can be explained there; choose another")
     return found

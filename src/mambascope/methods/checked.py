@@ -12,6 +12,7 @@ from mambascope.errors import InputError
 from mambascope.numbering import shown, whole_number
 from mambascope.trace import check_trace
 from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.running import own_precision
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +41,10 @@ CHECKS: dict[str, Callable[[Any, str], object]] = {
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function with those of its arguments checked that `CHECKS` names; it raises InputError for them."""
+    """Return the function with those of its arguments checked that `CHECKS` names; it raises InputError for them.
+
+    It computes in the precision of the model whatever mode the caller set, see `own_precision`.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -48,6 +52,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in CHECKS and value is not signature.parameters[name].default:
                 CHECKS[name](value, name)
-        return function(*args, **kwargs)
+        with own_precision():
+            return function(*args, **kwargs)
 
     return called

@@ -33,9 +33,12 @@ def running(model: nn.Module, *, eager: bool = False) -> Iterator[Any]:
 def own_precision() -> Iterator[None]:
     """Compute in the precision of the weights, and so that backward passes can begin, whatever mode the caller set.
 
-    Autocast would round the operators too, and inference mode knows no gradients.
+    Autocast would round the operators too, inference mode knows no gradients, and on another default device small
+    tensors would be made away from the model.
     """
     with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
