@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("action", choices=["run", "replay", "check", "keep"], help=HELP)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to run, over all targets")
     parser.add_argument("--seed", type=int, default=0, help="the first seed of every target")
+    parser.add_argument("--cases", type=int, default=None, help="run so many new cases of every target instead")
     parser.add_argument("--targets", default="", help="names, separated by commas; by default all")
     parser.add_argument("--findings", type=Path, default=None, help=f"the file of findings; by default {FINDINGS}")
     asked = parser.parse_args(arguments)
@@ -49,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             while done < len(cases):  # a case that ends its process is followed by another process
                 done += run_slice(target, range(done, len(cases)), 3600, tally, cases=cases, say=say)
     if asked.action != "replay":
-        run_for(chosen, 60 * asked.minutes, asked.seed, tally, say=say)
+        if asked.cases is None:
+            run_for(chosen, 60 * asked.minutes, asked.seed, tally, say=say)
+        else:
+            for target in chosen:
+                run_slice(target, range(asked.seed, asked.seed + asked.cases), 3600, tally, say=say)
         store(findings, tally.findings)
         print(f"findings  {findings}")
     print(f"\n{tally.table()}")

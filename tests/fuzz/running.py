@@ -217,6 +217,7 @@ def _recorded() -> Iterator[list[str]]:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
             warnings.filterwarnings("ignore", "Full backward hook is firing")  # about the hook, which is the user's
+            warnings.filterwarnings("ignore", ".* does not say everything about its model")  # what a user must know
             yield noted
     finally:
         for one, usual in zip(loggers, handlers, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,11 +24,16 @@ def load(
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
     local = name in bundled_models() or name.startswith(PREFIX) or Path(name).exists()
-    with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads show bars
-        return load_model(
-            name,
-            dtype=getattr(torch, dtype),
-            device=device,
-            tokenizer=tokenizer,
-            trust_remote_code=trust_remote_code,
-        )
+    with warnings.catch_warnings(record=True) as assumed:
+        warnings.simplefilter("always")
+        with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads show bars
+            loaded = load_model(
+                name,
+                dtype=getattr(torch, dtype),
+                device=device,
+                tokenizer=tokenizer,
+                trust_remote_code=trust_remote_code,
+            )
+    for one in assumed:
+        print(f"mambascope: {one.message}", file=sys.stderr)
+    return loaded

@@ -103,6 +103,7 @@ def _answers(
             places, target = each.places, of_each[-1]
             targets = of_each if len(of_each) > 1 else ()
             rows = score(trace, method, each.readouts, layers=layers, variant=variant, step=step)
+        _check_finite(method, rows)
         results.append(
             Attribution(
                 scores=rows.scores.float().cpu(),
@@ -128,6 +129,16 @@ def _answers(
             )
         )
     return results
+
+
+def _check_finite(method: Method, rows: Rows) -> None:
+    """Refuse scores that are not finite numbers in float32, in which a result holds them."""
+    for values in (rows.scores, rows.pixels):
+        if values is not None and not values.float().isfinite().all():
+            raise InputError(
+                f"the {method.name} scores hold NaN or infinite values: the model's weights are damaged, or its "
+                "numbers overflow in this precision"
+            )
 
 
 def _every_row(trace: Trace, method: Method, layers: list[int], variant: Variant, step: Callable[[], None]) -> Rows:

@@ -90,12 +90,13 @@ def _of_file(file: Any, path: str, name: str) -> tuple[Any, str, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", image.DecompressionBombWarning)
+            warnings.filterwarnings("error", module=r"PIL\.")  # what Pillow thinks of damaged files
             opened = image.open(file)
-        with opened:
-            return _of_image(opened, name, path)
+            with opened:
+                return _of_image(opened, name, path)
     except (image.DecompressionBombWarning, image.DecompressionBombError) as error:
         raise InputError(f"{path} holds more pixels than are read, reduce it first: {one_line(error)}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Warning) as error:
         raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
 
 

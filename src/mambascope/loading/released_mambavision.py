@@ -87,7 +87,9 @@ def build(
         if side % REDUCTIONS[-1]:
             raise CheckpointError(f"{found.name}: image_size must be a multiple of {REDUCTIONS[-1]}, found {side}")
         if image_size is None:
-            notes.append(f"windows for pictures of {PUBLISHED_IMAGE_SIZE} pixels (image_size=… says otherwise)")
+            notes.append(
+                f"windows for pictures of {PUBLISHED_IMAGE_SIZE} pixels (in Python, image_size=… says otherwise)"
+            )
     config = _configuration(found, heads, windows)
     model = build_model(MambaVision, config, _folded(kept, held), name=found.name, dtype=held)
     model.name_or_path = model.config.name_or_path = Path(found.name).stem

@@ -80,7 +80,9 @@ def _configuration(found: Released, image_size: int | None) -> tuple[VisionMamba
     stride = _stride(size or PUBLISHED_IMAGE_SIZE, patch, patches, told=size is not None, name=found.name)
     notes = []
     if size is None:
-        notes.append(f"pictures of {PUBLISHED_IMAGE_SIZE} pixels, a stride of {stride} (image_size=… says otherwise)")
+        notes.append(
+            f"pictures of {PUBLISHED_IMAGE_SIZE} pixels, a stride of {stride} (in Python, image_size=… says otherwise)"
+        )
     if not said.model:
         notes.append(
             "its class token in the middle and its directions averaged" if has_class else "averaged directions"

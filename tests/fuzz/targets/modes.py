@@ -106,6 +106,8 @@ def _nested(model: Any) -> Iterator[Any]:
     from .. import originals
 
     other, _ = originals.model("mamba2")
+    if other is model:  # a hook that runs its own model would never end
+        other, _ = originals.model("mamba")
     mixer = next(module for module in model.modules() if hasattr(module, "out_proj") or not list(module.children()))
     handle = mixer.register_forward_hook(
         lambda *_: mambascope.capture(other, input_ids=torch.tensor([[1, 2, 3]])) and None
@@ -188,7 +190,7 @@ def _with_adapter(model: Any) -> Any:
     import peft
 
     names = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-    wanted = sorted(names & {"in_proj", "out_proj", "q_proj", "v_proj", "query", "value"}) or sorted(names)
+    wanted = sorted(names & {"in_proj", "q_proj", "v_proj", "query", "value"}) or sorted(names)  # not Mamba's out_proj
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks transformers in an old way
         return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=wanted, init_lora_weights=True)).eval()
