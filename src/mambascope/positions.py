@@ -35,8 +35,10 @@ def positions_in(
             f"{length - 1}"
         )
     if mask is None:
-        return torch.tensor([[position % length for position in targets]] * batch)
-    return torch.tensor([_own(targets, real.nonzero()[:, 0].tolist(), text, name) for text, real in enumerate(mask)])
+        rows = [[position % length for position in targets]] * batch
+    else:
+        rows = [_own(targets, real.nonzero()[:, 0].tolist(), text, name) for text, real in enumerate(mask)]
+    return torch.tensor(rows, device="cpu")
 
 
 def _own(targets: Sequence[int], own: list[int], text: int, name: str) -> list[int]:

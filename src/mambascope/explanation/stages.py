@@ -57,8 +57,14 @@ def one_stage(model: StagedModel, trace: Trace, number: int) -> Trace:
     """Return the part of a trace that is one stage.
 
     Raises:
-        UnsupportedModelError: if the stage reads its picture in several windows, each by itself.
+        UnsupportedModelError: if the stage reads its picture in several windows, each by itself, or two stages read the
+            same number of tokens.
     """
+    if len(trace.stages) != len(model.cells()):
+        raise UnsupportedModelError(
+            f"stages of this {type(model).__name__} that follow each other read the same number of tokens, so they "
+            "cannot be told apart; explain a larger picture"
+        )
     found = trace.stages[number]
     pictures = found.shape[0] if trace.logits is None else len(trace.logits)
     if found.shape[0] != pictures:

@@ -18,7 +18,7 @@ from mambascope.loading.json_files import one_line
 from mambascope.loading.tokenizer import is_tokenizers_own
 from mambascope.numbering import shown
 
-#: How many tokens a message names when a tokenizer cannot read a text.
+#: How many tokens a message names at most.
 EXAMPLES = 8
 
 
@@ -122,12 +122,13 @@ def single_token(tokenizer: PreTrainedTokenizerBase | None, text: str, role: str
     ids = text_ids(tokenizer, text)
     if len(ids) == 1:
         return int(ids[0])
-    pieces = ", ".join(map(repr, piece_names([decode_token(tokenizer, token) for token in ids])))
+    names = piece_names([decode_token(tokenizer, token) for token in ids])
+    pieces = ", ".join(map(repr, names[:EXAMPLES])) + (", …" if len(names) > EXAMPLES else "")
     spaced = text_ids(tokenizer, " " + text)
     hint = f"; with a space before it, {' ' + text!r}, it is one" if len(spaced) == 1 else ""
     raise InputError(
-        f"the {role} {text!r} is {len(ids)} tokens, {pieces}{hint}; name one token, or ask for the log-probability of "
-        "the whole with continuation=…"
+        f"the {role} {shown(text)} is {len(ids)} tokens, {pieces}{hint}; name one token, or ask for the "
+        "log-probability of the whole with continuation=…"
     )
 
 

@@ -160,7 +160,7 @@ class PictureSettings(Named):
     do_center_crop: bool | None = None
     size: dict[str, int | None] | int | list[int] | None = None
     crop_size: dict[str, int | None] | int | list[int] | None = None
-    resample: int | None = None
+    resample: Annotated[int, Field(ge=0, le=5)] | None = None  # the filters that Pillow numbers
     rescale_factor: Annotated[float, Field(allow_inf_nan=False)] | None = None
     image_mean: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
     image_std: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambascope.errors import InputError
+from mambascope.loading.json_files import one_line
 
 SENTENCE = re.compile(r"^<s snum=(\d+)>\s+(.*?)\s*</s>\s*$")
 LINK = re.compile(r"^([0-9]{1,9})-([0-9]{1,9})(-P)?$")
@@ -109,7 +110,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return text_lines(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} could not be read: {error}") from error
+        raise InputError(f"{path} could not be read: {one_line(error)}") from error
 
 
 def text_lines(content: bytes) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE, data_file
 from mambascope.inputs.tokens import text_ids
+from mambascope.loading.json_files import one_line
 
 #: The novels that no model of this project was trained on (training/README.md).
 HELD_OUT = (
@@ -113,7 +114,7 @@ def held_out_novels(archive: Path) -> dict[str, str]:
                 if file is not None:
                     novels[name] = re.sub(r"\s+", " ", file.read().decode("utf-8-sig"))
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{archive} could not be read: {error}") from error
+        raise InputError(f"{archive} could not be read: {one_line(error)}") from error
     missing = [name for name in HELD_OUT if name not in novels]
     if missing:
         raise InputError(f"{archive} holds no novel {missing[0]}")
@@ -137,5 +138,5 @@ def text_files(source: str) -> dict[str, str]:
         try:
             texts[file.stem] = re.sub(r"\s+", " ", file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} could not be read: {error}") from error
+            raise InputError(f"{file} could not be read: {one_line(error)}") from error
     return texts

@@ -13,6 +13,7 @@ from typing import Any
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.evaluate.data.records import Record, placed_records
+from mambascope.loading.json_files import one_line
 
 TEXT_COLUMNS = ("text", "sentence", "review")
 #: A hash gives each text a place in [0, 1). The models of this project were trained on the texts from 0.15 on, and
@@ -33,7 +34,7 @@ def test_sentences(archive: Path) -> list[tuple[str, bool]]:
                 lines = files.read(f"sentence_polarity/rt-polarity.{name}").decode("utf-8").split("\n")
                 sentences |= {" ".join(line.split()): good for line in lines if line.strip()}
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{archive} could not be read: {error}") from error
+        raise InputError(f"{archive} could not be read: {one_line(error)}") from error
     low, high = TEST_PLACES
     return [(text, good) for text, good in sentences.items() if low <= _place(text) < high]
 
@@ -49,7 +50,7 @@ def test_reviews(archive: Path) -> list[tuple[str, bool]]:
             names = sorted(name for name in files.namelist() if name.endswith(".txt") and "/cv" in name)
             reviews = [(" ".join(files.read(n).decode("utf-8", "replace").split()), "/pos/" in n) for n in names]
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{archive} could not be read: {error}") from error
+        raise InputError(f"{archive} could not be read: {one_line(error)}") from error
     if not reviews:
         raise InputError(f"{archive} holds no reviews (movie_reviews/pos/cv*.txt and neg/cv*.txt)")
     low, high = TEST_PLACES

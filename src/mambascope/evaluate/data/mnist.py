@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
+from mambascope.loading.json_files import one_line
 
 SIDE = 28
 #: The first four bytes of an idx file: two zeros, a code for unsigned bytes, and the number of axes.
@@ -38,7 +39,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
         with gzip.open(path) as file:
             content = file.read()
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{path} could not be read: {error}") from error
+        raise InputError(f"{path} could not be read: {one_line(error)}") from error
     axes = magic & 0xFF
     header = 4 * (1 + axes)
     if len(content) < header or struct.unpack_from(">I", content)[0] != magic:

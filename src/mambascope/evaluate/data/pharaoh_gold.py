@@ -27,6 +27,7 @@ from mambascope.evaluate.data.alignment_gold import (
     text_lines,
 )
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
+from mambascope.loading.json_files import one_line
 
 LINK = re.compile(r"^([0-9]{1,9})(?:-([0-9]{1,9})(-[SP])?|[?p]([0-9]{1,9}))$")
 SUFFIXES = (".src", ".tgt", ".links")
@@ -82,7 +83,7 @@ def read_bicici(path: Path, damaged: Mapping[int, frozenset[str]] = BICICI_DAMAG
         with zipfile.ZipFile(path) as archive:
             texts = [text_lines(archive.read(name)) for name in BICICI]
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{path} could not be read: {' '.join(map(str, error.args))}") from error
+        raise InputError(f"{path} could not be read: {one_line(error)}") from error
     return _pairs(texts, [f"{path}/{name}" for name in BICICI], damaged)
 
 

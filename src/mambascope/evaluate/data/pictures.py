@@ -18,6 +18,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.inputs.picture_forms import in_rgb, pillow
+from mambascope.loading.json_files import one_line
 
 #: Mean and standard deviation, the same for every channel, that normalise pixel values from 0 to 1. A normalised pixel
 #: that is set to 0 is this grey.
@@ -67,7 +68,7 @@ def archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
                 if file is not None:
                     yield member.name, file.read()
     except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{archive} could not be read: {error}") from error
+        raise InputError(f"{archive} could not be read: {one_line(error)}") from error
 
 
 def decoded(content: bytes, name: str, mode: str = "RGB") -> np.ndarray:
@@ -89,4 +90,4 @@ def decoded(content: bytes, name: str, mode: str = "RGB") -> np.ndarray:
                 raise InputError(f"{name} holds {picture.mode} pixels where one channel of 8 bits is expected")
             return np.array(picture, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name} could not be read as an image: {error}") from error
+        raise InputError(f"{name} could not be read as an image: {one_line(error)}") from error

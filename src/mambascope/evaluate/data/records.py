@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from mambascope.errors import InputError
 from mambascope.evaluate.packages import package
+from mambascope.loading.json_files import one_line
 
 #: The longest field of a table, in characters; Python's own limit of 131,072 is too low for a book.
 LONGEST = 2**31 - 1
@@ -73,7 +74,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{place} is not valid JSON: {error}") from error
+            raise InputError(f"{place} is not valid JSON: {one_line(error)}") from error
         if not isinstance(values, dict):
             raise InputError(f"{place} is not a JSON object")
         yield Record(place, values)
@@ -98,9 +99,11 @@ def _table(path: Path) -> Iterator[Record]:
                 if row:
                     yield Record(place, dict(zip(columns, row, strict=True)))
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} could not be read as a row of a table: {error}") from error
+        raise InputError(
+            f"{path} line {reader.line_num} could not be read as a row of a table: {one_line(error)}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} could not be read: {error}") from error
+        raise InputError(f"{path} could not be read: {one_line(error)}") from error
     finally:
         csv.field_size_limit(longest)
 
@@ -126,7 +129,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} could not be read: {error}") from error
+        raise InputError(f"{path} could not be read: {one_line(error)}") from error
     if b"\0" in content:
         raise InputError(f"{path} is not a text file; a source is a .jsonl, .csv, .tsv or .parquet file or a text file")
     try:
