@@ -1,17 +1,21 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
-# Two more: make fuzz looks for faults at random for ten minutes; make test-ray installs Ray and tests runs on a cluster.
+# Three more: make test-slow runs what make test leaves out; make test-ray installs Ray and tests runs on a cluster;
+# make fuzz looks for faults at random for ten minutes.
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-ray lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not ray"
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
+
+test-slow: .venv-test/ready
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m slow
 
 test-ray: .venv-test/ray
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/evaluate/test_ray_engine.py

@@ -87,6 +87,7 @@ def save_all(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_a_result_always_makes_the_same_bytes(tmp_path):
     """In this process and in another, whose sets and hashed names are in another order."""
     (tmp_path / "here").mkdir()

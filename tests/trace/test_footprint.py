@@ -22,6 +22,7 @@ from picture_checkpoints import astronaut, vit
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "texts", "picture", "scan", "backward"])
 def test_the_estimate_is_near_the_measured_peak(kind):
     """At most twice as much, and at least nine tenths: freed memory may be used again before the peak is raised."""
