@@ -137,9 +137,7 @@ def existing_layer(layer: Any, count: int) -> int:
 
 def shown(value: Any, letters: int = 60) -> str:
     """Return a value as text for a message: on one line, shortened to at most `letters` characters."""
-    text = " ".join(repr(value).split())
-    if re.search(r" at 0x[0-9a-fA-F]+>", text):  # an object that says no more than where it is in memory
-        text = f"a {type(value).__name__}"
+    text = re.sub(r" at 0x[0-9a-fA-F]+>", ">", " ".join(repr(value).split()))  # where it is in memory says nothing
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
 

@@ -291,7 +291,8 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"device {shown(device)} cannot be used here: {one_line(error)}") from error
+        named = shown(device)[1:-1] if isinstance(device, str) else shown(device)
+        raise InputError(f"device {named} cannot be used here: {one_line(error)}") from error
     if found.type == "meta":
         raise InputError("device meta holds no weights, so nothing can be explained there; choose another")
     return found
