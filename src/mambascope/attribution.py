@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -179,9 +180,12 @@ class Attribution:
         return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row in focus, and each row if several were asked for, as plain values: what `--json` prints."""
+        """Return the row in focus, and each row if several were asked for, as plain values: what `--json` prints.
+
+        Numbers that are not finite, which JSON does not have, are None.
+        """
         row = self.row()
-        return {
+        facts = {
             "tokens": list(self.tokens),
             "method": self.method,
             "position": self.target.position,
@@ -195,6 +199,7 @@ class Attribution:
             **({} if self.grid is None else {"grid": asdict(self.grid), "picture": self.picture().tolist()}),
             "diagnostics": dict(self.diagnostics),
         }
+        return {name: _finite(value) for name, value in facts.items()}
 
     def _row_facts(self, target: Target) -> dict[str, Any]:
         return asdict(target) | {"scores": self.row(target.position).tolist()}
@@ -287,6 +292,14 @@ def _check_kinds(result: Attribution) -> None:
     for name, kind in (("target", Target), ("model", Model)):
         if not isinstance(getattr(result, name), kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(getattr(result, name))}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_results(others: tuple[Any, ...]) -> None:

@@ -137,7 +137,8 @@ def existing_layer(layer: Any, count: int) -> int:
 
 def shown(value: Any, letters: int = 60) -> str:
     """Return a value as text for a message: on one line, shortened to at most `letters` characters."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+>", ">", " ".join(repr(value).split()))  # where it is in memory says nothing
+    text = re.sub(r"<([\w.]+) object at 0x[0-9a-fA-F]+>", r"a \1", " ".join(repr(value).split()))
+    text = re.sub(r" at 0x[0-9a-fA-F]+>", ">", text)  # where it is in memory says nothing
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
 

@@ -204,7 +204,4 @@ def _fitting(tensors: Mapping[str, Tensor], facts: _Facts) -> dict[str, Tensor]:
         )
     if pixels is not None and (pixels.dim() != 2 or not pixels.numel()):
         raise DamagedError(f"pixels of shape {tuple(pixels.shape)} are not (height, width)")
-    for name in ("scores", "pixels"):
-        if name in tensors and not tensors[name].float().isfinite().all():
-            raise DamagedError(f"its {name} hold NaN or infinite values")
     return {name: tensor if name == "image" else tensor.float() for name, tensor in tensors.items()}

@@ -234,7 +234,7 @@ def test_floats_from_0_to_1_are_a_scale_in_every_form(model, tmp_path):
         (np.zeros((40, 40), complex), "found complex128"),
         (b"these are words", "picture could not be read as an image"),
         (b"", "picture could not be read as an image"),
-        (io.StringIO("words"), "found <_io.StringIO"),
+        (io.StringIO("words"), "found a _io.StringIO"),
         ([[1, 2], [3, 4]], r"found \[\[1, 2\], \[3, 4\]\]"),
     ],
 )

@@ -25,6 +25,11 @@ def require_finite(attribution: Attribution) -> None:
             f"the {attribution.method} scores of layers {bad} hold values that are not finite numbers, which cannot be "
             "drawn; check the model's weights and number format (float16 overflows easily)"
         )
+    if attribution.pixels is not None and not attribution.pixels.isfinite().all():
+        raise InputError(
+            f"the {attribution.method} scores of pixels hold values that are not finite numbers, which cannot be "
+            "drawn; check the model's weights and number format"
+        )
     if not attribution.matrix().isfinite().all():
         raise InputError(
             f"the {attribution.method} scores of single layers are so large that all layers' together are not finite "
