@@ -12,7 +12,7 @@ demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray"
 
 test-slow: .venv-test/ready
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m slow
