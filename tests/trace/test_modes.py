@@ -1,0 +1,75 @@
+"""What a pass meets in users' programs: a capture within another's, half precision, another default device."""
+
+import pytest
+import torch
+
+import mambascope
+from mambascope import capture
+from mambascope.errors import InputError
+from mambascope.explanation import answering
+from mambascope.families import find_mixers
+from mambascope.families.patch_points import _dispatching
+from mambascope.methods import latim
+from models import stock_model
+from picture_checkpoints import vim
+
+IDS = torch.tensor([[1, 2, 3]])
+
+
+def test_a_capture_of_another_family_within_a_capture():
+    """Each handles the calls of its own family; the other's go to whoever they were meant for."""
+    outer, inner = stock_model("mamba"), stock_model("mamba2")
+    expected, found = capture(inner, input_ids=IDS), []
+    hook = outer.backbone.embeddings.register_forward_hook(lambda *_: found.append(capture(inner, input_ids=IDS)))
+    trace = capture(outer, input_ids=IDS)
+    hook.remove()
+    assert len(trace.layers) == len(capture(outer, input_ids=IDS).layers)
+    torch.testing.assert_close(found[0].logits, expected.logits)
+
+
+def test_a_model_of_another_family_runs_within_a_capture():
+    """Its scans are not the capture's, though a capture in another thread may have put its patch points in place."""
+    outer, inner = stock_model("mamba"), stock_model("mamba2")
+    expected = inner(input_ids=IDS, use_cache=False).logits
+    found = []
+
+    def run(*_):
+        with _dispatching(find_mixers(inner)[0][2].scan_point):
+            found.append(inner(input_ids=IDS, use_cache=False).logits)
+
+    hook = outer.backbone.embeddings.register_forward_hook(run)
+    capture(outer, input_ids=IDS)
+    hook.remove()
+    torch.testing.assert_close(found[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_vim_in_half_precision(dtype):
+    model = vim().to(dtype)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    trace = capture(model, pixel_values=pixels)
+    assert trace.logits.dtype == dtype
+    assert max(trace.reconstruction_error) < 4e-2
+
+
+def test_another_default_device_changes_nothing():
+    model = stock_model("mamba")
+    expected = latim(capture(model, input_ids=IDS), 0)
+    with torch.device("meta"):
+        found = latim(capture(model, input_ids=IDS), 0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_scores_that_are_not_finite_are_refused(monkeypatch):
+    monkeypatch.setattr(answering, "score", _overflowing(answering.score))
+    with pytest.raises(InputError, match="the latim scores hold NaN or infinite values: the model's weights are"):
+        mambascope.explain(stock_model("mamba"), None, {"input_ids": IDS}, method="latim")
+
+
+def _overflowing(score):
+    def scored(*args, **kwargs):
+        rows = score(*args, **kwargs)
+        rows.scores[..., 0] = torch.inf
+        return rows
+
+    return scored
