@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.families.family import Captured, Kind, is_a, nothing_beside, unscaled, weights
+from mambascope.families.patch_points import PatchPoint
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 
 
@@ -49,6 +50,8 @@ class AttentionFamily:
         module: The module that defines it.
         projections: Given the layer and its number of heads H, returns its weights in the model's precision.
         writer: Given the layer, returns the part of it whose output is y; None if the layer itself returns y.
+        attention_function: Name of the module-level function (module, q, k, v, …) -> (output, p) that computes the
+            layer in eager form, where the module has it.
         norm_after: Given the layer, returns the norm that is applied after y and the residual stream have been added;
             None for layers without one.
         excludes: Given a layer of this class, returns whether it is something other than self-attention, for example
@@ -65,6 +68,7 @@ class AttentionFamily:
     module: str
     projections: Callable[[Any, int], Projections]
     writer: Callable[[Any], nn.Module] | None = None
+    attention_function: str = "eager_attention_forward"
     norm_after: Callable[[Any], nn.Module] | None = None
     excludes: Callable[[Any], bool] = lambda mixer: bool(getattr(mixer, "is_cross_attention", False))
     kind: Kind = "attention"
@@ -77,6 +81,11 @@ class AttentionFamily:
     def name(self) -> str:
         """Full name of the layer's class."""
         return f"{self.module}.{self.mixer_class}"
+
+    @property
+    def attention_point(self) -> PatchPoint:
+        """Where probabilities are computed and multiplied with the values."""
+        return PatchPoint(self.module, self.attention_function)
 
     def describes(self, mixer: nn.Module) -> bool:
         """Return whether the layer is self-attention of this family's class or a subclass of it."""

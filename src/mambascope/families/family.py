@@ -175,8 +175,10 @@ class Family:
         read: Given the arguments of a scan call, returns them as a `ScanCall`.
         scan: Given the coefficients of a call and a dtype, returns the operator of the scan.
         affine: Given the mixer, what was captured from it and a dtype, returns the mixer's affine map.
-        norm_factor: Given the scan's gated output and the mixer's norm, returns the factor that the norm applies; None
-            for families whose scan applies the gate and that have no such norm.
+        norm_factor: Given the scan's output as it enters the mixer's norm, and the norm, returns the factor that the
+            norm applies; None for families whose scan applies the gate and that have no such norm.
+        norm_name: Name of that norm in the mixer.
+        norm_first: Given the norm, returns whether it comes before the gate, and so reads the output ungated.
         readings: The calls that a mixer makes of its scan, in order.
         convolve: Given its input, weight and bias, returns the convolution without its activation.
         gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
@@ -197,6 +199,8 @@ class Family:
     scan: Callable[[dict[str, Tensor], torch.dtype], TokenMixer]
     affine: Callable[[Any, Captured, torch.dtype], AffineMap]
     norm_factor: Callable[[Tensor, Any], Tensor] | None = None
+    norm_name: str = "norm"
+    norm_first: Callable[[Any], bool] = lambda norm: False
     conv_function: str = "causal_conv1d_fn"
     readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution

@@ -132,7 +132,7 @@ class _Recorder:
         else:
             o = scanned(family, scan)
             output = scan.give(o)
-            error = prefix_error(family, original, output, args, kwargs)
+            error = prefix_error(family, original, scan, o, args, kwargs)
         self._calls.append((scan.coefficients | ({"o": o} if family.norm_factor else {}), error))
         return output
 

@@ -155,7 +155,7 @@ def hooks(
     for _, mixer, family in mixers:
         if family.stand_in is not None:
             yield mixer, partial(_stood_in, family.stand_in)
-    gates: dict[nn.Module, Family] = {mixer.get_submodule("norm"): f for _, mixer, f in mixers if f.norm_factor}
+    gates: dict[nn.Module, Family] = {mixer.get_submodule(f.norm_name): f for _, mixer, f in mixers if f.norm_factor}
     for module, family in gates.items():
         yield module, partial(_gated_norm, family, rules)
     head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None

@@ -21,7 +21,8 @@ PREFIX = 8
 
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:
     """Return one call of a family's scan as a `ScanCall`; raises InputError if the call uses a cache."""
-    if kwargs.get("return_last_state") or kwargs.get("return_final_states") or kwargs.get("initial_states") is not None:
+    kept = any(kwargs.get(name) for name in ("return_last_state", "return_final_states", "output_final_state"))
+    if kept or any(kwargs.get(name) is not None for name in ("initial_states", "initial_state")):
         raise InputError("a capture reads a whole text at once; pass no cache (use_cache=False)")
     return family.read(*args, **kwargs)
 
@@ -36,9 +37,22 @@ def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
 
 
 def prefix_error(
-    family: Family, original: Callable[..., Any], output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    family: Family,
+    original: Callable[..., Any],
+    call: ScanCall,
+    o: Float[Tensor, "b L D"],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> float:
-    """Return the relative error of our scan against the model's own on the first tokens; on all it would be slow."""
+    """Return the relative error of our scan against the model's own on the first tokens; on all it would be slow.
+
+    Args:
+        family: The family whose scan was called.
+        original: The model's own function, and what it was called with.
+        call: The same call as it was read.
+        o: The result of our scan.
+        args, kwargs: The arguments of the call.
+    """
 
     def cut(value: Any) -> Any:
         """Return the first tokens of what has texts, tokens and channels; what has no tokens has fewer axes."""
@@ -47,11 +61,11 @@ def prefix_error(
         return value.narrow(family.token_axis, 0, min(PREFIX, value.shape[family.token_axis]))
 
     reference = inspect.unwrap(original)  # without the wrapper that looks for kernels and warns if there are none
-    call = inspect.signature(reference).bind(*args, **kwargs)
-    call.arguments.update({name: cut(value) for name, value in call.arguments.items()})
-    if "chunk_size" in call.arguments:  # Mamba-2's, to which the reference would fill up the text
-        call.arguments["chunk_size"] = PREFIX
-    return relative_error(cut(output), reference(*call.args, **call.kwargs))
+    bound = inspect.signature(reference).bind(*args, **kwargs)
+    bound.arguments.update({name: cut(value) for name, value in bound.arguments.items()})
+    if "chunk_size" in inspect.signature(reference).parameters:  # to which the reference would fill up the text
+        bound.arguments["chunk_size"] = PREFIX
+    return relative_error(o[:, :PREFIX], call.take(reference(*bound.args, **bound.kwargs)))
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
