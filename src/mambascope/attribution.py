@@ -176,8 +176,12 @@ class Attribution:
         return [Source(j, names[j], float(row[j]), abs(float(row[j])) / total) for j in order]
 
     def layer_mass(self, position: int | None = None) -> Float[Tensor, " layer"]:
-        """Return, for one target, the sum of absolute scores in each layer: how much each layer carried."""
-        return torch.stack([self.row(position, layer).abs().sum() for layer in self.axes["layer"]])
+        """Return, for one target, the sum of absolute scores in each layer: how much each layer carried.
+
+        Sums are taken in float64, which no sum of finite float32 scores overflows.
+        """
+        rows = [self.row(position, layer).abs() for layer in self.axes["layer"]]
+        return torch.stack([row.sum(dtype=torch.float64) for row in rows])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row in focus, and each row if several were asked for, as plain values: what `--json` prints.

@@ -32,7 +32,7 @@ def check_place(path: Path) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{str(path)!r} cannot be written ({reason}); choose another name") from error
     place = Path(os.path.realpath(path))
-    if not place.parent.is_dir():
+    if not os.path.isdir(place.parent):
         raise InputError(
             f"{path} cannot be written: the folder {place.parent} does not exist; create it or choose another folder"
         )
@@ -61,7 +61,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     place = check_place(path)
     partial = place.with_name(f"{place.stem[:KEPT]}.{secrets.token_hex(8)}.partial{place.suffix}")
     try:
-        former = place.stat() if place.exists() else None
+        former = place.stat() if os.path.exists(place) else None
         created = _create(partial, private=former is not None)
         try:
             yield partial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, SupportsIndex
@@ -13,6 +14,9 @@ Layers = int | tuple[int, ...] | slice | Literal["all"]
 
 #: A choice of layers, as users write it; see `read_layers`.
 LayersAsked = SupportsIndex | Sequence[int] | slice | str
+
+#: More numbers than anyone means; a range or an expanded tensor of billions would take hours to read.
+MOST_NUMBERS = 1 << 20
 
 NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -34,8 +38,13 @@ def whole_number(value: Any, name: str) -> int:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a number or an array of numpy or torch as plain numbers and lists; anything else as it is."""
+    """Return a number or an array of numpy or torch as plain numbers and lists; anything else as it is.
+
+    So is an array of more than `MOST_NUMBERS` numbers.
+    """
     try:
+        if math.prod(getattr(value, "shape", ())) > MOST_NUMBERS:
+            return value
         return value.tolist()
     except (AttributeError, TypeError, RuntimeError):  # a class has it, and a tensor without values
         return value
@@ -45,6 +54,8 @@ def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
     """Return one or several whole numbers (list, tuple, range, array) as a tuple; raises as `whole_number` does."""
     plain = plain_value(values)
     if isinstance(plain, (list, tuple, range)):
+        if _is_endless(plain):
+            raise InputError(f"{name} must be at most {MOST_NUMBERS:,} whole numbers, found {shown(values)}")
         return tuple(whole_number(value, name) for value in plain)
     return (whole_number(values, name),)
 
@@ -76,7 +87,8 @@ def _read(given: Any, name: str, noun: str) -> Layers:
     elif isinstance(plain, slice):
         read = _slice(plain.start, plain.stop, plain.step)
     elif isinstance(plain, (list, tuple, range)):
-        read = tuple(map(int, plain)) if plain and all(map(_is_whole, plain)) else None
+        usable = plain and not _is_endless(plain) and all(map(_is_whole, plain))
+        read = tuple(map(int, plain)) if usable else None
     elif _is_whole(plain):
         read = int(plain)
     if read is None:
@@ -140,6 +152,11 @@ def shown(value: Any, letters: int = 60) -> str:
     text = re.sub(r"<([\w.]+) object at 0x[0-9a-fA-F]+>", r"a \1", " ".join(repr(value).split()))
     text = re.sub(r" at 0x[0-9a-fA-F]+>", ">", text)  # where it is in memory says nothing
     return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+def _is_endless(numbers: Sequence[Any]) -> bool:
+    """Return whether these are more than `MOST_NUMBERS`; a range may be longer than `len` can say."""
+    return len(numbers[: MOST_NUMBERS + 1]) > MOST_NUMBERS
 
 
 def _is_whole(value: Any) -> bool:

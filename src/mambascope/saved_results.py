@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -176,7 +177,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 def _contents(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return a file's texts and its tensors of the names that a result has."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise DamagedError("it is not a file")
     with safe_open(path, framework="pt") as file:
         names = set(file.keys()) & {"scores", "image", "pixels"}

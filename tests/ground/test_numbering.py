@@ -57,6 +57,18 @@ def test_layers_that_are_not_there_are_refused(given, words):
         chosen_layers(read_layers(given), 7)
 
 
+#: Billions of numbers that take no memory: to read them one by one would take hours.
+ENDLESS = (range(10**30), torch.zeros(1, dtype=torch.long).expand(10**12), np.broadcast_to(np.int64(1), 10**12))
+
+
+@pytest.mark.parametrize("given", ENDLESS, ids=["range", "tensor", "array"])
+def test_endless_numbers_are_refused_at_once(given):
+    with pytest.raises(InputError, match="is neither a number"):
+        read_layers(given if isinstance(given, range) else given[: 10**9])
+    with pytest.raises(InputError, match=r"^position must be .* whole number"):
+        whole_numbers(given, "position")
+
+
 def test_a_model_of_one_layer_has_layer_0():
     with pytest.raises(InputError, match=r"layer 1 does not exist; this model has layers 0$"):
         chosen_layers(1, 1)

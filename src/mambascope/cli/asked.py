@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mambascope.errors import InputError
-from mambascope.numbering import Layers, read_layers, read_positions
+from mambascope.numbering import Layers, read_layers, read_positions, shown
 
 
 def layers_asked(layer: str) -> Layers:
@@ -33,7 +33,7 @@ def patch_asked(patch: str | None) -> tuple[int, int] | None:
             raise ValueError
         return int(row), int(column)
     except ValueError:
-        raise InputError(f"--patch {patch!r} is not a row and a column from 0, such as 3,7") from None
+        raise InputError(f"--patch {shown(patch)} is not a row and a column from 0, such as 3,7") from None
 
 
 def short(text: str, letters: int = 60) -> str:

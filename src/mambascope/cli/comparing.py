@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def compare(
         columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
         check_targets([METHODS[names[0]] for names in columns.values()], target, foil)
     check_out(out, FORMATS)
-    if not Path(file).is_file():
+    if not os.path.isfile(file):
         raise InputError(f"there is no picture {file}")
     question = {"target": target, "foil": foil, "patch": patch_asked(patch)}
     rows = []

@@ -17,6 +17,7 @@ from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import encode, text_ids
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.trace import Trace, capture
+from mambascope.trace.embedding import token_table
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
 
@@ -63,7 +64,7 @@ def _probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, A
         channels = getattr(model.config, "num_channels", 3)
         pixels = torch.randn(1, channels, *own_size(model), generator=torch.Generator().manual_seed(0))
         return {"pixel_values": pixels.to(model.device, model.dtype)}
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = token_table(model).num_embeddings
     if tokenizer is None or not _can_read(tokenizer, PROBE):
         ids = torch.arange(PROBE_LENGTH)[None] * 7919 % vocabulary
     else:
@@ -82,7 +83,7 @@ def _can_read(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the size of what a model reads: its vocabulary, or its pictures and their patches."""
     if "pixel_values" not in inputs:
-        return {"vocabulary": model.get_input_embeddings().num_embeddings}
+        return {"vocabulary": token_table(model).num_embeddings}
     grid, (height, width) = patch_grid(model, inputs), own_size(model)
     cut = (
         {} if grid is None else {"patches": f"{grid.rows} x {grid.columns}", "patch": grid.patch, "stride": grid.stride}

@@ -19,6 +19,7 @@ from mambascope.evaluate.run import RunResult, run
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks import find_task
 from mambascope.loading.load import load as load_model
+from mambascope.numbering import shown
 from mambascope.progress import LateProgress
 
 
@@ -120,5 +121,5 @@ def _names(text: str) -> list[str]:
 def _shard(text: str) -> tuple[int, int]:
     k, slash, n = text.partition("/")
     if not (slash and k.isdecimal() and n.isdecimal()):
-        raise InputError(f"--shard {text!r} is not of the form K/N, such as 0/4 for the first of four")
+        raise InputError(f"--shard {shown(text)} is not of the form K/N, such as 0/4 for the first of four")
     return int(k), int(n)

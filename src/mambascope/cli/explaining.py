@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def explain(
     out: Path | None,
 ) -> None:
     """Explain one text or picture and print or write the result; refuses what it can before the model is loaded."""
-    if is_picture and not Path(argument).is_file():
+    if is_picture and not os.path.isfile(argument):
         raise InputError(f"there is no picture {argument}")
     source = sys.stdin.read() if argument == "-" and not is_picture else argument
     if not source:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import transformers
@@ -23,7 +23,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
-    local = name in bundled_models() or name.startswith(PREFIX) or Path(name).exists()
+    local = name in bundled_models() or name.startswith(PREFIX) or os.path.exists(name)
     with warnings.catch_warnings(record=True) as assumed:
         warnings.simplefilter("always")
         with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads show bars

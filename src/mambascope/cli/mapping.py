@@ -20,8 +20,10 @@ from mambascope.inputs.preparation import reads_pictures
 from mambascope.inputs.tokens import encode
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
+from mambascope.numbering import shown
 from mambascope.tensor_files import write_tensors
 from mambascope.trace import capture
+from mambascope.trace.embedding import token_table
 
 
 def write_maps(
@@ -65,7 +67,7 @@ def write_maps(
 def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str], Sequence[str]]:
     """Return what the model is called with, the names of its tokens, and what was done to the picture if it is one."""
     if not seen and not reads_pictures(model):
-        ids, pieces = encode(tokenizer, text, vocab_size=model.get_input_embeddings().num_embeddings)
+        ids, pieces = encode(tokenizer, text, vocab_size=token_table(model).num_embeddings)
         return {"input_ids": ids.to(model.device)}, pieces, ()
     if not seen:
         raise InputError(
@@ -86,4 +88,6 @@ def _channels(channels: str) -> Literal["mean"] | list[int] | None:
     try:
         return [int(number) for number in channels.split(",")]
     except ValueError:
-        raise InputError(f"--channels {channels!r} is neither all, mean, nor numbers separated by commas") from None
+        raise InputError(
+            f"--channels {shown(channels)} is neither all, mean, nor numbers separated by commas"
+        ) from None

@@ -15,6 +15,7 @@ from mambascope.evaluate import bootstrap
 from mambascope.evaluate.metrics.registry import Metric, find_metric
 from mambascope.evaluate.packages import package
 from mambascope.evaluate.summary import ALL_LAYERS, better_first, long_table, per_sample
+from mambascope.numbering import shown
 
 if TYPE_CHECKING:
     import pandas
@@ -74,8 +75,8 @@ def best_layers(table: Any, metric: str, more: Mapping[str, Metric] | None = Non
     known = find_metric(metric, more)
     if known.better is None:
         raise InputError(
-            f"{metric!r} is not ranked, so no layer is best by it; choose another metric, or in Python say in `more` "
-            "which way is better"
+            f"{shown(metric)} is not ranked, so no layer is best by it; choose another metric, or in Python say in "
+            "`more` which way is better"
         )
     lines = []
     for keys, rows in values_by_layer(table, metric, more).groupby(KEYS, sort=False):
@@ -84,7 +85,7 @@ def best_layers(table: Any, metric: str, more: Mapping[str, Metric] | None = Non
         if not np.isnan(values[best]):
             lines.append((*keys, best, values[best]))
     if not lines:
-        raise InputError(f"the table of results has no value of {metric!r} for single layers")
+        raise InputError(f"the table of results has no value of {shown(metric)} for single layers")
     return package("pandas").DataFrame(lines, columns=[*KEYS, "layer", "value"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,9 +103,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / FILE
     try:
-        if not path.exists():
+        if not os.path.exists(path):
             return None
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DamagedError("it is not a file")
         stored = dict(checked(_Stored, read_json(path.read_bytes())))
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ def write_report(
     if len(set(stems)) < len(stems):
         raise InputError(f"two tasks of {', '.join(s.task for s in summaries)} would write the same file; rename one")
     folder = Path(folder)
-    if not folder.parent.is_dir() or (folder.exists() and not folder.is_dir()):
+    if not os.path.isdir(folder.parent) or (os.path.exists(folder) and not os.path.isdir(folder)):
         raise InputError(f"{folder} cannot be created: {folder.parent} is not a folder, or a file has that name")
     make_folder(folder)
     blocks = [f"# {title}"]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from mambascope.errors import InputError
 from mambascope.evaluate.summary import Summary
+from mambascope.numbering import shown
 
 MARKS = "osD^vP*X"
 SHADES = ("#000000", "#8a8a8a", "#4f4f4f", "#b4b4b4")
@@ -30,7 +31,7 @@ def summary_figure(summary: Summary, metric: str) -> Figure:
     columns = [column for column in summary.columns if column.metric.name == metric]
     if not columns:
         names = dict.fromkeys(column.metric.name for column in summary.columns)
-        raise InputError(f"task {summary.task} has no metric {metric!r}; it has {', '.join(names)}")
+        raise InputError(f"task {summary.task} has no metric {shown(metric)}; it has {', '.join(names)}")
     methods = [method for method in summary.methods if any((method, column) in summary.cells for column in columns)]
     room = len(methods) * (0.12 + 0.12 * len(columns))
     sheet = Figure(figsize=(5.6, max(2.0, 1.1 + room)), layout="constrained")

@@ -7,6 +7,7 @@ model and the samples, so that samples without rows are known to be done too.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from mambascope.evaluate.manifest import Manifest
 from mambascope.evaluate.packages import package
 from mambascope.evaluate.sample_runner import SampleResult
 from mambascope.files import write_whole
+from mambascope.numbering import shown
 from mambascope.schemas import checked, read_json
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def read_result_shard(path: Path, manifest: Manifest) -> ResultShard:
         InputError: if there is no permission to read it.
     """
     pa, parquet = package("pyarrow"), package("pyarrow.parquet")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise DamagedShardError("it is not a file")
     try:
         table = parquet.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
@@ -138,4 +140,4 @@ def _check_rows(table: pyarrow.Table, manifest: Manifest, about: _Mark) -> None:
             raise DamagedShardError(f"a row has no {name}")
         strange = set(found.unique().to_pylist()) - set(allowed[name]) if name in allowed else ()
         if strange:
-            raise DamagedShardError(f"it has rows of the {name} {min(strange)!r}, which it should not hold")
+            raise DamagedShardError(f"it has rows of the {name} {shown(min(strange))}, which it should not hold")

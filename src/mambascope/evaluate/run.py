@@ -19,6 +19,7 @@ from mambascope.evaluate.sample_runner import SampleResult, SampleRunner, Sample
 from mambascope.evaluate.task import Sample, Task
 from mambascope.loading.load import load as load_model
 from mambascope.loading.zoo import spelling
+from mambascope.numbering import shown
 
 #: Yields the results of samples, and stops when it is closed.
 Engine = Callable[[SampleRunner, Samples], Generator[SampleResult, None, None]]
@@ -185,7 +186,7 @@ def _samples(task: Task, limit: int | None) -> Sequence[Sample]:
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
-            raise InputError(f"task {task.name} has two samples with the id {sample.id!r}")
+            raise InputError(f"task {task.name} has two samples with the id {shown(sample.id)}")
         seen.add(sample.id)
     return samples
 
@@ -196,7 +197,7 @@ def _engine(engine: str, address: str | None, gpus: float) -> Engine:
             raise InputError("an address and GPUs for actors are only for the engine ray; add --engine ray")
         return run_locally
     if engine != "ray":
-        raise InputError(f"unknown engine {engine!r}; choose local or ray")
+        raise InputError(f"unknown engine {shown(engine)}; choose local or ray")
     from mambascope.evaluate.ray_engine import ray_engine
 
     return ray_engine(address, gpus)

@@ -19,6 +19,7 @@ from mambascope.evaluate import bootstrap
 from mambascope.evaluate.bootstrap import Interval, PairedTest
 from mambascope.evaluate.metrics.registry import Metric, results_of
 from mambascope.evaluate.packages import package
+from mambascope.numbering import shown
 from mambascope.trust import caution
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _task(
     by_name = {metric.name: metric for metric in found}
     unknown = [name for name in names or () if name not in by_name]
     if unknown:
-        raise InputError(f"task {task} has no metric {unknown[0]!r}; it has {', '.join(by_name)}")
+        raise InputError(f"task {task} has no metric {shown(unknown[0])}; it has {', '.join(by_name)}")
     wanted = found if names is None else [by_name[name] for name in names]
     columns, cells = [], {}
     for model, of_model in rows.groupby("model", sort=False):

@@ -96,7 +96,9 @@ def _of_file(file: Any, path: str, name: str) -> tuple[Any, str, list[str]]:
                 return _of_image(opened, name, path)
     except (image.DecompressionBombWarning, image.DecompressionBombError) as error:
         raise InputError(f"{path} holds more pixels than are read, reduce it first: {one_line(error)}") from error
-    except (OSError, SyntaxError, ValueError, Warning) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # in a damaged file, Pillow raises whatever its parts stumble over
         raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
 
 
@@ -108,10 +110,12 @@ def _of_image(picture: Any, name: str, path: str = "") -> tuple[Any, str, list[s
         deep = any(";16" in str(part) for part in getattr(picture, "tile", ()))
         picture.load()
         upright = importlib.import_module("PIL.ImageOps").exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
     except (AssertionError, AttributeError) as error:
         raise InputError(f"{path} could not be read as an image: it is closed, open it again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever Pillow's parts stumble over
+        raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
     if 0 in upright.size:
         raise InputError(f"{path} has no pixels: it is {upright.width} wide and {upright.height} high")
     if turned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def preparation(model: nn.Module, processor: ImageProcessingMixin | None = None)
             raise InputError(f"the image processor cannot be used: {type(error).__name__} {error}") from error
     name = getattr(model, "name_or_path", "")
     file = bundled_models().get(name, Path(name)) / SETTINGS
-    if name and file.is_file():
+    if name and os.path.isfile(file):
         try:
             return _told(read_json(file, PictureSettings), own_size(model), channels)
         except (KeyError, TypeError, ValueError) as error:

@@ -146,6 +146,8 @@ def check_ids(ids: Sequence[int] | Int[Tensor, "*batch L"], vocab_size: int) -> 
         row = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError("token ids must be one row of integers") from error
+    if row.is_meta or row.layout != torch.strided:
+        raise InputError("token ids must be one row of integers, found a tensor that holds no plain numbers")
     if row.numel() == 0:
         raise InputError("there are no token ids; at least one is needed")
     if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool or row.numel() != row.shape[-1:].numel():

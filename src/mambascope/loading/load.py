@@ -280,7 +280,7 @@ def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise InputError(f"dtype must be a floating-point type such as torch.float32, found {dtype!r}")
+        raise InputError(f"dtype must be a floating-point type such as torch.float32, found {shown(dtype)}")
     return dtype
 
 

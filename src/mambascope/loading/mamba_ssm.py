@@ -17,6 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
+from mambascope.numbering import shown
 
 #: Settings of the whole model: those that are read below, then those that do not change its output.
 _MODEL_SETTINGS = {
@@ -70,7 +71,7 @@ def to_transformers(config: dict[str, Any], *, name: str) -> tuple[type[PreTrain
     _refuse_other_parts(config, name=name)
     mixer = config.get("ssm_cfg") or {}
     if not isinstance(mixer, dict):
-        raise CheckpointError(f"{name}: ssm_cfg in its config.json must be an object of settings, found {mixer!r}")
+        raise CheckpointError(f"{name}: ssm_cfg in its config.json must be an object of settings, found {shown(mixer)}")
     version = mixer.get("layer", "Mamba1")
     if version not in ("Mamba1", "Mamba2"):
         raise UnsupportedModelError(f"{name} has {version} layers; supported are Mamba1 and Mamba2")
@@ -174,5 +175,5 @@ def _count(config: dict[str, Any], key: str, *, name: str) -> int:
     """Return a setting that must be a positive integer."""
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{name}: {key} in its config.json must be a positive integer, found {value!r}")
+        raise CheckpointError(f"{name}: {key} in its config.json must be a positive integer, found {shown(value)}")
     return value

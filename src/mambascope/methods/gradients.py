@@ -28,6 +28,7 @@ from mambascope.methods.checked import checked
 from mambascope.methods.mamba_lrp import gradient_x_pixels
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import require_no_padding
+from mambascope.numbering import shown
 from mambascope.readouts import OneEach, read
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import depends, differentiable
@@ -102,7 +103,7 @@ def integrated_gradients(
         InputError: if captum is not installed, an option cannot be used, or the model is quantised.
     """
     if baseline not in ("zero", "mean"):
-        raise InputError(f"unknown baseline {baseline!r}; choose 'zero' or 'mean'")
+        raise InputError(f"unknown baseline {shown(baseline)}; choose 'zero' or 'mean'")
     with _passes(trace, readout) as passes:
         method = _captum().IntegratedGradients(passes.run)
         texts = len(passes.embeddings)
@@ -154,7 +155,7 @@ def smooth_grad(
         for row, text in enumerate(passes.embeddings):
             # captum's own noise is drawn from the seed of the whole process, which other threads may be using
             draw = torch.Generator(text.device).manual_seed(seed)
-            size, parts = noise * float(passes.own(row).double().std()), []
+            size, parts = noise * float(passes.own(row).detach().double().std()), []
             for count in map(len, torch.arange(samples).split(passes.at_a_time(batch))):
                 shift = torch.normal(0.0, size, (count, *text.shape), generator=draw, device=text.device)
                 rest = tuple(value[row].expand(count, *value.shape[1:]) for value in passes.rest)

@@ -17,6 +17,7 @@ from mambascope.methods.ablation import Effect, copies, measure, padding_of, req
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions, reach
+from mambascope.numbering import shown
 from mambascope.readouts import Readout, read, read_at
 from mambascope.trace import Trace
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
@@ -99,7 +100,7 @@ def _occluding(
         return partial(_with_vector, model, inputs, None)
     if replacement == "mean":
         return partial(_with_vector, model, inputs, mean_embedding(model))
-    raise InputError(f"unknown replacement {replacement!r}; choose 'zero', 'mean', 'delete' or a token id")
+    raise InputError(f"unknown replacement {shown(replacement)}; choose 'zero', 'mean', 'delete' or a token id")
 
 
 def _with_vector(

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.numbering import shown
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -41,7 +42,7 @@ def check_variant(variant: str) -> None:
     if variant not in get_args(Variant):
         if variant == "released":
             raise InputError("variant 'released' is now called 'reference-code'")
-        raise InputError(f"unknown variant {variant!r}; choose one of {', '.join(get_args(Variant))}")
+        raise InputError(f"unknown variant {shown(variant)}; choose one of {', '.join(get_args(Variant))}")
 
 
 def first_reference_layer(layers: int) -> int:

@@ -31,7 +31,7 @@ from mambascope.methods.reference_code import (
     reference_row,
 )
 from mambascope.methods.targets import looks_ahead, of_each_text, without_padding
-from mambascope.numbering import whole_numbers
+from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.blocks import split
 from mambascope.trace import Trace
 
@@ -125,7 +125,7 @@ def reduced_map(
         InputError: if the reduction does not exist.
     """
     if channels not in get_args(Reduction):
-        raise InputError(f"unknown reduction {channels!r}; choose one of {', '.join(get_args(Reduction))}")
+        raise InputError(f"unknown reduction {shown(channels)}; choose one of {', '.join(get_args(Reduction))}")
     if channels == "mean" and not absolute:
         return hidden_attention_mean(trace, layer)
     scan = trace.operator(layer).scan

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
 
@@ -191,4 +192,4 @@ class AffineMap(ABC):
 def check_rule(rule: str) -> None:
     """Raise InputError unless the activation rule is one of `secant`, `silu`, `identity`."""
     if rule not in get_args(ActivationRule):
-        raise InputError(f"unknown activation rule {rule!r}; choose one of {', '.join(get_args(ActivationRule))}")
+        raise InputError(f"unknown activation rule {shown(rule)}; choose one of {', '.join(get_args(ActivationRule))}")

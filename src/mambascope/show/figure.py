@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.files import check_place, write_whole
+from mambascope.numbering import shown
 from mambascope.show.picture_figure import picture_figure
 from mambascope.show.text_figure import text_figure
 
@@ -62,7 +63,7 @@ def save_sheet(draw: Callable[[], Figure], path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"figures are written as {', '.join(SUFFIXES)}, not as {path.name!r}; change the file's ending"
+            f"figures are written as {', '.join(SUFFIXES)}, not as {shown(path.name)}; change the file's ending"
         )
     check_place(path)
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[suffix]

@@ -111,7 +111,8 @@ def call(case: Case, trace: Any, target: Any = None) -> Any:
     options = dict(OPTIONS.get(name, {}))
     if "option" in wrong:
         options |= {case["wrong"]["name"]: wrong["option"]}
-        options = {key: value for key, value in options.items() if key in _parameters(run)}
+        taken = {"trace", "layer", "target", "readout"}  # given by position below
+        options = {key: value for key, value in options.items() if key in _parameters(run) and key not in taken}
     if name in LAYER_ROWS or name == "contributions":
         found = run(trace, layer, target, **options)
     elif name in LAYER_MAPS:

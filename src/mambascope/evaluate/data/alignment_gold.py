@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mambascope.errors import InputError
 from mambascope.loading.json_files import one_line
+from mambascope.numbering import shown
 
 SENTENCE = re.compile(r"^<s snum=(\d+)>\s+(.*?)\s*</s>\s*$")
 LINK = re.compile(r"^([0-9]{1,9})-([0-9]{1,9})(-P)?$")
@@ -129,5 +130,5 @@ def _sentence(text: str, path: Path, line: int) -> tuple[str, tuple[str, ...]]:
 def _link(text: str, place: str) -> Link:
     found = LINK.match(text)
     if not found:
-        raise InputError(f"{place}: {text!r} is not a link 'target-source' or 'target-source-P'")
+        raise InputError(f"{place}: {shown(text)} is not a link 'target-source' or 'target-source-P'")
     return Link(text, int(found[1]), int(found[2]), not found[3])

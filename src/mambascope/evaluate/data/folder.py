@@ -28,6 +28,6 @@ def data_file(*parts: str) -> Path:
     if not root:
         raise InputError(f"this task reads {'/'.join(parts)} of the data folder; say where that is in MAMBASCOPE_DATA")
     path = Path(root, *parts)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"the data folder {root} (MAMBASCOPE_DATA) holds no {'/'.join(parts)}")
     return path

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from mambascope.errors import InputError
 from mambascope.evaluate.data.pictures import decoded
+from mambascope.numbering import shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def strips(split: str, side: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         InputError: if there is no such split, or a package with photographs is not installed.
     """
     if split not in STRIPS:
-        raise InputError(f"unknown split {split!r} of the photographs; choose one of {', '.join(STRIPS)}")
+        raise InputError(f"unknown split {shown(split)} of the photographs; choose one of {', '.join(STRIPS)}")
     first, last = STRIPS[split]
     found = []
     for photograph in PHOTOGRAPHS:

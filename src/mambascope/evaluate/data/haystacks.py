@@ -5,6 +5,7 @@ A piece of text is drawn by characters and cut to a number of tokens; the senten
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Callable, Sequence
@@ -128,7 +129,7 @@ def text_files(source: str) -> dict[str, str]:
         InputError: if there is no file, or one cannot be read as UTF-8.
     """
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{source} does not exist; name a folder of .txt files, or one of them")
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     if not files:

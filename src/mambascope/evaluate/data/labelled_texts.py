@@ -14,6 +14,7 @@ from mambascope.errors import InputError
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.evaluate.data.records import Record, placed_records
 from mambascope.loading.json_files import one_line
+from mambascope.numbering import shown
 
 TEXT_COLUMNS = ("text", "sentence", "review")
 #: A hash gives each text a place in [0, 1). The models of this project were trained on the texts from 0.15 on, and
@@ -88,7 +89,7 @@ def _label(record: Record) -> bool:
         return bool(label)
     if isinstance(label, str) and label.strip() in ("0", "1"):
         return label.strip() == "1"
-    raise InputError(f"{record.place} must have the label 0 or 1, found {label!r}")
+    raise InputError(f"{record.place} must have the label 0 or 1, found {shown(label)}")
 
 
 def _place(text: str) -> float:

@@ -11,6 +11,7 @@ is a zip of three such files.
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from mambascope.evaluate.data.alignment_gold import (
 )
 from mambascope.evaluate.data.folder import DAMAGED_ARCHIVE
 from mambascope.loading.json_files import one_line
+from mambascope.numbering import shown
 
 LINK = re.compile(r"^([0-9]{1,9})(?:-([0-9]{1,9})(-[SP])?|[?p]([0-9]{1,9}))$")
 SUFFIXES = (".src", ".tgt", ".links")
@@ -45,7 +47,7 @@ def read_linked_pairs(stem: Path) -> list[LinkedPair]:
         InputError: if neither or both kinds exist, or a file is damaged; the message has file, line and reason.
     """
     stem = stem.expanduser()
-    found = [suffixes for suffixes in (SUFFIXES, HANSARDS_SUFFIXES) if beside(stem, suffixes[-1]).exists()]
+    found = [suffixes for suffixes in (SUFFIXES, HANSARDS_SUFFIXES) if os.path.exists(beside(stem, suffixes[-1]))]
     if len(found) != 1:
         raise InputError(
             f"{stem} should be how the names of three files begin, {stem.name}.src, .tgt and .links or "
@@ -121,5 +123,5 @@ def _words(text: str, name: str, line: int) -> tuple[str, ...]:
 def _link(text: str, place: str) -> Link:
     found = LINK.match(text)
     if not found:
-        raise InputError(f"{place}: {text!r} is not a link '1-2', nor a possible one '1?2', '1p2' or '1-2-P'")
+        raise InputError(f"{place}: {shown(text)} is not a link '1-2', nor a possible one '1?2', '1p2' or '1-2-P'")
     return Link(text, int(found[2] or found[4]), int(found[1]), not found[4] and found[3] != "-P")

@@ -16,6 +16,7 @@ from mambascope.evaluate.data import camvid, cifar10, digits_on_textures
 from mambascope.evaluate.data.folder import data_file
 from mambascope.evaluate.data.mnist import read_mnist
 from mambascope.evaluate.data.pictures import resized
+from mambascope.numbering import shown
 
 #: The height and width to which road scenes are resized for the models of this project, from 180 and 240.
 SCENE = (96, 128)
@@ -149,5 +150,5 @@ def picture_set(name: str) -> PictureSet:
         InputError: if there is no such set, or its files are missing or damaged.
     """
     if name not in SETS:
-        raise InputError(f"unknown pictures {name!r}; choose one of {', '.join(SETS)}")
+        raise InputError(f"unknown pictures {shown(name)}; choose one of {', '.join(SETS)}")
     return SETS[name]()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +52,9 @@ def records(source: str) -> list[dict[str, Any]]:
 def placed_records(source: str) -> list[Record]:
     """Return the same records with their places, so that errors about their values can name them."""
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{source} is a folder; name one of its files")
-    if path.exists():
+    if os.path.exists(path):
         found = list(_file(path))
     elif "@" in source:
         found = list(_hub(source))

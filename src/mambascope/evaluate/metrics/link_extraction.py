@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 
 NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -30,7 +31,7 @@ def extract_links(scores: Float[Tensor, "target source"], rule: str = "target") 
         InputError: if the rule is unknown, a side has no word, or a score is not finite.
     """
     if rule not in RULES:
-        raise InputError(f"unknown rule {rule!r} to make links; choose one of {', '.join(RULES)}")
+        raise InputError(f"unknown rule {shown(rule)} to make links; choose one of {', '.join(RULES)}")
     if not scores.numel():
         raise InputError(f"links need words on both sides, found scores of shape {tuple(scores.shape)}")
     if not scores.isfinite().all():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 
 MODES = ("flipping", "insertion")
 #: Takes b sets of sources to keep, (b, n), and returns the readout of each.
@@ -137,7 +138,7 @@ def kept_sets(
 ) -> Bool[Tensor, "steps length"]:
     """Return which sources are kept at each fraction; arguments and errors are those of `perturbation_curve`."""
     if mode not in MODES:
-        raise InputError(f"unknown mode {mode!r}; choose 'flipping' or 'insertion'")
+        raise InputError(f"unknown mode {shown(mode)}; choose 'flipping' or 'insertion'")
     if not len(order) or len(set(order.tolist())) < len(order) or int(order.min()) < 0 or int(order.max()) >= length:
         raise InputError(f"an order of sources lists some of the positions 0 to {length - 1}, each once")
     steps = torch.tensor(fractions, dtype=torch.float64)

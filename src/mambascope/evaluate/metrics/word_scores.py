@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.numbering import shown
 
 MERGES = {"sum": "sum", "mean": "mean", "max": "amax"}  # the names that torch has for them
 
@@ -52,7 +53,7 @@ def _merge(
 ) -> Float[Tensor, "other word"]:
     reduce = MERGES.get(how)
     if reduce is None:
-        raise InputError(f"unknown way to merge {side} pieces {how!r}; choose 'sum', 'mean' or 'max'")
+        raise InputError(f"unknown way to merge {side} pieces {shown(how)}; choose 'sum', 'mean' or 'max'")
     places = [place for place, word in enumerate(words) if word is not None]
     index: Int[Tensor, " piece"] = torch.tensor([words[place] for place in places], dtype=torch.long)
     count = int(index.max()) + 1 if places else 0

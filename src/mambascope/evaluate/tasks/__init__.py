@@ -15,6 +15,7 @@ from mambascope.evaluate.tasks.perturbation import Perturbation
 from mambascope.evaluate.tasks.retrieval import Retrieval
 from mambascope.evaluate.tasks.segmentation import Segmentation
 from mambascope.evaluate.tasks.sentiment import Sentiment
+from mambascope.numbering import shown
 from mambascope.registry import Registry
 
 
@@ -59,7 +60,7 @@ def find_task(name: str, source: str | None = None) -> Task:
         InputError: if there is no such task, or it makes its own samples and a source is given.
     """
     if name not in TASKS:
-        raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS) or 'none in this installation'}")
+        raise InputError(f"unknown task {shown(name)}; choose one of {', '.join(TASKS) or 'none in this installation'}")
     task = TASKS[name]
     if source is None:
         return task

@@ -35,6 +35,7 @@ from mambascope.evaluate.score_rows import score_rows
 from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported, find_variant
 from mambascope.inputs.tokens import text_ids
+from mambascope.numbering import shown
 from mambascope.trace import capture
 
 READINGS = ("predicts", "stands")
@@ -149,7 +150,7 @@ def pieces(tokenizer: Any, words: Sequence[str]) -> tuple[list[int], list[int]]:
     for number, word in enumerate(words):
         own = text_ids(tokenizer, word)
         if not own:
-            raise InputError(f"the model's tokenizer has no token for the word {word!r}")
+            raise InputError(f"the model's tokenizer has no token for the word {shown(word)}")
         ids += own
         numbers += [number] * len(own)
     return ids, numbers

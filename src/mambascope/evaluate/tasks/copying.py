@@ -23,6 +23,7 @@ from mambascope.evaluate.metrics.registry import Metric
 from mambascope.evaluate.score_rows import RANKING, ranking_rows, score_rows
 from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported
+from mambascope.numbering import shown
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
@@ -99,5 +100,7 @@ class Copying:
         ids = tokenizer.convert_tokens_to_ids(list(text))
         missing = [symbol for symbol, token in zip(text, ids, strict=True) if token in (None, tokenizer.unk_token_id)]
         if missing:
-            raise InputError(f"this model's tokenizer has no token {missing[0]!r}; copying needs one for every letter")
+            raise InputError(
+                f"this model's tokenizer has no token {shown(missing[0])}; copying needs one for every letter"
+            )
         return ids

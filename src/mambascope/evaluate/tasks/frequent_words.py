@@ -28,6 +28,7 @@ from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.tasks.retrieval import KEYS
 from mambascope.evaluate.variants import check_supported
 from mambascope.inputs.tokens import text_ids
+from mambascope.numbering import shown
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
 
@@ -140,5 +141,5 @@ class FrequentWords:
     def _token(self, tokenizer: Any, word: str) -> int:
         tokens = text_ids(tokenizer, f" {word}")
         if len(tokens) != 1:
-            raise InputError(f"the word {word!r} must be one token in this model's vocabulary for frequent-words")
+            raise InputError(f"the word {shown(word)} must be one token in this model's vocabulary for frequent-words")
         return int(tokens[0])

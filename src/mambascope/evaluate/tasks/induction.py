@@ -23,6 +23,7 @@ from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported
 from mambascope.readouts import logits_of
 from mambascope.trace import capture
+from mambascope.trace.embedding import token_table
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Induction:
     def check(self, loaded: Any, methods: Sequence[str]) -> None:
         """Raise if a method cannot read the model, or its vocabulary is too small."""
         check_supported(loaded[0], methods)
-        tokens = loaded[0].get_input_embeddings().num_embeddings
+        tokens = token_table(loaded[0]).num_embeddings
         if tokens < self.first + self.span:
             raise InputError(f"induction draws {self.span} tokens from id {self.first} on, and this model has {tokens}")
 
@@ -65,7 +66,7 @@ class Induction:
         """Return the metrics of every method in every layer, averaged over the second half's tokens."""
         model, _ = loaded
         generator = torch.Generator().manual_seed(int(sample.data["seed"]))
-        tokens = model.get_input_embeddings().num_embeddings - self.first
+        tokens = token_table(model).num_embeddings - self.first
         once = (self.first + torch.randperm(tokens, generator=generator)[: self.span]).tolist()
         ids = once + once
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=model.device)}

@@ -11,6 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from mambascope.errors import InputError
 from mambascope.grid import Grid
 from mambascope.models.vim.grid import ClassToken, grid_of
+from mambascope.numbering import shown
 
 
 class VisionMambaConfig(PreTrainedConfig):
@@ -58,7 +59,7 @@ class VisionMambaConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         if class_token not in get_args(ClassToken):
-            raise InputError(f"class_token is {class_token!r}; choose one of {', '.join(get_args(ClassToken))}")
+            raise InputError(f"class_token is {shown(class_token)}; choose one of {', '.join(get_args(ClassToken))}")
         sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         if len(sides) != 2:
             raise InputError(f"image_size must be one number or a height and a width, found {image_size}")
