@@ -1,5 +1,6 @@
 """The result type: its views agree, it survives a round trip, and a half-written file is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -19,7 +20,7 @@ def test_views_agree():
     assert torch.equal(result.matrix(4), result.scores[1])
     assert_equal_to_rounding(result.row(), result.scores[:, 3].mean(0))
     assert torch.equal(result.row(2, layer=1), result.scores[0, 2])
-    assert_equal_to_rounding(result.layer_mass(), result.scores[:, 3].abs().sum(-1))
+    assert_equal_to_rounding(result.layer_mass(), result.scores[:, 3].double().abs().sum(-1))
 
 
 def test_top_is_sorted_by_size_and_its_shares_add_up():
@@ -89,3 +90,9 @@ def test_wrong_shapes_and_places_are_refused():
         Attribution(**{**vars(good), "axes": good.axes | {"layer": (1,)}})
     with pytest.raises(InputError, match="3 tokens were given for 4"):
         Attribution(**{**vars(good), "tokens": ("a", "b", "c")})
+
+
+def test_the_mass_of_large_scores_is_finite():
+    result = make()
+    large = dataclasses.replace(result, scores=torch.full_like(result.scores, 3e38))
+    assert large.layer_mass().isfinite().all(), "their sum is beyond float32"
