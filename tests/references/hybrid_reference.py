@@ -231,7 +231,7 @@ def scan_layer(config, mixer, x, x_factor=1.0, factor=1.0) -> tuple[Layer, torch
         dt, A, B, C, skip = mamba2_coefficients(config, mixer, projected, active, D)
     else:
         heads = mamba_heads(mixer, s)
-        dt, A, B, C, skip = (torch.cat(part, dim=axis) for part, axis in zip(zip(*heads, strict=True), (1, 0, 1, 1, 0)))
+        dt, A, B, C, skip = map(along_channels, zip(*heads, strict=True), (1, 0, 1, 1, 0))
     alpha = hidden_attention(dt, A, B, C)
     o = torch.einsum("dij,jd->id", alpha, s) + skip * s
     z = projected[:, gates]
@@ -251,6 +251,10 @@ def scan_layer(config, mixer, x, x_factor=1.0, factor=1.0) -> tuple[Layer, torch
         dt=dt, A=A, B=B, C=C, skip=skip, alpha=alpha, gate=gate, W_o=W_o, b_o=b_o, y=(gate * o) @ W_o.t() + b_o,
     )  # fmt: skip
     return layer, W_x
+
+
+def along_channels(heads, axis):
+    return torch.cat(heads, dim=axis)
 
 
 def convolution(u, taps):

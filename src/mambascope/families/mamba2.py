@@ -87,7 +87,7 @@ def affine(
 
 
 def gate_and_norm(gate: Float[Tensor, "b L D"], o: Float[Tensor, "b L D"] | None, norm: Any) -> Float[Tensor, "b L D"]:
-    """Return what multiplies the scan's output o before out_proj: the gate, and the factor of the norm if there is one."""
+    """Return what multiplies the scan's output o before W_o: the gate, and the norm's factor if there is a norm."""
     if o is None or isinstance(norm, nn.Identity):
         return gate
     o = o.to(gate.dtype)
