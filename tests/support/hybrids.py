@@ -5,7 +5,88 @@ import transformers
 
 SIZES = {"vocab_size": 50, "hidden_size": 12, "intermediate_size": 16, "pad_token_id": 0}
 #: Class and configuration of small stock hybrids by model type; the options of a call replace those here.
-HYBRIDS: dict = {}
+HYBRIDS: dict = {
+    "bamba": (
+        "BambaForCausalLM",
+        lambda **o: transformers.BambaConfig(
+            **SIZES
+            | {"num_hidden_layers": 3, "attn_layer_indices": [1], "num_attention_heads": 4, "num_key_value_heads": 2}
+            | {"mamba_n_heads": 4, "mamba_d_head": 6, "mamba_n_groups": 2, "mamba_d_state": 5, "mamba_chunk_size": 16}
+            | {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True, "time_step_limit": (0.3, 2.0)}
+            | o
+        ),
+    ),
+    "granitemoehybrid": (
+        "GraniteMoeHybridForCausalLM",
+        lambda **o: transformers.GraniteMoeHybridConfig(
+            **SIZES
+            | {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "num_hidden_layers": 3}
+            | {"num_attention_heads": 3, "num_key_value_heads": 1, "attention_bias": True, "mamba_proj_bias": True}
+            | {"mamba_n_heads": 4, "mamba_d_head": 6, "mamba_n_groups": 2, "mamba_d_state": 5, "mamba_chunk_size": 16}
+            | {"shared_intermediate_size": 16, "num_local_experts": 3, "num_experts_per_tok": 2}
+            | {"residual_multiplier": 0.7, "attention_multiplier": 0.4, "embedding_multiplier": 1.5}
+            | {"logits_scaling": 2.0, "position_embedding_type": "rope"}
+            | o
+        ),
+    ),
+    "falcon_h1": (
+        "FalconH1ForCausalLM",
+        lambda **o: transformers.FalconH1Config(
+            **SIZES
+            | {"num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 4}
+            | {"mamba_d_ssm": 24, "mamba_n_heads": 4, "mamba_d_head": 6, "mamba_n_groups": 2, "mamba_d_state": 5}
+            | {"mamba_chunk_size": 16, "mamba_proj_bias": True, "projectors_bias": True, "attention_bias": True}
+            | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "ssm_in_multiplier": 0.9}
+            | {"ssm_out_multiplier": 0.7, "attention_in_multiplier": 1.2, "attention_out_multiplier": -1.3}
+            | {"ssm_multipliers": [0.5, 1.5, 0.8, 1.1, 0.9], "key_multiplier": 0.8, "embedding_multiplier": 1.4}
+            | {"lm_head_multiplier": 0.6, "mlp_multipliers": [0.9, 1.1]}
+            | o
+        ),
+    ),
+    "nemotron_h": (
+        "NemotronHForCausalLM",
+        lambda **o: transformers.NemotronHConfig(
+            **SIZES
+            | {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"]}
+            | {"num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+            | {"ssm_state_size": 5, "mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2, "chunk_size": 16}
+            | {"use_bias": True, "time_step_min": 0.3, "n_routed_experts": 3, "moe_intermediate_size": 8}
+            | {"moe_shared_expert_intermediate_size": 8}
+            | o
+        ),
+    ),
+    "jamba": (
+        "JambaForCausalLM",
+        lambda **o: transformers.JambaConfig(
+            **SIZES
+            | {"num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1, "num_attention_heads": 4}
+            | {"num_key_value_heads": 2, "num_experts": 3, "expert_layer_period": 2, "expert_layer_offset": 0}
+            | {"mamba_d_state": 3, "mamba_dt_rank": 2, "mamba_proj_bias": True}
+            | o
+        ),
+    ),
+    "zamba2": (
+        "Zamba2ForCausalLM",
+        lambda **o: transformers.Zamba2Config(
+            **SIZES
+            | {"num_hidden_layers": 4, "num_attention_heads": 4, "n_mamba_heads": 4, "mamba_ngroups": 2}
+            | {"layers_block_type": ["linear_attention", "hybrid", "hybrid", "hybrid"], "mamba_d_state": 5}
+            | {"num_mem_blocks": 2, "use_shared_attention_adapter": True, "adapter_rank": 2, "use_mem_rope": True}
+            | {"chunk_size": 16, "time_step_min": 0.3, "add_bias_linear": True}
+            | o
+        ),
+    ),
+    "zamba": (
+        "ZambaForCausalLM",
+        lambda **o: transformers.ZambaConfig(
+            **SIZES
+            | {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]}
+            | {"num_attention_heads": 4, "num_key_value_heads": 2, "n_mamba_heads": 2, "mamba_d_state": 3}
+            | {"mamba_dt_rank": 2, "mamba_proj_bias": True, "attention_head_dim": 6}
+            | o
+        ),
+    ),
+}
 
 
 def hybrid_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options):

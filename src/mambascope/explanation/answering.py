@@ -211,7 +211,7 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
         family=trace.branches[0].family.model_type,
         class_name=type(model).__name__,
         layers=len(trace.layers),
-        hidden_size=trace.layers[0].x.shape[-1],
+        hidden_size=trace.layers[0].y.shape[-1],
     )
 
 

@@ -12,17 +12,24 @@ from transformers import PreTrainedTokenizerBase
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import (
+    bamba,
     bert,
+    falcon_h1,
     falcon_mamba,
     gpt2,
     gpt_neox,
+    granitemoehybrid,
+    jamba,
     llama,
     mamba,
     mamba2,
     mambavision,
+    nemotron_h,
     vim,
     vit,
     vmamba,
+    zamba,
+    zamba2,
 )
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import Captured, Family, Kind, MixerFamily, PlainFamily, ScanCall
@@ -45,6 +52,13 @@ FAMILIES: Registry[MixerFamily] = Registry(
         bert.FAMILY,
         vit.FAMILY,
         *llama.FAMILIES,
+        *bamba.FAMILIES,
+        *granitemoehybrid.FAMILIES,
+        *falcon_h1.FAMILIES,
+        *nemotron_h.FAMILIES,
+        *jamba.FAMILIES,
+        *zamba.FAMILIES,
+        *zamba2.FAMILIES,
         mambavision.ATTENTION_FAMILY,
     ),
 )

@@ -61,6 +61,8 @@ class AttentionFamily:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the layer: they read
             the block's input and are added to the stream together with it.
+        aside: Whether the layer's output does not enter the stream: after token-wise parts it is added to what the next
+            mixer reads. Such a layer reads the stream with the embedded tokens beside it, x = norm([h; e]).
     """
 
     model_type: str
@@ -74,6 +76,7 @@ class AttentionFamily:
     kind: Kind = "attention"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    aside: bool = False
 
     __repr__ = brief
 

@@ -35,6 +35,7 @@ class Captured:
             tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         grid: Rows and columns of tokens, if the mixer received them as a grid; else None.
+        layer: The number of the layer that the call named, as where several layers share a mixer's weights; else None.
     """
 
     x: Float[Tensor, "b L E"]
@@ -42,6 +43,7 @@ class Captured:
     scans: tuple[dict[str, Tensor], ...]
     mask: Bool[Tensor, "b L"] | None
     grid: tuple[int, int] | None = None
+    layer: int | None = None
 
     __repr__ = brief
 
@@ -180,6 +182,7 @@ class Family:
         norm_name: Name of that norm in the mixer.
         norm_first: Given the norm, returns whether it comes before the gate, and so reads the output ungated.
         readings: The calls that a mixer makes of its scan, in order.
+        heads: Given the mixer, returns how many calls each of the readings consists of, for channels of their own.
         convolve: Given its input, weight and bias, returns the convolution without its activation.
         gate_function: Name of the module-level product (o, z) -> o ⊙ SiLU(z), for mixers that gate after their scan.
         stand_in: What runs under propagation rules in place of mixers of foreign classes.
@@ -203,6 +206,7 @@ class Family:
     norm_first: Callable[[Any], bool] = lambda norm: False
     conv_function: str = "causal_conv1d_fn"
     readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
+    heads: Callable[[Any], int] = lambda mixer: 1
     convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = causal_convolution
     gate_function: str | None = None
     stand_in: StandIn | None = None

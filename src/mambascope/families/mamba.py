@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.families.family import Captured, Family, ScanCall, weights
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.selective_scan import SelectiveScan
+from mambascope.operators.token_mixer import TokenMixer
 
 
 def read(
@@ -61,18 +63,32 @@ def selective_scan(consumed: dict[str, Tensor], dtype: torch.dtype) -> Selective
 def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     """Return the mixer's affine map; in_proj holds W_x first and W_z second."""
     scan = selective_scan(captured.scan, dtype)
-    channels = scan.maps
+    return between_projections(mixer, captured, scan, captured.scan.get("z"), slice(scan.maps))
+
+
+def between_projections(
+    mixer: Any, captured: Captured, scan: TokenMixer, z: Float[Tensor, "b L D"] | None, rows: slice
+) -> AffineMixer:
+    """Return the affine map of a mixer of Mamba-1's form, in the precision of its scan.
+
+    Args:
+        mixer: The mixer.
+        captured: What was captured from it.
+        scan: The operator of its scan.
+        z: What the gate's SiLU is taken of; None if the scan has no gate.
+        rows: The rows of in_proj that make the scan branch.
+    """
     in_proj, conv, out_proj = mixer.in_proj, mixer.conv1d, mixer.out_proj
-    gate = captured.scan.get("z")
+    dtype, channels = scan.skip.dtype, scan.skip.shape[0]
     x = captured.x.to(dtype)
     return AffineMixer(
         x=x if captured.mask is None else x * captured.mask[..., None],
         scan=scan,
-        W_x=weights(in_proj.weight, dtype, slice(channels)),
-        b_x=weights(in_proj.bias, dtype, slice(channels)),
+        W_x=weights(in_proj.weight, dtype, rows),
+        b_x=weights(in_proj.bias, dtype, rows),
         convolution=CausalConvolution(weights(conv.weight, dtype, slice(channels))[:, 0].flip(1)),
         conv_bias=weights(conv.bias, dtype, slice(channels)),
-        gate=F.silu(gate.to(dtype)) if gate is not None else torch.ones_like(scan.dt),
+        gate=F.silu(z.to(dtype)) if z is not None else scan.skip.new_ones(*x.shape[:2], channels),
         W_o=weights(out_proj.weight, dtype),
         b_o=weights(out_proj.bias, dtype),
         mask=captured.mask,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambascope.families.family import Captured, Family, ScanCall, weights
 from mambascope.operators.affine import AffineMixer
@@ -50,36 +50,62 @@ def state_space_dual(consumed: dict[str, Tensor], dtype: torch.dtype) -> StateSp
     )
 
 
-def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
-    """Return the mixer's affine map; in_proj holds the gate, then the scan branch, then B, C and Δ."""
+def affine(
+    mixer: Any, captured: Captured, dtype: torch.dtype, *, x_factor: float = 1.0, factor: Tensor | None = None
+) -> AffineMixer:
+    """Return the mixer's affine map; in_proj holds the gate, then the scan branch, then B, C and Δ.
+
+    Args:
+        mixer: The mixer.
+        captured: What was captured from it.
+        dtype: Precision of the map.
+        x_factor: A number by which the mixer multiplies its input before in_proj.
+        factor: What the mixer multiplies each channel of in_proj's output with, its bias included; by default 1.
+    """
     scan = state_space_dual(captured.scan, dtype)
     channels = scan.skip.shape[0]
-    in_proj, conv, out_proj = mixer.in_proj, mixer.conv1d, mixer.out_proj
-    branch = slice(channels, 2 * channels)
+    W, b = weights(mixer.in_proj.weight, dtype) * x_factor, weights(mixer.in_proj.bias, dtype)
+    if factor is not None:
+        W, b = factor.to(dtype)[:, None] * W, None if b is None else factor.to(dtype) * b
+    gating, branch = slice(channels), slice(channels, 2 * channels)
+    conv, out_proj = mixer.conv1d, mixer.out_proj
     x = captured.x.to(dtype)
     x = x if captured.mask is None else x * captured.mask[..., None]
-    z = F.linear(x, weights(in_proj.weight, dtype, slice(channels)), weights(in_proj.bias, dtype, slice(channels)))
-    gate = F.silu(z)
+    z = F.linear(x, W[gating], None if b is None else b[gating])
     return AffineMixer(
         x=x,
         scan=scan,
-        W_x=weights(in_proj.weight, dtype, branch),
-        b_x=weights(in_proj.bias, dtype, branch),
-        convolution=CausalConvolution(weights(conv.weight, dtype, slice(channels))[:, 0].flip(1)),
-        conv_bias=weights(conv.bias, dtype, slice(channels)),
-        gate=gate * norm_factor(captured.scan["o"].to(dtype) * gate, mixer.norm),
+        W_x=W[branch],
+        b_x=None if b is None else b[branch],
+        convolution=CausalConvolution(weights(conv.weight, dtype, gating)[:, 0].flip(1)),
+        conv_bias=weights(conv.bias, dtype, gating),
+        gate=gate_and_norm(F.silu(z), captured.scan.get("o"), mixer.norm),
         W_o=weights(out_proj.weight, dtype),
         b_o=weights(out_proj.bias, dtype),
         mask=captured.mask,
     )
 
 
-def norm_factor(gated: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L D"]:
-    """Return γ / rms_group(o ⊙ SiLU(z)), by which the norm multiplies the gated output of the scan."""
-    size = getattr(norm, "group_size", gated.shape[-1])  # before transformers 5.23 the whole width is one group
-    groups = rearrange(gated, "b L (g c) -> b L g c", c=size)
+def gate_and_norm(gate: Float[Tensor, "b L D"], o: Float[Tensor, "b L D"] | None, norm: Any) -> Float[Tensor, "b L D"]:
+    """Return what multiplies the scan's output o before W_o: the gate, and the norm's factor if there is a norm."""
+    if o is None or isinstance(norm, nn.Identity):
+        return gate
+    o = o.to(gate.dtype)
+    return gate * norm_factor(o if norm_first(norm) else o * gate, norm)
+
+
+def norm_factor(normed: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L D"]:
+    """Return γ / rms_group of what the norm reads: the scan's output, gated unless the norm comes first."""
+    width = normed.shape[-1]  # before transformers 5.23 the whole width of Mamba-2's is one group
+    size = getattr(norm, "group_size", width // getattr(norm, "n_groups", 1))
+    groups = rearrange(normed, "b L (g c) -> b L g c", c=size)
     scale = torch.rsqrt(groups.pow(2).mean(dim=-1, keepdim=True) + norm.variance_epsilon)
-    return weights(norm.weight, gated.dtype) * scale.expand_as(groups).flatten(2)
+    return weights(norm.weight, normed.dtype) * scale.expand_as(groups).flatten(2)
+
+
+def norm_first(norm: Any) -> bool:
+    """Return whether the norm comes before the gate."""
+    return bool(getattr(norm, "norm_before_gate", False))
 
 
 FAMILY = Family(
@@ -92,4 +118,5 @@ FAMILY = Family(
     scan=state_space_dual,
     affine=affine,
     norm_factor=norm_factor,
+    norm_first=norm_first,
 )

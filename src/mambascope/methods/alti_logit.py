@@ -11,12 +11,18 @@ norm and head are separate terms: scores and terms together sum to the readout. 
 
 The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, as
 `value_bias="source"` does (see `mambascope.methods.alti`). The sum is the same.
+
+In Zamba's layers, whose mixer reads the stream and what a shared attention gave, Δ^λ is split between the two. The part
+that came through the attention is the row of the attention's own layer, traced on by the attention's shares; the layer
+of the mixer keeps the rest.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +32,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.memory import require_room
-from mambascope.methods.alti import ValueBias, alti, with_value_bias
+from mambascope.methods.alti import ValueBias, passed_on, shares, with_value_bias
 from mambascope.methods.checked import checked
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.targets import require_no_padding
@@ -34,7 +40,9 @@ from mambascope.numbering import shown
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
+from mambascope.trace.block import Block
 from mambascope.trace.differentiate import Gradients, directions
+from mambascope.trace.parts import in_parts
 from mambascope.trace.running import in_texts
 
 
@@ -43,7 +51,8 @@ class LogitUpdates:
     """Every input's share of a readout, layer by layer.
 
     Attributes:
-        scores: The share of each input in each layer's update; their sum over layers is the attribution.
+        scores: The share of each input in each layer's update; their sum over layers is the attribution. A shared
+            attention that feeds a mixer (Zamba) has the share of the mixer's update that came through it.
         terms: The rest of the readout, by name: `residual` (the embedding at the readout's own positions), `bias` (of
             the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
         value: The readout, to which scores and terms sum.
@@ -80,7 +89,7 @@ def alti_logit(
             log-probability) is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
         maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, for use with several
-            readouts; by default computed one at a time.
+            readouts; by default computed one at a time. Not for models with shared attention, whose maps have parts.
         value_bias: As in `alti`.
 
     Raises:
@@ -89,15 +98,19 @@ def alti_logit(
             blocks.
         MapTooLargeError: if a layer's map would not fit in memory.
     """
-    return _updates(trace, readout, trace.logit_direction(readout), rule, maps, value_bias)
+    shares_of: Callable[[Block], Tensor] = partial(_shares_of, trace, rule, value_bias)
+    if maps is not None:
+        _check_maps(trace, maps)
+        shares_of = partial(_given, trace, maps)
+    return _updates(trace, readout, trace.logit_direction(readout), shares_of, rule, value_bias)
 
 
 def _updates(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     final: Gradients,
+    shares_of: Callable[[Block], Float[Tensor, "b parts L L"]],
     rule: ActivationRule = "secant",
-    maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
 ) -> LogitUpdates:
     """Return every input's share of a readout, given its direction in the stream before the final norm."""
@@ -106,21 +119,12 @@ def _updates(
             "ALTI-Logit follows a residual stream from the embeddings to one final norm, but this model normalises "
             "after each sum"
         )
-    _check_maps(trace, maps)
-    entering = [block.stream("ALTI-Logit") for block in trace.layers]
+    entering = [block.stream("ALTI-Logit") for block in trace.updates]
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
     q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
-    updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
-    for layer in range(len(trace.layers)):
-        operator = with_value_bias(trace.operator(layer), value_bias)
-        updates.append(operator.pull(q.to(operator.x.dtype), rule))
-        bias = bias + _dot(q, operator.bias(rule))
-    leaving = [block.stream_out for block in trace.layers if block.stream_out is not None]
+    rows, bias = _walked(trace, q, shares_of, rule, value_bias)
+    leaving = [block.stream_out for block in trace.updates if block.stream_out is not None]
     between = zip([*entering[1:], stream], leaving, strict=True)
-    rows = updates[-1][:, None]
-    for layer in reversed(range(len(trace.layers) - 1)):
-        back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
-        rows = torch.cat([updates[layer][:, None], rows @ back], dim=1)
     require_no_padding(trace, rows.abs().amax(dim=1))
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
@@ -133,11 +137,47 @@ def _updates(
     return LogitUpdates(rows, terms, final.value)
 
 
+def _walked(
+    trace: Trace,
+    q: Float[Tensor, "b L E"],
+    shares_of: Callable[[Block], Float[Tensor, "b parts L L"]],
+    rule: ActivationRule,
+    value_bias: ValueBias,
+) -> tuple[Float[Tensor, "b layer L"], Float[Tensor, " b"]]:
+    """Return each layer's update of the readout as shares of the inputs, and what the mixers' biases give to it."""
+    rows = direct = q.new_zeros(q.shape[0], 0, q.shape[1])
+    bias = q.new_zeros(len(q), dtype=torch.float64)
+    for block in reversed(trace.updates):
+        operator = with_value_bias(block.operator(), value_bias)
+        bias = bias + _dot(q, operator.bias(rule))
+        pulled = [part.pull(q.to(operator.x.dtype), rule) for part in in_parts(block, operator, "ALTI-Logit")]
+        sources = torch.stack(pulled, dim=1)[:, None]
+        if block.fed_by is not None:  # what came through the attention is a row of its own
+            empty = torch.zeros_like(sources[:, :, :1])
+            sources = torch.cat([torch.cat([empty, sources[:, :, 1:]], 2), torch.cat([sources[:, :, :1], empty], 2)], 1)
+        if rows.shape[1]:
+            sources = torch.cat([sources, torch.einsum("bni,bpij->bnpj", rows, shares_of(block))], dim=1)
+        rows, drawn = passed_on(shares_of, block.fed_by, sources)
+        direct = drawn + torch.cat([torch.zeros_like(drawn[:, : drawn.shape[1] - direct.shape[1]]), direct], dim=1)
+    return rows + direct, bias
+
+
+def _shares_of(trace: Trace, rule: ActivationRule, value_bias: ValueBias, block: Block) -> Float[Tensor, "b parts L L"]:
+    return shares(trace, trace.number_of(block), rule, value_bias)
+
+
+def _given(trace: Trace, maps: Sequence[Float[Tensor, "b L L"]], block: Block) -> Float[Tensor, "b 1 L L"]:
+    return maps[trace.number_of(block)][:, None]
+
+
 def _check_maps(trace: Trace, maps: Any) -> None:
-    """Raise InputError unless these are maps of every layer but the last, if any are given."""
+    """Raise InputError unless these are maps of every layer but the last."""
     (batch, length), layers = trace.shape, len(trace.layers) - 1
-    if maps is None:
-        return
+    aside = next((block for block in trace.layers if block.aside), None)
+    if aside is not None:
+        raise UnsupportedModelError(
+            f"maps of whole layers do not tell apart what the stream and {aside.name} gave to a mixer; leave maps out"
+        )
     fit = isinstance(maps, (list, tuple)) and len(maps) == layers
     if not fit or any(not isinstance(one, Tensor) or one.shape != (batch, length, length) for one in maps):
         raise InputError(
@@ -163,13 +203,13 @@ def _result(updates: LogitUpdates) -> MethodResult:
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """Share one forward pass and the layers' ALTI maps among all readouts."""
-    length, width = trace.shape[1], trace.layers[0].x.shape[-1]
+    length, width = trace.shape[1], trace.layers[0].y.shape[-1]
     for shape in ((len(trace.layers) - 1, length, length), (2 * len(readouts), length, width)):
         require_room(shape, torch.empty(0), "explain fewer positions, or shorten the text")
-    maps = [alti(trace, layer) for layer in range(len(trace.layers) - 1)]
+    shares_of = functools.cache(partial(_shares_of, trace, "secant", "bias"))
     finals = directions(trace.model, readouts, **trace.inputs)
     pairs = zip(readouts, finals, strict=True)
-    return [_result(_updates(trace, one, final, maps=maps)) for one, final in pairs]
+    return [_result(_updates(trace, one, final, shares_of)) for one, final in pairs]
 
 
 METHODS = [

@@ -19,6 +19,7 @@ from torch import Tensor
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import chosen_maps
+from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.targets import of_each_text, without_padding
@@ -93,10 +94,7 @@ def implicit_rollout_row(trace: Trace, target: int | Sequence[int]) -> Float[Ten
         target: One position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
     """
-    rho = one_hot(trace, target)
-    for layer in reversed(range(len(trace.layers))):
-        rho = rho + trace.operator(layer).implicit_pull(rho)
-    return rho
+    return rolled(trace, one_hot(trace, target), lambda block, rho: block.operator().implicit_pull(rho))
 
 
 METHODS = [

@@ -4,7 +4,8 @@
 
 ∇y' is the readout's true gradient at the mixer's output, averaged over its width to one number per target. The positive
 part needs single entries, so time is quadratic in L, tile by tile; memory is linear. For softmax attention the same
-formula uses the gradient at the layer's output; Transformer-Attribution itself is in `transformer_attribution`.
+formula uses the gradient at the layer's output; Transformer-Attribution itself is in `transformer_attribution`. Shared
+attention that feeds a mixer (Zamba) is walked as in `mambascope.methods.rollout`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import mean_tiles
+from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (
@@ -32,6 +34,7 @@ from mambascope.methods.reference_code import (
 from mambascope.methods.targets import of_each_text
 from mambascope.readouts import FeatureReadout, Readout
 from mambascope.trace import Trace
+from mambascope.trace.block import Block
 from mambascope.trace.differentiate import Gradients
 
 
@@ -72,16 +75,16 @@ def from_gradients(
         )
         return reference_rollout(rows)
     _require_means(flows)
-    rho = one_hot(trace, targets)
-    for layer in reversed(range(len(trace.layers))):
-        scan = trace.operator(layer).scan
-        slope = flows[layer].to(rho.dtype).mean(dim=-1)
-        below = rho.clone()
-        for block, tile in mean_tiles(scan):
+
+    def pull(layer: Block, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        slope = flows[trace.number_of(layer)].to(rho.dtype).mean(dim=-1)
+        below = torch.zeros_like(rho)
+        for block, tile in mean_tiles(layer.operator().scan):
             weighted = (tile * slope[:, block.rows, None]).clamp_(min=0)
             below[:, block.columns] += torch.einsum("bt,btc->bc", rho[:, block.rows], weighted)
-        rho = below
-    return rho
+        return below
+
+    return rolled(trace, one_hot(trace, targets), pull)
 
 
 def _require_means(flows: Sequence[Float[Tensor, "b L E"]]) -> None:

@@ -26,6 +26,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.selective_scan import SelectiveScan
+from mambascope.operators.stacked_scans import StackedScans
 from mambascope.operators.state_space_dual import StateSpaceDual
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
@@ -71,6 +72,8 @@ def reference_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b M L
 
 def _early_row(scan: TokenMixer, shape: tuple[int, int], layer: int, target: int) -> Float[Tensor, "b M L"]:
     """Return one scan's row."""
+    if isinstance(scan, StackedScans):
+        return torch.cat([_early_row(part, shape, layer, target) for part in scan.parts], dim=1)
     if not isinstance(scan, (SelectiveScan, StateSpaceDual)):
         raise UnsupportedModelError(
             f"layer {layer} is no selective scan: variant='reference-code' reproduces code for selective scans only"

@@ -5,6 +5,11 @@
 taken from the last layer down to the first. One target's row costs one reversed scan per layer: ρ ← ρ + ρ Ā^λ. The
 options that need single entries (absolute values, max, min or product over channels, a discard ratio) need the
 matrices, so their time and memory are quadratic in L.
+
+In Zamba's layers the mixer reads h + t, and t comes from an attention B that read the stream h and the embedded tokens
+e side by side. Every sum counts each of its terms in full, as h + y does, and so does W_V [h; e] = W_h h + W_e e:
+
+    ρ ← ρ + σ + τ,   σ = ρ Ā,   τ = σ B̄,      and τ once more for the tokens e, from which it goes no further down
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from mambascope.errors import InputError
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import hidden_attention_mean
+from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import HIDDEN_ATTENTION, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (
@@ -34,6 +40,7 @@ from mambascope.methods.targets import looks_ahead, of_each_text, without_paddin
 from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.blocks import split
 from mambascope.trace import Trace
+from mambascope.trace.block import Block
 
 #: How the maps of a layer's channels (or heads) are reduced to one; `product` is the geometric mean of absolute values.
 Reduction = Literal["mean", "max", "min", "product"]
@@ -52,8 +59,8 @@ def rollout_row(
         trace: A capture.
         target: One position, or several, whose rows are averaged; negative numbers count back from each text's own last
             token.
-        normalise: Divide every row of I + Ā by its sum, as Abnar & Zuidema do for softmax attention. Hidden attention
-            is signed, so a sum may be close to zero.
+        normalise: Divide every row of a layer's matrix, I + Ā, by its sum, as Abnar & Zuidema do for softmax attention.
+            Hidden attention is signed, so a sum may be close to zero.
         variant: `reference-code` copies the target's row into all rows and clamps the scores at 0, as the paper's code
             does (only for one target, without `normalise`). That code drops the target; here it keeps its place, with
             the score 0.
@@ -72,12 +79,7 @@ def rollout_row(
             trace, targets[0], lambda place: tuple(reference_row(trace, k, place).mean(dim=1) for k in layers)
         )
         return reference_rollout(rows)
-    rho = one_hot(trace, target)
-    for block in reversed(trace.layers):
-        if normalise:
-            rho = rho / (1 + block.mean_sums())
-        rho = rho + block.mean_pull(rho)
-    return rho
+    return rolled(trace, one_hot(trace, target), Block.mean_pull, _divided if normalise else None)
 
 
 @checked
@@ -110,10 +112,29 @@ def rollout(
     require_room((3, batch, length, length), like, "explain one position, or shorten the text")
     identity = torch.eye(length, dtype=like.dtype, device=like.device)
     product = identity.expand(batch, -1, -1)
-    for layer in range(len(trace.layers)):
-        step = identity + discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer))
-        product = (step / step.sum(dim=-1, keepdim=True) if normalise else step) @ product
+
+    def kept(block: Block) -> Float[Tensor, "b L L"]:
+        layer = trace.number_of(block)
+        return discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer))
+
+    for block in trace.updates:
+        mixed = kept(block)
+        if block.fed_by is None:
+            step = identity + mixed
+            product = (step / step.sum(dim=-1, keepdim=True) if normalise else step) @ product
+        else:
+            drawn = mixed @ kept(block.fed_by)
+            step = identity + mixed + drawn
+            divisor = (step + drawn).sum(dim=-1, keepdim=True) if normalise else 1.0
+            product = (step / divisor) @ product + drawn / divisor
     return without_padding(trace, product.contiguous())
+
+
+def _divided(block: Block, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+    """Return ρ with each target's weight divided by the sum of its row of the layer's matrix."""
+    ones = torch.ones_like(rho)
+    read = ones if block.fed_by is None else ones + 2 * block.fed_by.mean_apply(ones)
+    return rho / (1 + block.mean_apply(read))
 
 
 def reduced_map(

@@ -17,7 +17,7 @@ over every source that the target sees, and the three activation rules agree ([6
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -52,6 +52,7 @@ class AffineMixer(AffineMap):
         silu: Whether a SiLU follows the convolution; without it f is the identity, whatever the activation rule.
         centred: Whether the mean over channels is subtracted from the scan's output.
         offset: What is added before W_o and depends on no token; None for nothing.
+        whole: The map of the whole input, where x is a part of what the mixer read; see `reading`.
     """
 
     x: Float[Tensor, "b L E"]
@@ -67,6 +68,7 @@ class AffineMixer(AffineMap):
     silu: bool = True
     centred: bool = False
     offset: Float[Tensor, "b L D"] | None = None
+    whole: AffineMixer | None = None
 
     @property
     def causal(self) -> bool:
@@ -107,8 +109,18 @@ class AffineMixer(AffineMap):
     @cached_property
     def slope(self) -> Float[Tensor, "b L D"]:
         """σ(a), the secant of the SiLU, or 1 without a SiLU; zero where padding was removed after the convolution."""
+        if self.whole is not None:
+            return self.whole.slope
         slope = torch.sigmoid(self.preactivation) if self.silu else torch.ones_like(self.u)
         return slope if self.mask is None else slope * self.mask[..., None]
+
+    def reading(self, x: Float[Tensor, "b L E"]) -> AffineMixer:
+        """Return the map of a part of the input, with everything that is frozen as the whole input made it.
+
+        The contributions of parts that add up to the input add up to its contributions, with the rule `secant` or
+        without a SiLU; biases belong to the whole.
+        """
+        return replace(self, x=x, whole=self if self.whole is None else self.whole)
 
     def scanned(self) -> Float[Tensor, "b L D"]:
         """Return o, the output of the scan with its skip, rebuilt from the frozen coefficients."""

@@ -1,4 +1,9 @@
-"""One update of the residual stream: the stream before it, the mixers that ran in parallel, the stream after it."""
+"""One update of the residual stream: the stream before it, the mixers that ran in parallel, the stream after it.
+
+The attention that Zamba's layers share is a layer of its own with no place in the stream: it is `aside`. It reads the
+stream h with the embedded tokens e beside it; what it gives, after token-wise parts, is t, and the mixer of the block
+that it feeds reads norm(h + t), while the stream goes on as h plus that mixer's output.
+"""
 
 from __future__ import annotations
 
@@ -65,9 +70,15 @@ class Block:
         name: Its name in the model; the mixer's own name if the mixer is in no block.
         branches: The mixers whose outputs are added to the stream in parallel; nearly always one.
         stream_in: The residual stream that enters the block; None if there is no block that mambascope can read.
-        stream_out: The stream after the branches' outputs have been added to it, before anything else changes it.
+        stream_out: The stream after the branches' outputs have been added to it, before anything else changes it; None
+            if the layer is aside.
         stream_error: ‖stream_in + Σ scale · y - stream_out‖ / ‖stream_out‖; NaN if there is no stream.
-        trusted: Whether the sum gives stream_out, up to rounding.
+        trusted: Whether the sum gives stream_out, up to rounding; of a layer aside, whether it read [h; e].
+        aside: Whether the layer's output does not enter the stream but, after token-wise parts, what the mixers of the
+            next block read.
+        fed_by: The layer aside whose output, after token-wise parts, the mixers read together with the stream.
+        read: What the norm before the mixers read, if that is not the stream alone; None if it is, or is not known.
+        norm: That norm.
     """
 
     index: int
@@ -77,9 +88,14 @@ class Block:
     stream_out: Float[Tensor, "b L F"] | None = None
     stream_error: float = float("nan")
     trusted: bool = True
+    aside: bool = False
+    fed_by: Block | None = None
+    read: Float[Tensor, "b L R"] | None = None
+    norm: nn.Module | None = None
 
     def __repr__(self) -> str:
         kinds = " beside ".join(type(branch.mixer).__name__ for branch in self.branches)
+        kinds = f"{kinds}, not in the stream" if self.aside else kinds
         read = f"{shape_of(self.x[..., 0])} tokens"
         return one_line("Block", [str(self.index), repr(self.name), kinds, read, rebuilt(self.reconstruction_error)])
 
@@ -143,9 +159,14 @@ class Block:
             method: Name of the method that needs it, for the message.
 
         Raises:
-            UnsupportedModelError: if mambascope cannot read it, or the block changes it in some way other than adding
-                its mixers' outputs.
+            UnsupportedModelError: if mambascope cannot read it, the block changes it in some way other than adding its
+                mixers' outputs, or its mixers read something else as well; or if the layer is aside.
         """
+        if self.aside:
+            raise UnsupportedModelError(
+                f"{method} follows the residual stream, but layer {self.index} ({self.name}) is not in it: what it "
+                "gives is added to what the next layer's mixer reads"
+            )
         if self.stream_in is None:
             raise UnsupportedModelError(
                 f"{method} needs the residual stream around each mixer, but {self.name} has no block around it that "
@@ -157,6 +178,11 @@ class Block:
                 f"know: the stream before it plus its mixers' outputs differs from the stream after it by "
                 f"{self.stream_error:.1e}"
             )
+        if self.read is not None and self.fed_by is None:
+            raise UnsupportedModelError(
+                f"{method} follows the residual stream, but the mixers of {self.name} read something other than the "
+                "stream, in a way that mambascope does not know"
+            )
         return self.stream_in
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
@@ -166,13 +192,13 @@ class Block:
         maps = [(branch.scale, branch.operator(dtype)) for branch in self.branches]
         return SumOfMaps.side_by_side(maps[0][1].x, maps)
 
-    def mean_sums(self) -> Float[Tensor, "b L"]:
-        """Return the sum of each target's row of Ā; see `mean_pull`."""
+    def mean_apply(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return Ā v; see `mean_pull`."""
         parts = []
         for branch in self.branches:
             scan = branch.operator().scan
-            ones = torch.ones_like(scan.skip).expand(*self.x.shape[:2], -1)
-            parts.append(branch.scale * scan.apply(ones).mean(dim=-1))
+            per_channel = v.to(scan.skip.dtype)[..., None].expand(-1, -1, len(scan.skip))
+            parts.append(branch.scale * scan.apply(per_channel).mean(dim=-1))
         return torch.stack(parts).sum(dim=0)
 
     def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:

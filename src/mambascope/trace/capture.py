@@ -149,7 +149,7 @@ class _Recorder:
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
             if isinstance(family, AttentionFamily):
-                self._finish(model, name, module, family, *self._attended(name, module, x, output))
+                self._finish(model, name, module, family, *self._attended(name, module, x, output, kwargs))
             elif isinstance(family, Family):
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
@@ -171,9 +171,10 @@ class _Recorder:
         self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, kwargs: dict[str, Any]
     ) -> tuple[Captured, float]:
         """Return the record of a scan mixer, and the error of its scan."""
-        if len(self._calls) != len(family.readings):
+        count = len(family.readings) * family.heads(mixer)
+        if len(self._calls) != count:
             expected = ", ".join(reading.name for reading in family.readings)
-            calls = "one call" if len(family.readings) == 1 else f"{len(family.readings)} calls ({expected})"
+            calls = "one call" if count == 1 else f"{count} calls ({expected})"
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
                 f"{calls} ({_versions()})"
@@ -183,7 +184,9 @@ class _Recorder:
         self._calls.clear()
         return _consumed(x, output, kwargs, scans), scan_error
 
-    def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
+    def _attended(
+        self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]
+    ) -> tuple[Captured, float]:
         """Return the record of an attention layer, and 0: p leaves out padding, and the model's own code ran."""
         p = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(p, Tensor):
@@ -198,7 +201,7 @@ class _Recorder:
             )
         y = output[0] if self._written is None else self._written
         self._written = None
-        return Captured(x, y, ({"p": p.detach()},), None), 0.0
+        return Captured(x, y, ({"p": p.detach()},), None, layer=kwargs.get("layer_idx")), 0.0
 
     def _finish(
         self,

@@ -130,11 +130,16 @@ def directions(
 def final_norm(model: nn.Module) -> nn.Module:
     """Return the norm after a model's last layer: the last norm among the direct children of its base model.
 
+    Where that has none, as in wrappers around a language model, it is that of the decoder inside.
+
     Raises:
         UnsupportedModelError: if there is none.
     """
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
     norms = [module for module in base.children() if is_norm(module)]
+    decoder = model.get_decoder() if isinstance(model, transformers.PreTrainedModel) else model
+    if not norms and isinstance(decoder, nn.Module) and decoder is not model:
+        return final_norm(decoder)
     if not norms:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no norm after its last layer, so its logits are not read from one residual "

@@ -188,7 +188,7 @@ def _gated_norm(
     o, z = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in args)
     product = gated(o, z, rules)
     assert family.norm_factor is not None
-    factor = family.norm_factor(product, norm)
+    factor = family.norm_factor(o if family.norm_first(norm) else product, norm)
     return _checked(norm, product * (factor.detach() if rules.norm else factor), output)
 
 

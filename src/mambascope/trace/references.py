@@ -35,7 +35,7 @@ class References:
 
     Attributes:
         model: The model.
-        eager: Whether attention runs in its eager form in the copy.
+        eager: Whether attention and experts run in their eager form in the copy.
     """
 
     def __init__(self, model: nn.Module, eager: bool) -> None:
@@ -133,6 +133,8 @@ class References:
         twin = copy.copy(value)
         vars(twin).update({name: self.of(part) for name, part in vars(value).items()})
         vars(twin)["_attn_implementation_internal"] = "eager"
+        if "_experts_implementation_internal" in vars(twin):  # the grouped product of experts has no float64 form
+            vars(twin)["_experts_implementation_internal"] = "eager"
         return twin
 
     @_of.register(list)

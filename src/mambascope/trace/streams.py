@@ -3,10 +3,14 @@
 A norm that runs after the mixers reads the sum, unless it reads the block's input (for a token-wise part in parallel,
 as in GPT-NeoX); without such a norm, the block returns the sum. If a norm reads a new sum between two mixers, each is a
 block of its own; mixers that all read the block's input are parallel branches of one block.
+
+A layer that its family calls aside (Zamba's shared attention) has no place in the stream: it becomes a block without
+`stream_out`, and the next block, whose mixers read more than the stream, says that it is fed by it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mambascope.brief import brief
-from mambascope.families import MixerFamily
+from mambascope.families import AttentionFamily, MixerFamily
 from mambascope.trace.block import Block, Branch, precision
 from mambascope.trace.propagation_rules import is_norm
 from mambascope.trace.scanning import relative_error
@@ -37,13 +41,18 @@ class Streams:
         self.branches = 0
         self._allowed = allowed
         self._open: dict[str, _Open] = {}
+        self._embedded: Any = None
+        self._aside: Block | None = None
 
     def add(self, branch: Branch) -> None:
         """Add a mixer that has run to the block that is running, or as a block of its own if there is none."""
         self.branches += 1
         place = branch.name.rpartition(".")[0]
         if place in self._open:
-            self._open[place].branches.append(branch)
+            opened = self._open[place]
+            opened.branches.append(branch)
+            if opened.normed is not None and opened.normed[2] is branch.captured.x:
+                opened.read = opened.normed[:2]
         else:
             self.blocks.append(Block(len(self.blocks), branch.name, (branch,)))
 
@@ -65,6 +74,12 @@ class Streams:
     ) -> Iterator[RemovableHandle]:
         def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._open[place] = _Open(args[0] if args else kwargs.get("hidden_states"))
+            if self._embedded is None:
+                self._embedded = self._open[place].stream_in
+
+        def read(norm: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if place in self._open:
+                self._open[place].normed = (norm, args[0], output)
 
         def normed(_: nn.Module, args: tuple[Any, ...]) -> None:
             opened = self._open.get(place)
@@ -91,6 +106,7 @@ class Streams:
         for part in block.modules():
             if is_norm(part) and part not in inside:
                 yield part.register_forward_pre_hook(normed)
+                yield part.register_forward_hook(read)
         for mixer, family in mixers:
             post = family.post_norm(mixer)
             if post is not None:
@@ -104,22 +120,64 @@ class Streams:
         if not opened.branches:
             return
         branches = tuple(opened.branches)
-        block = Block(len(self.blocks), place, branches)
+        if _is_aside(branches[0]):
+            self._aside = self._set_aside(place, branches, opened)
+            self.blocks.append(self._aside)
+            return
+        fed_by, self._aside = self._aside, None
+        block = Block(len(self.blocks), place, branches, fed_by=fed_by)
         stream_in, stream_out = (_in_line(branches[0], stream) for stream in (opened.stream_in, opened.left(output)))
         if stream_in is not None and stream_out is not None:
             working = precision(stream_out.dtype)
             error = relative_error(stream_in.to(working) + block.y.to(working), stream_out.to(working))
             trusted = error <= self._allowed(stream_out.dtype)
-            block = Block(len(self.blocks), place, branches, stream_in, stream_out, error, trusted)
+            norm, read = opened.read or (None, None)
+            read = None if read is None else _in_line(branches[0], read)
+            if read is not None and torch.equal(read, stream_in):
+                norm, read = None, None
+            block = dataclasses.replace(
+                block,
+                stream_in=stream_in,
+                stream_out=stream_out,
+                stream_error=error,
+                trusted=trusted,
+                read=read,
+                norm=norm if read is not None else None,
+            )
         self.blocks.append(block)
+
+    def _set_aside(self, place: str, branches: tuple[Branch, ...], opened: _Open) -> Block:
+        """Return the block of a layer that is not in the stream; it is trusted if it read the stream and the tokens."""
+        norm, read = opened.read or (None, None)
+        beside = (opened.stream_in, self._embedded)
+        expected = torch.cat(beside, dim=-1) if all(isinstance(part, Tensor) for part in beside) else None
+        return Block(
+            len(self.blocks),
+            place,
+            branches,
+            stream_in=opened.stream_in,
+            trusted=read is not None and expected is not None and torch.equal(read, expected),
+            aside=True,
+            read=read,
+            norm=norm,
+        )
+
+
+def _is_aside(branch: Branch) -> bool:
+    return isinstance(branch.family, AttentionFamily) and branch.family.aside
 
 
 @dataclass
 class _Open:
-    """A block that is running: its input, the mixers that have run, and what else is added in parallel."""
+    """A block that is running: its input, the mixers that have run, what they read, and what is added in parallel.
+
+    `normed` is the last norm that ran, with its input and its output; `read` the norm before a mixer, with its input.
+    """
 
     stream_in: Any
     branches: list[Branch] = field(default_factory=list)
+    normed: tuple[nn.Module, Any, Any] | None = None
+    read: tuple[nn.Module, Any] | None = None
     beside: Tensor | None = None
     summed: Tensor | None = None
 

@@ -30,7 +30,8 @@ class Trace:
         model: The model that was given, or the one inside the wrappers that were given; if there are adapters in it, a
             plain copy with their weights merged.
         inputs: The arguments it was called with.
-        layers: The blocks that the run went through, in order.
+        layers: The blocks that the run went through, in order. An attention layer whose output enters another mixer but
+            not the stream (Zamba's) is a layer of its own, before the one that it feeds.
         outputs: What the model returned.
         seconds: How long the capture took, including its self-check.
     """
@@ -53,6 +54,15 @@ class Trace:
     def reconstruction_error(self) -> tuple[float, ...]:
         """Relative error with which each layer's output was rebuilt, in the order of `layers`."""
         return tuple(block.reconstruction_error for block in self.layers)
+
+    @property
+    def updates(self) -> tuple[Block, ...]:
+        """The layers that update the residual stream, in order: all but those that only feed another one's mixer."""
+        return tuple(block for block in self.layers if not block.aside)
+
+    def number_of(self, block: Block) -> int:
+        """Return the place of a block in `layers`."""
+        return self.layers.index(block)
 
     @property
     def branches(self) -> tuple[Branch, ...]:

@@ -1,0 +1,36 @@
+"""Weights of positions carried down through the layers of a run, from the last to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.trace import Trace
+from mambascope.trace.block import Block
+
+
+def rolled(
+    trace: Trace,
+    rho: Float[Tensor, "b L"],
+    pull: Callable[[Block, Float[Tensor, "b L"]], Float[Tensor, "b L"]],
+    before: Callable[[Block, Float[Tensor, "b L"]], Float[Tensor, "b L"]] | None = None,
+) -> Float[Tensor, "b L"]:
+    """Return ρ Π_λ (I + A^λ), with shared attention as in `mambascope.methods.rollout`.
+
+    Args:
+        trace: A capture.
+        rho: The weights at the top.
+        pull: Given a layer and weights of its targets, returns their product with its matrix A.
+        before: Given a layer and weights, returns the weights that are carried through it; by default the same.
+    """
+    direct = rho.new_zeros(rho.shape)
+    for block in reversed(trace.updates):
+        rho = rho if before is None else before(block, rho)
+        through = pull(block, rho)
+        rho = rho + through
+        if block.fed_by is not None:
+            drawn = pull(block.fed_by, through)
+            rho, direct = rho + drawn, direct + drawn
+    return rho + direct
