@@ -130,11 +130,14 @@ def directions(
 def final_norm(model: nn.Module) -> nn.Module:
     """Return the norm after a model's last layer: the last norm among the direct children of its base model.
 
+    In a model that reads pictures as well, that is the part which reads text.
+
     Raises:
         UnsupportedModelError: if there is none.
     """
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    norms = [module for module in base.children() if is_norm(module)]
+    parts = (base, getattr(base, "language_model", None))
+    norms = [module for part in parts if part is not None for module in part.children() if is_norm(module)]
     if not norms:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no norm after its last layer, so its logits are not read from one residual "

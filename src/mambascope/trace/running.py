@@ -50,7 +50,8 @@ def own_precision() -> Iterator[None]:
 def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
     """Return the model's outputs for these inputs, of which those that are None are left out, without a cache."""
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    if isinstance(model, transformers.PreTrainedModel) and getattr(model.config, "use_cache", None) is not None:
+    config = model.config.get_text_config() if isinstance(model, transformers.PreTrainedModel) else None
+    if getattr(config, "use_cache", None) is not None:
         inputs = {"use_cache": False} | inputs
     return model(**inputs)
 
