@@ -4,6 +4,44 @@ import torch
 import transformers
 
 SIZES = {"vocab_size": 50, "hidden_size": 12, "intermediate_size": 16, "pad_token_id": 0}
+#: Gated delta nets around attention, with two value heads for every key head.
+DELTA = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 4,
+    "linear_conv_kernel_dim": 4,
+}
+QWEN3_5 = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "attention_bias": True,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 100.0,
+        "partial_rotary_factor": 0.75,
+        "mrope_section": [1, 1, 1],
+        "mrope_interleaved": True,
+    },
+}
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+
+
+def multimodal(config, **options):
+    """Return the configuration of a model that reads text and pictures; the options are those of its text part."""
+    pictures = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 12}
+    text = SIZES | DELTA | QWEN3_5 | options
+    return config(text_config=text, vision_config=pictures | {"patch_size": 2, "num_position_embeddings": 16})
+
+
 #: Class and configuration of small stock hybrids by model type; the options of a call replace those here.
 HYBRIDS: dict = {
     "bamba": (
@@ -83,6 +121,53 @@ HYBRIDS: dict = {
             | {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]}
             | {"num_attention_heads": 4, "num_key_value_heads": 2, "n_mamba_heads": 2, "mamba_d_state": 3}
             | {"mamba_dt_rank": 2, "mamba_proj_bias": True, "attention_head_dim": 6}
+            | o
+        ),
+    ),
+    "qwen3_next": (
+        "Qwen3NextForCausalLM",
+        lambda **o: transformers.Qwen3NextConfig(
+            **SIZES
+            | DELTA
+            | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}}
+            | {"attention_bias": True, "mlp_only_layers": [0], "num_experts": 4, "num_experts_per_tok": 2}
+            | {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+            | o
+        ),
+    ),
+    "qwen3_5": ("Qwen3_5ForConditionalGeneration", lambda **o: multimodal(transformers.Qwen3_5Config, **o)),
+    "qwen3_5_text": (
+        "Qwen3_5ForCausalLM",
+        lambda **o: transformers.Qwen3_5TextConfig(**SIZES | DELTA | QWEN3_5 | o),
+    ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeForConditionalGeneration",
+        lambda **o: multimodal(transformers.Qwen3_5MoeConfig, **MOE | o),
+    ),
+    "olmo_hybrid": (
+        "OlmoHybridForCausalLM",
+        lambda **o: transformers.OlmoHybridConfig(
+            **SIZES
+            | DELTA
+            | {"num_attention_heads": 3, "num_key_value_heads": 1, "attention_bias": True}
+            | {"linear_allow_neg_eigval": True}
+            | o
+        ),
+    ),
+    "kimi_linear": (
+        "KimiLinearForCausalLM",
+        lambda **o: transformers.KimiLinearConfig(
+            **SIZES
+            | {
+                "layer_types": DELTA["layer_types"],
+                "num_hidden_layers": 3,
+                "mlp_layer_types": ["dense"] + ["sparse"] * 2,
+            }
+            | {"num_attention_heads": 3, "num_key_value_heads": 3, "attention_bias": True, "q_lora_rank": 7}
+            | {"kv_lora_rank": 5, "qk_rope_head_dim": 4, "qk_nope_head_dim": 3, "v_head_dim": 6}
+            | {"linear_head_dim": 6, "linear_num_heads": 3, "num_local_experts": 4, "num_experts_per_tok": 2}
+            | {"moe_intermediate_size": 8, "n_shared_experts": 1, "bos_token_id": 1, "eos_token_id": 2}
             | o
         ),
     ),

@@ -20,11 +20,15 @@ from mambascope.families import (
     gpt_neox,
     granitemoehybrid,
     jamba,
+    kimi_linear,
     llama,
     mamba,
     mamba2,
     mambavision,
     nemotron_h,
+    olmo_hybrid,
+    qwen3_5,
+    qwen3_next,
     vim,
     vit,
     vmamba,
@@ -60,6 +64,13 @@ FAMILIES: Registry[MixerFamily] = Registry(
         *zamba.FAMILIES,
         *zamba2.FAMILIES,
         mambavision.ATTENTION_FAMILY,
+        qwen3_next.FAMILY,
+        qwen3_next.ATTENTION_FAMILY,
+        *qwen3_5.FAMILIES,
+        olmo_hybrid.FAMILY,
+        olmo_hybrid.ATTENTION_FAMILY,
+        kimi_linear.FAMILY,
+        kimi_linear.ATTENTION_FAMILY,
     ),
 )
 
@@ -118,6 +129,8 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
         family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)
         if family is not None:
             mixers.append((name, module, family))
+        elif mixers and name.startswith(f"{mixers[-1][0]}.".lstrip(".")):
+            continue  # a part of a mixer that has been found, such as the forget gate of Kimi's
         elif any(isinstance(getattr(module, name, None), nn.Parameter) for name in RATES):
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "

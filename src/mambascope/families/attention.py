@@ -63,6 +63,11 @@ class AttentionFamily:
             the block's input and are added to the stream together with it.
         aside: Whether the layer's output does not enter the stream: after token-wise parts it is added to what the next
             mixer reads. Such a layer reads the stream with the embedded tokens beside it, x = norm([h; e]).
+        gate: Given the layer and its input, returns the factor per target and channel by which p·V is multiplied
+            before W_O; None for layers without a gate.
+        source_factor: Given the layer and its input, returns the factor of every source's value; None for 1.
+        output_norm: Given the enclosing block, returns the norm that the layer's output passes before it is added to
+            the stream, and the part of the block that reads the sum; None where the output is added as it is.
     """
 
     model_type: str
@@ -77,6 +82,9 @@ class AttentionFamily:
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
     aside: bool = False
+    gate: Callable[[Any, Tensor], Tensor] | None = None
+    source_factor: Callable[[Any, Tensor], Tensor] | None = None
+    output_norm: Callable[[Any], tuple[nn.Module, nn.Module]] | None = None
 
     __repr__ = brief
 
@@ -100,7 +108,8 @@ class AttentionFamily:
 
     def affine(self, mixer: Any, captured: Captured, dtype: torch.dtype) -> AttentionLayer:
         """Return the layer's affine map (methods section 3)."""
-        p = captured.scan["p"].to(dtype)
+        x, p = captured.x.to(dtype), captured.scan["p"].to(dtype)
         part = self.projections(mixer, p.shape[1])
         W_V, b_V, W_O, b_O = (weights(tensor, dtype) for tensor in (part.W_V, part.b_V, part.W_O, part.b_O))
-        return attention_layer(captured.x.to(dtype), p, W_V, b_V, W_O, b_O)
+        gate, factor = (None if form is None else form(mixer, x) for form in (self.gate, self.source_factor))
+        return attention_layer(x, p, W_V, b_V, W_O, b_O, gate=gate, source_factor=factor)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from mambascope.models.convolutions import causal_convolution
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.token_mixer import TokenMixer
 
-#: The kind of mixer: `scan`, `attention`, or a name that a family gives.
+#: The kind of mixer: `scan`, `attention`, `delta`, or a name that a family gives.
 Kind = str
 
 
@@ -181,6 +182,7 @@ class Family:
             norm applies; None for families whose scan applies the gate and that have no such norm.
         norm_name: Name of that norm in the mixer.
         norm_first: Given the norm, returns whether it comes before the gate, and so reads the output ungated.
+        gate_activation: What that norm applies to the gate.
         readings: The calls that a mixer makes of its scan, in order.
         heads: Given the mixer, returns how many calls each of the readings consists of, for channels of their own.
         convolve: Given its input, weight and bias, returns the convolution without its activation.
@@ -204,6 +206,7 @@ class Family:
     norm_factor: Callable[[Tensor, Any], Tensor] | None = None
     norm_name: str = "norm"
     norm_first: Callable[[Any], bool] = lambda norm: False
+    gate_activation: Callable[[Tensor], Tensor] = F.silu
     conv_function: str = "causal_conv1d_fn"
     readings: tuple[Reading, ...] = (Reading("forwards", torch.arange),)
     heads: Callable[[Any], int] = lambda mixer: 1

@@ -40,6 +40,7 @@ from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block as Rectangle
+from mambascope.operators.normed_map import NormedMap
 from mambascope.trace import Trace
 from mambascope.trace.block import Block
 from mambascope.trace.parts import in_parts
@@ -190,6 +191,8 @@ def with_value_bias(operator: AffineMap, value_bias: str) -> AffineMap:
     """
     if value_bias not in get_args(ValueBias):
         raise InputError(f"unknown value_bias {shown(value_bias)}; choose one of {', '.join(get_args(ValueBias))}")
+    if isinstance(operator, NormedMap):
+        return dataclasses.replace(operator, inner=with_value_bias(operator.inner, value_bias))
     if value_bias == "bias" or not isinstance(operator, AttentionLayer) or operator.b_x is None:
         return operator
     x = torch.cat([operator.x, torch.ones_like(operator.x[..., :1])], dim=-1)

@@ -4,7 +4,8 @@
 
 The attention weight times the vector that it weights, summed over heads before the norm is taken. A source's share
 includes the value bias, which LaTIM's ‖T_ij(x_j)‖ leaves in β; the output projection's bias belongs to no source in
-either.
+either. Where a layer has an output gate, or a norm of its output, both count, frozen: the vector is what is added to
+the stream.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mambascope.methods.checked import checked
 from mambascope.methods.method import ATTENTION, Method
 from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.attention_layer import AttentionLayer
+from mambascope.operators.normed_map import NormedMap
 from mambascope.trace import Trace
 
 
@@ -35,11 +37,12 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         UnsupportedModelError: if the layer is not softmax attention.
         MapTooLargeError: if the map would not fit in memory.
     """
-    operator = _attention(trace, layer)
+    operator, after = _attention(trace, layer)
     batch, length = trace.shape
     require_room((batch, length, length), operator.x, "explain one position, or shorten the text")
     norms = operator.x.new_zeros(batch, length, length)
-    for block, tile in operator.tiles_of(operator.preactivation):
+    for block, tile in operator.tiles_of(operator.values):
+        tile = tile if after is None else after.normed_tile(tile, block)
         norms[:, block.rows, block.columns] = torch.linalg.vector_norm(tile, dim=1)
     return without_padding(trace, norms)
 
@@ -57,29 +60,33 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if the layer is not softmax attention.
     """
-    operator = _attention(trace, layer)
+    operator, after = _attention(trace, layer)
 
     def row(place: int) -> tuple[Tensor]:
         seen = operator.seen(place)
         p = operator.scan.channels(operator.scan.tile(slice(place, place + 1), seen))[:, :, 0]
-        weighed = p.transpose(1, 2) * operator.preactivation[:, seen]
+        weighed = p.transpose(1, 2) * operator.values[:, seen] * operator.gate[:, place, None]
         found = operator.x.new_zeros(trace.shape)
-        found[:, seen] = torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
+        vectors = weighed @ operator.W_o.t()
+        vectors = vectors if after is None else after.normed(vectors, slice(place, place + 1))
+        found[:, seen] = torch.linalg.vector_norm(vectors, dim=-1)
         return (found,)
 
     return of_each_text(trace, target, row)[0]
 
 
-def _attention(trace: Trace, layer: int) -> AttentionLayer:
-    """Return a layer's operator if it is softmax attention."""
+def _attention(trace: Trace, layer: int) -> tuple[AttentionLayer, NormedMap | None]:
+    """Return a layer's operator if it is softmax attention, and the norm that its output passes, if there is one."""
     operator = trace.operator(layer)
+    after = operator if isinstance(operator, NormedMap) else None
+    operator = operator if after is None else after.inner
     if not isinstance(operator, AttentionLayer):
         branch = trace.layers[trace.index(layer)].branch
         raise UnsupportedModelError(
             f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan, but "
             f"norm-based attention is defined for softmax attention; use latim, its counterpart for scans"
         )
-    return operator
+    return operator, after
 
 
 METHODS = [

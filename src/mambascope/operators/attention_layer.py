@@ -2,14 +2,17 @@
 
     y_i = Σ_j Σ_h p^h_ij W_O^h (W_V^h x_j + b_V^h) + b_O
 
-The gate is 1 and nothing comes between p and W_O, so what a source writes can be projected once per head, and a tile of
-contributions is a product of inner size H where a scan's is one of inner size D.
+Where nothing comes between p and W_O, what a source writes can be projected once per head, and a tile of contributions
+is a product of inner size H where a scan's is one of inner size D. Some layers have an output gate there, a frozen
+factor per target and channel; then the product is one of inner size D as well. A frozen factor per source multiplies
+W_V x_j + b_V where values come from a latent vector that is normalised (MLA).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import rearrange
@@ -25,21 +28,48 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionLayer(AffineMixer):
-    """An attention layer with its probabilities frozen; made by `attention_layer`."""
+    """An attention layer with its probabilities frozen; made by `attention_layer`.
+
+    Attributes:
+        gated: Whether there is an output gate, so that `gate` is not 1.
+        source_factor: A factor of every source's value; None for 1.
+    """
+
+    gated: bool = False
+    source_factor: Float[Tensor, "b L 1"] | None = None
+
+    @cached_property
+    def slope(self) -> Float[Tensor, "b L D"]:
+        """The factor of what every source writes."""
+        return torch.ones_like(self.u) if self.source_factor is None else self.source_factor.expand_as(self.u)
+
+    @property
+    def values(self) -> Float[Tensor, "b L D"]:
+        """What every source writes, with the bias of the values: its factor times W_V x_j + b_V."""
+        return self.slope * self.preactivation
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block; the activation rules all agree here."""
-        return self._tile(self.u, block, workspace)
+        return self._tile(self.u if self.source_factor is None else self.slope * self.u, block, workspace)
 
     def tiles_of(self, values: Float[Tensor, "b L D"]) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield Σ_h p^h_ij W_O^h values_j for every block of pairs; a tile is valid until the next one is yielded."""
+        """Yield Σ_h p^h_ij W_O^h (g_i ⊙ values_j)^h for every block of pairs; a tile is valid until the next is yielded.
+
+        Args:
+            values: What the sources write.
+        """
         workspace = Workspace()
         for block in self.blocks():
             yield block, self._tile(values, block, workspace)
 
     def _tile(self, values: Float[Tensor, "b L D"], block: Block, workspace: Workspace) -> Float[Tensor, "b F t c"]:
-        """Return Σ_h p^h_ij W_O^h values_j for one block; what a source writes is projected once per head."""
+        """Return W_O (g_i ⊙ Σ_h p^h_ij values_j) of one block; without a gate, values are projected once per head."""
         heads, columns = self.scan.maps, block.columns
+        if self.gated:
+            written = values[:, columns].transpose(1, 2)[:, None]
+            received = self.scan.mix(block, written, self.gate[:, block.rows], workspace)
+            tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
+            return torch.matmul(self.W_o, received.flatten(2), out=tile).view(*tile.shape[:2], *block.shape)
         by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
         written = workspace.keep(
             "written",
@@ -59,8 +89,11 @@ def attention_layer(
     b_V: Float[Tensor, " D"] | None,
     W_O: Float[Tensor, "F D"],
     b_O: Float[Tensor, " F"] | None,
+    *,
+    gate: Float[Tensor, "b L D"] | None = None,
+    source_factor: Float[Tensor, "b L 1"] | None = None,
 ) -> AttentionLayer:
-    """Return the affine map of an attention layer: p for alpha, one tap of ones, no activation, no gate, no skip.
+    """Return the affine map of an attention layer: p for alpha, one tap of ones, no activation, no skip.
 
     Args:
         x: The layer's input.
@@ -69,6 +102,8 @@ def attention_layer(
         b_V: Its bias, or None.
         W_O: Output projection.
         b_O: Its bias, or None.
+        gate: What multiplies p·V before W_O; None for 1.
+        source_factor: A factor of every source's value; None for 1.
     """
     channels, one = W_V.shape[0], W_V.new_ones(())
     return AttentionLayer(
@@ -78,8 +113,10 @@ def attention_layer(
         b_x=b_V,
         convolution=CausalConvolution(one.expand(channels, 1)),
         conv_bias=None,
-        gate=one.expand(*x.shape[:2], channels),
+        gate=one.expand(*x.shape[:2], channels) if gate is None else gate,
         W_o=W_O,
         b_o=b_O,
         silu=False,
+        gated=gate is not None,
+        source_factor=source_factor,
     )

@@ -43,6 +43,28 @@ def state_space_dual_matrix(
     return alpha
 
 
+def gated_delta_matrix(
+    q: Float[Tensor, "L G N"], k: Float[Tensor, "L G N"], beta: Float[Tensor, "L H"], decay: Float[Tensor, "L H n"]
+) -> Float[Tensor, "H L L"]:
+    """Return M of the gated delta rule ([8], [9]): its recurrence, token by token, for a value of one at each source.
+
+    Every source has a state of its own; a token decays all of them, removes what they hold under its key, and writes
+    its value to its own.
+    """
+    L, H = beta.shape
+    M = torch.zeros(H, L, L, dtype=torch.float64)
+    for h in range(H):
+        group = h // (H // k.shape[1])
+        states = torch.zeros(L, k.shape[2], dtype=torch.float64)
+        for t in range(L):
+            key, b = k[t, group].double(), beta[t, h].double()
+            states = states * torch.exp(decay[t, h].double())
+            states = states - b * (states @ key)[:, None] * key
+            states[t] += b * key
+            M[h, t] = states @ q[t, group].double()
+    return M
+
+
 def convolution(u: Float[Tensor, "L D"], w: Float[Tensor, "D K"], b: Float[Tensor, " D"]) -> Float[Tensor, "L D"]:
     """Return the causal depthwise convolution with bias; w[:, 0] is the tap on the current token."""
     a = torch.zeros(u.shape, dtype=torch.float64)

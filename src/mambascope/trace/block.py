@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import UnsupportedModelError
 from mambascope.families import Captured, Kind, MixerFamily
+from mambascope.families.family import weights
 from mambascope.operators.affine_map import AffineMap
+from mambascope.operators.normed_map import normed_map
 from mambascope.operators.sum_of_maps import SumOfMaps
 
 
@@ -35,6 +37,7 @@ class Branch:
             as it always does for attention.
         scale: The factor by which its output is multiplied before it is added to the stream.
         reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN if the capture did not check it.
+        norm: The norm that its output passes before it is added to the stream; None if it is added as it is.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Branch:
     scan_error: float
     scale: float = 1.0
     reconstruction_error: float = float("nan")
+    norm: nn.Module | None = None
 
     def __repr__(self) -> str:
         kind = f"{type(self.mixer).__name__} of {self.family.model_type}"
@@ -55,10 +59,24 @@ class Branch:
         """The kind of mixer."""
         return self.family.kind
 
-    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
-        """Return the mixer as an exact affine map, in `dtype`; by default float32, float64 for float64 models."""
+    @property
+    def y(self) -> Float[Tensor, "b L F"]:
+        """What is scaled and added to the stream: the mixer's output, normalised if a norm follows it."""
+        if self.norm is None:
+            return self.captured.y
         with torch.no_grad():
-            return self.family.affine(self.mixer, self.captured, dtype or precision(self.captured.y.dtype))
+            return self.norm.forward(self.captured.y)  # its hooks have run
+
+    def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
+        """Return the mixer as an exact affine map, with the norm of its output frozen.
+
+        Args:
+            dtype: Precision of the map; by default float32, float64 for float64 models.
+        """
+        dtype = dtype or precision(self.captured.y.dtype)
+        with torch.no_grad():
+            inner = self.family.affine(self.mixer, self.captured, dtype)
+            return inner if self.norm is None else _with_norm(inner, self.norm, self.captured.y.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +151,8 @@ class Block:
     def y(self) -> Float[Tensor, "b L F"]:
         """What is added to the stream: Σ scale · y, in at least float32 if there are several branches."""
         if len(self.branches) == 1 and self.branches[0].scale == 1:
-            return self.branches[0].captured.y
-        parts = [branch.captured.y.to(precision(branch.captured.y.dtype)) * branch.scale for branch in self.branches]
+            return self.branches[0].y
+        parts = [branch.y.to(precision(branch.y.dtype)) * branch.scale for branch in self.branches]
         return torch.stack(parts).sum(dim=0)
 
     @property
@@ -204,6 +222,13 @@ class Block:
     def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return ρ Ā, with Ā the scaled sum over branches of each one's token mixing, averaged over its channels."""
         return torch.stack([branch.scale * branch.operator().scan.pull(rho) for branch in self.branches]).sum(dim=0)
+
+
+def _with_norm(inner: AffineMap, norm: nn.Module, y: Float[Tensor, "b L F"]) -> AffineMap:
+    """Return a mixer's map with the norm of its output; capture compares the result with the norm's own."""
+    weight, bias = (weights(getattr(norm, name, None), y.dtype) for name in ("weight", "bias"))
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
+    return normed_map(inner, y, weight, bias, epsilon, centred=isinstance(norm, nn.LayerNorm))
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:

@@ -218,8 +218,12 @@ class _Recorder:
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) returned NaN or infinite values: "
                 "the model's weights are damaged, or its numbers overflow in this precision"
             )
-        y, place = captured.y, name.rpartition(".")[0]
-        branch = Branch(name, family, mixer, captured, scan_error, family.scale(model.get_submodule(place)))
+        place = name.rpartition(".")[0]
+        block = model.get_submodule(place)
+        after = family.output_norm(block) if isinstance(family, AttentionFamily) and family.output_norm else None
+        norm = None if after is None else after[0]
+        branch = Branch(name, family, mixer, captured, scan_error, family.scale(block), norm=norm)
+        y = branch.y
         if self.check:
             error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)
             if not max(error, scan_error) <= allowed:

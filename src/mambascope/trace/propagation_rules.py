@@ -115,9 +115,9 @@ class RuleInterceptor:
         return secant_silu(a) if self.rules.silu else F.silu(a)
 
 
-def gated(o: Tensor, z: Tensor, rules: PropagationRules) -> Tensor:
-    """Return o ⊙ SiLU(z) under propagation rules."""
-    product = o * (secant_silu(z) if rules.silu else F.silu(z))
+def gated(o: Tensor, z: Tensor, rules: PropagationRules, activation: Callable[[Tensor], Tensor] = F.silu) -> Tensor:
+    """Return o ⊙ activation(z) under propagation rules; only SiLU has a secant."""
+    product = o * (secant_silu(z) if rules.silu and activation is F.silu else activation(z))
     return half(product) if rules.gate else product
 
 
@@ -184,11 +184,15 @@ def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], output
 def _gated_norm(
     family: Family, rules: PropagationRules, norm: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
-    """Return the output of Mamba-2's norm, whose inputs are the scan's output and z."""
+    """Return the output of a mixer's norm, whose inputs are the scan's output and z."""
     o, z = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in args)
-    product = gated(o, z, rules)
     assert family.norm_factor is not None
-    factor = family.norm_factor(o if family.norm_first(norm) else product, norm)
+    if family.norm_first(norm):
+        factor = family.norm_factor(o, norm)
+        normed = o * (factor.detach() if rules.norm else factor)
+        return _checked(norm, gated(normed, z, rules, family.gate_activation), output)
+    product = gated(o, z, rules, family.gate_activation)
+    factor = family.norm_factor(product, norm)
     return _checked(norm, product * (factor.detach() if rules.norm else factor), output)
 
 

@@ -2,7 +2,8 @@
 
 A norm that runs after the mixers reads the sum, unless it reads the block's input (for a token-wise part in parallel,
 as in GPT-NeoX); without such a norm, the block returns the sum. If a norm reads a new sum between two mixers, each is a
-block of its own; mixers that all read the block's input are parallel branches of one block.
+block of its own; mixers that all read the block's input are parallel branches of one block. Where a mixer's output is
+normalised before it is added (OLMo Hybrid), its family says which part of the block reads the sum.
 
 A layer that its family calls aside (Zamba's shared attention) has no place in the stream: it becomes a block without
 `stream_out`, and the next block, whose mixers read more than the stream, says that it is fed by it.
@@ -103,7 +104,10 @@ class Streams:
         yield block.register_forward_pre_hook(entered, with_kwargs=True)
         yield block.register_forward_hook(left)
         inside = {part for mixer, _ in mixers for part in mixer.modules()}
-        for part in block.modules():
+        readers = [family.output_norm(block)[1] for _, family in mixers if getattr(family, "output_norm", None)]
+        for reader in readers:
+            yield reader.register_forward_pre_hook(summed)
+        for part in () if readers else block.modules():
             if is_norm(part) and part not in inside:
                 yield part.register_forward_pre_hook(normed)
                 yield part.register_forward_hook(read)

@@ -1,0 +1,39 @@
+"""Qwen3.5 and Qwen3.6 (Qwen team 2026), dense and of experts: Qwen3-Next's layers, with a projection for each part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mambascope.families import qwen3_next
+from mambascope.families.family import Captured
+from mambascope.families.gated_delta import linear, mixer_map
+from mambascope.operators.affine import AffineMixer
+
+
+def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
+    """Return the mixer's affine map; in_proj_qkv holds q, k and v."""
+    return mixer_map(
+        mixer,
+        captured,
+        dtype,
+        W_v=mixer.in_proj_qkv.weight[2 * mixer.key_dim :],
+        z=lambda x: linear(x, mixer.in_proj_z),
+        norm=mixer.norm,
+        out=mixer.out_proj,
+    )
+
+
+FAMILIES = tuple(
+    replace(
+        family,
+        model_type=model_type,
+        mixer_class=family.mixer_class.replace("Qwen3Next", prefix),
+        module=f"transformers.models.{model_type}.modeling_{model_type}",
+        **own,
+    )
+    for model_type, prefix in (("qwen3_5", "Qwen3_5"), ("qwen3_5_moe", "Qwen3_5Moe"))
+    for family, own in ((qwen3_next.FAMILY, {"affine": affine}), (qwen3_next.ATTENTION_FAMILY, {}))
+)
