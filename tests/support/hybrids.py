@@ -4,8 +4,37 @@ import torch
 import transformers
 
 SIZES = {"vocab_size": 50, "hidden_size": 12, "intermediate_size": 16, "pad_token_id": 0}
+LFM2 = SIZES | {
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 16,
+    "conv_bias": True,
+    "layer_types": ["conv", "full_attention", "conv"],
+}
 #: Class and configuration of small stock hybrids by model type; the options of a call replace those here.
-HYBRIDS: dict = {}
+HYBRIDS: dict = {
+    "lfm2": (
+        "Lfm2ForCausalLM",
+        lambda **o: transformers.Lfm2Config(**LFM2 | {"block_auto_adjust_ff_dim": False} | o),
+    ),
+    "recurrent_gemma": (
+        "RecurrentGemmaForCausalLM",
+        lambda **o: transformers.RecurrentGemmaConfig(
+            **SIZES
+            | {"num_hidden_layers": 3, "hidden_size": 16, "lru_width": 20, "intermediate_size": 32}
+            | {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_window_size": 5, "attention_bias": True}
+            | {"logits_soft_cap": 3.0}
+            | o
+        ),
+    ),
+    "lfm2_moe": (
+        "Lfm2MoeForCausalLM",
+        lambda **o: transformers.Lfm2MoeConfig(
+            **LFM2 | {"num_dense_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8} | o
+        ),
+    ),
+}
 
 
 def hybrid_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options):

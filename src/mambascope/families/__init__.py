@@ -16,10 +16,12 @@ from mambascope.families import (
     falcon_mamba,
     gpt2,
     gpt_neox,
+    lfm2,
     llama,
     mamba,
     mamba2,
     mambavision,
+    recurrent_gemma,
     vim,
     vit,
     vmamba,
@@ -46,6 +48,8 @@ FAMILIES: Registry[MixerFamily] = Registry(
         vit.FAMILY,
         *llama.FAMILIES,
         mambavision.ATTENTION_FAMILY,
+        *lfm2.FAMILIES,
+        *recurrent_gemma.FAMILIES,
     ),
 )
 

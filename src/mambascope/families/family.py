@@ -32,7 +32,8 @@ class Captured:
         x: The mixer's input.
         y: The mixer's output.
         scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
-            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second.
+            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second; for a
+            `PlainFamily` with `arguments`, these.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         grid: Rows and columns of tokens, if the mixer received them as a grid; else None.
     """
@@ -87,12 +88,14 @@ class ScanCall:
             gate; tokens second. Also `order`, where the call says in which order it reads them.
         give: Converts a result (b, L, D) to the layout that the caller expects.
         take: Converts a result of the original function to (b, L, D).
+        bias: What the function adds to its result, per channel; None for nothing.
     """
 
     s: Float[Tensor, "b L D"]
     coefficients: dict[str, Tensor]
     give: Callable[[Tensor], Tensor]
     take: Callable[[Tensor], Tensor]
+    bias: Float[Tensor, " D"] | None = None
 
     __repr__ = brief
 
@@ -258,10 +261,12 @@ class PlainFamily:
         mixer_class: Name of the mixer's class, which is called with hidden states and returns its output.
         module: The module that defines it.
         kind: The kind of mixer.
-        affine: Given the mixer, what was captured (x, y and the mask, no scans), and a dtype, returns the mixer's
-            affine map.
+        affine: Given the mixer, what was captured (x, y, the mask and, if it has `arguments`, one scan that holds
+            them), and a dtype, returns the mixer's affine map.
         scale: Given the enclosing block, returns the factor of the mixer's output in the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer.
+        arguments: Names of the tensors, besides its input, that the mixer is called with by keyword and that its
+            coefficients depend on.
     """
 
     model_type: str
@@ -271,6 +276,7 @@ class PlainFamily:
     affine: Callable[[Any, Captured, torch.dtype], AffineMap]
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    arguments: tuple[str, ...] = ()
 
     __repr__ = brief
 

@@ -124,6 +124,7 @@ def _updates(
     require_no_padding(trace, rows.abs().amax(dim=1))
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
+    rest = rest if final.bent is None else rest + final.bent  # or the logits are not linear in what the head returned
     terms = {
         "residual": _dot(q, entering[0].to(dtype)),
         "bias": bias,

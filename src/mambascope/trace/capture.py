@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
-from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
+from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, PlainFamily, find_mixers
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
@@ -153,7 +153,8 @@ class _Recorder:
             elif isinstance(family, Family):
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
-                self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
+                read = _arguments(name, module, family, kwargs)
+                self._finish(model, name, module, family, _consumed(x, output, kwargs, read), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -235,10 +236,29 @@ class _Recorder:
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
 
 
+def _arguments(
+    name: str, mixer: nn.Module, family: MixerFamily, kwargs: dict[str, Any]
+) -> tuple[dict[str, Tensor], ...]:
+    """Return the tensors besides its input that a mixer without patch points read, as one scan; none if it reads none.
+
+    Raises:
+        ReconstructionError: if the mixer was called without one of them.
+    """
+    names = family.arguments if isinstance(family, PlainFamily) else ()
+    missing = [one for one in names if not isinstance(kwargs.get(one), Tensor)]
+    if missing:
+        raise ReconstructionError(
+            f"{name} ({type(mixer).__name__}) was called without {', '.join(missing)}, which its mixing depends on "
+            f"({_versions()})"
+        )
+    return ({one: kwargs[one].detach() for one in names},) if names else ()
+
+
 def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
     """Return what a mixer consumed and gave, its tokens in line."""
     y = output[0] if isinstance(output, tuple) else output
     mask = kwargs.get("attention_mask")
+    mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None  # attention's own mask has pairs of tokens
     grid = None
     if x.ndim == 4:  # tokens as they lie in a picture
         grid = (x.shape[1], x.shape[2])

@@ -45,6 +45,8 @@ class Gradients:
         pixels: The pixels of pictures and the gradient with respect to them; None unless asked for.
         biases: The product of every bias that took part with its gradient, by the bias's name in the model; empty
             unless asked for.
+        bent: What the readout owes to a function that is not linear between the head and the logits, such as a soft
+            cap: to first order, the readout less this is a sum over what the head returned. None if there is none.
     """
 
     outputs: Any
@@ -55,6 +57,7 @@ class Gradients:
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
     biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
+    bent: Float[Tensor, " b"] | None = None
 
     __repr__ = brief
 
@@ -117,14 +120,44 @@ def directions(
         ledger = BiasLedger(own)
         stack.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
         stack.enter_context(_leaf_before(final_norm(own), leaves))
+        scored = stack.enter_context(_head_output(own))
         outputs = call(own, inputs)
+        logits = getattr(outputs, "logits", None)
+        capped = [] if not scored or scored[-1] is logits else [scored[-1], logits]
         found = []
         for number, readout in enumerate(readouts, start=1):
             value = depends(read(in_texts(readout, inputs), outputs))
-            (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
-            found.append((value.detach(), flow, ledger.taken()))
-    for value, flow, biases in found:
-        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow, biases=biases)
+            flow, *flows = torch.autograd.grad(
+                value.sum(), [*leaves, *capped], retain_graph=number < len(readouts), allow_unused=True
+            )
+            found.append((value.detach(), flow, ledger.taken(), _bend(capped, flows)))
+    for value, flow, biases, bent in found:
+        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow, biases=biases, bent=bent)
+
+
+def _bend(capped: Sequence[Tensor], flows: Sequence[Tensor | None]) -> Float[Tensor, " b"] | None:
+    """Return the readout to first order in the logits less the same in the head's output, given its gradients there."""
+    if any(flow is None for flow in flows) or not flows:
+        return None
+    head, logits = (
+        (part.detach().double() * flow).flatten(1).sum(dim=1) for part, flow in zip(capped, flows, strict=True)
+    )
+    return logits - head
+
+
+@contextmanager
+def _head_output(own: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the head that returns the logits returns inside the block, if the model says which it is."""
+    found: list[Tensor] = []
+    head = own.get_output_embeddings() if isinstance(own, transformers.PreTrainedModel) else None
+    if not isinstance(head, nn.Module):
+        yield found
+        return
+    handle = head.register_forward_hook(lambda _, __, output: found.append(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def final_norm(model: nn.Module) -> nn.Module:

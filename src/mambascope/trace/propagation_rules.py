@@ -92,6 +92,10 @@ class RuleInterceptor:
         else:
             scan = family.scan(coefficients, working)
             o = scan.apply(s) + scan.skip * s
+        if call.bias is not None:
+            o = o + call.bias.to(working)
+            if self.ledger is not None:
+                self.ledger.note(call.bias, o, 2)
         if coefficients.get("z") is not None:
             o = gated(o, coefficients["z"].to(working), self.rules)
         return call.give(o.to(call.s.dtype))
