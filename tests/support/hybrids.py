@@ -28,6 +28,36 @@ HYBRIDS: dict = {
             | o
         ),
     ),
+    "rwkv": (
+        "RwkvForCausalLM",
+        lambda **o: transformers.RwkvConfig(
+            **{k: v for k, v in SIZES.items() if k != "pad_token_id"}
+            | {"num_hidden_layers": 3, "attention_hidden_size": 10, "rescale_every": 2, "use_cache": False}
+            | {"bos_token_id": 1, "eos_token_id": 2}
+            | o
+        ),
+    ),
+    "xlstm": (
+        "xLSTMForCausalLM",
+        lambda **o: transformers.xLSTMConfig(
+            **{k: v for k, v in SIZES.items() if k != "intermediate_size"}
+            | {"num_hidden_layers": 3, "hidden_size": 16, "num_heads": 2, "use_bias": True, "chunk_size": 8}
+            | {"output_logit_soft_cap": 3.0, "ffn_round_up_to_multiple_of": 8}
+            | o
+        ),
+    ),
+    "minimax": (
+        "MiniMaxForCausalLM",
+        lambda **o: transformers.MiniMaxConfig(
+            **SIZES
+            | {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
+            | {"num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 4, "head_dim": 6}
+            | {"full_attn_alpha_factor": 1.3, "full_attn_beta_factor": 0.7, "linear_attn_alpha_factor": 0.8}
+            | {"linear_attn_beta_factor": 1.2, "mlp_alpha_factor": 1.1, "mlp_beta_factor": 0.9}
+            | {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+            | o
+        ),
+    ),
     "lfm2_moe": (
         "Lfm2MoeForCausalLM",
         lambda **o: transformers.Lfm2MoeConfig(

@@ -21,10 +21,13 @@ from mambascope.families import (
     mamba,
     mamba2,
     mambavision,
+    minimax,
     recurrent_gemma,
+    rwkv,
     vim,
     vit,
     vmamba,
+    xlstm,
 )
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import Captured, Family, Kind, MixerFamily, PlainFamily, ScanCall
@@ -50,6 +53,9 @@ FAMILIES: Registry[MixerFamily] = Registry(
         mambavision.ATTENTION_FAMILY,
         *lfm2.FAMILIES,
         *recurrent_gemma.FAMILIES,
+        *rwkv.FAMILIES,
+        xlstm.FAMILY,
+        *minimax.FAMILIES,
     ),
 )
 
@@ -73,6 +79,7 @@ __all__ = [
     "kinds_of_type",
     "model_types",
     "register",
+    "unshare",
 ]
 
 
@@ -119,6 +126,19 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
             f"{supported()}"
         )
     return mixers
+
+
+def unshare(model: nn.Module) -> None:
+    """Give the mixers of a private copy tensors of their own where the model's code would change them in place.
+
+    Raises:
+        UnsupportedModelError: if a family cannot.
+    """
+    able = [family for family in FAMILIES.values() if isinstance(family, PlainFamily) and family.unshare is not None]
+    for module in model.modules():
+        for family in able:
+            if family.describes(module):
+                family.unshare(model, module)
 
 
 def kinds_of(model: nn.Module) -> frozenset[Kind]:

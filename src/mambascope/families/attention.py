@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.families.family import Captured, Kind, is_a, nothing_beside, unscaled, weights
+from mambascope.families.family import Captured, Kind, is_a, nothing_beside, own_input, unscaled, weights
 from mambascope.families.patch_points import PatchPoint
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 
@@ -61,6 +61,10 @@ class AttentionFamily:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the layer: they read
             the block's input and are added to the stream together with it.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
     """
 
     model_type: str
@@ -74,6 +78,8 @@ class AttentionFamily:
     kind: Kind = "attention"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
 
     __repr__ = brief
 

@@ -135,6 +135,17 @@ class MixerFamily(Protocol):
         """Given the enclosing block, returns the token-wise parts that run in parallel with the mixer."""
 
     @property
+    def residual(self) -> Callable[[Any], tuple[nn.Module, float] | None]:
+        """Given the enclosing block, returns the norm whose output is the stream to which y is added, and its factor.
+
+        None where the stream is the block's own input.
+        """
+
+    @property
+    def renews(self) -> bool:
+        """Whether the stream is multiplied by something on its way through the model, such as a norm's factor."""
+
+    @property
     def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
         """Given the mixer, what was captured from it and a dtype, returns the mixer's affine map."""
 
@@ -142,6 +153,10 @@ class MixerFamily(Protocol):
 def unscaled(block: nn.Module) -> float:
     """Return 1: the mixer's output is added unscaled."""
     return 1.0
+
+
+def own_input(block: nn.Module) -> None:
+    """Return None: the mixer's output is added to the block's own input."""
 
 
 def nothing_beside(block: nn.Module) -> tuple[nn.Module, ...]:
@@ -191,6 +206,10 @@ class Family:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer: they read
             the block's input and are added to the stream together with it.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
     """
 
     model_type: str
@@ -212,6 +231,8 @@ class Family:
     kind: Kind = "scan"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
 
     __repr__ = brief
 
@@ -267,6 +288,12 @@ class PlainFamily:
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer.
         arguments: Names of the tensors, besides its input, that the mixer is called with by keyword and that its
             coefficients depend on.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
+        unshare: Given a private copy of a model and a mixer in it, gives the mixer tensors of its own where the model's
+            code would change them in place; None if it changes none.
     """
 
     model_type: str
@@ -277,6 +304,9 @@ class PlainFamily:
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
     arguments: tuple[str, ...] = ()
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
+    unshare: Callable[[nn.Module, Any], None] | None = None
 
     __repr__ = brief
 
