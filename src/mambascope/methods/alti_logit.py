@@ -1,7 +1,7 @@
 """ALTI-Logit: each input's share of a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
 
 With the statistics of the final norm frozen, the readout is linear in the residual stream, with a direction q_t at each
-of its positions, and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of
+of its positions (where norms or factors multiply the stream itself, a direction at each layer), and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of
 the stream at j before layer λ comes from input k, so input k is credited with
 
     Δ^1_k + Σ_{λ>1} Σ_j Δ^λ_j R^{λ-1}_jk
@@ -109,14 +109,16 @@ def _updates(
     _check_maps(trace, maps)
     entering = [block.stream("ALTI-Logit") for block in trace.layers]
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
-    q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
+    stream = final.embeddings.to(dtype)
+    along = [q.to(dtype) for q in (*(final.at_streams or [final.at_embeddings] * len(entering)), final.at_embeddings)]
     updates, bias = [], torch.zeros_like(final.value, dtype=torch.float64)
-    for layer in range(len(trace.layers)):
+    for layer, q in enumerate(along[:-1]):
         operator = with_value_bias(trace.operator(layer), value_bias)
         updates.append(operator.pull(q.to(operator.x.dtype), rule))
         bias = bias + _dot(q, operator.bias(rule))
     leaving = [block.stream_out for block in trace.layers if block.stream_out is not None]
-    between = zip([*entering[1:], stream], leaving, strict=True)
+    carried = [_dot(q, stream_in.to(dtype)) for q, stream_in in zip(along, [*entering, stream], strict=True)]
+    left = [_dot(q, stream_out.to(dtype)) for q, stream_out in zip(along[:-1], leaving, strict=True)]
     rows = updates[-1][:, None]
     for layer in reversed(range(len(trace.layers) - 1)):
         back = alti(trace, layer, rule, value_bias=value_bias) if maps is None else maps[layer]
@@ -126,9 +128,9 @@ def _updates(
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
     rest = rest if final.bent is None else rest + final.bent  # or the logits are not linear in what the head returned
     terms = {
-        "residual": _dot(q, entering[0].to(dtype)),
+        "residual": carried[0],
         "bias": bias,
-        "other": torch.stack([_dot(q, after.to(dtype) - left.to(dtype)) for after, left in between]).sum(dim=0),
+        "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
     return LogitUpdates(rows, terms, final.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,12 +26,17 @@ from mambascope.trace.block import Branch, precision
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.packed import check_apart
+from mambascope.trace.padded import check_padding
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import call, running, usable
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
 from mambascope.trust import TOLERANCE
+
+
+#: Names that mixers give to the state that an earlier pass left.
+STATES = ("state", "cache", "cache_params", "past_key_values")
 
 
 def capture(
@@ -91,7 +97,9 @@ def capture(
         refuse_detours(model, missing, partial(call, own, inputs))
     if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
-    check_apart(inputs, (branch for block in recorder.streams.blocks for branch in block.branches))
+    branches = [branch for block in recorder.streams.blocks for branch in block.branches]
+    check_apart(inputs, branches)
+    check_padding(inputs, branches)
     _check_returned(model, outputs)
     return Trace(
         model=model,
@@ -153,6 +161,7 @@ class _Recorder:
             elif isinstance(family, Family):
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
+                _refuse_state(name, module, args, kwargs)
                 read = _arguments(name, module, family, kwargs)
                 self._finish(model, name, module, family, _consumed(x, output, kwargs, read), 0.0)
 
@@ -234,6 +243,16 @@ class _Recorder:
     def allowed(self, dtype: torch.dtype) -> float:
         """Return the largest relative error that passes in a model of this precision."""
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
+
+
+def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise InputError if a mixer that keeps a state was called with one from before the text."""
+    passed = inspect.signature(mixer.forward).bind(*args, **kwargs).arguments
+    if any(passed.get(one) is not None for one in STATES):
+        raise InputError(
+            f"{name} ({type(mixer).__name__}) continues from a state, but a capture reads a whole text at once: pass "
+            "no state or cache, and a text that the model reads in one piece"
+        )
 
 
 def _arguments(

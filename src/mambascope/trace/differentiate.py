@@ -26,6 +26,7 @@ from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.embedding import reading
 from mambascope.trace.footprint import require_pass
+from mambascope.trace.following import following
 from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks, is_norm
 from mambascope.trace.running import call, in_texts, running
 
@@ -45,6 +46,8 @@ class Gradients:
         pixels: The pixels of pictures and the gradient with respect to them; None unless asked for.
         biases: The product of every bias that took part with its gradient, by the bias's name in the model; empty
             unless asked for.
+        at_streams: The readout's direction in the stream that leaves each block, the mixers' and other parts' outputs
+            held constant; empty where it is the same everywhere.
         bent: What the readout owes to a function that is not linear between the head and the logits, such as a soft
             cap: to first order, the readout less this is a sum over what the head returned. None if there is none.
     """
@@ -57,6 +60,7 @@ class Gradients:
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
     biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
+    at_streams: tuple[Float[Tensor, "b L E"], ...] = ()
     bent: Float[Tensor, " b"] | None = None
 
     __repr__ = brief
@@ -119,7 +123,14 @@ def directions(
         check_inputs(own, inputs)
         ledger = BiasLedger(own)
         stack.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
-        stack.enter_context(_leaf_before(final_norm(own), leaves))
+        mixers = find_mixers(own)
+        if any(family.renews for _, _, family in mixers):
+            streams = stack.enter_context(following(own, mixers))
+            inputs = stack.enter_context(_leaf(own, inputs, []))
+            stack.enter_context(_noted_before(final_norm(own), leaves, ledger))
+        else:
+            streams = []
+            stack.enter_context(_leaf_before(final_norm(own), leaves))
         scored = stack.enter_context(_head_output(own))
         outputs = call(own, inputs)
         logits = getattr(outputs, "logits", None)
@@ -128,11 +139,13 @@ def directions(
         for number, readout in enumerate(readouts, start=1):
             value = depends(read(in_texts(readout, inputs), outputs))
             flow, *flows = torch.autograd.grad(
-                value.sum(), [*leaves, *capped], retain_graph=number < len(readouts), allow_unused=True
+                value.sum(), [*leaves, *capped, *streams], retain_graph=number < len(readouts), allow_unused=True
             )
-            found.append((value.detach(), flow, ledger.taken(), _bend(capped, flows)))
-    for value, flow, biases, bent in found:
-        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow, biases=biases, bent=bent)
+            bent, along = _bend(capped, flows[: len(capped)]), tuple(flows[len(capped) :])
+            found.append((value.detach(), flow, ledger.taken(), bent, along))
+    for value, flow, biases, bent, along in found:
+        stream = leaves[0].detach()
+        yield Gradients(_detached(outputs), value, stream, flow, biases=biases, at_streams=along, bent=bent)
 
 
 def _bend(capped: Sequence[Tensor], flows: Sequence[Tensor | None]) -> Float[Tensor, " b"] | None:
@@ -291,6 +304,21 @@ def _pixels(
 
     with reading(model, inputs | {"pixel_values": leaf}, note) as read:
         yield read
+
+
+@contextmanager
+def _noted_before(part: nn.Module, leaves: list[Tensor], ledger: BiasLedger) -> Iterator[None]:
+    """Keep the input of a module, of which a part is an input of the graph, and forget the biases before it."""
+
+    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        leaves.append(args[0])
+        ledger.begin()
+
+    handle = part.register_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
