@@ -1,7 +1,13 @@
 """Small stock hybrids with weights from N(0, 0.4), by model type: two or more layers, every kind of mixer in them."""
 
+import contextlib
+import sys
+
+import pytest
 import torch
 import transformers
+
+from models import without_downcasts
 
 SIZES = {"vocab_size": 50, "hidden_size": 12, "intermediate_size": 16, "pad_token_id": 0}
 LFM2 = SIZES | {
@@ -78,3 +84,17 @@ def hybrid_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0,
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped product has no float64 form
     return model.to(dtype)
+
+
+@contextlib.contextmanager
+def in_double(family: str, **options):
+    """Yield a hybrid that computes in float64 throughout: its own casts to float32 do nothing inside the block."""
+    with without_downcasts(family), pytest.MonkeyPatch.context() as patch:
+        model = hybrid_model(family, torch.float64, **options)  # xLSTM chooses the precision of its states when made
+        if family == "recurrent_gemma":  # the default argument that is its recurrence's precision
+            unit = sys.modules[type(model).__module__].RecurrentGemmaRglru
+            patch.setattr(unit._rnn_scan, "__defaults__", (torch.float64,))
+        for part in model.modules():
+            if hasattr(part, "decay_factors"):  # MiniMax's, made in float32
+                part.query_decay, part.key_decay, part.diagonal_decay = part.decay_factors(part.slope_rate)
+        yield model

@@ -1,6 +1,6 @@
 """MiniMax (arXiv 2501.08313): lightning attention (Qin et al., arXiv 2401.04658) beside softmax attention.
 
-    o_i = Σ_{j≤i} (q_i · k_j) e^{-slope (i-j)} v_j,     y = W_o (σ(W_g x) ⊙ RMSNorm(o)),     [q, k, v] = SiLU(qkv_proj x)
+    o_i = Σ_{j≤i} (q_i · k_j) e^{-slope (i-j)} v_j,   y = W_o (σ(W_g x) ⊙ RMSNorm(o)),   [q, k, v] = SiLU(qkv_proj x)
 
 with one slope per head, and one norm over all heads, whose statistic is frozen. A block's stream is its norm's output:
 α · norm(stream) + β · y.
@@ -35,7 +35,8 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     """
     if not isinstance(mixer.act_fn, nn.SiLU) and type(mixer.act_fn).__name__ != "SiLUActivation":
         raise UnsupportedModelError(
-            f"lightning attention with the activation {type(mixer.act_fn).__name__} on its values; mambascope reads SiLU"
+            f"this lightning attention has the activation {type(mixer.act_fn).__name__} on its values; mambascope "
+            "reads SiLU"
         )
     x, heads, one = captured.x.to(dtype), mixer.num_attention_heads, captured.x.new_ones((), dtype=dtype)
     W = rearrange(weights(mixer.qkv_proj.weight, dtype), "(h three p) e -> three (h p) e", h=heads, three=3)

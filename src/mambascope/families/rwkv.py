@@ -2,7 +2,7 @@
 
 Time mix (eq. 16-18), for every channel, with k, v, r = linear maps of mixtures μ ⊙ x_j + (1 - μ) ⊙ x_{j-1}:
 
-    o_i = (Σ_{j<i} e^{k_j - (i-1-j) w} v_j + e^{u + k_i} v_i) / (the sum of the same weights),     y_i = W_o (σ(r_i) ⊙ o_i)
+    o_i = (Σ_{j<i} e^{k_j - (i-1-j) w} v_j + e^{u + k_i} v_i) / (the same weights' sum),     y_i = W_o (σ(r_i) ⊙ o_i)
 
 Channel mix (eq. 19-21), with k and r likewise: y_i = σ(r_i) ⊙ W_v relu(k_i)². The weights, σ(r) and one factor of
 relu(k)² are frozen; the rest is linear in x_j and x_{j-1}, which are two channels of the map for each of the model's.

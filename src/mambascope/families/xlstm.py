@@ -1,10 +1,10 @@
 """xLSTM (Beck et al., arXiv 2405.04517; xLSTM-7B, arXiv 2503.13427): the mLSTM, a norm of each head, a gate.
 
-    C_i = f_i C_{i-1} + e^{ĩ_i} k_i v_iᵀ,  n_i = f_i n_{i-1} + e^{ĩ_i} k_i,  f = σ(f̃),  h_i = C_iᵀ q_i / max(|n_i · q_i|, 1)
+    C_i = f_i C_{i-1} + e^{ĩ_i} k_i v_iᵀ,   n_i = f_i n_{i-1} + e^{ĩ_i} k_i,   h_i = C_iᵀ q_i / max(|n_i · q_i|, 1)
 
-with q scaled by 1/√N, and ĩ, f̃ capped. The model divides all by e^{m_i}, m_i the largest exponent so far (at least that
-of an empty state at the start, 0, decayed), and adds ε to the denominator. The LayerNorm of each head has its deviation
-frozen; the mean that it subtracts is linear and is kept.
+with f = σ(f̃), q scaled by 1/√N, and ĩ, f̃ capped. The model divides all by e^{m_i}, m_i the largest exponent so far (at
+least that of an empty state at the start, 0, decayed), and adds ε to the denominator. The LayerNorm of each head has
+its deviation frozen; the mean that it subtracts is linear and is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """ALTI-Logit: each input's share of a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
 
 With the statistics of the final norm frozen, the readout is linear in the residual stream, with a direction q_t at each
-of its positions (where norms or factors multiply the stream itself, a direction at each layer), and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of
-the stream at j before layer λ comes from input k, so input k is credited with
+of its positions (where norms or factors multiply the stream itself, a direction at each layer), and every layer's
+update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of the stream at j before layer λ comes
+from input k, so input k is credited with
 
     Δ^1_k + Σ_{λ>1} Σ_j Δ^λ_j R^{λ-1}_jk
 
@@ -34,7 +35,8 @@ from mambascope.numbering import shown
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
-from mambascope.trace.differentiate import Gradients, directions
+from mambascope.trace.differentiate import Gradients
+from mambascope.trace.directions import directions
 from mambascope.trace.running import in_texts
 
 

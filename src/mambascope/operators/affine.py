@@ -7,8 +7,9 @@ With the data-dependent coefficients frozen at their forward values,
 
 where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; `silu` is LaTIM's choice ([5] eq. 13);
 `identity` is for models without the activation. M is the identity or, where a LayerNorm follows the scan, its
-subtraction of the mean over channels: I - 11ᵀ/D, or the same head by head. The rest of the norm, its frozen deviation and its weight, is part of
-g, and its bias is `offset`. Other convolutions write at other tokens k (`mambascope.operators.grid_convolution`).
+subtraction of the mean over channels: I - 11ᵀ/D, or the same head by head. The rest of the norm, its frozen deviation
+and its weight, is part of g, and its bias is `offset`. Other convolutions write at other tokens k
+(`mambascope.operators.grid_convolution`).
 
 Softmax attention is the same map: alpha = p, one tap of ones, no activation, gate 1, no skip, W_x = W_V; its sum runs
 over every source that the target sees, and the three activation rules agree ([6] section 2.2).

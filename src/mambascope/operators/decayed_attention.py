@@ -1,6 +1,7 @@
 """Linear attention whose memory decays, as an operator: one matrix-valued state per head.
 
-    S_k = exp(fall_k) S_{k-1} + write_k v_kᵀ,     o_k = S_kᵀ read_k,     alpha_ij = (read_i · write_j) exp(Σ_{k=j+1..i} fall_k)
+    S_k = exp(fall_k) S_{k-1} + write_k v_kᵀ,     o_k = S_kᵀ read_k
+    alpha_ij = (read_i · write_j) exp(Σ_{k=j+1..i} fall_k),   j ≤ i
 
 The mLSTM (Beck et al., arXiv 2405.04517) and lightning attention (Qin et al., arXiv 2401.04658) are of this kind.
 """

@@ -1,6 +1,6 @@
 """A mixer whose output is multiplied, target by target, after W_o: RWKV's channel mix has its gate there.
 
-    y_i = r_i ⊙ ( Σ_j T_ij(x_j) + β_i )
+y_i = r_i ⊙ ( Σ_j T_ij(x_j) + β_i )
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
 from mambascope.trust import TOLERANCE
 
-
 #: Names that mixers give to the state that an earlier pass left.
 STATES = ("state", "cache", "cache_params", "past_key_values")
 
