@@ -15,6 +15,7 @@ import json, sys
 import numpy as np, torch
 import mambascope
 import mambascope.trace.differentiate
+import mambascope.trace.directions
 from mambascope.explanation import explain
 from mambascope.trace import capture
 
@@ -37,7 +38,10 @@ def picture(model, pixels, **options):
     return explain(model, None, pixels, **options)
 
 
-PASSES = {name: getattr(mambascope.trace.differentiate, name) for name in ("differentiate", "logit_direction")}
+PASSES = {
+    "differentiate": mambascope.trace.differentiate.differentiate,
+    "logit_direction": mambascope.trace.directions.logit_direction,
+}
 OF_A_RUN = {
     name: getattr(mambascope.methods, name)
     for name in ("mamba_lrp", "gradient_x_input", "integrated_gradients", "smooth_grad", "occlusion", "knockout")

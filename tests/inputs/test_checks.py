@@ -13,7 +13,7 @@ from mambascope.methods.latim import latim
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.occlusion import occlusion
 from mambascope.trace import capture
-from mambascope.trace.differentiate import logit_direction
+from mambascope.trace.directions import logit_direction
 from models import stock_model, stock_transformer
 from small_staged_models import small
 from small_tokenizers import byte_level

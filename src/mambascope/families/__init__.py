@@ -21,17 +21,22 @@ from mambascope.families import (
     granitemoehybrid,
     jamba,
     kimi_linear,
+    lfm2,
     llama,
     mamba,
     mamba2,
     mambavision,
+    minimax,
     nemotron_h,
     olmo_hybrid,
     qwen3_5,
     qwen3_next,
+    recurrent_gemma,
+    rwkv,
     vim,
     vit,
     vmamba,
+    xlstm,
     zamba,
     zamba2,
 )
@@ -71,6 +76,11 @@ FAMILIES: Registry[MixerFamily] = Registry(
         olmo_hybrid.ATTENTION_FAMILY,
         kimi_linear.FAMILY,
         kimi_linear.ATTENTION_FAMILY,
+        *lfm2.FAMILIES,
+        *recurrent_gemma.FAMILIES,
+        *rwkv.FAMILIES,
+        xlstm.FAMILY,
+        *minimax.FAMILIES,
     ),
 )
 
@@ -94,6 +104,7 @@ __all__ = [
     "kinds_of_type",
     "model_types",
     "register",
+    "unshare",
 ]
 
 
@@ -142,6 +153,19 @@ def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
             f"{supported()}"
         )
     return mixers
+
+
+def unshare(model: nn.Module) -> None:
+    """Give the mixers of a private copy tensors of their own where the model's code would change them in place.
+
+    Raises:
+        UnsupportedModelError: if a family cannot.
+    """
+    able = [family for family in FAMILIES.values() if isinstance(family, PlainFamily) and family.unshare is not None]
+    for module in model.modules():
+        for family in able:
+            if family.describes(module):
+                family.unshare(model, module)
 
 
 def kinds_of(model: nn.Module) -> frozenset[Kind]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.families.family import Captured, Kind, is_a, nothing_beside, unscaled, weights
+from mambascope.families.family import Captured, Kind, is_a, nothing_beside, own_input, unscaled, weights
 from mambascope.families.patch_points import PatchPoint
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 
@@ -68,6 +68,10 @@ class AttentionFamily:
         source_factor: Given the layer and its input, returns the factor of every source's value; None for 1.
         output_norm: Given the enclosing block, returns the norm that the layer's output passes before it is added to
             the stream, and the part of the block that reads the sum; None where the output is added as it is.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
     """
 
     model_type: str
@@ -85,6 +89,8 @@ class AttentionFamily:
     gate: Callable[[Any, Tensor], Tensor] | None = None
     source_factor: Callable[[Any, Tensor], Tensor] | None = None
     output_norm: Callable[[Any], tuple[nn.Module, nn.Module]] | None = None
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
 
     __repr__ = brief
 

@@ -33,7 +33,8 @@ class Captured:
         x: The mixer's input.
         y: The mixer's output.
         scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
-            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second.
+            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second; for a
+            `PlainFamily` with `arguments`, these.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         grid: Rows and columns of tokens, if the mixer received them as a grid; else None.
         layer: The number of the layer that the call named, as where several layers share a mixer's weights; else None.
@@ -90,12 +91,14 @@ class ScanCall:
             gate; tokens second. Also `order`, where the call says in which order it reads them.
         give: Converts a result (b, L, D) to the layout that the caller expects.
         take: Converts a result of the original function to (b, L, D).
+        bias: What the function adds to its result, per channel; None for nothing.
     """
 
     s: Float[Tensor, "b L D"]
     coefficients: dict[str, Tensor]
     give: Callable[[Tensor], Tensor]
     take: Callable[[Tensor], Tensor]
+    bias: Float[Tensor, " D"] | None = None
 
     __repr__ = brief
 
@@ -135,6 +138,17 @@ class MixerFamily(Protocol):
         """Given the enclosing block, returns the token-wise parts that run in parallel with the mixer."""
 
     @property
+    def residual(self) -> Callable[[Any], tuple[nn.Module, float] | None]:
+        """Given the enclosing block, returns the norm whose output is the stream to which y is added, and its factor.
+
+        None where the stream is the block's own input.
+        """
+
+    @property
+    def renews(self) -> bool:
+        """Whether the stream is multiplied by something on its way through the model, such as a norm's factor."""
+
+    @property
     def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
         """Given the mixer, what was captured from it and a dtype, returns the mixer's affine map."""
 
@@ -142,6 +156,10 @@ class MixerFamily(Protocol):
 def unscaled(block: nn.Module) -> float:
     """Return 1: the mixer's output is added unscaled."""
     return 1.0
+
+
+def own_input(block: nn.Module) -> None:
+    """Return None: the mixer's output is added to the block's own input."""
 
 
 def nothing_beside(block: nn.Module) -> tuple[nn.Module, ...]:
@@ -193,6 +211,10 @@ class Family:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer: they read
             the block's input and are added to the stream together with it.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
     """
 
     model_type: str
@@ -216,6 +238,8 @@ class Family:
     kind: Kind = "scan"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
 
     __repr__ = brief
 
@@ -265,10 +289,18 @@ class PlainFamily:
         mixer_class: Name of the mixer's class, which is called with hidden states and returns its output.
         module: The module that defines it.
         kind: The kind of mixer.
-        affine: Given the mixer, what was captured (x, y and the mask, no scans), and a dtype, returns the mixer's
-            affine map.
+        affine: Given the mixer, what was captured (x, y, the mask and, if it has `arguments`, one scan that holds
+            them), and a dtype, returns the mixer's affine map.
         scale: Given the enclosing block, returns the factor of the mixer's output in the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer.
+        arguments: Names of the tensors, besides its input, that the mixer is called with by keyword and that its
+            coefficients depend on.
+        residual: Given the enclosing block, returns the norm whose output is the stream to which the mixer's output is
+            added, and the factor of that stream; None where the stream is the block's own input.
+        renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
+            blocks; directions in it are then followed from block to block.
+        unshare: Given a private copy of a model and a mixer in it, gives the mixer tensors of its own where the model's
+            code would change them in place; None if it changes none.
     """
 
     model_type: str
@@ -278,6 +310,10 @@ class PlainFamily:
     affine: Callable[[Any, Captured, torch.dtype], AffineMap]
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    arguments: tuple[str, ...] = ()
+    residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
+    renews: bool = False
+    unshare: Callable[[nn.Module, Any], None] | None = None
 
     __repr__ = brief
 

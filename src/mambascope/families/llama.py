@@ -11,8 +11,19 @@ from mambascope.families.attention import AttentionFamily, Projections
 
 def projections(mixer: Any, heads: int) -> Projections:
     """Return v_proj, its heads repeated for every query head that they serve (grouped-query attention), and o_proj."""
-    value, out = mixer.v_proj, mixer.o_proj
-    groups = value.weight.shape[0] // mixer.head_dim
+    return shared_values(mixer.v_proj, mixer.o_proj, mixer.head_dim, heads)
+
+
+def shared_values(value: Any, out: Any, head_dim: int, heads: int) -> Projections:
+    """Return the projections of a layer in which several of its heads may share one head of values.
+
+    Args:
+        value: The linear map that makes the values.
+        out: The output projection.
+        head_dim: P, the width of a head.
+        heads: H, the number of query heads.
+    """
+    groups = value.weight.shape[0] // head_dim
     sharing = heads // groups
     return Projections(
         W_V=repeat(value.weight, "(g p) e -> (g s p) e", g=groups, s=sharing),

@@ -48,7 +48,7 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> GridConvolutio
         gate=x.new_ones(()).expand(*x.shape[:2], channels),
         W_o=W_o,
         b_o=weights(mixer.out_proj.bias, dtype),
-        centred=True,
+        centred=1,
     )
     deviation = ungated.scanned().var(dim=-1, unbiased=False, keepdim=True).add(norm.eps).rsqrt()
     factor = torch.ones_like(deviation)

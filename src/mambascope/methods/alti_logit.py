@@ -1,8 +1,9 @@
 """ALTI-Logit: each input's share of a logit (Ferrando et al., arXiv 2305.12535; on Mamba: LaTIM, arXiv 2502.15612).
 
 With the statistics of the final norm frozen, the readout is linear in the residual stream, with a direction q_t at each
-of its positions, and every layer's update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of
-the stream at j before layer λ comes from input k, so input k is credited with
+of its positions (where norms or factors multiply the stream itself, a direction at each layer), and every layer's
+update of it is a sum over sources, Δ^λ_j = q_t · T^λ_tj. The share R^{λ-1}_jk of the stream at j before layer λ comes
+from input k, so input k is credited with
 
     Δ^1_k + Σ_{λ>1} Σ_j Δ^λ_j R^{λ-1}_jk
 
@@ -41,7 +42,8 @@ from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
 from mambascope.trace import Trace
 from mambascope.trace.block import Block
-from mambascope.trace.differentiate import Gradients, directions
+from mambascope.trace.differentiate import Gradients
+from mambascope.trace.directions import directions
 from mambascope.trace.parts import in_parts
 from mambascope.trace.running import in_texts
 
@@ -121,17 +123,20 @@ def _updates(
         )
     entering = [block.stream("ALTI-Logit") for block in trace.updates]
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
-    q, stream = final.at_embeddings.to(dtype), final.embeddings.to(dtype)
-    rows, bias = _walked(trace, q, shares_of, rule, value_bias)
+    stream = final.embeddings.to(dtype)
+    along = [q.to(dtype) for q in (*(final.at_streams or [final.at_embeddings] * len(entering)), final.at_embeddings)]
+    rows, bias = _walked(trace, along[:-1], shares_of, rule, value_bias)
     leaving = [block.stream_out for block in trace.updates if block.stream_out is not None]
-    between = zip([*entering[1:], stream], leaving, strict=True)
+    carried = [_dot(q, stream_in.to(dtype)) for q, stream_in in zip(along, [*entering, stream], strict=True)]
+    left = [_dot(q, stream_out.to(dtype)) for q, stream_out in zip(along[:-1], leaving, strict=True)]
     require_no_padding(trace, rows.abs().amax(dim=1))
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
+    rest = rest if final.bent is None else rest + final.bent  # or the logits are not linear in what the head returned
     terms = {
-        "residual": _dot(q, entering[0].to(dtype)),
+        "residual": carried[0],
         "bias": bias,
-        "other": torch.stack([_dot(q, after.to(dtype) - left.to(dtype)) for after, left in between]).sum(dim=0),
+        "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
     return LogitUpdates(rows, terms, final.value)
@@ -139,15 +144,19 @@ def _updates(
 
 def _walked(
     trace: Trace,
-    q: Float[Tensor, "b L E"],
+    along: Sequence[Float[Tensor, "b L E"]],
     shares_of: Callable[[Block], Float[Tensor, "b parts L L"]],
     rule: ActivationRule,
     value_bias: ValueBias,
 ) -> tuple[Float[Tensor, "b layer L"], Float[Tensor, " b"]]:
-    """Return each layer's update of the readout as shares of the inputs, and what the mixers' biases give to it."""
-    rows = direct = q.new_zeros(q.shape[0], 0, q.shape[1])
-    bias = q.new_zeros(len(q), dtype=torch.float64)
-    for block in reversed(trace.updates):
+    """Return each layer's update of the readout as shares of the inputs, and what the mixers' biases give to it.
+
+    `along` holds the readout's direction in the stream after each layer.
+    """
+    (batch, length), like = trace.shape, along[0]
+    rows = direct = like.new_zeros(batch, 0, length)
+    bias = like.new_zeros(batch, dtype=torch.float64)
+    for block, q in zip(reversed(trace.updates), reversed(along), strict=True):
         operator = with_value_bias(block.operator(), value_bias)
         bias = bias + _dot(q, operator.bias(rule))
         pulled = [part.pull(q.to(operator.x.dtype), rule) for part in in_parts(block, operator, "ALTI-Logit")]

@@ -7,8 +7,9 @@ With the data-dependent coefficients frozen at their forward values,
 
 where f is the activation rule: `secant`, σ(a_k) times its argument, is exact; `silu` is LaTIM's choice ([5] eq. 13);
 `identity` is for models without the activation. M is the identity or, where a LayerNorm follows the scan, its
-subtraction of the mean over channels: I - 11ᵀ/D. The rest of the norm, its frozen deviation and its weight, is part of
-g, and its bias is `offset`. Other convolutions write at other tokens k (`mambascope.operators.grid_convolution`).
+subtraction of the mean over channels: I - 11ᵀ/D, or the same head by head. The rest of the norm, its frozen deviation
+and its weight, is part of g, and its bias is `offset`. Other convolutions write at other tokens k
+(`mambascope.operators.grid_convolution`).
 
 Softmax attention is the same map: alpha = p, one tap of ones, no activation, gate 1, no skip, W_x = W_V; its sum runs
 over every source that the target sees, and the three activation rules agree ([6] section 2.2).
@@ -50,7 +51,8 @@ class AffineMixer(AffineMap):
         b_o: Its bias, or None.
         mask: True at real tokens; None when there is no padding, or alpha itself leaves it out.
         silu: Whether a SiLU follows the convolution; without it f is the identity, whatever the activation rule.
-        centred: Whether the mean over channels is subtracted from the scan's output.
+        centred: Into how many groups of neighbouring channels the scan's output falls, from each of which its mean is
+            subtracted: 1 for all channels together, the number of heads for a norm per head; 0 for no such norm.
         offset: What is added before W_o and depends on no token; None for nothing.
         whole: The map of the whole input, where x is a part of what the mixer read; see `reading`.
     """
@@ -66,7 +68,7 @@ class AffineMixer(AffineMap):
     b_o: Float[Tensor, " F"] | None
     mask: Bool[Tensor, "b L"] | None = None
     silu: bool = True
-    centred: bool = False
+    centred: int = 0
     offset: Float[Tensor, "b L D"] | None = None
     whole: AffineMixer | None = None
 
@@ -265,8 +267,12 @@ class AffineMixer(AffineMap):
         return (F.silu(value) if rule == "silu" else value) * kept
 
     def _centre(self, values: Tensor, channels: int = -1) -> Tensor:
-        """Return the values, less their mean over channels if a norm subtracts it."""
-        return values - values.mean(dim=channels, keepdim=True) if self.centred else values
+        """Return the values, less their mean over each group of channels if a norm subtracts it."""
+        if not self.centred:
+            return values
+        groups = values.unflatten(channels, (self.centred, -1))
+        dim = channels if channels < 0 else channels + 1
+        return (groups - groups.mean(dim=dim, keepdim=True)).flatten(dim - 1, dim)
 
     def _written(self, o: Float[Tensor, "b t D"], rows: slice = slice(None)) -> Float[Tensor, "b t F"]:
         """Return y at some targets from the scan's output: norm, gate and W_o, with all biases."""

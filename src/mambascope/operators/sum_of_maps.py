@@ -172,10 +172,18 @@ class SumOfMaps(AffineMap):
         return weighed(self.parts, (tile(part.mixer, inner, block) for part in self.parts), workspace)
 
     def _common_blocks(self, taps: int) -> list[Block]:
-        """Return the blocks of the part that has the most, if they suit all parts: in a causal sum, none whole rows."""
+        """Return the blocks of the part that has the most, if they suit all parts: in a causal sum, none whole rows.
+
+        A part whose matrix is a band has blocks of that band alone, which do not hold the other parts' pairs.
+        """
         blocks = [list(part.mixer.coarse_blocks(taps)) for part in self.parts] if self.causal else []
         whole = any(block.whole_rows for own in blocks for block in own)
-        return [] if whole else max(blocks, key=len, default=[])
+        triangles = [own for own in blocks if any(self._holds_farthest_pair(block) for block in own)]
+        return [] if whole else max(triangles, key=len, default=[])
+
+    def _holds_farthest_pair(self, block: Block) -> bool:
+        """Return whether a block holds the pair of the last target and the first source."""
+        return bool(block.columns.start == 0 and block.rows.stop == self.length)
 
     @cached_property
     def _part_blocks(self) -> list[list[Block]]:

@@ -86,12 +86,13 @@ def bias_hooks(
     """
     for module in model.modules():
         bias = getattr(module, "bias", None)
-        if isinstance(bias, Tensor) and isinstance(module, (*LAST, *SECOND)) and module not in answered:
+        known = isinstance(module, (*LAST, *SECOND)) or "Norm" in type(module).__name__
+        if isinstance(bias, Tensor) and known and module not in answered:
             yield module, partial(_noted, ledger, bias)
 
 
 def _noted(ledger: BiasLedger, bias: Tensor, module: nn.Module, _: Any, output: Tensor) -> None:
-    ledger.note(bias, output, output.ndim - 1 if isinstance(module, LAST) else 1)
+    ledger.note(bias, output, 1 if isinstance(module, SECOND) else output.ndim - 1)
 
 
 def _along(bias: Tensor, axis: int, gradient: Tensor) -> Float[Tensor, " b"]:

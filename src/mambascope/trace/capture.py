@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
-from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers
+from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, PlainFamily, find_mixers
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
@@ -25,12 +26,16 @@ from mambascope.trace.block import Branch, precision
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.packed import check_apart
+from mambascope.trace.padded import check_padding
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import call, running, usable
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
 from mambascope.trace.streams import Streams
 from mambascope.trace.trace import Trace
 from mambascope.trust import TOLERANCE
+
+#: Names that mixers give to the state that an earlier pass left.
+STATES = ("state", "cache", "cache_params", "past_key_values")
 
 
 def capture(
@@ -91,7 +96,9 @@ def capture(
         refuse_detours(model, missing, partial(call, own, inputs))
     if not recorder.streams.blocks:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
-    check_apart(inputs, (branch for block in recorder.streams.blocks for branch in block.branches))
+    branches = [branch for block in recorder.streams.blocks for branch in block.branches]
+    check_apart(inputs, branches)
+    check_padding(inputs, branches)
     _check_returned(model, outputs)
     return Trace(
         model=model,
@@ -153,7 +160,9 @@ class _Recorder:
             elif isinstance(family, Family):
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
-                self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
+                _refuse_state(name, module, args, kwargs)
+                read = _arguments(name, module, family, kwargs)
+                self._finish(model, name, module, family, _consumed(x, output, kwargs, read), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -242,10 +251,39 @@ class _Recorder:
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
 
 
+def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise InputError if a mixer that keeps a state was called with one from before the text."""
+    passed = inspect.signature(mixer.forward).bind(*args, **kwargs).arguments
+    if any(passed.get(one) is not None for one in STATES):
+        raise InputError(
+            f"{name} ({type(mixer).__name__}) continues from a state, but a capture reads a whole text at once: pass "
+            "no state or cache, and a text that the model reads in one piece"
+        )
+
+
+def _arguments(
+    name: str, mixer: nn.Module, family: MixerFamily, kwargs: dict[str, Any]
+) -> tuple[dict[str, Tensor], ...]:
+    """Return the tensors besides its input that a mixer without patch points read, as one scan; none if it reads none.
+
+    Raises:
+        ReconstructionError: if the mixer was called without one of them.
+    """
+    names = family.arguments if isinstance(family, PlainFamily) else ()
+    missing = [one for one in names if not isinstance(kwargs.get(one), Tensor)]
+    if missing:
+        raise ReconstructionError(
+            f"{name} ({type(mixer).__name__}) was called without {', '.join(missing)}, which its mixing depends on "
+            f"({_versions()})"
+        )
+    return ({one: kwargs[one].detach() for one in names},) if names else ()
+
+
 def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
     """Return what a mixer consumed and gave, its tokens in line."""
     y = output[0] if isinstance(output, tuple) else output
     mask = kwargs.get("attention_mask")
+    mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None  # attention's own mask has pairs of tokens
     grid = None
     if x.ndim == 4:  # tokens as they lie in a picture
         grid = (x.shape[1], x.shape[2])

@@ -6,7 +6,7 @@ forward values: the forward pass stays the same, and the backward pass follows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.errors import InputError
 from mambascope.families import Family, find_mixers
 from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
@@ -26,7 +26,7 @@ from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.embedding import reading
 from mambascope.trace.footprint import require_pass
-from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks, is_norm
+from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks
 from mambascope.trace.running import call, in_texts, running
 
 
@@ -45,6 +45,10 @@ class Gradients:
         pixels: The pixels of pictures and the gradient with respect to them; None unless asked for.
         biases: The product of every bias that took part with its gradient, by the bias's name in the model; empty
             unless asked for.
+        at_streams: The readout's direction in the stream that leaves each block, the mixers' and other parts' outputs
+            held constant; empty where it is the same everywhere.
+        bent: What the readout owes to a function that is not linear between the head and the logits, such as a soft
+            cap: to first order, the readout less this is a sum over what the head returned. None if there is none.
     """
 
     outputs: Any
@@ -55,6 +59,8 @@ class Gradients:
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
     biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
+    at_streams: tuple[Float[Tensor, "b L E"], ...] = ()
+    bent: Float[Tensor, " b"] | None = None
 
     __repr__ = brief
 
@@ -91,61 +97,8 @@ def differentiate(
         require_pass(own, found, inputs, backward=True)
         watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
         ledger = BiasLedger(own) if biases else None
-        leaf = partial(_pixels, own, ledger) if pixels else partial(_leaf, own)
+        leaf = partial(_pixels, own, ledger) if pixels else partial(leaf_at_tokens, own)
         return _differentiate(own, readout, rules, leaf, watched, ledger, inputs)
-
-
-def logit_direction(model: nn.Module, readout: Callable[[Any], Float[Tensor, " b"]], **inputs: Any) -> Gradients:
-    """Return the residual stream before the final norm as `embeddings`, and the readout's direction in it.
-
-    The norm's statistics are frozen, so that a logit is linear in the stream. Arguments and errors as in
-    `differentiate`.
-
-    Raises:
-        UnsupportedModelError: if the model has no final norm that mambascope can find.
-    """
-    return next(directions(model, [readout], **inputs))
-
-
-def directions(
-    model: nn.Module, readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]], **inputs: Any
-) -> Iterator[Gradients]:
-    """Yield `logit_direction` for several readouts of one forward pass."""
-    leaves: list[Tensor] = []
-    with running(model, eager=True) as own, ExitStack() as stack:
-        check_inputs(own, inputs)
-        ledger = BiasLedger(own)
-        stack.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
-        stack.enter_context(_leaf_before(final_norm(own), leaves))
-        outputs = call(own, inputs)
-        found = []
-        for number, readout in enumerate(readouts, start=1):
-            value = depends(read(in_texts(readout, inputs), outputs))
-            (flow,) = torch.autograd.grad(value.sum(), leaves, retain_graph=number < len(readouts))
-            found.append((value.detach(), flow, ledger.taken()))
-    for value, flow, biases in found:
-        yield Gradients(_detached(outputs), value, leaves[0].detach(), flow, biases=biases)
-
-
-def final_norm(model: nn.Module) -> nn.Module:
-    """Return the norm after a model's last layer: the last norm among the direct children of its base model.
-
-    Where that has none, as in wrappers around a language model, it is that of the decoder inside.
-
-    Raises:
-        UnsupportedModelError: if there is none.
-    """
-    base = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    norms = [module for module in base.children() if is_norm(module)]
-    decoder = model.get_decoder() if isinstance(model, transformers.PreTrainedModel) else model
-    if not norms and isinstance(decoder, nn.Module) and decoder is not model:
-        return final_norm(decoder)
-    if not norms:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no norm after its last layer, so its logits are not read from one residual "
-            "stream"
-        )
-    return norms[-1]
 
 
 def _differentiate(
@@ -175,7 +128,7 @@ def _differentiate(
     (tokens, at_tokens), *pixels = pairs[: len(leaves)]
     pairs = pairs[len(leaves) :]
     return Gradients(
-        outputs=_detached(outputs),
+        outputs=detached(outputs),
         value=value.detach(),
         embeddings=tokens,
         at_embeddings=at_tokens,
@@ -230,7 +183,7 @@ def refuse_quantised(model: nn.Module) -> None:
 
 
 @contextmanager
-def _leaf(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
+def leaf_at_tokens(model: nn.Module, inputs: dict[str, Any], leaves: list[Tensor]) -> Iterator[dict[str, Any]]:
     """Make the embedded tokens the leaf of the graph: those given, those of the embedding layer, or a float input."""
     floats = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()]
     if not isinstance(model, transformers.PreTrainedModel) and floats:
@@ -265,21 +218,6 @@ def _pixels(
         yield read
 
 
-@contextmanager
-def _leaf_before(part: nn.Module, leaves: list[Tensor]) -> Iterator[None]:
-    """Make the input of a module the leaf of the graph."""
-
-    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        leaves.append(args[0].detach().requires_grad_())
-        return (leaves[0], *args[1:])
-
-    handle = part.register_forward_pre_hook(cut)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:
     """Keep a mixer's output, and the probabilities that an attention layer returns with it in eager form."""
     kept[name] = output[0] if isinstance(output, tuple) else output
@@ -293,7 +231,7 @@ def _in_line(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return pair if output.ndim == 3 else (output.flatten(1, 2), flow.flatten(1, 2))
 
 
-def _detached(outputs: Any) -> Any:
+def detached(outputs: Any) -> Any:
     """Return the model's outputs, detached from the graph."""
     if isinstance(outputs, Tensor):
         return outputs.detach()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mambascope.errors import UnsupportedModelError
-from mambascope.families import check_model
+from mambascope.families import check_model, unshare
 from mambascope.trace.references import References
 from mambascope.trace.wrappers import HOOKS, adapts, check_unwrapped, inside, merged
 
@@ -40,7 +40,8 @@ def plain_model(model: Any) -> Any:
 def private_copy(model: nn.Module, *, eager: bool = False) -> nn.Module:
     """Return a copy of a model that shares its tensors, in evaluation mode and with constant weights.
 
-    Wrappers are left out, and adapters are merged into the layers that they adapt, in the copy only.
+    Wrappers are left out, and adapters are merged into the layers that they adapt, in the copy only. Tensors that the
+    model's own code changes in place are copied.
 
     Args:
         model: The model.
@@ -56,6 +57,7 @@ def private_copy(model: nn.Module, *, eager: bool = False) -> nn.Module:
     twin = copying.module(model)
     copying.rebind()
     check_unwrapped(twin)
+    unshare(twin)
     return twin
 
 

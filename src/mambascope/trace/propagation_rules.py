@@ -92,6 +92,10 @@ class RuleInterceptor:
         else:
             scan = family.scan(coefficients, working)
             o = scan.apply(s) + scan.skip * s
+        if call.bias is not None:
+            o = o + call.bias.to(working)
+            if self.ledger is not None:
+                self.ledger.note(call.bias, o, 2)
         if coefficients.get("z") is not None:
             o = gated(o, coefficients["z"].to(working), self.rules)
         return call.give(o.to(call.s.dtype))
@@ -203,9 +207,11 @@ def _frozen_rms_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> 
     """
     x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
-    weight = type(norm).forward(norm, torch.ones_like(x[:1, :1])) * (1 + epsilon) ** 0.5
+    bias = getattr(norm, "bias", None)
+    bias = bias if isinstance(bias, Tensor) else x.new_zeros(())
+    weight = (type(norm).forward(norm, torch.ones_like(x[:1, :1])) - bias) * (1 + epsilon) ** 0.5
     factor = torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + epsilon) * weight
-    return _checked(norm, x * factor.detach(), output)
+    return _checked(norm, x * factor.detach() + bias, output)
 
 
 def _frozen_layer_norm(norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:

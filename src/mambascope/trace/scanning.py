@@ -28,10 +28,11 @@ def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
-    """Return o = alpha s + D s of a call, times SiLU(z) if the family's scan applies the gate."""
+    """Return o = alpha s + D s of a call, with its bias, times SiLU(z) if the family's scan applies the gate."""
     working = torch.promote_types(call.s.dtype, torch.float32)
     scan, s = family.scan(call.coefficients, working), call.s.to(working)
     o = torch.addcmul(scan.apply(s), scan.skip, s)
+    o = o if call.bias is None else o + call.bias.to(working)
     z = call.coefficients.get("z")
     return o if z is None else o.mul_(F.silu(z.to(working)))
 

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,6 +93,11 @@ class Streams:
             if place in self._open:
                 self._open[place].summed = args[0]
 
+        def renewed(factor: float, _: nn.Module, __: Any, output: Tensor) -> None:
+            opened = self._open.get(place)
+            if opened is not None and not opened.branches:
+                opened.stream_in = output if factor == 1 else output * factor
+
         def beside(_: nn.Module, __: Any, output: Tensor) -> None:
             if place in self._open:
                 self._open[place].beside = output
@@ -115,6 +121,9 @@ class Streams:
             post = family.post_norm(mixer)
             if post is not None:
                 yield post.register_forward_pre_hook(summed)
+        residual = mixers[0][1].residual(block)
+        if residual is not None:
+            yield residual[0].register_forward_hook(partial(renewed, residual[1]))
         for part in mixers[0][1].beside(block):
             yield part.register_forward_hook(beside)
 

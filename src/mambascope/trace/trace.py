@@ -19,7 +19,8 @@ from mambascope.families import Kind
 from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.block import Block, Branch, rebuilt
-from mambascope.trace.differentiate import Gradients, differentiate, logit_direction
+from mambascope.trace.differentiate import Gradients, differentiate
+from mambascope.trace.directions import logit_direction
 
 
 @dataclass(frozen=True, eq=False)

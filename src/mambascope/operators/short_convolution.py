@@ -1,0 +1,82 @@
+"""The short convolution between two gates (LFM2, Liquid AI, arXiv 2511.23404) as an operator: a band of K diagonals.
+
+    alpha_ij = read_i w_{i-j} write_j      for 0 ≤ i - j < K, and else 0,
+
+channel by channel. Everything but a table of all pairs takes time and memory linear in L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.brief import brief
+from mambascope.operators.blocks import Block, Places, numbers
+from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.per_head import PerHead
+
+#: Targets in one block of the band.
+ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ShortConvolution(PerHead):
+    """The matrices of one gated convolution, frozen at the gates of a forward pass: a head for every channel.
+
+    Attributes:
+        taps: w, tap 0 on the current token.
+        write: The gate of the sources.
+        read: The gate of the targets.
+        skip: Zero: a token reaches its own output through tap 0 alone.
+    """
+
+    taps: Float[Tensor, "D K"]
+    write: Float[Tensor, "b L D"]
+    read: Float[Tensor, "b L D"]
+    skip: Float[Tensor, " D"]
+
+    __repr__ = brief
+
+    @property
+    def maps(self) -> int:
+        """Number of distinct matrices: one per channel."""
+        return self.taps.shape[0]
+
+    @property
+    def length(self) -> int:
+        """L, the number of tokens."""
+        return self.write.shape[1]
+
+    @property
+    def state_size(self) -> int:
+        """N, the tokens before the current one that a target sees."""
+        return self.taps.shape[1] - 1
+
+    def blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the blocks of the band alone: every other pair is zero."""
+        reach = self.taps.shape[1] - 1 + taps - 1
+        for top in range(0, self.length, ROWS):
+            stop = min(top + ROWS, self.length)
+            yield Block(slice(top, stop), slice(max(0, top - reach), stop))
+
+    def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return alpha v; differentiable."""
+        return self.read * CausalConvolution(self.taps).apply(self.write * v)
+
+    def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+        """Return vᵀ alpha per channel: the same convolution over the reversed tokens, with the gates swapped."""
+        return self.write * CausalConvolution(self.taps).apply((self.read * v).flip(1)).flip(1)
+
+    def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
+        """Return alpha for some targets and sources, zero outside the band."""
+        taps, write, read = self.taps, self.write, self.read
+        if maps is not None:
+            taps, write, read = taps[list(maps)], write[..., list(maps)], read[..., list(maps)]
+        targets, sources = (numbers(places, taps.device) for places in (rows, columns))
+        back = targets[:, None] - sources
+        inside = (back >= 0) & (back < taps.shape[1])
+        band = taps[:, back.clamp(0, taps.shape[1] - 1)] * inside
+        return band * read[:, rows].transpose(1, 2)[..., None] * write[:, columns].transpose(1, 2)[:, :, None]
