@@ -89,15 +89,15 @@ class ScanCall:
         s: The scan's input.
         coefficients: `dt` (after bias, softplus and clamp), `A`, `B`, `C`, `D`, and `z` where the scan applies the
             gate; tokens second. Also `order`, where the call says in which order it reads them.
-        give: Converts a result (b, L, D) to the layout that the caller expects.
+        give: Converts a result (b, L, D) to what the caller expects: its layout, with what the function returns beside.
         take: Converts a result of the original function to (b, L, D).
         bias: What the function adds to its result, per channel; None for nothing.
     """
 
     s: Float[Tensor, "b L D"]
     coefficients: dict[str, Tensor]
-    give: Callable[[Tensor], Tensor]
-    take: Callable[[Tensor], Tensor]
+    give: Callable[[Tensor], Any]
+    take: Callable[[Any], Tensor]
     bias: Float[Tensor, " D"] | None = None
 
     __repr__ = brief

@@ -1,7 +1,7 @@
 """Kimi Linear (Kimi team, arXiv 2510.26692): a delta rule with a decay per key channel, and latent attention (MLA).
 
-In MLA (DeepSeek-V2, arXiv 2405.04434) values come from a latent vector that is normalised first: v_j = W_b norm(W_a x_j).
-With the norm's statistic frozen that is one linear map of x_j, times a factor of the source.
+In MLA (DeepSeek-V2, arXiv 2405.04434) values come from a latent vector that is normalised: v_j = W_b norm(W_a x_j).
+With its statistic frozen that is one linear map of x_j, times a factor of the source.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class AttentionLayer(AffineMixer):
         return self._tile(self.u if self.source_factor is None else self.slope * self.u, block, workspace)
 
     def tiles_of(self, values: Float[Tensor, "b L D"]) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
-        """Yield Σ_h p^h_ij W_O^h (g_i ⊙ values_j)^h for every block of pairs; a tile is valid until the next is yielded.
+        """Yield Σ_h p^h_ij W_O^h (g_i ⊙ values_j)^h for every block of pairs; a tile is valid until the next one.
 
         Args:
             values: What the sources write.

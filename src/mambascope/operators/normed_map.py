@@ -1,4 +1,4 @@
-"""A mixer whose output is normalised before it is added to the stream, as one exact affine map (OLMo 2 and 3, OLMo Hybrid).
+"""A mixer whose output is normalised before it is added to the stream, as one exact affine map (OLMo Hybrid).
 
 With the norm's statistic frozen it is a factor per target and feature; a LayerNorm also subtracts the mean over
 features, which is linear, and adds a bias that belongs to no token:

@@ -38,6 +38,7 @@ class Branch:
         scale: The factor by which its output is multiplied before it is added to the stream.
         reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN if the capture did not check it.
         norm: The norm that its output passes before it is added to the stream; None if it is added as it is.
+        normed: Its output after that norm.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Branch:
     scale: float = 1.0
     reconstruction_error: float = float("nan")
     norm: nn.Module | None = None
+    normed: Float[Tensor, "b L F"] | None = None
 
     def __repr__(self) -> str:
         kind = f"{type(self.mixer).__name__} of {self.family.model_type}"
@@ -62,10 +64,7 @@ class Branch:
     @property
     def y(self) -> Float[Tensor, "b L F"]:
         """What is scaled and added to the stream: the mixer's output, normalised if a norm follows it."""
-        if self.norm is None:
-            return self.captured.y
-        with torch.no_grad():
-            return self.norm.forward(self.captured.y)  # its hooks have run
+        return self.captured.y if self.normed is None else self.normed
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
         """Return the mixer as an exact affine map, with the norm of its output frozen.

@@ -230,8 +230,10 @@ class _Recorder:
         place = name.rpartition(".")[0]
         block = model.get_submodule(place)
         after = family.output_norm(block) if isinstance(family, AttentionFamily) and family.output_norm else None
-        norm = None if after is None else after[0]
-        branch = Branch(name, family, mixer, captured, scan_error, family.scale(block), norm=norm)
+        branch = Branch(name, family, mixer, captured, scan_error, family.scale(block))
+        if after is not None:
+            normed = type(after[0]).forward(after[0], captured.y)  # its hooks are to run once, when the block calls it
+            branch = dataclasses.replace(branch, norm=after[0], normed=normed)
         y = branch.y
         if self.check:
             error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)

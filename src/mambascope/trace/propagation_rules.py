@@ -81,7 +81,7 @@ class RuleInterceptor:
             return gated(o, z, self.rules)
         return self._convolve(family, original, *args, **kwargs)
 
-    def _scan(self, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _scan(self, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = read_call(family, args, kwargs)
         working = torch.promote_types(call.s.dtype, torch.float32)
         s, coefficients = call.s.to(working), call.coefficients
