@@ -146,7 +146,7 @@ class Streams:
             trusted = error <= self._allowed(stream_out.dtype)
             norm, read = opened.read or (None, None)
             read = None if read is None else _in_line(branches[0], read)
-            if read is not None and torch.equal(read, stream_in):
+            if read is not None and torch.equal(read, stream_in.to(read.dtype)):  # it may be in another precision
                 norm, read = None, None
             block = dataclasses.replace(
                 block,
