@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from dense_reference import distance
@@ -19,6 +20,9 @@ from mambascope.methods import (
     rollout,
     rollout_row,
 )
+from mambascope.operators.decayed_attention import DecayedAttention
+from mambascope.operators.gated_recurrence import GatedRecurrence
+from mambascope.operators.short_convolution import ShortConvolution
 from mambascope.trace import capture
 from models import padded_batch
 from recurrent_reference import mixed
@@ -51,6 +55,10 @@ def batch_of(family, side):
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def nothing(*_):
+    """Stand in for a function of which nothing is wanted."""
+
+
 @pytest.fixture(params=list(KINDS))
 def family(request):
     return request.param
@@ -58,7 +66,9 @@ def family(request):
 
 @pytest.mark.parametrize(("family", "options"), OPTIONS, ids=lambda one: one if isinstance(one, str) else "-".join(one))
 @torch.no_grad()
-def test_maps_are_those_of_the_equations(family, options):
+def test_maps_are_those_of_the_equations(family, options, monkeypatch):
+    if "weight_mode" in options:  # transformers' own initialisation fails where layers are fused
+        monkeypatch.setattr(transformers.models.xlstm.modeling_xlstm.xLSTMPreTrainedModel, "_init_weights", nothing)
     with in_double(family, **options) as model:
         trace = capture(model, input_ids=text(batch=1))
         assert [block.kind for block in trace.layers] == KINDS[family]
@@ -73,10 +83,11 @@ def test_maps_are_those_of_the_equations(family, options):
             assert distance(hidden_attention(trace, number, "mean")[0], branch.scale * alpha.mean(dim=0)) < BOUND
             assert distance(latim(trace, number)[0], T.norm(dim=-1)) < BOUND
             operator = trace.operator(number)
+            assert (operator.bias()[0] - beta).norm() <= BOUND * block.y.norm()  # β is zero where nothing has a bias
             for target in (0, 4, 10):
                 vectors, bias = operator.contributions(target)
                 assert distance(vectors[0], T[target]) < BOUND
-                assert distance(bias[0], beta[target]) < BOUND
+                assert distance(vectors[0].sum(dim=0) + bias[0], T[target].sum(dim=0) + beta[target]) < BOUND
             q = torch.randn(1, *beta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
             assert distance(operator.pull(q)[0], torch.einsum("if,ijf->j", q[0], T)) < BOUND
             matrix = operator.implicit_mean()
@@ -97,7 +108,7 @@ def test_captures_rebuild_what_the_model_computed(family, dtype, side):
     if dtype == torch.float32:
         assert max(block.stream_error for block in trace.layers) < 1e-6
         with torch.no_grad():
-            stock = copy.deepcopy(model)(**inputs).logits
+            stock = copy.deepcopy(model)(**inputs, use_cache=False).logits
         kept = torch.ones_like(inputs["input_ids"]) if "attention_mask" not in inputs else inputs["attention_mask"]
         assert distance(trace.logits[kept.bool()], stock[kept.bool()]) < SINGLE
 
@@ -138,7 +149,7 @@ def test_shares_of_a_layer_add_up_to_one_and_those_of_a_logit_to_the_logit(famil
         trace = capture(model, input_ids=text())
         for number in range(len(trace.layers)):
             assert distance(alti(trace, number).sum(dim=-1), torch.ones(2, 11, dtype=torch.float64)) < BOUND
-        for readout in (readouts.token(-1, 3), readouts.token(5, 7, foil=2), readouts.log_probability(-1, 3)):
+        for readout in (readouts.token(-1, 3), readouts.token(5, 7, foil=2), readouts.continuation(9, [3], "it")):
             updates = alti_logit(trace, readout)
             assert float(updates.conservation_error.max()) < BOUND
             assert updates.scores.abs().max() > 1e-4
@@ -286,13 +297,9 @@ def test_an_activation_that_the_map_does_not_know_is_refused():
 
 
 def test_a_wrong_equation_is_caught(family, monkeypatch):
-    """With one more tap, decay or factor, the rebuilt output is not the model's."""
-    from mambascope.operators.decayed_attention import DecayedAttention
-    from mambascope.operators.gated_recurrence import GatedRecurrence
-    from mambascope.operators.short_convolution import ShortConvolution
-
+    """With a little more of every target's own value, the rebuilt output is not the model's."""
     for scan in (DecayedAttention, GatedRecurrence, ShortConvolution):
         apply = scan.apply
-        monkeypatch.setattr(scan, "apply", lambda self, v, apply=apply: apply(self, v) * 1.001)
+        monkeypatch.setattr(scan, "apply", lambda self, v, apply=apply: apply(self, v) + 0.01 * v)
     with pytest.raises(ReconstructionError, match=r"layer 0 .* cannot be rebuilt"):
         capture(hybrid_model(family), input_ids=text())
