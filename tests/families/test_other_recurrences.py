@@ -7,11 +7,13 @@ import torch
 import transformers
 from torch import nn
 
+import mambascope
 from dense_reference import distance
-from hybrids import hybrid_model, in_double
+from hybrids import HYBRIDS, hybrid_model, in_double
 from mambascope import readouts
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
 from mambascope.methods import (
+    METHODS,
     alti,
     alti_logit,
     gradient_x_input,
@@ -26,6 +28,7 @@ from mambascope.operators.short_convolution import ShortConvolution
 from mambascope.trace import capture
 from models import padded_batch
 from recurrent_reference import mixed
+from small_tokenizers import byte_level
 
 #: float64 sums of a few hundred terms in another order; in float32 the same at 1e-7 per term.
 BOUND, SINGLE = 1e-10, 1e-5
@@ -174,16 +177,13 @@ def test_a_logit_is_followed_through_what_multiplies_the_stream(family, options)
         without_others = family == "rwkv" or "mlp_beta_factor" in options
         assert (float(updates.terms["other"].abs().max()) < BOUND) is without_others
         for number, block in enumerate(trace.layers):
-            lost = without_update(model, block, readout, text(batch=1), trace)
+            lost = without_update(model, block, readout, text(batch=1))
             operator = trace.operator(number)
-            assert operator.b_o is None
-            own = updates.scores[0, number].sum()
-            beta = operator.bias()
-            if not beta.any():
-                assert distance(own, lost) < 1e-6  # a difference of small steps
+            assert not operator.bias().any()
+            assert distance(updates.scores[0, number].sum(), lost) < 1e-6  # a difference of small steps
 
 
-def without_update(model, block, readout, ids, trace, step=1e-4):
+def without_update(model, block, readout, ids, step=1e-4):
     """Return the logit's slope along one layer's update; other mixers, parts and norms' statistics are constant."""
     layers = dict(model.named_modules())
     found = {}
@@ -219,15 +219,11 @@ def without_update(model, block, readout, ids, trace, step=1e-4):
             values = []
             for size in (0.0, step, -step):
                 found["step"] = size
-                values.append(readout(copy_forward(model, ids)))
+                values.append(readout(model(input_ids=ids, use_cache=False)))
     finally:
         for handle in handles:
             handle.remove()
     return (values[1] - values[2]) / (2 * step)
-
-
-def copy_forward(model, ids):
-    return model(input_ids=ids, use_cache=False)
 
 
 def test_gradients_are_those_of_the_stock_model(family):
@@ -237,7 +233,7 @@ def test_gradients_are_those_of_the_stock_model(family):
         stock = copy.deepcopy(model)
         embedded = stock.get_input_embeddings()(ids).detach().requires_grad_()
         (flow,) = torch.autograd.grad(stock(inputs_embeds=embedded, use_cache=False).logits[:, -1, 3].sum(), embedded)
-        assert found.abs().max() > 1e-4
+        assert found.abs().max() > 1e-6  # soft caps make them small
         assert distance(found, (embedded * flow).sum(dim=-1).detach()) < BOUND
 
 
@@ -284,16 +280,49 @@ def test_positions_at_which_a_recurrence_starts_anew_are_refused():
 
 
 def test_a_text_read_in_pieces_is_refused():
-    model = hybrid_model("xlstm", max_inference_chunksize=4)
+    model = hybrid_model("xlstm", hidden_size=128, num_hidden_layers=1, max_inference_chunksize=4)
     with pytest.raises(InputError, match=r"continues from a state, but a capture reads a whole text at once"):
         capture(model, input_ids=text())
 
 
 def test_an_activation_that_the_map_does_not_know_is_refused():
-    with pytest.raises(
-        UnsupportedModelError, match=r"with the activation GELU\w* on its values; mambascope reads SiLU"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"has the activation GELU\w* on its values; mambascope reads SiLU"):
         capture(hybrid_model("minimax", hidden_act="gelu"), input_ids=text())
+
+
+def test_the_language_model_inside_lfm2_vl_is_read():
+    """Its tower of picture layers does not run for a text."""
+    text_config = HYBRIDS["lfm2"][1]().to_dict()
+    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Lfm2VlConfig(
+        text_config=text_config, vision_config=sizes | {"model_type": "siglip2_vision_model"}, image_token_id=49
+    )
+    torch.manual_seed(0)
+    trace = capture(transformers.Lfm2VlForConditionalGeneration(config).eval(), input_ids=text() % 49)
+    assert [block.kind for block in trace.layers] == KINDS["lfm2"]
+    assert max(trace.reconstruction_error) < SINGLE
+    assert max(block.stream_error for block in trace.layers) < SINGLE
+
+
+def test_its_checkpoints_are_loaded(family, tmp_path):
+    model = hybrid_model(family)
+    model.save_pretrained(tmp_path)
+    loaded, _ = mambascope.load(tmp_path)
+    assert type(loaded) is type(model)
+    assert torch.equal(capture(loaded, input_ids=text()).logits, capture(model, input_ids=text()).logits)
+
+
+def test_methods_explain_it_or_say_that_they_cannot(family):
+    """Those that read any layer have scores; those of scans or of attention alone say what the model has instead."""
+    model = hybrid_model(family, vocab_size=300)
+    for name, method in METHODS.items():
+        if method.reads(KINDS[family]) and method.needs != "interventions":
+            result = mambascope.explain(model, byte_level(), "to the store", method=name)
+            assert result.scores.isfinite().all(), name
+            assert result.scores.any(), name
+            assert result.diagnostics.get("conservation_error", 0) < SINGLE, name
+    with pytest.raises(UnsupportedModelError, match=r"reads selective scans, but this model mixes tokens by"):
+        mambascope.explain(model, byte_level(), "to the store", method="latim-silu")
 
 
 def test_a_wrong_equation_is_caught(family, monkeypatch):
