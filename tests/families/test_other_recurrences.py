@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
+import mambascope
 from dense_reference import distance
-from hybrids import hybrid_model, in_double
+from hybrids import HYBRIDS, hybrid_model, in_double
 from mambascope import readouts
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
 from mambascope.methods import (
+    METHODS,
     alti,
     alti_logit,
     gradient_x_input,
@@ -19,9 +22,13 @@ from mambascope.methods import (
     rollout,
     rollout_row,
 )
+from mambascope.operators.decayed_attention import DecayedAttention
+from mambascope.operators.gated_recurrence import GatedRecurrence
+from mambascope.operators.short_convolution import ShortConvolution
 from mambascope.trace import capture
 from models import padded_batch
 from recurrent_reference import mixed
+from small_tokenizers import byte_level
 
 #: float64 sums of a few hundred terms in another order; in float32 the same at 1e-7 per term.
 BOUND, SINGLE = 1e-10, 1e-5
@@ -51,6 +58,10 @@ def batch_of(family, side):
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def nothing(*_):
+    """Stand in for a function of which nothing is wanted."""
+
+
 @pytest.fixture(params=list(KINDS))
 def family(request):
     return request.param
@@ -58,7 +69,9 @@ def family(request):
 
 @pytest.mark.parametrize(("family", "options"), OPTIONS, ids=lambda one: one if isinstance(one, str) else "-".join(one))
 @torch.no_grad()
-def test_maps_are_those_of_the_equations(family, options):
+def test_maps_are_those_of_the_equations(family, options, monkeypatch):
+    if "weight_mode" in options:  # transformers' own initialisation fails where layers are fused
+        monkeypatch.setattr(transformers.models.xlstm.modeling_xlstm.xLSTMPreTrainedModel, "_init_weights", nothing)
     with in_double(family, **options) as model:
         trace = capture(model, input_ids=text(batch=1))
         assert [block.kind for block in trace.layers] == KINDS[family]
@@ -73,10 +86,11 @@ def test_maps_are_those_of_the_equations(family, options):
             assert distance(hidden_attention(trace, number, "mean")[0], branch.scale * alpha.mean(dim=0)) < BOUND
             assert distance(latim(trace, number)[0], T.norm(dim=-1)) < BOUND
             operator = trace.operator(number)
+            assert (operator.bias()[0] - beta).norm() <= BOUND * block.y.norm()  # β is zero where nothing has a bias
             for target in (0, 4, 10):
                 vectors, bias = operator.contributions(target)
                 assert distance(vectors[0], T[target]) < BOUND
-                assert distance(bias[0], beta[target]) < BOUND
+                assert distance(vectors[0].sum(dim=0) + bias[0], T[target].sum(dim=0) + beta[target]) < BOUND
             q = torch.randn(1, *beta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
             assert distance(operator.pull(q)[0], torch.einsum("if,ijf->j", q[0], T)) < BOUND
             matrix = operator.implicit_mean()
@@ -97,7 +111,7 @@ def test_captures_rebuild_what_the_model_computed(family, dtype, side):
     if dtype == torch.float32:
         assert max(block.stream_error for block in trace.layers) < 1e-6
         with torch.no_grad():
-            stock = copy.deepcopy(model)(**inputs).logits
+            stock = copy.deepcopy(model)(**inputs, use_cache=False).logits
         kept = torch.ones_like(inputs["input_ids"]) if "attention_mask" not in inputs else inputs["attention_mask"]
         assert distance(trace.logits[kept.bool()], stock[kept.bool()]) < SINGLE
 
@@ -138,7 +152,7 @@ def test_shares_of_a_layer_add_up_to_one_and_those_of_a_logit_to_the_logit(famil
         trace = capture(model, input_ids=text())
         for number in range(len(trace.layers)):
             assert distance(alti(trace, number).sum(dim=-1), torch.ones(2, 11, dtype=torch.float64)) < BOUND
-        for readout in (readouts.token(-1, 3), readouts.token(5, 7, foil=2), readouts.log_probability(-1, 3)):
+        for readout in (readouts.token(-1, 3), readouts.token(5, 7, foil=2), readouts.continuation(9, [3], "it")):
             updates = alti_logit(trace, readout)
             assert float(updates.conservation_error.max()) < BOUND
             assert updates.scores.abs().max() > 1e-4
@@ -163,16 +177,13 @@ def test_a_logit_is_followed_through_what_multiplies_the_stream(family, options)
         without_others = family == "rwkv" or "mlp_beta_factor" in options
         assert (float(updates.terms["other"].abs().max()) < BOUND) is without_others
         for number, block in enumerate(trace.layers):
-            lost = without_update(model, block, readout, text(batch=1), trace)
+            lost = without_update(model, block, readout, text(batch=1))
             operator = trace.operator(number)
-            assert operator.b_o is None
-            own = updates.scores[0, number].sum()
-            beta = operator.bias()
-            if not beta.any():
-                assert distance(own, lost) < 1e-6  # a difference of small steps
+            assert not operator.bias().any()
+            assert distance(updates.scores[0, number].sum(), lost) < 1e-6  # a difference of small steps
 
 
-def without_update(model, block, readout, ids, trace, step=1e-4):
+def without_update(model, block, readout, ids, step=1e-4):
     """Return the logit's slope along one layer's update; other mixers, parts and norms' statistics are constant."""
     layers = dict(model.named_modules())
     found = {}
@@ -208,15 +219,11 @@ def without_update(model, block, readout, ids, trace, step=1e-4):
             values = []
             for size in (0.0, step, -step):
                 found["step"] = size
-                values.append(readout(copy_forward(model, ids)))
+                values.append(readout(model(input_ids=ids, use_cache=False)))
     finally:
         for handle in handles:
             handle.remove()
     return (values[1] - values[2]) / (2 * step)
-
-
-def copy_forward(model, ids):
-    return model(input_ids=ids, use_cache=False)
 
 
 def test_gradients_are_those_of_the_stock_model(family):
@@ -226,7 +233,7 @@ def test_gradients_are_those_of_the_stock_model(family):
         stock = copy.deepcopy(model)
         embedded = stock.get_input_embeddings()(ids).detach().requires_grad_()
         (flow,) = torch.autograd.grad(stock(inputs_embeds=embedded, use_cache=False).logits[:, -1, 3].sum(), embedded)
-        assert found.abs().max() > 1e-4
+        assert found.abs().max() > 1e-6  # soft caps make them small
         assert distance(found, (embedded * flow).sum(dim=-1).detach()) < BOUND
 
 
@@ -273,26 +280,55 @@ def test_positions_at_which_a_recurrence_starts_anew_are_refused():
 
 
 def test_a_text_read_in_pieces_is_refused():
-    model = hybrid_model("xlstm", max_inference_chunksize=4)
+    model = hybrid_model("xlstm", hidden_size=128, num_hidden_layers=1, max_inference_chunksize=4)
     with pytest.raises(InputError, match=r"continues from a state, but a capture reads a whole text at once"):
         capture(model, input_ids=text())
 
 
 def test_an_activation_that_the_map_does_not_know_is_refused():
-    with pytest.raises(
-        UnsupportedModelError, match=r"with the activation GELU\w* on its values; mambascope reads SiLU"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"has the activation GELU\w* on its values; mambascope reads SiLU"):
         capture(hybrid_model("minimax", hidden_act="gelu"), input_ids=text())
 
 
-def test_a_wrong_equation_is_caught(family, monkeypatch):
-    """With one more tap, decay or factor, the rebuilt output is not the model's."""
-    from mambascope.operators.decayed_attention import DecayedAttention
-    from mambascope.operators.gated_recurrence import GatedRecurrence
-    from mambascope.operators.short_convolution import ShortConvolution
+def test_the_language_model_inside_lfm2_vl_is_read():
+    """Its tower of picture layers does not run for a text."""
+    text_config = HYBRIDS["lfm2"][1]().to_dict()
+    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Lfm2VlConfig(
+        text_config=text_config, vision_config=sizes | {"model_type": "siglip2_vision_model"}, image_token_id=49
+    )
+    torch.manual_seed(0)
+    trace = capture(transformers.Lfm2VlForConditionalGeneration(config).eval(), input_ids=text() % 49)
+    assert [block.kind for block in trace.layers] == KINDS["lfm2"]
+    assert max(trace.reconstruction_error) < SINGLE
+    assert max(block.stream_error for block in trace.layers) < SINGLE
 
+
+def test_its_checkpoints_are_loaded(family, tmp_path):
+    model = hybrid_model(family)
+    model.save_pretrained(tmp_path)
+    loaded, _ = mambascope.load(tmp_path)
+    assert type(loaded) is type(model)
+    assert torch.equal(capture(loaded, input_ids=text()).logits, capture(model, input_ids=text()).logits)
+
+
+def test_methods_explain_it_or_say_that_they_cannot(family):
+    """Those that read any layer have scores; those of scans or of attention alone say what the model has instead."""
+    model = hybrid_model(family, vocab_size=300)
+    for name, method in METHODS.items():
+        if method.reads(KINDS[family]) and method.needs != "interventions":
+            result = mambascope.explain(model, byte_level(), "to the store", method=name)
+            assert result.scores.isfinite().all(), name
+            assert result.scores.any(), name
+            assert result.diagnostics.get("conservation_error", 0) < SINGLE, name
+    with pytest.raises(UnsupportedModelError, match=r"reads selective scans, but this model mixes tokens by"):
+        mambascope.explain(model, byte_level(), "to the store", method="latim-silu")
+
+
+def test_a_wrong_equation_is_caught(family, monkeypatch):
+    """With a little more of every target's own value, the rebuilt output is not the model's."""
     for scan in (DecayedAttention, GatedRecurrence, ShortConvolution):
         apply = scan.apply
-        monkeypatch.setattr(scan, "apply", lambda self, v, apply=apply: apply(self, v) * 1.001)
+        monkeypatch.setattr(scan, "apply", lambda self, v, apply=apply: apply(self, v) + 0.01 * v)
     with pytest.raises(ReconstructionError, match=r"layer 0 .* cannot be rebuilt"):
         capture(hybrid_model(family), input_ids=text())

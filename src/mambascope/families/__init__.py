@@ -161,10 +161,10 @@ def unshare(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: if a family cannot.
     """
-    able = [family for family in FAMILIES.values() if isinstance(family, PlainFamily) and family.unshare is not None]
+    able = [family for family in FAMILIES.values() if isinstance(family, PlainFamily)]
     for module in model.modules():
         for family in able:
-            if family.describes(module):
+            if family.unshare is not None and family.describes(module):
                 family.unshare(model, module)
 
 

@@ -77,13 +77,13 @@ def _mixed(x: Float[Tensor, "b L E"], share: Tensor) -> Float[Tensor, "b L E"]:
     return x * mu + F.pad(x[:, :-1], (0, 0, 1, 0)) * (1 - mu)
 
 
-def _now_and_before(weight: Tensor, share: Tensor, dtype: torch.dtype) -> Float[Tensor, "2D E"]:
+def _now_and_before(weight: Tensor, share: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows E"]:
     """Return the rows that read x_j and those that read x_{j-1}, in turn."""
     W, mu = weights(weight, dtype), weights(share, dtype).flatten()
     return torch.stack([W * mu, W * (1 - mu)], dim=1).flatten(0, 1)
 
 
-def _shift(width: int, like: Tensor) -> Float[Tensor, "2D 2"]:
+def _shift(width: int, like: Tensor) -> Float[Tensor, "rows 2"]:
     """Return the taps that leave every first channel where it is and move every second one on by a token."""
     return torch.eye(2, dtype=like.dtype, device=like.device).repeat(width, 1)
 
