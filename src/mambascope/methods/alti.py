@@ -32,6 +32,7 @@ from mambascope.numbering import shown, whole_numbers
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block
+from mambascope.operators.sum_of_maps import SumOfMaps
 from mambascope.trace import Trace
 
 #: Where the bias of attention's values is counted: in the layer's bias, or in the contributions of the sources.
@@ -127,6 +128,9 @@ def with_value_bias(operator: AffineMap, value_bias: str) -> AffineMap:
     """
     if value_bias not in get_args(ValueBias):
         raise InputError(f"unknown value_bias {shown(value_bias)}; choose one of {', '.join(get_args(ValueBias))}")
+    if value_bias == "source" and isinstance(operator, SumOfMaps):
+        parts = (dataclasses.replace(part, mixer=with_value_bias(part.mixer, value_bias)) for part in operator.parts)
+        return dataclasses.replace(operator, parts=tuple(parts))
     if value_bias == "bias" or not isinstance(operator, AttentionLayer) or operator.b_x is None:
         return operator
     x = torch.cat([operator.x, torch.ones_like(operator.x[..., :1])], dim=-1)

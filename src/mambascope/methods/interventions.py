@@ -53,9 +53,9 @@ def knockout(
 
     Args:
         trace: A capture of one text.
+        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
-        readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         layers: First and last layer of a window, both included; None for all.
         kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
         batch: Copies of the text per batch; by default as many as make 2048 tokens.

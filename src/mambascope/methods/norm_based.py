@@ -26,6 +26,8 @@ from mambascope.trace import Trace
 def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     """Return ‖Σ_h p^h_ij f^h(x_j)‖ of one attention layer for every target i and source j; O(L²·H·E).
 
+    If the layer's output is multiplied before it is added to the stream, the norm is that of the product.
+
     Args:
         trace: A capture.
         layer: Number of the layer, from 0; negative numbers count from the end.
@@ -35,12 +37,12 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         UnsupportedModelError: if the layer is not softmax attention.
         MapTooLargeError: if the map would not fit in memory.
     """
-    operator = _attention(trace, layer)
+    operator, scale = _attention(trace, layer)
     batch, length = trace.shape
     require_room((batch, length, length), operator.x, "explain one position, or shorten the text")
     norms = operator.x.new_zeros(batch, length, length)
     for block, tile in operator.tiles_of(operator.preactivation):
-        norms[:, block.rows, block.columns] = torch.linalg.vector_norm(tile, dim=1)
+        norms[:, block.rows, block.columns] = scale * torch.linalg.vector_norm(tile, dim=1)
     return without_padding(trace, norms)
 
 
@@ -57,29 +59,30 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if the layer is not softmax attention.
     """
-    operator = _attention(trace, layer)
+    operator, scale = _attention(trace, layer)
 
     def row(place: int) -> tuple[Tensor]:
         seen = operator.seen(place)
         p = operator.scan.channels(operator.scan.tile(slice(place, place + 1), seen))[:, :, 0]
         weighed = p.transpose(1, 2) * operator.preactivation[:, seen]
         found = operator.x.new_zeros(trace.shape)
-        found[:, seen] = torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
+        found[:, seen] = scale * torch.linalg.vector_norm(weighed @ operator.W_o.t(), dim=-1)
         return (found,)
 
     return of_each_text(trace, target, row)[0]
 
 
-def _attention(trace: Trace, layer: int) -> AttentionLayer:
-    """Return a layer's operator if it is softmax attention."""
-    operator = trace.operator(layer)
+def _attention(trace: Trace, layer: int) -> tuple[AttentionLayer, float]:
+    """Return a layer's operator if it is softmax attention, and the size of its output's factor."""
+    number = trace.index(layer)
+    branch = trace.layers[number].branch
+    operator = branch.operator()
     if not isinstance(operator, AttentionLayer):
-        branch = trace.layers[trace.index(layer)].branch
         raise UnsupportedModelError(
-            f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan, but "
-            f"norm-based attention is defined for softmax attention; use latim, its counterpart for scans"
+            f"layer {number} ({branch.name}, {type(branch.mixer).__name__}) is no softmax attention, for which "
+            "norm-based attention is defined; use latim, its counterpart for any layer"
         )
-    return operator
+    return operator, abs(branch.scale)
 
 
 METHODS = [
