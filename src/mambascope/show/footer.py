@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.cells import cell_len
 from rich.text import Text
 
 from mambascope.attribution import WHOLE_MODEL, Attribution
 from mambascope.show.evidence import evidence_sentences, time_taken
-from mambascope.show.screen import BAR_HUES, LEVELS, MARGIN, Screen, percent, wrapped
+from mambascope.show.screen import BAR_HUES, LEVELS, MARGIN, Screen, bar, percent, wrapped
 from mambascope.show.tokens import visible
 from mambascope.trust import caution
+
+#: Cells that a bar needs to be drawn beside words.
+SHORTEST_BAR = 4
 
 
 def footer(attribution: Attribution, screen: Screen) -> Text:
@@ -17,6 +22,9 @@ def footer(attribution: Attribution, screen: Screen) -> Text:
     text = Text()
     text.append("layers    ", style="bold")
     text.append_text(_layer_line(attribution, screen))
+    if shares := attribution.kind_shares():
+        text.append(f"{'kinds':<{MARGIN}}", style="bold")
+        text.append_text(_kind_line(shares, screen))
     facts = attribution.diagnostics
     _labelled(text, "evidence", " · ".join([*evidence_sentences(facts), *filter(None, [time_taken(facts)])]), screen)
     if words := caution(facts):
@@ -52,6 +60,24 @@ def _layer_line(attribution: Attribution, screen: Screen) -> Text:
     beside = room - len(bars) >= len(says) + 3
     line.append("   " if beside else "\n" + " " * MARGIN)
     line.append(screen.fit(f"{says if beside else wrapped(says, screen.width - MARGIN)}\n"))
+    return line
+
+
+def _kind_line(shares: Mapping[str, float], screen: Screen) -> Text:
+    """Return the share of each kind of mixer, the largest first, with bars where the screen has room."""
+    said = {kind: (f"{visible(kind)} ", f" {percent(share)}") for kind, share in shares.items()}
+    gap = 3
+    taken = sum(cell_len(before + after) + gap for before, after in said.values())
+    cells = max(screen.width - MARGIN - taken, 0) // len(shares)
+    line = Text()
+    for kind, share in sorted(shares.items(), key=lambda one: -one[1]):
+        before, after = said[kind]
+        line.append(screen.fit(before))
+        if cells >= SHORTEST_BAR:
+            line.append(screen.fit(bar(share, 1.0, cells).rstrip()), style=BAR_HUES["positive"])
+        line.append(f"{after}{'':{gap}}")
+    line.right_crop(gap)
+    line.append("\n")
     return line
 
 
