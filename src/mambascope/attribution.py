@@ -53,7 +53,8 @@ class Attribution:
             the explained layers' outputs, `reconstruction_error_per_layer` lists each layer's; `terms` add up to the
             number explained, `tokens` among them, and `conservation_error` is the relative error of their sum;
             `caution` says why the scores should not be relied on, if so; `seconds` is the time taken. For several
-            targets, errors are the worst and `per_target` has each one's own.
+            targets, errors are the worst and `per_target` has each one's own. In hybrids, `direct_by_kind` is what each
+            kind of mixer adds to the number directly, and `share_by_kind` its share of the sizes of all that is added.
         over_layers: Whether the model's scores are the mean of the layers' or their sum.
         grid: For a picture, which tokens are which patches, and the class token; None for a text.
         image: The part of the picture that the patches cover, for display.
@@ -113,6 +114,43 @@ class Attribution:
         if not self.targets:
             return tuple(self.axes["target"])
         return tuple(one.position if one.generated is None else one.generated for one in self.targets)
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """The kind of mixer in each layer of the axis; empty if it is not known, or the layers were taken together."""
+        layers, kinds = self.axes["layer"], self.model.kinds
+        if WHOLE_MODEL in layers:
+            return ()
+        if kinds and max(layers) < len(kinds):
+            return tuple(kinds[layer] for layer in layers)
+        held = self.diagnostics.get("layer_kinds") or ()  # as results of earlier versions have it
+        return tuple(held) if len(held) == len(layers) else ()
+
+    def kind_shares(self, position: int | None = None) -> dict[str, float]:
+        """Return how much each kind of mixer carried for one target, as shares that sum to one.
+
+        The shares of a method's own evidence, `share_by_kind`; without them, where there is a row per layer, each
+        kind's part of all layers' absolute scores. Empty for a model whose layers are all alike.
+
+        Args:
+            position: The target; None for the one in focus.
+
+        Raises:
+            InputError: if that position is not in the result.
+        """
+        found, each = self.diagnostics, self.diagnostics.get("per_target")
+        if position is not None and each and position in self.axes["target"]:
+            found = each[self.axes["target"].index(position)]
+        if "share_by_kind" in found:
+            return dict(found["share_by_kind"])
+        kinds, mass = self.layer_kinds, self.layer_mass(position).tolist()
+        total = sum(mass)
+        if len(set(kinds)) < 2 or not total:
+            return {}
+        return {
+            kind: sum(m for m, one in zip(mass, kinds, strict=True) if one == kind) / total
+            for kind in sorted(set(kinds))
+        }
 
     def matrix(self, layer: int | str | None = None) -> Float[Tensor, "target source"]:
         """Return one layer's scores, or with `layer=None` those of all layers: their mean or sum, see `over_layers`.

@@ -47,10 +47,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that was explained: the name it was loaded by, its family, its class, and its sizes."""
+    """The model that was explained.
+
+    Attributes:
+        name: The name it was loaded by.
+        family: Its family.
+        class_name: Its class.
+        layers: How many layers it has.
+        hidden_size: Their width.
+        kinds: The kind of mixer in each layer, such as `scan`, `attention`, or `scan + attention` where two stand side
+            by side; empty in results of earlier versions.
+    """
 
     name: Text
     family: Text
     class_name: Text
     layers: int
     hidden_size: int
+    kinds: tuple[Text, ...] = ()

@@ -55,7 +55,9 @@ class _Evidence(TypedDict, total=False):
     written: Text | None
     preparation: Text | None
     variant: str | None
-    layer_kinds: list[str] | None
+    layer_kinds: list[str] | None  # in files of earlier versions; now the model has them
+    direct_by_kind: dict[Text, float | None]
+    share_by_kind: dict[Text, float | None]
     stage: int | None
     stages: int
     per_target: list[dict[str, Any]]
@@ -107,6 +109,8 @@ class _Facts(BaseModel):
             raise ValueError(f"position {focus.position} is in focus, but has no scores")
         if not (0 < self.model.layers < LARGEST and 0 < self.model.hidden_size < LARGEST):
             raise ValueError(f"no model has {self.model.layers} layers of width {self.model.hidden_size}")
+        if self.model.kinds and len(self.model.kinds) != self.model.layers:
+            raise ValueError(f"{len(self.model.kinds)} kinds were given for {self.model.layers} layers")
         if self.grid is not None:
             _check_grid(self.grid, length)
         return self

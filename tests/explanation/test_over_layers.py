@@ -15,7 +15,7 @@ import mambascope
 from browser import open_file
 from mambascope import Attribution
 from mambascope.show import html_page, print_attribution
-from mambascope.show.text import number
+from mambascope.show.screen import number
 from page_contents import Elements, data_of, unpacked
 from rounding import assert_equal_to_rounding
 from show_results import picture_result, result

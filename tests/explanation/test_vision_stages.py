@@ -139,17 +139,18 @@ def test_a_patch_of_a_stage_can_be_asked_about():
         ("1:3", ["scan", "attention"]),
         ([3, 0], ["attention", "scan"]),
         ([-4, -1], ["scan", "attention"]),
-        ([2, 3], None),
-        (-1, None),
+        ([2, 3], ["attention", "attention"]),
+        (-1, ["attention"]),
     ],
 )
 def test_a_hybrids_layers_are_told_by_kind_whichever_are_asked_for(layer, kinds):
-    """Of the layers that are explained, in their order; layers of one kind need no telling apart."""
+    """Of the layers that are explained, in their order."""
     model = mambavision(depths=(1, 1, 4, 2))
     result = explain(model, None, pixels(64, 64), method="latim", layer=layer, stage=0)
-    assert result.diagnostics.get("layer_kinds") == kinds
-    own = ["scan", "scan", "attention", "attention"]
-    assert kinds is None or [own[number] for number in result.axes["layer"]] == kinds
+    assert list(result.layer_kinds) == kinds
+    own = ("scan", "scan", "attention", "attention")
+    assert result.model.kinds == own
+    assert [own[number] for number in result.axes["layer"]] == kinds
 
 
 def test_mambavision_is_explained_where_a_stage_is_one_window():

@@ -22,7 +22,7 @@ from mambascope import families, readouts
 from mambascope.errors import ReconstructionError, UnsupportedModelError
 from mambascope.families import Family, PlainFamily, ScanCall
 from mambascope.families.family import weights
-from mambascope.methods import METHODS, gradient_x_input, knockout, latim, rollout, rollout_row
+from mambascope.methods import METHODS, gradient_x_input, knockout, latim, rollout, rollout_row, value_zeroing
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.blocks import Block, Places, Workspace, future
@@ -290,7 +290,7 @@ def test_maps_and_rollout_are_those_of_the_loop(model, ids):
 
 
 def test_every_method_that_reads_any_layer_explains_it_and_the_others_say_why_not(model):
-    able = [name for name, method in METHODS.items() if method.kinds is None]
+    able = [name for name, method in METHODS.items() if method.reads({"recurrence"})]
     assert {"latim", "rollout", "latim-alti", "alti-logit", "gradient-x-input", "occlusion"} <= set(able)
     for name in METHODS:
         if name in able:
@@ -317,14 +317,45 @@ def test_gradients_through_the_operator_are_those_through_the_models_own_loop(id
     assert distance(found[0].scores, found[1].scores) < BOUND
 
 
-def test_rules_and_knockouts_of_selective_scans_refuse_it(model, ids):
+def test_rules_of_selective_scans_refuse_it(model, ids):
     trace = capture(model, input_ids=ids[:1])
     with pytest.raises(UnsupportedModelError, match="this model also has recurrence"):
         mamba_lrp(trace, readouts.token(-1, 3))
-    with pytest.raises(
-        mambascope.MambascopeError, match=r"there is no scan to cut in layers 0 to 1|holds no selective scan"
-    ):
-        knockout(trace, readouts.token(-1, 3))
+
+
+def test_a_knockout_is_the_loop_without_a_source(model, ids):
+    """In the calls of its function, or from the output of the mixer that calls none: the same is cut."""
+    trace, readout, rows = capture(model, input_ids=ids[:1]), readouts.token(-1, 3), [4, 8]
+
+    def value(source):
+        hidden = model.embeddings(ids[:1])
+        for layer in model.layers:
+            x = layer.norm(hidden)[0]
+            alpha = naive_matrix(layer.mixer.to_gate(x).sigmoid())
+            alpha[:, rows, source] = 0
+            hidden = hidden + layer.mixer.out(torch.einsum("dij,jd->id", alpha, layer.mixer.to_state(x)))
+        return readout(model.head(model.norm(hidden)))[0]
+
+    with torch.no_grad():
+        expected = torch.stack([value([]) - value([j]) for j in range(9)])
+    assert distance(knockout(trace, readout, targets=rows).scores, expected) < BOUND
+    assert expected.abs().max() > 1e-3
+
+
+def test_a_value_is_zero_in_one_layer(model, ids):
+    trace = capture(model, input_ids=ids[:1])
+    x, before = trace.layers[1].x[0], trace.layers[1].stream_in[0]
+
+    def output(source):
+        layer = model.layers[1]
+        alpha = naive_matrix(layer.mixer.to_gate(x).sigmoid())
+        alpha[:, :, source] = 0
+        return before + layer.mixer.out(torch.einsum("dij,jd->id", alpha, layer.mixer.to_state(x)))
+
+    with torch.no_grad():
+        intact, without = output([]), [output([k]) for k in range(9)]
+    turns = torch.stack([1 - torch.nn.functional.cosine_similarity(one, intact, dim=-1) for one in without], dim=1)
+    assert torch.allclose(value_zeroing(trace, 1)[0], turns, rtol=1e-10, atol=1e-12)
 
 
 def test_a_recurrence_that_is_not_the_models_is_caught(monkeypatch, ids):

@@ -5,6 +5,8 @@ the outputs are the branches' scales, those of the scan's input and projections 
 families for FalconH1; here it is as if somebody else's classes had none, which derive from FalconH1's.
 """
 
+import importlib
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -15,11 +17,11 @@ from transformers.models.falcon_h1 import modeling_falcon_h1
 
 import mambascope
 from dense_reference import distance
-from mambascope import families, readouts
+from mambascope import Attribution, families, readouts
 from mambascope.errors import ReconstructionError, UnsupportedModelError
 from mambascope.families import Family, llama, mamba2
 from mambascope.families.attention import AttentionFamily
-from mambascope.methods import METHODS, alti_logit, hidden_attention, hidden_attention_row, latim, rollout
+from mambascope.methods import METHODS, alti_logit, hidden_attention, hidden_attention_row, knockout, latim, rollout
 from mambascope.operators.naive import attention_vectors, contribution_vectors, state_space_dual_matrix
 from mambascope.trace import capture
 from small_tokenizers import byte_level
@@ -162,6 +164,57 @@ def test_every_method_that_reads_both_explains_it_or_refuses_by_name(registered,
     assert result.model.family == "falcon_h1"
     assert result.scores.isfinite().all()
     assert result.scores.any()
+
+
+def test_a_result_says_how_much_each_kind_carried(registered, model, tmp_path):
+    result = mambascope.explain(model, byte_level(), TEXT)
+    assert result.model.kinds == result.layer_kinds == ("scan + attention",) * 2
+    shares = result.kind_shares()
+    assert set(shares) == {"scan", "attention"}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-12)
+    direct, terms = result.diagnostics["direct_by_kind"], result.diagnostics["terms"]
+    # float32 scores, summed over tokens and layers
+    assert sum(direct.values()) == pytest.approx(terms["tokens"] + terms["bias"], rel=1e-5)
+    assert Attribution.load(result.save(tmp_path / "result.safetensors")).kind_shares() == shares
+    several = mambascope.explain(model, byte_level(), TEXT, generate=2)
+    first, last = (several.kind_shares(one.position) for one in several.targets)
+    assert first != last == several.kind_shares()
+
+
+def test_a_values_share_is_cut_in_both_mixers(registered, model, ids, monkeypatch):
+    """As if both functions of the model's file were run a second time, without the source."""
+    module, readout, rows = importlib.import_module(MODULE), readouts.token(-1, 3), [4, 8]
+    cut = {"mamba2_chunk_scan": (0, 1), "eager_attention_forward": (3, 2)}  # which argument, and its axis of tokens
+
+    def without(stock, argument, axis, source):
+        def run(*args, **options):
+            found = stock(*args, **options)
+            args = [value.clone() if place == argument else value for place, value in enumerate(args)]
+            args[argument].index_fill_(axis, torch.tensor(source), 0)
+            left = stock(*args, **options)
+            pair = isinstance(found, tuple) and found[1] is not None
+            whole, part = (one[0] if isinstance(one, tuple) else one for one in (found, left))
+            whole = whole.clone()
+            whole[:, rows] = part[:, rows]
+            return (whole, found[1]) if pair else whole
+
+        return run
+
+    def value(source):
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            for name, (argument, axis) in cut.items():
+                stock = inspect.unwrap(getattr(module, name))
+                patch.setattr(module, name, without(stock, argument, axis, source))
+            return readout(model(input_ids=ids, use_cache=False))[0]
+
+    model.set_attn_implementation("eager")
+    trace = capture(model, input_ids=ids)
+    expected = torch.stack([value([]) - value([j]) for j in range(9)])
+    # the stock scan and softmax compute in float32
+    assert torch.allclose(knockout(trace, readout, targets=rows).scores, expected, atol=1e-6)
+    assert expected.abs().max() > 1e-2
+    apart = [knockout(trace, readout, targets=rows, kinds={kind}).scores for kind in ("scan", "attention")]
+    assert all(float((one - expected).abs().max()) > 1e-3 for one in apart)
 
 
 def test_a_wrong_constant_is_caught(registered, model, ids, monkeypatch):

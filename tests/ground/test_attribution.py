@@ -51,6 +51,57 @@ def test_a_file_from_before_classes_could_be_independent_is_read(tmp_path):
     assert Attribution.load(path).target == make().target
 
 
+def of_kinds(kinds, **diagnostics):
+    result = make()
+    model = dataclasses.replace(result.model, kinds=kinds)
+    return dataclasses.replace(result, model=model, diagnostics=result.diagnostics | diagnostics)
+
+
+def test_the_kinds_of_layers_are_the_models_and_share_the_scores():
+    """The layers of the axis are 1 and 4 of seven."""
+    assert make().layer_kinds == ()
+    assert make().kind_shares() == {}
+    hybrid = of_kinds(("scan", "scan", "scan", "scan", "attention", "scan", "scan"))
+    assert hybrid.layer_kinds == ("scan", "attention")
+    for position in (None, 2):
+        first, second = hybrid.layer_mass(position).tolist()
+        assert hybrid.kind_shares(position) == pytest.approx(
+            {"scan": first / (first + second), "attention": second / (first + second)}
+        )
+    alike = of_kinds(("scan",) * 7)
+    assert alike.layer_kinds == ("scan", "scan")
+    assert alike.kind_shares() == {}
+
+
+def test_a_methods_own_shares_are_those_of_its_targets():
+    shares = [{"scan": 0.1 * row, "attention": 1 - 0.1 * row} for row in range(4)]
+    kinds = ("scan", "scan", "scan", "scan", "attention", "scan", "scan")
+    result = of_kinds(kinds, share_by_kind=shares[3], per_target=[{"share_by_kind": one} for one in shares])
+    assert result.kind_shares() == shares[3]
+    assert result.kind_shares(1) == shares[1]
+    with pytest.raises(InputError, match="position 9 is not in this result"):
+        of_kinds(kinds).kind_shares(9)
+
+
+def test_a_file_of_an_earlier_version_keeps_the_kinds_it_has(tmp_path):
+    """They were in the evidence, one for each layer of the axis; the model had none."""
+    path = of_kinds((), layer_kinds=["scan", "attention"]).save(tmp_path / "x.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata, scores = file.metadata(), file.get_tensor("scores")
+    header = json.loads(metadata["attribution"])
+    assert header["model"].pop("kinds") == []
+    save_file({"scores": scores}, path, metadata=metadata | {"attribution": json.dumps(header)})
+    loaded = Attribution.load(path)
+    assert loaded.layer_kinds == ("scan", "attention")
+    assert set(loaded.kind_shares()) == {"scan", "attention"}
+
+
+def test_kinds_that_do_not_fit_the_layers_are_refused(tmp_path):
+    path = of_kinds(("scan", "attention")).save(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="2 kinds were given for 7 layers"):
+        Attribution.load(path)
+
+
 def test_a_half_written_or_foreign_file_is_refused(tmp_path):
     path = make().save(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes()[:-8])

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 import transformers
 
 from mambascope import memory, readouts
-from mambascope.errors import InputError, MapTooLargeError, UnsupportedModelError
+from mambascope.errors import InputError, MapTooLargeError
+from mambascope.families import find_mixers
 from mambascope.methods.ablation import BATCH_TOKENS, batches
 from mambascope.methods.interventions import knockout, value_zeroing
 from mambascope.methods.occlusion import occlusion
 from mambascope.operators import naive
-from mambascope.trace import capture, footprint, intervene, scanning
+from mambascope.trace import capture, cutting, footprint, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
@@ -104,8 +105,8 @@ def test_knockout_is_the_matrix_without_its_entries(family, targets, layers):
 def test_tiles_and_scans_give_the_same_knockout(family, monkeypatch):
     """One target and one source at a time take tiles; all sources of a long span at once take a scan."""
     model, used = stock_model(family, torch.float64), []
-    tiles = intervene._through_tiles
-    monkeypatch.setattr(intervene, "_through_tiles", lambda *args: used.append(1) or tiles(*args))
+    tiles = cutting._through_tiles
+    monkeypatch.setattr(cutting, "_through_tiles", lambda *args: used.append(1) or tiles(*args))
     with without_downcasts(family):
         alone = knockout(traced(model), READOUT, targets=[3, -1], batch=1)
         assert used
@@ -121,7 +122,7 @@ def test_tiles_and_scans_give_the_same_knockout(family, monkeypatch):
 def test_all_sources_together_are_more_than_one(family):
     """With every source cut the target reads nothing, not even itself."""
     model = stock_model(family, torch.float64)
-    names = [name for name, _, _ in intervene.scan_mixers(model)]
+    names = [name for name, _, _ in find_mixers(model)]
     with without_downcasts(family):
         edit = intervene.Knockout(names, torch.ones(1, LENGTH, dtype=torch.bool), (LENGTH - 1,))
         with intervene.intervening(model, edit):
@@ -332,7 +333,8 @@ def test_where_the_model_has_a_kernel_its_own_scan_is_cut(family, monkeypatch):
         )
         ours = []
         monkeypatch.setattr(scanning, "has_kernel", lambda tensor: True)
-        monkeypatch.setattr(intervene, "scanned", lambda *_: ours.append(1))
+        for module in (intervene, cutting):
+            monkeypatch.setattr(module, "scanned", lambda *_: ours.append(1))
         found = (
             knockout(traced(model), READOUT, targets=[4, -1]),
             value_zeroing(traced(model), 1),
@@ -405,13 +407,7 @@ def test_refusals_are_one_sentence(run, words):
     assert "\n" not in str(caught.value)
 
 
-def test_models_without_a_scan_and_maps_without_room_are_refused(monkeypatch):
-    for run in (
-        lambda: knockout(traced(gpt2()), READOUT, targets=-1),
-        lambda: value_zeroing(traced(gpt2()), 0),
-    ):
-        with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel holds no selective"):
-            run()
+def test_maps_without_room_are_refused(monkeypatch):
     monkeypatch.setattr(footprint, "bytes_of_pass", lambda *_, **__: 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="shorten the text"):

@@ -9,7 +9,7 @@ from mambascope import readouts
 from mambascope.explanation import explain, subject, views
 from mambascope.methods.registry import METHODS
 from mambascope.trace import capture
-from models import padded_batch, stock_model
+from models import padded_batch, stock_model, stock_transformer
 from rounding import assert_equal_to_rounding
 
 #: Forward passes of one explanation of 6 tokens: that of the capture, and those that the method needs. Interventions
@@ -55,6 +55,15 @@ def test_passes_of_each_method(counted, name):
     model, counts = counted
     explained(model, [name])
     assert counts == {"passes": PASSES.get(name, 1), "captures": 1}
+
+
+@pytest.mark.parametrize("name", [m.name for m in METHODS.values() if m.reads({"attention"}) and m.name not in VARIES])
+def test_passes_of_each_method_in_a_transformer(name):
+    """For value zeroing a layer runs again by itself."""
+    passes, model = [], stock_transformer("gpt2")
+    model.register_forward_hook(lambda *_: passes.append(1))
+    explained(model, [name])
+    assert len(passes) == (2 if name == "transformer-attribution" else PASSES.get(name, 1))
 
 
 def test_methods_that_are_asked_together_share_what_they_need(counted):

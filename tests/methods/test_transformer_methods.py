@@ -11,6 +11,7 @@ from mambascope.explanation import explain
 from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention_row
+from mambascope.methods.norm_based import norm_based
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
@@ -196,10 +197,21 @@ def test_every_method_for_transformers_explains_them(case, name):
     assert result.diagnostics["reconstruction_error"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mamba-lrp", "mamba-attribution", "knockout", "value-zeroing"])
-def test_methods_for_scans_refuse_a_transformer(name):
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [("mamba-lrp", "selective scans"), ("mamba-attribution", "softmax attention only beside others")],
+)
+def test_methods_for_other_mixers_refuse_a_transformer(name, reads):
     model = stock_transformer("gpt2")
-    with pytest.raises(
-        UnsupportedModelError, match=f"{name} reads selective scans, but this model mixes tokens by soft"
-    ):
+    with pytest.raises(UnsupportedModelError, match=f"{name} reads {reads}, but this model mixes tokens by soft"):
         explain(model, None, {"input_ids": torch.tensor([[3, 4, 5]])}, method=[name])
+
+
+def test_norm_based_is_latim_with_the_values_bias_counted_among_the_sources(case):
+    """The one difference between the two on softmax attention, so that each keeps its own name."""
+    _, _, _, trace, _, _ = case
+    operator = with_value_bias(trace.operator(1), "source")
+    norms = torch.zeros(trace.shape[1], trace.shape[1], dtype=torch.float64)
+    for block, tile in operator.contribution_tiles():
+        norms[block.rows, block.columns] = tile[0].norm(dim=0)
+    assert torch.allclose(norm_based(trace, 1)[0], norms, rtol=1e-10, atol=1e-12)

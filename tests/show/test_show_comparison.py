@@ -12,7 +12,7 @@ from mambascope.grid import Grid
 from mambascope.show.comparison import Compared
 from mambascope.show.comparison_figure import comparison_figure, save_comparison
 from mambascope.show.comparison_page import comparison_page
-from mambascope.show.text import percent
+from mambascope.show.screen import percent
 from show_results import HOSTILE, picture_result, result
 
 COLUMNS = ("raw attention", "attribution", "relevance")

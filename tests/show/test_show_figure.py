@@ -17,7 +17,7 @@ from mambascope.errors import InputError
 from mambascope.show import figure, save_figure
 from mambascope.show.long_text_figure import spread
 from mambascope.show.scale import SignedRoot
-from mambascope.show.text import percent
+from mambascope.show.screen import percent
 from mambascope.show.typeface import drawable
 from rounding import assert_equal_to_rounding
 from show_results import HOSTILE, PLAIN, picture_result, result

@@ -79,6 +79,15 @@ def test_evidence_of_any_kind_is_written():
     assert data["methods"][0]["kinds"] == ["mamba", "attention", "mamba"]
 
 
+def test_a_hybrids_page_says_which_layer_is_of_which_kind_and_what_each_carried():
+    (facts,) = data_of(html_page(result(share_by_kind={"scan": 0.25, "attention": 0.75}, layer_kinds=["a", "b", "a"])))[
+        "methods"
+    ]
+    assert facts["kinds"] == ["a", "b", "a"]
+    assert facts["evidence"][0] == "carried by attention 75.0 %, scan 25.0 %"
+    assert data_of(html_page(result(layer_kinds=["a"] * 3)))["methods"][0]["kinds"] is None, "they are all alike"
+
+
 def test_evidence_stands_in_words_and_says_when_not_to_rely_on_it():
     """What adds up to what, and the error of the method itself before that of the layers."""
     terms = {"tokens": 8.1, "biases": 1.9}

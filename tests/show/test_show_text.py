@@ -12,7 +12,7 @@ from rich.console import Console
 from mambascope.errors import InputError
 from mambascope.show import print_attribution
 from mambascope.show.excerpt import excerpt
-from mambascope.show.text import number, percent
+from mambascope.show.screen import number, percent
 from show_results import HOSTILE, PLAIN, result
 
 
@@ -177,6 +177,21 @@ def test_layers_line_names_the_heaviest_and_both_ends():
     line = next(line for line in printed(attribution).splitlines() if line.startswith("layers"))
     assert re.match(r"layers +0 .{3}█. 8 ", line)
     assert "most in layer 6" in line
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_kinds_of_a_hybrids_layers_are_one_line_of_bars(width):
+    shares = {"scan": 0.25, "attention": 0.75}
+    text = printed(result(share_by_kind=shares), width=width)
+    (line,) = [line for line in text.splitlines() if line.startswith("kinds ")]
+    words = line.replace("█", "").split()
+    assert words == ["kinds", "attention", "75.0", "%", "scan", "25.0", "%"], "the largest first"
+    bars = [part.count("█") for part in line.split("%")]
+    assert bars[0] == pytest.approx(3 * bars[1], abs=3) if width == 80 else bars == [0, 0, 0]
+    assert cell_len(line) <= width
+    assert "kinds" not in printed(result(), width=width), "layers that are all alike"
+    by_mass = printed(result(layer_kinds=["scan", "attention", "scan"]), width=width)
+    assert "kinds     " in by_mass
 
 
 def test_evidence_and_page_are_told():

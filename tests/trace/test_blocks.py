@@ -17,13 +17,15 @@ from transformers.models.mamba import modeling_mamba
 from dense_reference import distance
 from mambascope import families, readouts
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.alti import alti, alti_rollout_row
+from mambascope.methods.alti import alti, alti_rollout_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.latim import latim
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.rollout import rollout_row
+from mambascope.methods.transformer_attribution import transformer_attribution
 from mambascope.trace import capture
 from mambascope.trace.propagation_rules import GRADIENT
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, transformer_inputs, without_downcasts
@@ -100,7 +102,9 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         mamba = transformers.MambaConfig(hidden_size=WIDTH, state_size=3)
-        llama = transformers.LlamaConfig(hidden_size=WIDTH, num_attention_heads=3, attn_implementation="eager")
+        llama = transformers.LlamaConfig(
+            hidden_size=WIDTH, num_attention_heads=3, attention_bias=True, attn_implementation="eager"
+        )
         self.layers = nn.ModuleList([SideBySide(mamba, llama, layer) for layer in range(2)])
         self.rotary = modeling_llama.LlamaRotaryEmbedding(llama)
         self.norm_f = modeling_mamba.MambaRMSNorm(WIDTH)
@@ -210,6 +214,29 @@ def test_alti_logits_terms_are_found_apart_and_add_up(hybrid):
     assert float(off.conservation_error) > 1e-3
 
 
+def test_what_each_kind_of_mixer_adds_to_the_readout_adds_up(hybrid):
+    """d_b = q · w_b (Σ_j T_ij + β_i), from each branch's own rows."""
+    readout = readouts.token(LENGTH - 1, 3)
+    with without_downcasts("mamba"):
+        found = alti_logit(hybrid, readout)
+    q = hybrid.logit_direction(readout).at_embeddings[0]
+    expected = {"scan": [], "attention": []}
+    for block in hybrid.layers:
+        for branch, scale in zip(block.branches, (SCAN_SCALE, ATTENTION_SCALE), strict=True):
+            rows = [branch.operator().contributions(target) for target in range(LENGTH)]
+            y = torch.stack([vectors[0].sum(dim=0) + beta[0] for vectors, beta in rows])
+            expected[branch.kind].append(float((q * scale * y).sum()))
+    size = sum(abs(one) for each in expected.values() for one in each)
+    assert list(found.by_kind) == ["scan", "attention"]
+    for kind, each in expected.items():
+        # the stock model computes some of y in float32
+        assert float(found.by_kind[kind]) == pytest.approx(sum(each), abs=1e-6)
+        assert float(found.shares[kind]) == pytest.approx(sum(map(abs, each)) / size, abs=1e-6)
+    updates = found.scores.sum(dim=(1, 2)) + found.terms["bias"]
+    assert distance(sum(found.by_kind.values()), updates) < 1e-6
+    assert float(sum(found.shares.values())) == pytest.approx(1, abs=1e-12)
+
+
 def scaled_wrongly(branches):
     return (branches[0], dataclasses.replace(branches[1], scale=1.0))
 
@@ -226,9 +253,49 @@ def test_a_block_that_adds_in_another_way_is_not_walked(monkeypatch):
     assert latim(trace, 0).shape == (1, LENGTH, LENGTH)
 
 
+def test_mamba_attribution_adds_the_terms_of_what_stands_side_by_side(hybrid):
+    """(mean ∇y' ⊙ mean alpha)⁺ of the scan, E_h (∇p ⊙ p)⁺ of attention; the factors are in the gradients."""
+    readout = readouts.token(LENGTH - 1, 3)
+    with without_downcasts("mamba"):
+        gradients = hybrid.gradients(readout)
+        found = mamba_attribution(hybrid, readout)
+    rho = torch.eye(LENGTH, dtype=torch.float64)[-1]
+    for layer in reversed(range(2)):
+        scan, attention = hybrid.layers[layer].branches
+        alpha = hidden_attention(dataclasses.replace(hybrid, layers=(alone(hybrid, layer, 0),)), 0)[0].mean(dim=0)
+        slope, (p, flow) = gradients.mixers[scan.name][1][0].mean(dim=-1), gradients.attention[attention.name]
+        terms = torch.zeros(LENGTH, LENGTH, dtype=torch.float64)
+        for i in range(LENGTH):
+            for j in range(LENGTH):
+                terms[i, j] += max(0.0, float(slope[i] * alpha[i, j]))
+                terms[i, j] += sum(max(0.0, float(p[0, h, i, j] * flow[0, h, i, j])) for h in range(3)) / 3
+        rho = rho + rho @ terms
+    assert distance(found[0], rho) < BOUND
+    assert float((rho - torch.eye(LENGTH)[-1]).abs().max()) > 1e-3
+
+
+def alone(trace, layer, branch):
+    block = trace.layers[layer]
+    return dataclasses.replace(block, branches=(dataclasses.replace(block.branches[branch], scale=1.0),))
+
+
 def test_methods_that_read_one_mixer_a_layer_refuse_two(hybrid):
     with pytest.raises(UnsupportedModelError, match=r"layer \d \(layers\.\d\) adds the outputs of .* side by side"):
-        mamba_attribution(hybrid, readouts.token(LENGTH - 1, 3))
+        raw_attention_row(hybrid, 0, -1)
+    with pytest.raises(UnsupportedModelError, match=r"layers\.1\.\w+ is a MambaMixer, .* mamba-attribution reads both"):
+        transformer_attribution(hybrid, readouts.token(LENGTH - 1, 3))
+
+
+def test_the_bias_of_values_is_moved_to_the_sources_inside_a_sum(hybrid):
+    """Each part of a sum is a map of its own: attention's has such a bias, here of a scaled branch beside a scan."""
+    branch, (T, _) = hybrid.layers[0].branches[1], dense(hybrid, 0)
+    b_V, W_O = branch.mixer.v_proj.bias.unflatten(0, (3, -1)), branch.mixer.o_proj.weight
+    p = branch.captured.scan["p"][0]
+    given = torch.einsum("hij,hp,ehp->ije", p, b_V, W_O.unflatten(-1, (3, -1)))
+    found = with_value_bias(hybrid.operator(0), "source")
+    rows = torch.stack([found.contributions(target)[0][0] for target in range(LENGTH)])
+    assert distance(rows, T + ATTENTION_SCALE * given) < BOUND
+    assert float(given.abs().max()) > 1e-3
 
 
 def test_relevance_has_no_rule_for_attention_yet_and_says_so(hybrid):

@@ -30,7 +30,7 @@ from mambascope.show.comparison import Compared, require_comparable
 from mambascope.show.comparison_figure import save_comparison
 from mambascope.show.comparison_page import comparison_page
 from mambascope.show.picture_words import INDEPENDENT, source_name
-from mambascope.show.text import Screen, number, percent
+from mambascope.show.screen import Screen, number, percent
 from mambascope.show.tokens import visible
 from mambascope.trust import caution
 
@@ -81,7 +81,9 @@ def compare(
 def _standing_in(column: str) -> tuple[str, ...]:
     """Return a column's methods, the most specialised first; the first that can read the model is used."""
     found = [method for method in METHODS.values() if method.column == column]
-    return tuple(method.name for method in sorted(found, key=lambda method: method.kinds is None))
+    return tuple(
+        method.name for method in sorted(found, key=lambda method: method.kinds is None and not method.never_alone)
+    )
 
 
 def _names(given: str, option: str) -> list[str]:

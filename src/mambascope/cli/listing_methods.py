@@ -22,9 +22,10 @@ Made by `make methods`; do not edit.
 Every method scores source tokens. Those *per layer* explain a position and give one row per layer; those of the *model*
 explain a number read from the output (a next token's logit unless you ask otherwise: `target`, `foil`, `continuation`)
 or, where they ask for none, a position. *Time* is for one target as the text grows; softmax attention itself is
-quadratic. Some take `variant="reference-code"`, which does what the paper's code does where it differs from its
-formulas. The default is `{answer}` (`alti-logit` for Transformers), which explains what is predicted, and `{default}`
-for single layers, for all positions and for models without a head; [evaluation.md](evaluation.md) and
+quadratic. *Reads* names the models: of selective scans alone (Mamba), of softmax attention alone (Transformers), or
+all, hybrids among them. Some take `variant="reference-code"`, which does what the paper's code does where it differs
+from its formulas. The default is `{answer}` (`alti-logit` for Transformers), which explains what is predicted, and
+`{default}` for single layers, for all positions and for models without a head; [evaluation.md](evaluation.md) and
 [agreement.md](agreement.md) say why.
 
 {rows}

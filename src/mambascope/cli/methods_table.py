@@ -19,7 +19,7 @@ NEEDS = {
     "backward": "forward and backward",
     "interventions": "a forward pass per token",
 }
-READS = {"scan": "Mamba", "attention": "Transformer"}
+READS = {"scan": "Mamba", "attention": "Transformers"}
 
 
 def table() -> dict[str, Any]:
@@ -38,13 +38,20 @@ def _line(method: Method) -> dict[str, str]:
         "method": method.name,
         "shows": method.title,
         "of": "each layer" if method.scope == "layer" else "the model",
-        "reads": " and ".join(READS.get(kind, kind) for kind in sorted(method.kinds or READS, reverse=True)),
+        "reads": _reads(method),
         "needs": NEEDS[method.needs],
         "time": method.cost,
         "signed": "yes" if method.signed else "no",
         "reference code": "yes" if method.reference_code else "no",
         "paper": method.paper,
     }
+
+
+def _reads(method: Method) -> str:
+    """Return the models that a method can read, in words."""
+    if method.kinds is None:
+        return " but ".join(["all models", *(READS.get(kind, kind) for kind in sorted(method.never_alone))])
+    return " and ".join(READS.get(kind, kind) for kind in sorted(method.kinds, reverse=True))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def _answers(
     numbered = map(str if grid is None else grid.name, range(trace.shape[1]))
     tokens = tuple(numbered) if subject.tokens is None else subject.tokens
     for method in methods:
-        check_readable(method, trace)
+        check_readable(method, trace, layers)
     every = question.positions == "all"
     if question.positions is not None and trace.logits is not None and trace.logits.ndim == 2:
         check_place(methods, one=isinstance(question.positions, tuple) and len(question.positions) == 1)
@@ -84,7 +84,6 @@ def _answers(
     in_focus, of_each = (_targets(subject, trace, tokens, one, question) for one in (focused, each))
     step = _counter(_shifted(progress, before, 0), _steps(methods, layers))
     described = _describe(model, trace)
-    kinds = [trace.layers[number].kind for number in layers]
     errors = [trace.layers[number].reconstruction_error for number in layers]
     rebuilt = {
         "reconstruction_error": max(errors),
@@ -121,7 +120,6 @@ def _answers(
                     "seconds": trace.seconds + time.perf_counter() - started,
                     "seconds_capture": trace.seconds,
                     **({"variant": variant} if variant != "published" else {}),
-                    **({"layer_kinds": kinds} if len(set(kinds)) > 1 else {}),
                 },
                 over_layers=rows.over_layers,
                 grid=grid,
@@ -212,6 +210,7 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
         class_name=type(model).__name__,
         layers=len(trace.layers),
         hidden_size=trace.layers[0].y.shape[-1],
+        kinds=tuple(block.kind for block in trace.layers),
     )
 
 

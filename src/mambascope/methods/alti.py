@@ -41,6 +41,7 @@ from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.blocks import Block as Rectangle
 from mambascope.operators.normed_map import NormedMap
+from mambascope.operators.sum_of_maps import SumOfMaps
 from mambascope.trace import Trace
 from mambascope.trace.block import Block
 from mambascope.trace.parts import in_parts
@@ -193,6 +194,9 @@ def with_value_bias(operator: AffineMap, value_bias: str) -> AffineMap:
         raise InputError(f"unknown value_bias {shown(value_bias)}; choose one of {', '.join(get_args(ValueBias))}")
     if isinstance(operator, NormedMap):
         return dataclasses.replace(operator, inner=with_value_bias(operator.inner, value_bias))
+    if value_bias == "source" and isinstance(operator, SumOfMaps):
+        parts = (dataclasses.replace(part, mixer=with_value_bias(part.mixer, value_bias)) for part in operator.parts)
+        return dataclasses.replace(operator, parts=tuple(parts))
     if value_bias == "bias" or not isinstance(operator, AttentionLayer) or operator.b_x is None:
         return operator
     x = torch.cat([operator.x, torch.ones_like(operator.x[..., :1])], dim=-1)

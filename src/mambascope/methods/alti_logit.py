@@ -10,6 +10,14 @@ from input k, so input k is credited with
 The initial residual stream (the embedding at t), biases, other parts of the model (MLPs) and the constant of the final
 norm and head are separate terms: scores and terms together sum to the readout. Signed, not normalised.
 
+A hybrid's mixers are compared by what they add to the readout directly. With y_b the output of mixer b in layer λ, its
+factor w_b included, and K a kind of mixer,
+
+    d_b = q_t · w_b y_b ,   d_K = Σ_{b of K} d_b ,   share_K = Σ_{b of K} |d_b| / Σ_b |d_b|
+
+The d_K sum to what scores and the term `bias` sum to, so with the other terms they sum to the readout; the shares sum
+to one. What a mixer does to what later layers read is in their d, not in its own.
+
 The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, as
 `value_bias="source"` does (see `mambascope.methods.alti`). The sum is the same.
 
@@ -32,6 +40,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import Kind
 from mambascope.memory import require_room
 from mambascope.methods.alti import ValueBias, passed_on, shares, with_value_bias
 from mambascope.methods.checked import checked
@@ -58,13 +67,33 @@ class LogitUpdates:
         terms: The rest of the readout, by name: `residual` (the embedding at the readout's own positions), `bias` (of
             the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
         value: The readout, to which scores and terms sum.
+        direct: What each mixer adds to the readout directly, layer by layer and in the order of the branches.
+        kinds: The kind of each of these mixers.
     """
 
     scores: Float[Tensor, "b layer L"]
     terms: Mapping[str, Float[Tensor, " b"]]
     value: Float[Tensor, " b"]
+    direct: Float[Tensor, "b mixer"]
+    kinds: tuple[Kind, ...]
 
     __repr__ = brief
+
+    @property
+    def by_kind(self) -> dict[Kind, Float[Tensor, " b"]]:
+        """d_K, what all mixers of each kind add to the readout directly, with its sign."""
+        return self._added_up(self.direct)
+
+    @property
+    def shares(self) -> dict[Kind, Float[Tensor, " b"]]:
+        """The share of each kind of mixer in the sizes of what all of them add to the readout directly."""
+        total = self.direct.abs().sum(dim=-1).clamp_min(1e-300)
+        return {kind: size / total for kind, size in self._added_up(self.direct.abs()).items()}
+
+    def _added_up(self, of_mixers: Float[Tensor, "b mixer"]) -> dict[Kind, Float[Tensor, " b"]]:
+        return {
+            kind: of_mixers[:, [one == kind for one in self.kinds]].sum(dim=-1) for kind in dict.fromkeys(self.kinds)
+        }
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
@@ -139,7 +168,9 @@ def _updates(
         "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
-    return LogitUpdates(rows, terms, final.value)
+    direct = [_dot(q, branch.captured.y.to(dtype) * branch.scale) for branch in trace.branches]
+    kinds = tuple(branch.kind for branch in trace.branches)
+    return LogitUpdates(rows, terms, final.value, torch.stack(direct, dim=-1), kinds)
 
 
 def _walked(
@@ -206,7 +237,10 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 def _result(updates: LogitUpdates) -> MethodResult:
     terms = {"tokens": float(updates.scores[0].double().sum())}
     terms |= {name: float(term[0]) for name, term in updates.terms.items()}
-    evidence = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
+    evidence: dict[str, Any] = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
+    if len(set(updates.kinds)) > 1:
+        evidence["direct_by_kind"] = {kind: float(one[0]) for kind, one in updates.by_kind.items()}
+        evidence["share_by_kind"] = {kind: float(one[0]) for kind, one in updates.shares.items()}
     return MethodResult(updates.scores[0], evidence | {"value": float(updates.value[0])})
 
 

@@ -1,32 +1,35 @@
-"""Ground truth by intervention, to judge faster methods by: what changes when the scans run without a source.
+"""Ground truth by intervention, to judge faster methods by: what changes when the mixers run without a source.
 
-* Knockout (Mamba Knockout, arXiv 2505.24244): one source gives nothing to the scans of chosen targets.
+* Knockout (Mamba Knockout, arXiv 2505.24244): one source gives nothing to chosen targets, in layers of any kind.
 * Value zeroing (Mohebbi et al. 2023, arXiv 2301.12971): one token's value is zero in one layer.
 * Occlusion (`mambascope.methods.occlusion`): one token of the text is hidden.
 
-Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.intervene` says exactly
-what is cut.
+Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.cutting` says exactly
+what is cut in which kind of mixer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import Kind
 from mambascope.memory import require_room
 from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, padding_of, require_one_text
 from mambascope.methods.checked import checked
-from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of
-from mambascope.methods.targets import positions, without_padding
+from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
+from mambascope.methods.targets import looks_ahead, positions, without_padding
 from mambascope.numbering import shown
-from mambascope.trace import Block, Branch, Trace
+from mambascope.trace import Block, Trace
 from mambascope.trace.block import precision
-from mambascope.trace.intervene import Knockout, intervening, scan_mixers
+from mambascope.trace.calls import Call
+from mambascope.trace.intervene import Knockout, intervening
 from mambascope.trace.running import call, in_texts, running
 
 
@@ -37,46 +40,49 @@ def knockout(
     *,
     targets: int | Sequence[int] | None = None,
     layers: tuple[int, int] | None = None,
+    kinds: Collection[Kind] | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Effect:
-    """Return how far a readout falls when the scans of some targets run without one source, for every source.
+    """Return how far a readout falls when the mixers of some targets run without one source, for every source.
 
-    Source j gives nothing to the targets' scan outputs, neither through alpha nor, if j is itself a target, through the
-    skip D; the model computes everything else from the result. A source is a position in the scan's input, which the
-    convolution has already mixed with the K-1 positions before it. A hybrid's attention layers are not changed.
+    Source j gives its value to none of the targets: in a scan neither through alpha nor, if j is itself a target,
+    through the skip D; in attention not through p, which stays as it is. The model computes everything else from the
+    result. A source is a position in what is mixed, where a convolution has already brought in the K-1 positions before
+    it. Of mixers side by side, each is cut.
 
     Args:
-        trace: A capture of one text by a model with selective-scan mixers.
+        trace: A capture of one text.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
         layers: First and last layer of a window, both included; None for all.
+        kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
         batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
-        InputError: if the trace is not of one text, or a target, a layer or the readout cannot be used.
-        UnsupportedModelError: if the model has no selective scan.
+        InputError: if the trace is not of one text, or a target, a layer, a kind or the readout cannot be used.
+        UnsupportedModelError: if a mixer is one in which nothing can be cut.
     """
     model, inputs = trace.model, dict(trace.inputs)
-    scan_mixers(model)
     require_one_text(inputs)
     readout, own = in_texts(readout, inputs), getattr(readout, "positions", None)
     targets = own if targets is None else targets
     if targets is None:
         raise InputError("this readout has no positions; pass targets, the positions that lose the source")
-    with running(model) as own:
+    window = _window(trace, layers, kinds)
+    mixers = _mixers(trace, window, kinds)
+    with running(model, eager=True) as own:
         length, device = trace.shape[1], trace.layers[0].x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
-        window = _window(trace, layers)
-        mixers = frozenset(branch.name for block in window for branch in block.branches if branch.kind == "scan")
 
         def without(start: int, stop: int) -> Any:
             with intervening(own, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(own, copies(inputs, stop - start))
 
-        sources = max(block.operator().seen(max(rows)).stop for block in window)  # later ones give the targets nothing
+        ahead = any(looks_ahead(trace, number) for number in window)
+        sources = length if ahead else max(rows) + 1  # later ones give the targets nothing
         return measure(
             readout, trace.outputs, without,
             length=length, sources=sources, padding=padding_of(inputs), batch=batch, progress=progress,
@@ -94,11 +100,12 @@ def value_zeroing(
     """Return how far each target's output of one layer turns when one source's value is set to zero in that layer.
 
     Row i is the target, column k the source: the cosine distance between the layer's output at i with the whole text
-    and without Δ_k B_k s_k and D s_k; the decay at k stays. The layer's output is the residual stream after the mixer,
-    block input plus y, or y alone if the mixer is in no block. The paper divides rows by their sum; we do not.
+    and without Δ_k B_k s_k and D s_k, or without v_k; the decay at k and p stay. As in the paper, the layer's output is
+    that of the module that holds the mixer, with its residual stream, norms and MLP, or y alone if the model itself
+    holds it. Of mixers side by side, each is cut. The paper divides rows by their sum; we do not.
 
     Args:
-        trace: A capture of one text by a model with selective-scan mixers.
+        trace: A capture of one text.
         layer: Number of the layer, from 0; negative numbers count from the end.
         batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (sources done, sources in all) after each batch.
@@ -107,24 +114,22 @@ def value_zeroing(
         Distances from 0 to 2, exactly zero where a target cannot see a source.
 
     Raises:
-        InputError: if the trace is not of one text, or the layer does not exist or has no scan.
-        UnsupportedModelError: if the model has no selective scan.
+        InputError: if the trace is not of one text, or the layer does not exist.
+        UnsupportedModelError: if a mixer is one in which nothing can be cut.
         MapTooLargeError: if the map would not fit in memory.
     """
-    model = trace.model
-    scan_mixers(model)
     require_one_text(dict(trace.inputs))
-    with running(model) as own:
-        length, index = trace.shape[1], trace.index(layer)
-        (block,) = _window(trace, (index, index))
-        branch = block.branch
-        intact = _stream(block, branch.captured.y)
+    with running(trace.model, eager=True) as own:
+        length, block = trace.shape[1], trace.layers[trace.index(layer)]
+        module, made, causal = own.get_submodule(block.name), _call(trace, block), _causal(trace, block)
+        with intervening(own, None):
+            intact = _in_working_precision(made.again(module, 1))
         require_room((length, length), intact, "shorten the text")
-        distances, causal = intact.new_zeros(length, length), branch.operator().scan.causal
+        distances = intact.new_zeros(length, length)
+        mixers = [branch.name for branch in block.branches]
         for start, stop in batches(length, length, batch):
-            edit = Knockout((branch.name,), one_each(start, stop, length, intact.device))
-            with intervening(own, edit):
-                without = _stream(block, _mixed(own.get_submodule(branch.name), branch, stop - start))
+            with intervening(own, Knockout(mixers, one_each(start, stop, length, intact.device))):
+                without = _in_working_precision(made.again(module, stop - start))
             first = start if causal else 0
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
             if progress is not None:
@@ -133,19 +138,28 @@ def value_zeroing(
     return distances.tril_() if causal else distances  # targets before the source differ by rounding only
 
 
-def _mixed(mixer: nn.Module, branch: Branch, count: int) -> Tensor:
-    """Return a mixer's output for copies of its captured input."""
-    captured, mask = branch.captured, branch.captured.mask
-    options = {} if mask is None else {"attention_mask": mask.expand(count, -1)}
-    output = mixer(captured.laid_out(captured.x.expand(count, -1, -1)), **options)
-    y = output[0] if isinstance(output, tuple) else output
-    return y if captured.grid is None else y.flatten(1, 2)
+def _call(trace: Trace, block: Block) -> Call:
+    """Return the call of the module that holds a layer's mixers.
+
+    Raises:
+        UnsupportedModelError: if it ran several times, and it cannot be told which of these the layer was.
+    """
+    made, of_module = trace.calls[block.name], [one for one in trace.layers if one.name == block.name]
+    if len(made) not in (1, len(of_module)):
+        raise UnsupportedModelError(
+            f"{block.name} ran {len(made)} times for {len(of_module)} layers, so a layer cannot run again by itself"
+        )
+    return made[0] if len(made) == 1 else made[[one is block for one in of_module].index(True)]
 
 
-def _stream(block: Block, y: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
-    """Return the residual stream after the mixer: the layer's output, which the paper compares."""
-    working = precision(y.dtype)
-    return y.to(working) if block.stream_in is None else block.stream_in.to(working) + y.to(working)
+def _causal(trace: Trace, block: Block) -> bool:
+    """Return whether no target of a layer's module depends on later tokens, not counting rows of padding."""
+    inside = [number for number, one in enumerate(trace.layers) if one.name == block.name]
+    return not any(looks_ahead(trace, number) for number in inside)
+
+
+def _in_working_precision(tokens: Tensor) -> Tensor:
+    return tokens.to(precision(tokens.dtype))
 
 
 def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Float[Tensor, "b t"]:
@@ -153,19 +167,39 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
     return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
 
 
-def _window(trace: Trace, layers: tuple[int, int] | None) -> list[Block]:
-    """Return the blocks of a window of layers that have a scan."""
+def _window(trace: Trace, layers: tuple[int, int] | None, kinds: Collection[Kind] | None) -> list[int]:
+    """Return the numbers of the layers of a window of layers that have a mixer of these kinds."""
     if layers is not None and (not isinstance(layers, Sequence) or len(layers) != 2):
         raise InputError(f"a window of layers must be its first and last layer, found {shown(layers)}")
+    if kinds is not None and (isinstance(kinds, str) or not isinstance(kinds, Collection)):
+        raise InputError(f"kinds must be a collection such as {{'attention'}}, found {shown(kinds)}")
     first, last = (0, len(trace.layers) - 1) if layers is None else (trace.index(layer) for layer in layers)
     if first > last:
         raise InputError(f"the window of layers {first} to {last} is empty; pass its first layer, then its last")
-    found = [block for block in trace.layers[first : last + 1] if "scan" in block.kinds]
+    held = {number: trace.layers[number].kinds for number in range(first, last + 1)}
+    found = [number for number, own in held.items() if kinds is None or not set(kinds).isdisjoint(own)]
     if not found:
-        inside = [branch for block in trace.layers[first : last + 1] for branch in block.branches]
-        classes = sorted({type(branch.mixer).__name__ for branch in inside})
-        raise InputError(f"there is no scan to cut in layers {first} to {last}: they are {', '.join(classes)}")
+        asked, there = (", ".join(sorted(set(names))) for names in (kinds or (), itertools.chain(*held.values())))
+        raise InputError(f"there is no mixer of the kinds {asked} to cut in layers {first} to {last}: they are {there}")
     return found
+
+
+def _mixers(trace: Trace, window: Sequence[int], kinds: Collection[Kind] | None) -> frozenset[str]:
+    """Return the names of the mixers that are cut in a window.
+
+    Raises:
+        UnsupportedModelError: if one of them also runs outside the window, where it would be cut as well.
+    """
+    inside = [branch for number in window for branch in trace.layers[number].branches]
+    names = [branch.name for branch in inside if kinds is None or branch.kind in kinds]
+    everywhere = [branch.name for branch in trace.branches]
+    for name in names:
+        if names.count(name) != everywhere.count(name):
+            raise UnsupportedModelError(
+                f"{name} runs in several layers, also outside the window, and can only be cut in all of them; widen "
+                "the window of layers"
+            )
+    return frozenset(names)
 
 
 def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
@@ -182,21 +216,17 @@ METHODS = [
         needs="interventions",
         cost="quadratic",
         growth=1.0,
-        kinds=SCAN,
         map=value_zeroing,
-        by_stage=False,
     ),
     Method(
         "knockout",
-        "drop of the logit when scans pass nothing from one token to the target",
+        "drop of the logit when the mixers pass nothing from one token to the target",
         "Mamba Knockout 2025, arXiv 2505.24244",
         signed=True,
         needs="interventions",
         cost="quadratic",
         growth=1.0,
-        kinds=SCAN,
         score=_knocked_out,
         asks=True,
-        by_stage=False,
     ),
 ]

@@ -2,6 +2,9 @@
 
 The paper applies the activation to each source's share (activation rule `silu`, eq. 13), which leaves a residual; our
 default, `secant`, leaves none: the vectors and the bias add up to the mixer's output.
+
+Mixers without an activation, such as softmax attention, have the same vectors under every rule. For attention their
+norms are Kobayashi et al.'s (`norm_based`) but for the bias of the values, which belongs to β here.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor
 from mambascope.arguments import choice
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.method import LATIM, SCAN, Method
+from mambascope.methods.method import LATIM, Method
 from mambascope.methods.targets import of_each_text, without_padding
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.trace import Trace
@@ -105,14 +108,12 @@ METHODS = [
         "latim-silu",
         "ℓ2 norm of contributions with the paper's activation of each share, which leaves a residual",
         rule="silu",
-        kinds=SCAN,
         offered=False,
     ),
     _variant(
         "latim-identity",
         "ℓ2 norm of contributions without the activation, for models trained without it",
         rule="identity",
-        kinds=SCAN,
         offered=False,
     ),
 ]

@@ -3,9 +3,15 @@
     β^λ = I + ( mean_e ∇y'^λ ⊙ mean_d alpha^λ )⁺,   ρ = e_t Π_λ β^λ
 
 ∇y' is the readout's true gradient at the mixer's output, averaged over its width to one number per target. The positive
-part needs single entries, so time is quadratic in L, tile by tile; memory is linear. For softmax attention the same
-formula uses the gradient at the layer's output; Transformer-Attribution itself is in `transformer_attribution`. Shared
-attention that feeds a mixer (Zamba) is walked as in `mambascope.methods.rollout`.
+part needs single entries, so time is quadratic in L, tile by tile; memory is linear. Other mixers without a softmax,
+such as delta rules, have the same formula, with the mean of their matrices. Shared attention that feeds a mixer (Zamba)
+is walked as in `mambascope.methods.rollout`.
+
+In a hybrid's softmax attention β is Transformer-Attribution's, I + E_h (∇p ⊙ p)⁺ (`transformer_attribution`). The paper
+derives its own formula from it, for a layer whose matrix is never computed: there is no gradient at alpha, so that at
+the output takes its place, one number per target. Attention computes p, so nothing needs to take the place of ∇p, and
+each layer has the formula that was published for its kind. Both are factors of the same product. Mixers side by side
+are added to the stream, and so are their terms: β = I + Σ_b (…)⁺; the factor of a mixer's output is in its gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.methods.checked import checked
 from mambascope.methods.hidden_attention import mean_tiles
 from mambascope.methods.layer_by_layer import rolled
-from mambascope.methods.method import HIDDEN_ATTENTION, SCAN, AnyReadout, Method, MethodResult, number_of
+from mambascope.methods.method import ATTENTION, HIDDEN_ATTENTION, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.methods.reference_code import (
     Variant,
@@ -32,8 +38,9 @@ from mambascope.methods.reference_code import (
     reference_row,
 )
 from mambascope.methods.targets import of_each_text
+from mambascope.methods.transformer_attribution import weighted_pull
 from mambascope.readouts import FeatureReadout, Readout
-from mambascope.trace import Trace
+from mambascope.trace import Branch, Trace
 from mambascope.trace.block import Block
 from mambascope.trace.differentiate import Gradients
 
@@ -65,32 +72,40 @@ def from_gradients(
     trace: Trace, gradients: Gradients, targets: Sequence[int], variant: Variant = "published"
 ) -> Float[Tensor, "b L"]:
     """Return `mamba_attribution` of these targets, given a readout's gradients at the mixers."""
-    flows = [gradients.mixers[block.branch.name][1] for block in trace.layers]
     if variant == "reference-code":
         if len(targets) != 1:
             raise InputError("the reference code's Mamba-Attribution explains one target at a time")
         layers = range(first_reference_layer(len(trace.layers)), len(trace.layers))
+        flows = [gradients.mixers[block.branch.name][1] for block in trace.layers]
         rows = of_each_text(
             trace, targets[0], lambda place: tuple(_reference_code_row(trace, k, flows[k], place) for k in layers)
         )
         return reference_rollout(rows)
-    _require_means(flows)
+    weighed = [branch for branch in trace.branches if branch.kind != "attention"]
+    _require_means([gradients.mixers[branch.name][1] for branch in weighed])
 
-    def pull(layer: Block, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
-        slope = flows[trace.number_of(layer)].to(rho.dtype).mean(dim=-1)
-        below = torch.zeros_like(rho)
-        for block, tile in mean_tiles(layer.operator().scan):
-            weighted = (tile * slope[:, block.rows, None]).clamp_(min=0)
-            below[:, block.columns] += torch.einsum("bt,btc->bc", rho[:, block.rows], weighted)
-        return below
+    def pull(block: Block, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        return torch.stack([_pull(branch, gradients, rho) for branch in block.branches]).sum(dim=0)
 
     return rolled(trace, one_hot(trace, targets), pull)
+
+
+def _pull(branch: Branch, gradients: Gradients, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+    """Return ρ (mean_e ∇y' ⊙ mean_d alpha)⁺ of one mixer, or ρ E_h (∇p ⊙ p)⁺ if it is softmax attention."""
+    if branch.kind == "attention":
+        return weighted_pull(branch, gradients, rho)
+    slope = gradients.mixers[branch.name][1].to(rho.dtype).mean(dim=-1)
+    below = torch.zeros_like(rho)
+    for block, tile in mean_tiles(branch.operator().scan):
+        weighted = (tile * slope[:, block.rows, None]).clamp_(min=0)
+        below[:, block.columns] += torch.einsum("bt,btc->bc", rho[:, block.rows], weighted)
+    return below
 
 
 def _require_means(flows: Sequence[Float[Tensor, "b L E"]]) -> None:
     """Raise UnsupportedModelError if every layer's gradient has zero mean over its width, up to rounding."""
     if not any(flow.any() for flow in flows):
-        return  # the readout depends on no layer: all gradients are zero
+        return  # there are none, or the readout depends on no layer: all gradients are zero
     for flow in flows:
         # the size of a mean of E rounding errors in the backward pass, each a few eps of the largest entry
         rounding = 16 * torch.finfo(flow.dtype).eps / flow.shape[-1] ** 0.5
@@ -124,7 +139,7 @@ METHODS = [
         cost="quadratic",
         passes=3.0,
         growth=0.1,
-        kinds=SCAN,
+        never_alone=ATTENTION,
         score=_scored,
         reference_code=True,
         asks=True,

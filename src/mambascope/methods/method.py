@@ -63,6 +63,7 @@ class Method:
         needs: What it runs: only the forward pass, also one backward pass, or many passes with interventions.
         cost: How its time for one target grows with the text.
         kinds: The kinds of mixer that it can read; None for any that has an affine map.
+        never_alone: Kinds that it can read only in models that also have others: alone they have a method of their own.
         row: (trace, layer, target) → (b, L), one target's scores; None if a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
         score: (trace, readout, variant) → scores of the whole model for one readout.
@@ -94,6 +95,7 @@ class Method:
     needs: Literal["forward", "backward", "interventions"] = "forward"
     cost: str = "linear"
     kinds: frozenset[Kind] | None = None
+    never_alone: frozenset[Kind] = frozenset()
     row: Callable[..., Tensor] | None = None
     map: Callable[[Trace, int], Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
@@ -124,7 +126,8 @@ class Method:
 
     def reads(self, kinds: Iterable[Kind]) -> bool:
         """Return whether it can read layers of all these kinds."""
-        return self.kinds is None or self.kinds.issuperset(kinds)
+        kinds = frozenset(kinds)
+        return (self.kinds is None or self.kinds >= kinds) and not kinds <= self.never_alone
 
 
 def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows L"]:
@@ -134,7 +137,12 @@ def at_positions(trace: Trace, scores: Float[Tensor, "rows tokens"]) -> Float[Te
 
 def says_kinds(kinds: Iterable[Kind]) -> str:
     """Return kinds of mixer in words."""
-    names = {"scan": "selective scans", "attention": "softmax attention"}
+    names = {
+        "scan": "selective scans",
+        "attention": "softmax attention",
+        "delta": "delta rules",
+        "conv": "short convolutions",
+    }
     return " and ".join(names.get(kind, kind) for kind in sorted(set(kinds), reverse=True))
 
 

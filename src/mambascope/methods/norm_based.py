@@ -28,6 +28,8 @@ from mambascope.trace import Trace
 def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     """Return ‖Σ_h p^h_ij f^h(x_j)‖ of one attention layer for every target i and source j; O(L²·H·E).
 
+    If the layer's output is multiplied before it is added to the stream, the norm is that of the product.
+
     Args:
         trace: A capture.
         layer: Number of the layer, from 0; negative numbers count from the end.
@@ -37,13 +39,13 @@ def norm_based(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
         UnsupportedModelError: if the layer is not softmax attention.
         MapTooLargeError: if the map would not fit in memory.
     """
-    operator, after = _attention(trace, layer)
+    operator, after, scale = _attention(trace, layer)
     batch, length = trace.shape
     require_room((batch, length, length), operator.x, "explain one position, or shorten the text")
     norms = operator.x.new_zeros(batch, length, length)
     for block, tile in operator.tiles_of(operator.values):
         tile = tile if after is None else after.normed_tile(tile, block)
-        norms[:, block.rows, block.columns] = torch.linalg.vector_norm(tile, dim=1)
+        norms[:, block.rows, block.columns] = scale * torch.linalg.vector_norm(tile, dim=1)
     return without_padding(trace, norms)
 
 
@@ -60,7 +62,7 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
         UnsupportedModelError: if the layer is not softmax attention.
     """
-    operator, after = _attention(trace, layer)
+    operator, after, scale = _attention(trace, layer)
 
     def row(place: int) -> tuple[Tensor]:
         seen = operator.seen(place)
@@ -69,24 +71,28 @@ def norm_based_row(trace: Trace, layer: int, target: int) -> Float[Tensor, "b L"
         found = operator.x.new_zeros(trace.shape)
         vectors = weighed @ operator.W_o.t()
         vectors = vectors if after is None else after.normed(vectors, slice(place, place + 1))
-        found[:, seen] = torch.linalg.vector_norm(vectors, dim=-1)
+        found[:, seen] = scale * torch.linalg.vector_norm(vectors, dim=-1)
         return (found,)
 
     return of_each_text(trace, target, row)[0]
 
 
-def _attention(trace: Trace, layer: int) -> tuple[AttentionLayer, NormedMap | None]:
-    """Return a layer's operator if it is softmax attention, and the norm that its output passes, if there is one."""
-    operator = trace.operator(layer)
+def _attention(trace: Trace, layer: int) -> tuple[AttentionLayer, NormedMap | None, float]:
+    """Return a layer's operator if it is softmax attention, the norm that its output passes, and the output's factor.
+
+    The norm is None if there is none; of the factor only the size is returned.
+    """
+    number = trace.index(layer)
+    branch = trace.layers[number].branch
+    operator = branch.operator()
     after = operator if isinstance(operator, NormedMap) else None
     operator = operator if after is None else after.inner
     if not isinstance(operator, AttentionLayer):
-        branch = trace.layers[trace.index(layer)].branch
         raise UnsupportedModelError(
-            f"layer {trace.index(layer)} ({branch.name}, {type(branch.mixer).__name__}) is a selective scan, but "
-            f"norm-based attention is defined for softmax attention; use latim, its counterpart for scans"
+            f"layer {number} ({branch.name}, {type(branch.mixer).__name__}) is no softmax attention, for which "
+            "norm-based attention is defined; use latim, its counterpart for any layer"
         )
-    return operator, after
+    return operator, after, abs(branch.scale)
 
 
 METHODS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from mambascope.errors import InputError, UnsupportedModelError
@@ -43,12 +44,21 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def check_readable(method: Method, trace: Trace) -> None:
-    """Raise UnsupportedModelError unless every layer of the trace is of a kind that the method can read."""
-    kinds = trace.kinds
+def check_readable(method: Method, trace: Trace, layers: Sequence[int] | None = None) -> None:
+    """Raise UnsupportedModelError unless every layer that is explained is of a kind that the method can read.
+
+    Args:
+        method: The method.
+        trace: A capture.
+        layers: The numbers of the layers asked for; a method that explains the model reads all of them in any case.
+    """
+    some = method.scope == "layer" and layers is not None
+    blocks = [trace.layers[number] for number in layers or ()] if some else trace.layers
+    kinds = {kind for block in blocks for kind in block.kinds}
     if not method.reads(kinds):
         able = ", ".join(one.name for one in METHODS.values() if one.reads(kinds) and one.scope == method.scope)
+        reads = f"{says_kinds(method.never_alone)} only beside others" if kinds <= method.never_alone else ""
         raise UnsupportedModelError(
-            f"{method.name} reads {says_kinds(method.kinds or ())}, but this model mixes tokens by {says_kinds(kinds)}"
-            f"; similar methods that can read it: {able}"
+            f"{method.name} reads {reads or says_kinds(method.kinds or ())}, but this model mixes tokens by "
+            f"{says_kinds(kinds)}; similar methods that can read it: {able}"
         )

@@ -4,6 +4,9 @@
 
 ∇p is the readout's gradient at the attention probabilities, E_h the mean over heads. The same authors' earlier form
 (CVPR 2021, arXiv 2012.09838) uses the relevance of the probabilities instead of p; they found both equally good.
+
+Models that also have mixers without such probabilities are read by Mamba-Attribution, which was made from this method
+for them, and which is this method in their attention layers (`mambascope.methods.mamba_attribution`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from mambascope.methods.checked import checked
 from mambascope.methods.method import ATTENTION, Method, MethodResult, number_of
 from mambascope.methods.one_hot import one_hot
 from mambascope.readouts import FeatureReadout, Readout
-from mambascope.trace import Trace
+from mambascope.trace import Branch, Trace
 from mambascope.trace.differentiate import Gradients
 
 
@@ -41,16 +44,25 @@ def transformer_attribution(trace: Trace, readout: Readout | FeatureReadout) -> 
 def from_gradients(trace: Trace, gradients: Gradients, targets: Sequence[int]) -> Float[Tensor, "b L"]:
     """Return `transformer_attribution` of these targets, given a readout's gradients at the attention probabilities."""
     rho = one_hot(trace, targets)
-    for branch in (block.branch for block in reversed(trace.layers)):
-        if branch.name not in gradients.attention:
-            raise UnsupportedModelError(
-                f"{branch.name} is a {type(branch.mixer).__name__}, which has no attention probabilities, but "
-                "Transformer-Attribution weights those"
-            )
-        p, flow = gradients.attention[branch.name]
-        weighted = (p.to(rho.dtype) * flow.to(rho.dtype)).clamp_(min=0).mean(dim=1)
-        rho = rho + torch.einsum("bi,bij->bj", rho, weighted)
+    for block in reversed(trace.layers):
+        rho = rho + sum(weighted_pull(branch, gradients, rho) for branch in block.branches)
     return rho
+
+
+def weighted_pull(branch: Branch, gradients: Gradients, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+    """Return ρ Ā of one attention layer, Ā = E_h (∇p ⊙ p)⁺; the factor of its output is in the gradient.
+
+    Raises:
+        UnsupportedModelError: if the layer is not softmax attention.
+    """
+    if branch.name not in gradients.attention:
+        raise UnsupportedModelError(
+            f"{branch.name} is a {type(branch.mixer).__name__}, which has no attention probabilities, but "
+            "Transformer-Attribution weights those; mamba-attribution reads both kinds"
+        )
+    p, flow = gradients.attention[branch.name]
+    weighted = (p.to(rho.dtype) * flow.to(rho.dtype)).clamp_(min=0).mean(dim=1)
+    return torch.einsum("bi,bij->bj", rho, weighted)
 
 
 METHODS = [

@@ -156,6 +156,11 @@ class AffineMixer(AffineMap):
         own = torch.einsum("bcd,bcd->bd", row, constant)
         return vectors, self._written(own[:, None], slice(target, target + 1))[:, 0]
 
+    def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
+        """Return what the values σ(a) a of some sources give to every target, by one scan; see `AffineMap`."""
+        mixed = self._scan(self.slope * self.preactivation * sources[..., None])
+        return (self._centre(mixed) * self.gate) @ self.W_o.t()
+
     def pull(self, q: Float[Tensor, "b L F"], rule: ActivationRule = "secant") -> Float[Tensor, "b L"]:
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan; see `AffineMap`."""
         check_rule(rule)

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
@@ -100,6 +100,16 @@ class AffineMap(ABC):
             q: A direction in the output's space per target, zero for targets that do not count.
             rule: The activation rule.
         """
+
+    def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
+        """Return what the mixing passes on from the values of some sources to every target, by one scan.
+
+        A source's value is what is mixed at its place, after a convolution and with biases; gates and norms are frozen.
+
+        Raises:
+            UnsupportedModelError: if this map does not say what it passes on.
+        """
+        raise UnsupportedModelError(f"{type(self).__name__} does not say what it passes on from a source's value")
 
     @abstractmethod
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.errors import InputError
@@ -107,6 +107,10 @@ class SumOfMaps(AffineMap):
             vectors = vectors + part.scale * part.permutation.restore(own)
             bias = bias + part.scale * own_bias
         return vectors, self._biased(bias)
+
+    def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
+        """Return what every part passes on from the values of some sources, by one scan per part; see `AffineMap`."""
+        return added(self.parts, lambda part: part.mixer.passed_on(part.permutation.read(sources)))
 
     def pull(self, q: Float[Tensor, "b L F"], rule: ActivationRule = "secant") -> Float[Tensor, "b L"]:
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan per part; see `AffineMap`."""

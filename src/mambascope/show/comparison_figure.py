@@ -21,8 +21,8 @@ from mambascope.show.palette import colormap
 from mambascope.show.picture_figure import draw_overlay, outline_target
 from mambascope.show.picture_words import sees, shares
 from mambascope.show.scale import score_norm
+from mambascope.show.screen import percent
 from mambascope.show.sheet import LINE, RED, Sheet
-from mambascope.show.text import percent
 from mambascope.show.typeface import drawable, families
 from mambascope.trust import caution, in_short
 

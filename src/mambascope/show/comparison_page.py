@@ -18,7 +18,7 @@ from mambascope.show.evidence import evidence_sentences
 from mambascope.show.overlay import ground_of, overlay
 from mambascope.show.page_parts import asset, document
 from mambascope.show.picture_words import INDEPENDENT, sees, shares, source_name, what_is_explained
-from mambascope.show.text import number, percent
+from mambascope.show.screen import number, percent
 from mambascope.show.tokens import visible
 from mambascope.trust import caution
 

@@ -33,6 +33,14 @@ def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
     return [clause for clause in found if clause] or ["no error was measured"]
 
 
+def kind_sentences(shares: Mapping[str, float]) -> list[str]:
+    """Return how much each kind of mixer carried, in one clause; none for a model whose layers are all alike."""
+    if not shares:
+        return []
+    parts = sorted(shares.items(), key=lambda one: -one[1])
+    return ["carried by " + ", ".join(f"{kind} {signed_percent(share)}" for kind, share in parts)]
+
+
 def _terms(diagnostics: Mapping[str, Any]) -> str:
     error, terms = diagnostics.get("conservation_error"), diagnostics.get("terms")
     if error is None:

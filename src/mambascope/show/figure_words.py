@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mambascope.attribution import WHOLE_MODEL, Attribution
 from mambascope.methods.registry import METHODS
-from mambascope.show.text import percent, target_name
+from mambascope.show.screen import percent
+from mambascope.show.text import target_name
 from mambascope.show.typeface import drawable
 
 LONGEST_MODEL = 40

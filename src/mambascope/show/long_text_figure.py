@@ -21,8 +21,8 @@ from mambascope.show.figure_axes import (
     short_name,
 )
 from mambascope.show.figure_words import heading, how_to_read_line, made_by
+from mambascope.show.screen import percent
 from mambascope.show.sheet import Sheet, broken
-from mambascope.show.text import percent
 from mambascope.show.typeface import families
 from mambascope.trust import caution
 

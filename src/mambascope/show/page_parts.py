@@ -15,7 +15,7 @@ from typing import Any
 
 from mambascope.attribution import Attribution, Target
 from mambascope.methods.registry import METHODS
-from mambascope.show.evidence import evidence_sentences, time_taken
+from mambascope.show.evidence import evidence_sentences, kind_sentences, time_taken
 from mambascope.show.tokens import visible
 from mambascope.trust import caution
 
@@ -74,7 +74,7 @@ def method_facts(result: Attribution) -> dict[str, Any]:
         "target": target_facts(result.target),
         "model": asdict(result.model) | {"name": visible(result.model.name)},
         "diagnostics": facts | ({"caution": words} if words else {}),
-        "evidence": evidence_sentences(result.diagnostics),
+        "evidence": [*kind_sentences(result.kind_shares()), *evidence_sentences(result.diagnostics)],
         "time": time_taken(result.diagnostics) or "not measured",
     }
 
@@ -86,8 +86,8 @@ def target_facts(target: Target) -> dict[str, Any]:
 
 def layer_kinds(result: Attribution) -> list[str] | None:
     """Return the kind of each of a hybrid's layers; None where all layers are alike."""
-    kinds = result.diagnostics.get("layer_kinds")
-    return list(kinds) if kinds and len(kinds) == len(result.axes["layer"]) else None
+    kinds = result.layer_kinds
+    return list(kinds) if len(set(result.model.kinds or kinds)) > 1 else None
 
 
 def block(name: str, packed: str) -> str:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mambascope.attribution import Attribution
 from mambascope.show.check import require_finite
+from mambascope.show.footer import footer
 from mambascope.show.palette import shade, terminal_style
 from mambascope.show.picture_words import INDEPENDENT, shares, source_name, target_place, what_is_explained
-from mambascope.show.text import MARGIN, Screen, first_line, footer, number, percent, wrapped
+from mambascope.show.screen import MARGIN, Screen, number, percent, wrapped
+from mambascope.show.text import first_line
 from mambascope.show.tokens import visible
 
 TOP_SOURCES = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mambascope.attribution import Attribution
-from mambascope.show.text import percent
+from mambascope.show.screen import percent
 
 #: What precedes the classes of a model that judges each by itself: their probabilities need not add up to one.
 INDEPENDENT = "each class by itself"

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from mambascope.attribution import Attribution
 from mambascope.show.picture_text import picture_blocks
-from mambascope.show.text import Screen, text_blocks
+from mambascope.show.screen import Screen
+from mambascope.show.text import text_blocks
 
 
 def print_attribution(attribution: Attribution, console: Console | None = None) -> None:

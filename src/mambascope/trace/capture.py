@@ -23,6 +23,7 @@ from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
+from mambascope.trace.calls import Calls
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.packed import check_apart
@@ -88,6 +89,8 @@ def capture(
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(own, name, mixer, family))
         stack.enter_context(recorder.streams.watching(own, mixers))
+        calls = Calls()
+        stack.enter_context(calls.watching(own, mixers))
         stack.enter_context(intercepting(recorder, recorder.families))
         outputs = call(own, inputs)
     ran = {branch.name for block in recorder.streams.blocks for branch in block.branches}
@@ -106,6 +109,7 @@ def capture(
         layers=tuple(recorder.streams.blocks),
         outputs=outputs,
         seconds=time.perf_counter() - started,
+        calls=calls.made,
     )
 
 
@@ -162,7 +166,7 @@ class _Recorder:
             else:
                 _refuse_state(name, module, args, kwargs)
                 read = _arguments(name, module, family, kwargs)
-                self._finish(model, name, module, family, _consumed(x, output, kwargs, read), 0.0)
+                self._finish(model, name, module, family, consumed(x, output, kwargs, read), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -191,7 +195,7 @@ class _Recorder:
         scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
         scan_error = max(error for _, error in self._calls)
         self._calls.clear()
-        return _consumed(x, output, kwargs, scans), scan_error
+        return consumed(x, output, kwargs, scans), scan_error
 
     def _attended(
         self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]
@@ -281,7 +285,7 @@ def _arguments(
     return ({one: kwargs[one].detach() for one in names},) if names else ()
 
 
-def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
+def consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
     """Return what a mixer consumed and gave, its tokens in line."""
     y = output[0] if isinstance(output, tuple) else output
     mask = kwargs.get("attention_mask")

@@ -1,37 +1,30 @@
 """Passes through a stock model in which chosen sources give nothing to chosen targets: causal ground truth.
 
-The model's own code runs, but its scans leave out the sources' share. With s the input of the scan, and every other
-coefficient unchanged, that share of target i is
-
-    Σ_{j in sources} (alpha_ij + D [i=j]) s_j ,
-
-a second scan over the sources alone, so nothing of size L x L is ever held. The skip D counts as part of j = i: the
-value s_j reaches the output through alpha and, at its own position, through D, and both paths are cut. The effect of
-s_j on Δ, B and C, and the gate, stay.
+The model's own code runs, but mixers of any kind leave out the sources' share; `mambascope.trace.cutting` says what
+that is. It is left out where a mixer calls a function with its values: its scan, its delta rule or its attention. From
+the output of a mixer that calls none, it is subtracted. Nothing of size L x L is held but the probabilities of
+attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.families import Family, ScanCall, find_mixers
+from mambascope.errors import UnsupportedModelError
+from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
 from mambascope.families.patch_points import PatchPoint, intercepting
-from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import scanning
+from mambascope.trace.capture import consumed
+from mambascope.trace.cutting import Cut, cut_attention, cut_output, cut_scan
 from mambascope.trace.scanning import read_call, scanned
-
-#: Cost of a pair in a tile, in tokens of a scan: measured for Mamba-1 on a CPU; Mamba-2's tiles are cheaper.
-PAIR_COST = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,70 +44,91 @@ class Knockout:
     __repr__ = brief
 
 
-def scan_mixers(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
-    """Return the name, module and family of every mixer that has a scan.
-
-    Raises:
-        UnsupportedModelError: if there is none.
-    """
-    found = [(name, mixer, family) for name, mixer, family in find_mixers(model) if isinstance(family, Family)]
-    if not found:
-        raise UnsupportedModelError(f"{type(model).__name__} holds no selective scan from which to cut a source")
-    return found
-
-
 @contextmanager
 def intervening(own: nn.Module, edit: Knockout | None) -> Iterator[None]:
-    """Run this thread's calls of a private copy, or of one of its mixers, with an edit inside the block.
+    """Run this thread's calls of a private copy, or of one of its modules, with an edit inside the block.
 
     No gradients are kept. With no edit the model runs unchanged, with our scans where its own would be slow; this works
     for any model.
 
     Args:
-        own: A private copy of a model.
+        own: A private copy of a model, with attention in its eager form if attention is cut.
         edit: What is left out.
 
     Raises:
-        UnsupportedModelError: if there is an edit and no scan to apply it to.
+        UnsupportedModelError: if there is an edit and no mixer to apply it to, or one in which nothing can be cut.
     """
-    mixers = scan_mixers(own) if edit is not None else _scan_mixers_if_any(own)
-    editor = _Editor(edit, {family.scan_point: family for _, _, family in mixers})
+    mixers = find_mixers(own) if edit is not None else _mixers_if_any(own)
+    scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
+    editor = _Editor(None if edit is None else Cut(edit.sources, edit.targets), scans)
+    points = set(scans)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        for name, mixer, _ in mixers:
+        for name, mixer, family in mixers:
             if edit is not None and name in edit.mixers:
-                stack.enter_context(editor.inside(mixer))
-        stack.enter_context(intercepting(editor, editor.families))
+                point = _point(family)
+                points |= {point} - {None}
+                stack.enter_context(editor.inside(name, mixer, family, point))
+        stack.enter_context(intercepting(editor, points))
         yield
 
 
-def _scan_mixers_if_any(model: nn.Module) -> list[tuple[str, nn.Module, Family]]:
+def _mixers_if_any(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
     try:
-        return scan_mixers(model)
+        return find_mixers(model)
     except UnsupportedModelError:
         return []
 
 
+def _point(family: MixerFamily) -> PatchPoint | None:
+    """Return the function that mixers of a family call with their values; None if there is none."""
+    if isinstance(family, Family):
+        return family.scan_point
+    if isinstance(family, AttentionFamily) and family.attention_point.exists():
+        return family.attention_point
+    return None
+
+
 @dataclass
 class _Editor:
-    """Runs scans, leaving out the cut sources in the mixers that the edit names."""
+    """Runs scans and attention, leaving out the cut sources in the mixers that the edit names.
 
-    edit: Knockout | None
-    families: dict[PatchPoint, Family]
-    cutting: bool = False
-    calls: int = 0
+    Attributes:
+        cut: What is left out.
+        scans: The families of the scans that the model calls.
+        running: The family of the mixer that is running and is cut.
+        calls: How many calls it has made so far.
+    """
+
+    cut: Cut | None
+    scans: dict[PatchPoint, Family]
+    running: MixerFamily | None = None
+    calls: list[PatchPoint] = field(default_factory=list)
 
     @contextmanager
-    def inside(self, mixer: nn.Module) -> Iterator[None]:
-        """Keep track of when this mixer runs."""
+    def inside(self, name: str, mixer: nn.Module, family: MixerFamily, point: PatchPoint | None) -> Iterator[None]:
+        """Cut this mixer: in the calls of its function, or in its output if there is none."""
 
         def before(*_: Any) -> None:
-            self.cutting, self.calls = True, 0
+            self.running = family
+            self.calls.clear()
 
-        def after(*_: Any) -> None:
-            self.cutting = False
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            self.running = None
+            if point is None:
+                return self._subtracted(name, module, family, args, kwargs, output)
+            expected = len(family.readings) if isinstance(family, Family) else 1
+            if len(self.calls) != expected:
+                raise UnsupportedModelError(
+                    f"{name} ({type(module).__name__}) called {point.function} {len(self.calls)} times where "
+                    f"mambascope expects {expected}, so its sources cannot be cut"
+                )
+            return None
 
-        handles = [mixer.register_forward_pre_hook(before), mixer.register_forward_hook(after)]
+        handles = [
+            mixer.register_forward_pre_hook(before),
+            mixer.register_forward_hook(after, with_kwargs=True),
+        ]
         try:
             yield
         finally:
@@ -124,57 +138,46 @@ class _Editor:
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return the result of a scan call."""
-        family = self.families[point]
+        """Return the result of a call of a scan or of attention."""
+        family, cut = self.running, self.cut
+        if cut is None or family is None or point != _point(family):
+            return self._intact(point, original, args, kwargs)
+        self.calls.append(point)
+        if not isinstance(family, Family):
+            return cut_attention(cut, original, args, kwargs)
+        reading = family.readings[(len(self.calls) - 1) % len(family.readings)]
+        return cut_scan(family, reading, cut, original, args, kwargs)
+
+    def _intact(
+        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return the result of a whole call: by the model's compiled kernel if it has one, else by our scan."""
+        family = self.scans.get(point)
+        if family is None:
+            return original(*args, **kwargs)
         call = read_call(family, args, kwargs)
-        if self.edit is None or not self.cutting:
-            return call.give(_intact(family, original, call, args, kwargs))
-        edit, sources = self.edit, self.edit.sources
-        reading = family.readings[self.calls % len(family.readings)]
-        self.calls += 1
-        if sources.shape != call.s.shape[:2]:
-            raise InputError(
-                f"sources of shape {tuple(sources.shape)} do not match the text's (batch, tokens) "
-                f"{tuple(call.s.shape[:2])}"
-            )
-        order = reading.tokens(call.coefficients)
-        sources = sources[:, order]
-        if edit.targets is None:
-            kept = replace(call, s=call.s.masked_fill(sources[..., None], 0))
-            return call.give(_intact(family, original, kept, args, kwargs))
-        o = _intact(family, original, call, args, kwargs)
-        rows = order.argsort()[list(edit.targets)].tolist()
-        o[:, rows] -= _share(family, call, sources, rows).to(o.dtype)
-        return call.give(o)
+        return original(*args, **kwargs) if scanning.has_kernel(call.s) else call.give(scanned(family, call))
 
-
-def _intact(
-    family: Family, original: Callable[..., Any], call: ScanCall, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Float[Tensor, "b L D"]:
-    """Return the scan of a call's input: by the model's compiled kernel if it has one, else by ours."""
-    if scanning.has_kernel(call.s):
-        return call.take(original(call.give(call.s).contiguous(), *args[1:], **kwargs))
-    return scanned(family, call)
-
-
-def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: list[int]) -> Float[Tensor, "b t D"]:
-    """Return what the sources give to the target rows of a call, gated if the scan applies the gate."""
-    working = torch.promote_types(call.s.dtype, torch.float32)
-    scan = family.scan(call.coefficients, working)
-    v = call.s.to(working) * sources[..., None]
-    places = sources.any(dim=0).nonzero()
-    if not len(places):
-        return v[:, rows]
-    span = slice(int(places[0]), int(places[-1]) + 1)
-    few = PAIR_COST * len(rows) * (span.stop - span.start) <= v.shape[1]
-    mixed = _through_tiles(scan, v, rows, span) if few else scan.apply(v)[:, rows]
-    share = torch.addcmul(mixed, scan.skip, v[:, rows])
-    z = call.coefficients.get("z")
-    return share if z is None else share * F.silu(z[:, rows].to(working))
-
-
-def _through_tiles(scan: TokenMixer, v: Float[Tensor, "b L D"], rows: list[int], span: slice) -> Float[Tensor, "b t D"]:
-    """Return (alpha v)_i for the target rows, where v is zero outside the span."""
-    given = v[:, span].transpose(1, 2)
-    tiles = (scan.channels(scan.tile(slice(row, row + 1), span))[:, :, 0] for row in rows)
-    return torch.stack([(tile * given).sum(dim=-1) for tile in tiles], dim=1)
+    def _subtracted(
+        self,
+        name: str,
+        mixer: nn.Module,
+        family: MixerFamily,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> Any:
+        """Return the output of a mixer that calls no function of its own, less the sources' share."""
+        assert self.cut is not None
+        scans: tuple[dict[str, Tensor], ...] = ()
+        if isinstance(family, AttentionFamily):
+            if family.writer is not None:
+                raise UnsupportedModelError(
+                    f"{name} ({type(mixer).__name__}) has no {family.attention_function} in its file and adds more "
+                    "to its output than mixed values, so its sources cannot be cut"
+                )
+            scans = ({"p": output[1]},)
+        x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+        captured = consumed(x, output, {} if scans else kwargs, scans)  # p itself leaves padding out
+        y = cut_output(mixer, family, captured, self.cut)
+        return (y, *output[1:]) if isinstance(output, tuple) else y

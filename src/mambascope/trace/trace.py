@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from mambascope.families import Kind
 from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.block import Block, Branch, rebuilt
+from mambascope.trace.calls import Call
 from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.directions import logit_direction
 
@@ -35,6 +36,7 @@ class Trace:
             not the stream (Zamba's) is a layer of its own, before the one that it feeds.
         outputs: What the model returned.
         seconds: How long the capture took, including its self-check.
+        calls: What every mixer, and every module that holds one, was called with, by its name in the model.
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class Trace:
     layers: tuple[Block, ...]
     outputs: Any
     seconds: float
+    calls: Mapping[str, Sequence[Call]] = field(default_factory=dict, repr=False)
     _passes: dict[str, tuple[Mapping[str, Any], Hashable, Any]] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
