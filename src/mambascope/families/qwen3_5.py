@@ -32,8 +32,7 @@ FAMILIES = tuple(
         model_type=model_type,
         mixer_class=family.mixer_class.replace("Qwen3Next", prefix),
         module=f"transformers.models.{model_type}.modeling_{model_type}",
-        **own,
     )
     for model_type, prefix in (("qwen3_5", "Qwen3_5"), ("qwen3_5_moe", "Qwen3_5Moe"))
-    for family, own in ((qwen3_next.FAMILY, {"affine": affine}), (qwen3_next.ATTENTION_FAMILY, {}))
+    for family in (replace(qwen3_next.FAMILY, affine=affine), qwen3_next.ATTENTION_FAMILY)
 )

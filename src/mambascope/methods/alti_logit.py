@@ -168,9 +168,28 @@ def _updates(
         "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
-    direct = [_dot(q, branch.captured.y.to(dtype) * branch.scale) for branch in trace.branches]
+    direct = _direct(trace, along[:-1], rule, value_bias)
     kinds = tuple(branch.kind for branch in trace.branches)
     return LogitUpdates(rows, terms, final.value, torch.stack(direct, dim=-1), kinds)
+
+
+def _direct(
+    trace: Trace, along: Sequence[Float[Tensor, "b L E"]], rule: ActivationRule, value_bias: ValueBias
+) -> list[Float[Tensor, " b"]]:
+    """Return what every mixer's output gives to the readout, in the order of `trace.branches`.
+
+    What a mixer passes on of shared attention that feeds it (Zamba) is the attention's.
+    """
+    found = []
+    for block, q in zip(trace.updates, along, strict=True):
+        own = [_dot(q, branch.y.to(q.dtype) * branch.scale) for branch in block.branches]
+        if block.fed_by is not None:
+            operator = with_value_bias(block.operator(), value_bias)
+            _, fed = in_parts(block, operator, "ALTI-Logit")
+            passed = fed.pull(q.to(operator.x.dtype), rule).double().sum(dim=-1)
+            own = [passed, own[0] - passed]
+        found += own
+    return found
 
 
 def _walked(

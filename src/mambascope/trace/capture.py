@@ -165,7 +165,7 @@ class _Recorder:
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
                 _refuse_state(name, module, args, kwargs)
-                read = _arguments(name, module, family, kwargs)
+                read = tensors_read(name, module, family, kwargs)
                 self._finish(model, name, module, family, consumed(x, output, kwargs, read), 0.0)
 
         handles = [
@@ -267,7 +267,7 @@ def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: di
         )
 
 
-def _arguments(
+def tensors_read(
     name: str, mixer: nn.Module, family: MixerFamily, kwargs: dict[str, Any]
 ) -> tuple[dict[str, Tensor], ...]:
     """Return the tensors besides its input that a mixer without patch points read, as one scan; none if it reads none.

@@ -22,7 +22,7 @@ from mambascope.errors import UnsupportedModelError
 from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.trace import scanning
-from mambascope.trace.capture import consumed
+from mambascope.trace.capture import consumed, tensors_read
 from mambascope.trace.cutting import Cut, cut_attention, cut_output, cut_scan
 from mambascope.trace.scanning import read_call, scanned
 
@@ -67,7 +67,7 @@ def intervening(own: nn.Module, edit: Knockout | None) -> Iterator[None]:
         for name, mixer, family in mixers:
             if edit is not None and name in edit.mixers:
                 point = _point(family)
-                points |= {point} - {None}
+                points |= set() if point is None else {point}
                 stack.enter_context(editor.inside(name, mixer, family, point))
         stack.enter_context(intercepting(editor, points))
         yield
@@ -178,6 +178,7 @@ class _Editor:
                 )
             scans = ({"p": output[1]},)
         x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-        captured = consumed(x, output, {} if scans else kwargs, scans)  # p itself leaves padding out
+        scans = scans or tensors_read(name, mixer, family, kwargs)
+        captured = consumed(x, output, {} if isinstance(family, AttentionFamily) else kwargs, scans)  # p leaves it out
         y = cut_output(mixer, family, captured, self.cut)
         return (y, *output[1:]) if isinstance(output, tuple) else y
