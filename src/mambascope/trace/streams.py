@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mambascope.brief import brief
-from mambascope.families import MixerFamily
+from mambascope.families import AttentionFamily, MixerFamily
 from mambascope.trace.block import Block, Branch, precision
 from mambascope.trace.propagation_rules import is_norm
 from mambascope.trace.scanning import relative_error
@@ -89,7 +89,8 @@ class Streams:
         yield block.register_forward_pre_hook(entered, with_kwargs=True)
         yield block.register_forward_hook(left)
         inside = {part for mixer, _ in mixers for part in mixer.modules()}
-        readers = [family.output_norm(block)[1] for _, family in mixers if getattr(family, "output_norm", None)]
+        known = [family for _, family in mixers if isinstance(family, AttentionFamily)]
+        readers = [family.output_norm(block)[1] for family in known if family.output_norm is not None]
         for reader in readers:
             yield reader.register_forward_pre_hook(summed)
         for part in () if readers else block.modules():
