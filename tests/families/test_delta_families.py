@@ -199,6 +199,8 @@ def test_pictures_are_left_to_the_wrapper_and_its_text_is_explained():
     names = [name for name, _, _ in find_mixers(model)]
     assert [name.rpartition(".")[2] for name in names] == ["linear_attn", "self_attn", "linear_attn"]
     assert all(name.startswith("model.language_model.layers.") for name in names)
+    with pytest.raises(InputError, match="does not match the text's"):  # of time, height and width, as for pictures
+        capture(model, input_ids=torch.arange(1, 10)[None], position_ids=torch.arange(9).expand(3, 1, 9))
     result = mambascope.explain(model, byte_level(), TEXT, method="alti-logit")
     assert result.diagnostics["conservation_error"] < SINGLE
 

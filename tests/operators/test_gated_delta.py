@@ -166,10 +166,10 @@ def test_blocks_that_another_mixer_cut_are_read_as_well():
         assert distance(rule.mix(block, None, None, Workspace())[:, ::2], M[:, :, block.rows, block.columns]) < BOUND
 
 
-@pytest.mark.parametrize("length", [3, 70], ids=lambda n: f"L{n}")
+@pytest.mark.parametrize(("length", "extreme"), [(3, None), (70, None), (70, 0.0), (20, -400.0)], ids=str)
 @pytest.mark.parametrize("decay", DECAYS)
-def test_gradients_are_those_of_the_recurrence(decay, length):
-    rule = make_rule(decay, length, batch=1, N=3, heads=2, groups=1)
+def test_gradients_are_those_of_the_recurrence(decay, length, extreme):
+    rule = make_rule(decay, length, batch=1, extreme=extreme, N=3, heads=2, groups=1)
     leaves = [part.clone().requires_grad_() for part in (rule.q, rule.k, rule.beta, rule.decay)]
     v = torch.randn(1, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     flow = torch.randn(1, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -15,8 +15,6 @@ def check_apart(inputs: Mapping[str, Any], branches: Iterable[Branch]) -> None:
     transformers tells such texts apart in causal attention without a padding mask, and nowhere else.
     """
     places = inputs.get("position_ids")
-    if places is not None and places.ndim == 3:  # one row of numbers per axis: the first counts tokens, or time
-        places = places[0]
     if places is None or inputs.get("attention_mask") is not None or not (places.diff(dim=-1) < 1).any():
         return
     text = (places.diff(dim=-1, prepend=places[:, :1] - 1) < 1).cumsum(dim=-1)
