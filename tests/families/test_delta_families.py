@@ -70,7 +70,7 @@ def text_layers(model):
 
 
 def equations(family, model, trace, text=0):
-    """(matrices, T, β) of every layer for one text, from the weights and the layers' inputs."""
+    """(matrices, T, β, implicit attention) of every layer for one text, from the weights and the layers' inputs."""
     with torch.no_grad():
         for block, layer in zip(trace.layers, text_layers(model), strict=True):
             x, mixer = block.x[text], block.branch.mixer
@@ -86,10 +86,11 @@ def test_every_layer_is_what_the_equations_say(family, ids):
     assert [block.kind for block in trace.layers] == ["delta", "attention", "delta"]
     assert all(block.trusted and block.stream_error < BOUND for block in trace.layers)
     product, eye = torch.eye(9, dtype=torch.float64), torch.eye(9, dtype=torch.float64)
-    for number, (matrices, T, beta) in enumerate(equations(family, model, trace, text=1)):
+    for number, (matrices, T, beta, implicit) in enumerate(equations(family, model, trace, text=1)):
         block, operator = trace.layers[number], trace.operator(number)
         assert distance(T.sum(dim=1) + beta, block.y[1]) < BOUND  # the equations are those of the model
         assert distance(hidden_attention(trace, number)[1], matrices) < BOUND
+        assert distance(implicit_attention(trace, number, "mean")[1], implicit) < BOUND
         assert distance(latim(trace, number)[1], T.norm(dim=-1)) < BOUND
         vectors, bias = operator.contributions(7)
         assert distance(vectors[1], T[7]) < BOUND
@@ -198,6 +199,8 @@ def test_pictures_are_left_to_the_wrapper_and_its_text_is_explained():
     names = [name for name, _, _ in find_mixers(model)]
     assert [name.rpartition(".")[2] for name in names] == ["linear_attn", "self_attn", "linear_attn"]
     assert all(name.startswith("model.language_model.layers.") for name in names)
+    with pytest.raises(InputError, match="does not match the text's"):  # of time, height and width, as for pictures
+        capture(model, input_ids=torch.arange(1, 10)[None], position_ids=torch.arange(9).expand(3, 1, 9))
     result = mambascope.explain(model, byte_level(), TEXT, method="alti-logit")
     assert result.diagnostics["conservation_error"] < SINGLE
 

@@ -142,8 +142,21 @@ def test_blocks_hold_every_pair_once_and_mix_as_the_dense_matrix(decay, length, 
     assert (seen.tril() == torch.ones_like(seen).tril()).all()
 
 
+@pytest.mark.parametrize("decay", DECAYS)
+def test_tiles_that_follow_each_other_share_what_they_are_made_of_and_stay_right(decay):
+    """In the order of a loop over blocks, in another, and with other heads between: nothing stale is used."""
+    rule = make_rule(decay, 450, batch=1, N=3)
+    M = dense(rule)
+    places = [(slice(r, min(r + 70, 450)), slice(c, c + 50)) for c in range(0, 400, 50) for r in range(0, 450, 70)]
+    shuffled = [places[k] for k in torch.randperm(len(places), generator=torch.Generator().manual_seed(0))]
+    for number, (rows, columns) in enumerate(places + shuffled):
+        heads = [2] if number % 3 == 0 else None
+        want = M[:, heads or [0, 1, 2, 3], rows, columns]
+        assert torch.allclose(rule.tile(rows, columns, heads), want, rtol=1e-11, atol=1e-13), (rows, columns)
+
+
 def test_blocks_that_another_mixer_cut_are_read_as_well():
-    """Parts of a sum share blocks; these references are not among the rule's own."""
+    """Parts of a sum share blocks, with references of their own."""
     rule = make_rule("head", 150, batch=1)
     M = dense(rule)
     for block in (
@@ -153,10 +166,10 @@ def test_blocks_that_another_mixer_cut_are_read_as_well():
         assert distance(rule.mix(block, None, None, Workspace())[:, ::2], M[:, :, block.rows, block.columns]) < BOUND
 
 
-@pytest.mark.parametrize("length", [3, 70], ids=lambda n: f"L{n}")
+@pytest.mark.parametrize(("length", "extreme"), [(3, None), (70, None), (70, 0.0), (20, -400.0)], ids=str)
 @pytest.mark.parametrize("decay", DECAYS)
-def test_gradients_are_those_of_the_recurrence(decay, length):
-    rule = make_rule(decay, length, batch=1, N=3, heads=2, groups=1)
+def test_gradients_are_those_of_the_recurrence(decay, length, extreme):
+    rule = make_rule(decay, length, batch=1, extreme=extreme, N=3, heads=2, groups=1)
     leaves = [part.clone().requires_grad_() for part in (rule.q, rule.k, rule.beta, rule.decay)]
     v = torch.randn(1, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     flow = torch.randn(1, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -1,7 +1,8 @@
 """The layers of gated delta nets and of the attention around them, from their families' equations, one text, float64.
 
-Every function takes a stock layer's weights and its input x, and returns (matrices per head, T, β): what each source
-gives to each target, and what belongs to no source. Loops are those of `naive`; only attention's p is given.
+Every function takes a stock layer's weights and its input x, and returns (matrices per head, T, β, mean implicit
+attention): what each source gives to each target, and what belongs to no source. Loops are those of `naive`; only
+attention's p is given.
 """
 
 import torch
@@ -90,10 +91,11 @@ def delta_layer(family, m, x):
     g = gate * (norm.weight / rms(o, norm.variance_epsilon)).flatten(1)
     values = slice(-v.shape[-1], None)
     skip = torch.zeros(v.shape[-1]).double()
-    T = contribution_vectors(
-        M.repeat_interleave(P, dim=0), skip, u[:, values], taps[values], a[:, values], g, out.weight
-    )
-    return M, T, torch.zeros_like(x)
+    after = (taps[values], a[:, values], g)
+    alpha, mean = M.repeat_interleave(P, dim=0), x.new_full((1, v.shape[-1]), 1 / v.shape[-1])
+    T = contribution_vectors(alpha, skip, u[:, values], *after, out.weight)
+    implicit = contribution_vectors(alpha, skip, torch.ones_like(v), *after, mean)[..., 0]
+    return M, T, torch.zeros_like(x), implicit
 
 
 def attention_layer(family, m, x, p, block):
@@ -122,8 +124,9 @@ def attention_layer(family, m, x, p, block):
                 into = W_O[:, part] * gate[i, part] * p[h, i, j] * factor[j]
                 T[i, j] += into @ (W_V[h] @ x[j])
                 beta[i] += into @ b_V[h]
+    implicit = torch.einsum("ihp,hij,j->ij", gate.unflatten(1, (heads, P)), p, factor) / (heads * P)
     if family == "olmo_hybrid":
         norm, y = block.post_attention_layernorm, T.sum(dim=1) + beta
         scale = norm.weight / rms(y, norm.variance_epsilon)
-        return p, T * scale[:, None], beta * scale
-    return p, T, beta
+        return p, T * scale[:, None], beta * scale, implicit
+    return p, T, beta, implicit

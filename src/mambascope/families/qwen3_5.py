@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from mambascope.families import qwen3_next
-from mambascope.families.family import Captured
+from mambascope.families.attention import AttentionFamily
+from mambascope.families.family import Captured, Family
 from mambascope.families.gated_delta import linear, mixer_map
 from mambascope.operators.affine import AffineMixer
 
@@ -26,13 +27,14 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     )
 
 
-FAMILIES = tuple(
-    replace(
-        family,
-        model_type=model_type,
-        mixer_class=family.mixer_class.replace("Qwen3Next", prefix),
-        module=f"transformers.models.{model_type}.modeling_{model_type}",
+def families(model_type: str, prefix: str) -> tuple[Family, AttentionFamily]:
+    """Return the families of both kinds of layer of one model type, whose classes have this prefix."""
+    module = f"transformers.models.{model_type}.modeling_{model_type}"
+    delta, attention = qwen3_next.FAMILY, qwen3_next.ATTENTION_FAMILY
+    return (
+        replace(delta, model_type=model_type, mixer_class=f"{prefix}GatedDeltaNet", module=module, affine=affine),
+        replace(attention, model_type=model_type, mixer_class=f"{prefix}Attention", module=module),
     )
-    for model_type, prefix in (("qwen3_5", "Qwen3_5"), ("qwen3_5_moe", "Qwen3_5Moe"))
-    for family in (replace(qwen3_next.FAMILY, affine=affine), qwen3_next.ATTENTION_FAMILY)
-)
+
+
+FAMILIES = (*families("qwen3_5", "Qwen3_5"), *families("qwen3_5_moe", "Qwen3_5Moe"))

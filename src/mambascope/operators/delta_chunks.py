@@ -60,7 +60,7 @@ class DeltaChunks:
         """C, the number of tokens in a chunk."""
         return self.inside.shape[-1]
 
-    def of_heads(self, heads: Tensor) -> DeltaChunks:
+    def of_heads(self, heads: slice | Tensor) -> DeltaChunks:
         """Return the same of some heads."""
         return DeltaChunks(*(part[:, heads] for part in (self.read, self.inside, self.write, self.carry)))
 

@@ -14,10 +14,9 @@ read vector, pulled back chunk by chunk, times a source's write vector, pushed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, count, padded_tile
+from mambascope.operators.blocks import Places, Workspace, count
 from mambascope.operators.delta_chunks import DeltaChunks, delta_chunks
-from mambascope.operators.per_head import PerHead, mean_over_heads, mix_heads
+from mambascope.operators.per_head import PerHead
 
-#: Most targets in a block on the diagonal.
-BASE = 64
+#: Fewer targets than this are pulled back on their own, without what other tiles could use.
+FEW = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +88,23 @@ class GatedDeltaRule(PerHead):
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return M for the given targets and sources; future pairs are exactly zero.
 
-        The targets' read vectors are pulled back from chunk to chunk: O(t·N·(c + N)) per head and chunk on the way.
-
         Args:
             rows: Targets.
             columns: Sources.
             maps: Heads to return, all by default.
         """
-        chunks = self.chunks if maps is None else self.chunks.of_heads(torch.as_tensor(maps, device=self.k.device))
+        heads = slice(None) if maps is None else torch.as_tensor(maps, device=self.k.device)
+        if not isinstance(rows, slice) or not isinstance(columns, slice) or count(rows) < FEW:
+            return self._near_tile(rows, columns, heads)
+        edge = min(columns.stop, max(columns.start, rows.start // self.chunks.size * self.chunks.size))
+        near = self._near_tile(rows, slice(edge, columns.stop), heads)
+        if edge == columns.start:
+            return near
+        return torch.cat([self._far_tile(rows, slice(columns.start, edge), heads), near], dim=-1)
+
+    def _near_tile(self, rows: Places, columns: Places, heads: slice | Tensor) -> Float[Tensor, "b M t c"]:
+        """Return M for any targets and sources; what targets read is pulled back chunk by chunk, O(t·N·(c + N))."""
+        chunks = self.chunks.of_heads(heads)
         out = chunks.read.new_zeros(*chunks.read.shape[:2], count(rows), count(columns))
         if not out.numel():
             return out
@@ -111,55 +119,27 @@ class GatedDeltaRule(PerHead):
             flow[:, :, targets] = chunks.read[:, :, number, own_rows]
         return out
 
-    def mix(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b D t c"]:
-        """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
-        return mix_heads(self._alpha(block, taps, workspace), taps, gate, self.skip.shape[0], workspace)
+    def _far_tile(self, rows: slice, columns: slice, heads: slice | Tensor) -> Float[Tensor, "b M t c"]:
+        """Return M for targets in later chunks than all sources: what they read times what those have written.
 
-    def mean(
-        self,
-        block: Block,
-        taps: Float[Tensor, "b K D c"] | None,
-        gate: Float[Tensor, "b t D"] | None,
-        workspace: Workspace,
-    ) -> Float[Tensor, "b t c"]:
-        """Return `mix` averaged over channels."""
-        return mean_over_heads(self._alpha(block, taps, workspace), taps, gate, self.skip.shape[0])
-
-    def _alpha(self, block: Block, taps: Tensor | None, workspace: Workspace) -> Float[Tensor, "b H t reach"]:
-        """Return M with the K-1 sources to the right of the block, zero where the text has ended."""
-        tile: Callable[[Any, slice], Tensor] = self.tile
-        if block.reference is not None and isinstance(block.rows, slice):
-            tile = partial(self._far_tile, block.reference, workspace)
-        return padded_tile(tile, block, 0 if taps is None else taps.shape[1] - 1, self.length)
-
-    def _far_tile(self, reference: int, workspace: Workspace, rows: slice, columns: slice) -> Float[Tensor, "b H t c"]:
-        """Return M for targets from the reference on, and sources up to it.
-
-        They meet at the start of the reference's chunk. What targets read there is kept for the other sources of the
-        block, what sources have written there for its other targets.
+        They meet at the start of a chunk between them, the one whose number has the most factors of two. Neighbouring
+        tiles meet at the same place, so what their targets read there and what their sources have written is kept.
         """
-        meeting = reference // self.chunks.size
-        edge = min(columns.stop, max(columns.start, meeting * self.chunks.size))
-        before, beyond = slice(columns.start, edge), slice(edge, columns.stop)
-        near = self.tile(rows, beyond)
-        if not count(before):
-            return near
-        stop = self._stops.get(reference, 0)
-        asked = slice(reference, stop) if rows.stop <= stop else rows
-        read = workspace.keep(
-            "delta reads", (id(self), meeting, asked.start, asked.stop), lambda: self._read(asked, meeting)
-        )
-        written = workspace.keep(
-            "delta writes", (id(self), meeting, before.start, before.stop), lambda: self._written(before, meeting)
-        )
-        read = read[:, :, rows.start - asked.start : rows.stop - asked.start]
-        return torch.cat([read @ written.transpose(-1, -2), near], dim=-1)
+        size = self.chunks.size
+        first, last = (columns.stop - 1) // size + 1, rows.start // size
+        step = max(2**power for power in range(last.bit_length()) if last >> power << power >= first)
+        meeting = last // step * step
+        asked = slice(meeting * size, max(rows.stop, min(self.length, (meeting + step) * size)))
+        read = self._kept.keep("read", (meeting, asked.stop), lambda: self._read(asked, meeting))
+        own = (meeting, columns.start, columns.stop)
+        written = self._kept.keep("written", own, lambda: self._written(columns, meeting))
+        read = read[:, heads, rows.start - asked.start : rows.stop - asked.start]
+        return read @ written[:, heads].transpose(-1, -2)
+
+    @cached_property
+    def _kept(self) -> Workspace:
+        """What the last far tile was made of."""
+        return Workspace()
 
     def _read(self, rows: slice, meeting: int) -> Float[Tensor, "b H t N"]:
         """Return what targets read from the state at the start of a chunk that is not after theirs."""
@@ -182,12 +162,6 @@ class GatedDeltaRule(PerHead):
             flow[:, :, before] = flow[:, :, before] @ chunks.carry[:, :, number].transpose(-1, -2)
             flow[:, :, sources] = chunks.write[:, :, number, own]
         return flow
-
-    @cached_property
-    def _stops(self) -> dict[int, int]:
-        """The end of the targets of every far block, by its reference."""
-        blocks = causal_blocks(self.length, base=BASE)
-        return {block.reference: block.rows.stop for block in blocks if block.reference is not None}
 
     def _in_chunks(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b H c C P"]:
         """Return values per head and chunk, filled up with zeros."""

@@ -110,8 +110,8 @@ class Streams:
         yield block.register_forward_pre_hook(entered, with_kwargs=True)
         yield block.register_forward_hook(left)
         inside = {part for mixer, _ in mixers for part in mixer.modules()}
-        normalising = [getattr(family, "output_norm", None) for _, family in mixers]
-        readers = [after(block)[1] for after in normalising if after is not None]
+        known = [family for _, family in mixers if isinstance(family, AttentionFamily)]
+        readers = [family.output_norm(block)[1] for family in known if family.output_norm is not None]
         for reader in readers:
             yield reader.register_forward_pre_hook(summed)
         for part in () if readers else block.modules():
