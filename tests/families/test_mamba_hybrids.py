@@ -8,6 +8,7 @@ import torch
 import transformers
 
 import hybrid_reference
+import hybrid_walks
 import mambascope
 from dense_reference import distance
 from hybrids import HYBRIDS, hybrid_model
@@ -101,16 +102,16 @@ def test_contributions_biases_and_mean_maps_are_the_equations(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_methods_walk_the_layers_as_the_equations_do(variant):
     trace, reference, logit = held_to(variant)
-    expected = hybrid_reference.rollout(reference)
+    expected = hybrid_walks.rollout(reference)
     assert distance(rollout(trace)[0], expected) < BOUND
     assert distance(rollout_row(trace, TARGET)[0], expected[TARGET]) < BOUND
-    expected = hybrid_reference.rollout_normalised(reference)
+    expected = hybrid_walks.rollout_normalised(reference)
     assert distance(rollout(trace, normalise=True)[0], expected) < BOUND
     assert distance(rollout_row(trace, TARGET, normalise=True)[0], expected[TARGET]) < BOUND
-    expected = hybrid_reference.alti_rollout(reference)
+    expected = hybrid_walks.alti_rollout(reference)
     assert distance(alti_rollout(trace)[0], expected) < BOUND
     assert distance(alti_rollout_row(trace, TARGET)[0], expected[TARGET]) < BOUND
-    assert distance(logit.scores[0], hybrid_reference.alti_logit(reference, TARGET, TOKEN)) < BOUND
+    assert distance(logit.scores[0], hybrid_walks.alti_logit(reference, TARGET, TOKEN)) < BOUND
     assert float(logit.conservation_error) < BOUND
 
 
