@@ -10,6 +10,7 @@ from dense_reference import distance
 from hybrids import hybrid_model
 from mambascope import families, readouts
 from mambascope.errors import UnsupportedModelError
+from mambascope.methods import METHODS
 from mambascope.methods.alti import alti, alti_rollout, alti_row
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.implicit_attention import implicit_attention, implicit_rollout_row
@@ -57,10 +58,9 @@ def test_parts_of_what_a_mixer_read_add_up(name):
         whole = block.operator()
         parts = in_parts(block, whole, "the test")
         assert len(parts) == (1 if block.fed_by is None and not block.aside else 2)
-        for rule in ("secant",):
-            vectors = sum(part.contributions(TARGET, rule)[0] for part in parts)
-            assert distance(vectors, whole.contributions(TARGET, rule)[0]) < BOUND
-            assert distance(sum(part.pull(block.y, rule) for part in parts), whole.pull(block.y, rule)) < BOUND
+        vectors = sum(part.contributions(TARGET)[0] for part in parts)
+        assert distance(vectors, whole.contributions(TARGET)[0]) < BOUND
+        assert distance(sum(part.pull(block.y) for part in parts), whole.pull(block.y)) < BOUND
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -74,11 +74,9 @@ def test_a_layers_shares_are_those_of_positions(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_several_readouts_share_the_shares(name):
-    from mambascope.methods.alti_logit import _scored_many
-
     trace = traced(name)
     with without_downcasts(name):
-        (result,) = _scored_many(trace, [READOUT])
+        (result,) = METHODS["alti-logit"].score_many(trace, [READOUT])
         assert distance(result.scores, alti_logit(trace, READOUT).scores[0]) < BOUND
 
 

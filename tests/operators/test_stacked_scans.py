@@ -9,7 +9,7 @@ from mambascope.operators.naive import selective_scan_matrix
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.stacked_scans import StackedScans
 
-LENGTH, WIDTH, STATES, SCANS = 70, 3, 2, 2
+LENGTH, WIDTH, STATES, SCANS = 21, 3, 2, 2
 #: float64 sums in another order.
 BOUND = 1e-12
 

@@ -236,13 +236,18 @@ def test_models_without_a_known_mixer_are_refused_by_name():
     t5 = transformers.T5EncoderModel(transformers.T5Config(num_layers=1, d_model=8, num_heads=2, d_ff=8, vocab_size=20))
     with pytest.raises(UnsupportedModelError, match=r"T5EncoderModel .*VimMixer, MambaVisionMixer, SS2D, GPT"):
         capture(t5, input_ids=IDS)
-    config = transformers.JambaConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1,
-        num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=8, num_experts=1, mamba_d_state=2, mamba_dt_rank=2,
-    )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match="JambaMambaMixer"):
-        capture(transformers.JambaForCausalLM(config), input_ids=IDS)
+    model = stock_model("mamba")
+    model.backbone.layers[1].mixer = UnknownMixer()
+    with pytest.raises(UnsupportedModelError, match=r"layers\.1\.mixer is a UnknownMixer, a state-space mixer"):
+        capture(model, input_ids=IDS)
+
+
+class UnknownMixer(torch.nn.Module):
+    """It has decay rates, by which a state-space mixer is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.A_log = torch.nn.Parameter(torch.zeros(2))
 
 
 def test_layers_that_do_not_exist_are_refused():

@@ -1,7 +1,7 @@
 """What mambascope needs to know about a model family: how its mixer becomes an affine map, where its scan is called.
 
-A mixer whose scan is a function of its module has a `Family`, which answers that function; a softmax attention layer
-has an `AttentionFamily`; any other mixer, whose coefficients follow from its input and weights, a `PlainFamily`.
+A mixer whose scan is a function of its module has a `Family`, which answers it; softmax attention has an
+`AttentionFamily`; any other mixer, whose coefficients follow from its input and weights, a `PlainFamily`.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Streams:
             trusted = error <= self._allowed(stream_out.dtype)
             norm, read = opened.read or (None, None)
             read = None if read is None else _in_line(branches[0], read)
-            if read is not None and torch.equal(read, stream_in.to(read.dtype)):  # it may be in another precision
+            if read is None or (fed_by is None and torch.equal(read, stream_in.to(read.dtype))):  # in its own precision
                 norm, read = None, None
             block = dataclasses.replace(
                 block,
@@ -156,7 +156,7 @@ class Streams:
                 stream_error=error,
                 trusted=trusted,
                 read=read,
-                norm=norm if read is not None else None,
+                norm=norm,
             )
         self.blocks.append(block)
 
