@@ -153,7 +153,7 @@ def test_lists_of_methods_have_them(tiny):
     assert set(BOTH) <= {method.name for method in viewable(subject, Question(), "all", None)}
     table = methods_table.table()
     lines = {line["method"]: line for line in table["methods"]}
-    assert lines["projection"]["reads"] == "Mamba and Transformer"
+    assert lines["projection"]["reads"] == "all models"
     assert lines["gradient-size"]["reads"] == "Mamba"
     assert table["defaults"]["prediction"] == "mamba-lrp"
     with pytest.raises(InputError, match=r"choose one of .*, projection, gradient-size"):

@@ -65,18 +65,18 @@ def _layer_line(attribution: Attribution, screen: Screen) -> Text:
 
 def _kind_line(shares: Mapping[str, float], screen: Screen) -> Text:
     """Return the share of each kind of mixer, the largest first, with bars where the screen has room."""
-    said = {kind: (f"{visible(kind)} ", f" {percent(share)}") for kind, share in shares.items()}
-    gap = 3
-    taken = sum(cell_len(before + after) + gap for before, after in said.values())
-    cells = max(screen.width - MARGIN - taken, 0) // len(shares)
+    said = [(visible(kind), percent(share), share) for kind, share in sorted(shares.items(), key=lambda one: -one[1])]
+    room = screen.width - MARGIN - sum(cell_len(f"{kind}  {size}   ") for kind, size, _ in said)
+    cells = room // len(said)
+    if cells < SHORTEST_BAR:
+        words = ", ".join(f"{kind} {size}" for kind, size, _ in said)
+        return Text(f"{screen.fit(wrapped(words, screen.width - MARGIN))}\n")
     line = Text()
-    for kind, share in sorted(shares.items(), key=lambda one: -one[1]):
-        before, after = said[kind]
-        line.append(screen.fit(before))
-        if cells >= SHORTEST_BAR:
-            line.append(screen.fit(bar(share, 1.0, cells).rstrip()), style=BAR_HUES["positive"])
-        line.append(f"{after}{'':{gap}}")
-    line.right_crop(gap)
+    for kind, size, share in said:
+        line.append(screen.fit(f"{kind} "))
+        line.append(screen.fit(bar(share, 1.0, cells).rstrip()), style=BAR_HUES["positive"])
+        line.append(screen.fit(f" {size}   "))
+    line.right_crop(3)
     line.append("\n")
     return line
 

@@ -67,7 +67,8 @@ def intervening(own: nn.Module, edit: Knockout | None) -> Iterator[None]:
         for name, mixer, family in mixers:
             if edit is not None and name in edit.mixers:
                 point = _point(family)
-                points |= set() if point is None else {point}
+                if point is not None:
+                    points.add(point)
                 stack.enter_context(editor.inside(name, mixer, family, point))
         stack.enter_context(intercepting(editor, points))
         yield
