@@ -61,6 +61,9 @@ class AttentionFamily:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the layer: they read
             the block's input and are added to the stream together with it.
+        parts: Names of everything in the layer that `projections` reads, by which a layer of another class is
+            recognised (`mambascope.families.recognised`); empty if none shall be.
+        found: What a layer of another class was recognised by, in words; empty for the family's own class.
     """
 
     model_type: str
@@ -74,6 +77,8 @@ class AttentionFamily:
     kind: Kind = "attention"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    parts: tuple[str, ...] = ()
+    found: str = ""
 
     __repr__ = brief
 

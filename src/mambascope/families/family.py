@@ -188,6 +188,9 @@ class Family:
             added to the residual stream.
         beside: Given the enclosing block, returns the token-wise parts that run in parallel with the mixer: they read
             the block's input and are added to the stream together with it.
+        parts: Names of everything in the mixer that `affine` reads, by which a mixer of another class is recognised
+            (`mambascope.families.recognised`); empty if none shall be.
+        found: What a mixer of another class was recognised by, in words; empty for the family's own class.
     """
 
     model_type: str
@@ -209,6 +212,8 @@ class Family:
     kind: Kind = "scan"
     scale: Callable[[Any], float] = unscaled
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
+    parts: tuple[str, ...] = ()
+    found: str = ""
 
     __repr__ = brief
 
@@ -285,6 +290,11 @@ class PlainFamily:
 
     def post_norm(self, mixer: nn.Module) -> None:
         """Return None: these mixers' outputs are added to the residual stream with no norm after it."""
+
+
+def found_by(family: MixerFamily) -> str:
+    """Return by what a mixer of another class was recognised as one of this family; empty if the family names it."""
+    return getattr(family, "found", "")
 
 
 def is_a(mixer: nn.Module, name: str) -> bool:

@@ -92,4 +92,5 @@ FAMILY = Family(
     scan=state_space_dual,
     affine=affine,
     norm_factor=norm_factor,
+    parts=("in_proj", "conv1d", "norm", "out_proj", "A_log", "D", "dt_bias"),
 )
