@@ -1,12 +1,13 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
-# Three more: make test-slow runs what make test leaves out; make test-ray installs Ray and tests runs on a cluster;
-# make fuzz looks for faults at random for ten minutes.
+# Four more: make test-slow runs what make test leaves out; make test-ray installs Ray and tests runs on a cluster;
+# make test-oldest tests families, passes and methods on the oldest versions of torch and transformers that are
+# supported; make fuzz looks for faults at random for ten minutes.
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -19,6 +20,12 @@ test-slow: .venv-test/ready
 
 test-ray: .venv-test/ray
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/evaluate/test_ray_engine.py
+
+# The rooms that touch transformers. TORCH=2.13.0 takes another release of torch, where the oldest is too large to fetch.
+OLDEST_TORCH = $(shell sed -n "s/^torch==//p" constraints-oldest.txt)
+OLDEST = tests/families tests/operators tests/trace tests/methods tests/models tests/extensions
+test-oldest: .venv-oldest/ready
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray" $(OLDEST)
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
@@ -85,9 +92,16 @@ zoo: .venv/ready
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+.venv-oldest/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	sed "s/^torch==.*/torch==$(or $(TORCH),$(OLDEST_TORCH))/" constraints-oldest.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/constraints.txt torch
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/constraints.txt --editable ".[dev]"
+	touch $@
+
 .venv-test/ray: .venv-test/ready
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray]"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-test .venv-oldest build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

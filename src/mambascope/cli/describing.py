@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mambascope.cli import layer_lines
 from mambascope.errors import InputError
 from mambascope.inputs.checks import longest_text
 from mambascope.inputs.patches import patch_grid
@@ -18,6 +21,7 @@ from mambascope.inputs.tokens import encode, text_ids
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
+from mambascope.trace.layer_map import layer_map
 
 PROBE = "When Mary and John went to the store, John gave a drink to"
 
@@ -27,20 +31,22 @@ PROBE_LENGTH = 16
 
 def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
     """Print what a model is, and the self-check on a probe."""
-    facts = describe(name, model, tokenizer)
+    trace = capture(model, partial=True, **_probe(model, tokenizer))
+    facts, layers = _facts(name, model, trace), layer_map(trace)
     if as_json:
-        print(json.dumps(facts))
+        missing = [dataclasses.asdict(part) for part in trace.missing]
+        print(json.dumps(facts | layer_lines.as_json(layers) | {"not_read": missing}))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), f"{value:.1e}" if isinstance(value, float) else str(value))
     Console().print(table)
+    print()
+    print("\n".join(layer_lines.lines(layers, trace.missing)))
 
 
-def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+def _facts(name: str, model: PreTrainedModel, trace: Trace) -> dict[str, Any]:
     """Return family, sizes and self-check of a model as plain values."""
-    inputs = _probe(model, tokenizer)
-    trace = capture(model, **inputs)
     return {
         "model": name,
         "family": trace.branches[0].family.model_type,
@@ -48,9 +54,9 @@ def describe(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "layers": len(trace.layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        **_reads(model, inputs),
+        **_reads(model, trace.inputs),
         **_sizes(trace.operator(0)),
-        "probe_tokens": trace.shape[1],
+        "probe_tokens": trace.layers[0].x.shape[1],
         "probe_reconstruction_error": max(trace.reconstruction_error),
         "probe_scan_error": max(record.scan_error for record in trace.layers),
         "probe_seconds": round(trace.seconds, 3),
@@ -80,10 +86,12 @@ def _can_read(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
         return False
 
 
-def _reads(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def _reads(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the size of what a model reads: its vocabulary, or its pictures and their patches."""
     if "pixel_values" not in inputs:
-        return {"vocabulary": token_table(model).num_embeddings}
+        embedding, head = token_table(model), model.get_output_embeddings()
+        tied = {} if head is None else {"head_is_tied": getattr(head, "weight", None) is embedding.weight}
+        return {"vocabulary": embedding.num_embeddings, **tied}
     grid, (height, width) = patch_grid(model, inputs), own_size(model)
     cut = (
         {} if grid is None else {"patches": f"{grid.rows} x {grid.columns}", "patch": grid.patch, "stride": grid.stride}

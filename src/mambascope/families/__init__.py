@@ -41,7 +41,8 @@ from mambascope.families import (
     zamba2,
 )
 from mambascope.families.attention import AttentionFamily
-from mambascope.families.family import Captured, Family, Kind, MixerFamily, PlainFamily, ScanCall
+from mambascope.families.family import Captured, Family, Kind, MixerFamily, PlainFamily, ScanCall, found_by
+from mambascope.families.recognised import RATES, recognise, shortfall
 from mambascope.numbering import shown
 from mambascope.registry import Registry
 
@@ -86,9 +87,6 @@ FAMILIES: Registry[MixerFamily] = Registry(
 
 register = FAMILIES.register
 
-#: Names of the decay rates, by which a state-space mixer is recognised.
-RATES = ("A_log", "A_logs")
-
 __all__ = [
     "FAMILIES",
     "AttentionFamily",
@@ -100,10 +98,12 @@ __all__ = [
     "ScanCall",
     "check_model",
     "find_mixers",
+    "found_by",
     "kinds_of",
     "kinds_of_type",
     "model_types",
     "register",
+    "shortfall",
     "unshare",
 ]
 
@@ -123,29 +123,40 @@ def check_model(model: Any) -> None:
     raise InputError(f"the model must be one that mambascope.load or transformers returned, found {shown(model)}")
 
 
-def find_mixers(model: nn.Module) -> list[tuple[str, nn.Module, MixerFamily]]:
+def find_mixers(model: nn.Module, *, partial: bool = False) -> list[tuple[str, nn.Module, MixerFamily]]:
     """Return the name, module and family of every token mixer of a model, in the order of its layers.
 
     Mixers are selective scans, softmax self-attention, and those registered from outside. If several families describe
-    a mixer, the one registered last is taken.
+    a mixer, the one registered last is taken; a mixer that none describes may be recognised by its structure.
+
+    Args:
+        model: The model.
+        partial: Leave out state-space mixers that cannot be read instead of refusing the model for them.
 
     Raises:
         InputError: if this is not a model.
-        UnsupportedModelError: if it has no mixer, or a state-space mixer of a class that no family describes.
+        UnsupportedModelError: if it has no mixer that can be read, or a state-space mixer that cannot.
     """
     check_model(model)
     known = list(reversed(FAMILIES.values()))
-    mixers = []
+    mixers: list[tuple[str, nn.Module, MixerFamily]] = []
+    within = ""
     for name, module in model.named_modules():
-        family = next((family for family in known if family.describes(module)), None) or mambavision.recognise(module)
+        family = next((family for family in known if family.describes(module)), None)
+        if family is None and within and name.startswith(within):
+            continue
+        family = family or recognise(module, FAMILIES.values())
         if family is not None:
             mixers.append((name, module, family))
-        elif mixers and name.startswith(f"{mixers[-1][0]}.".lstrip(".")):
+            within = f"{name}."
+        elif within and name.startswith(within):
             continue  # a part of a mixer that has been found, such as the forget gate of Kimi's
-        elif any(isinstance(getattr(module, name, None), nn.Parameter) for name in RATES):
+        elif not partial and any(isinstance(getattr(module, rate, None), nn.Parameter) for rate in RATES):
+            lacking = shortfall(module, FAMILIES.values())
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "
-                f"yet; supported are {supported()}"
+                f"yet{lacking and f' ({lacking})'}; capture(…, partial=True) reads the other layers; supported are "
+                f"{supported()}"
             )
     if not mixers:
         raise UnsupportedModelError(

@@ -72,6 +72,9 @@ class AttentionFamily:
             added, and the factor of that stream; None where the stream is the block's own input.
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
+        parts: Names of everything in the layer that `projections` reads, by which a layer of another class is
+            recognised (`mambascope.families.recognised`); empty if none shall be.
+        found: What a layer of another class was recognised by, in words; empty for the family's own class.
     """
 
     model_type: str
@@ -91,6 +94,8 @@ class AttentionFamily:
     output_norm: Callable[[Any], tuple[nn.Module, nn.Module]] | None = None
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
+    parts: tuple[str, ...] = ()
+    found: str = ""
 
     __repr__ = brief
 

@@ -215,6 +215,9 @@ class Family:
             added, and the factor of that stream; None where the stream is the block's own input.
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
+        parts: Names of everything in the mixer that `affine` reads, by which a mixer of another class is recognised
+            (`mambascope.families.recognised`); empty if none shall be.
+        found: What a mixer of another class was recognised by, in words; empty for the family's own class.
     """
 
     model_type: str
@@ -240,6 +243,8 @@ class Family:
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
+    parts: tuple[str, ...] = ()
+    found: str = ""
 
     __repr__ = brief
 
@@ -328,6 +333,11 @@ class PlainFamily:
 
     def post_norm(self, mixer: nn.Module) -> None:
         """Return None: these mixers' outputs are added to the residual stream with no norm after it."""
+
+
+def found_by(family: MixerFamily) -> str:
+    """Return by what a mixer of another class was recognised as one of this family; empty if the family names it."""
+    return getattr(family, "found", "")
 
 
 def is_a(mixer: nn.Module, name: str) -> bool:

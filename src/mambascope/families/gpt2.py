@@ -23,4 +23,5 @@ FAMILY = AttentionFamily(
     mixer_class="GPT2Attention",
     module="transformers.models.gpt2.modeling_gpt2",
     projections=projections,
+    parts=("c_attn", "c_proj", "split_size"),
 )

@@ -29,5 +29,6 @@ FAMILY = AttentionFamily(
     mixer_class="GPTNeoXAttention",
     module="transformers.models.gpt_neox.modeling_gpt_neox",
     projections=projections,
+    parts=("query_key_value", "dense"),
     beside=lambda block: (block.mlp,) if block.use_parallel_residual else (),
 )

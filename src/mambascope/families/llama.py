@@ -39,6 +39,7 @@ FAMILIES = tuple(
         mixer_class=mixer_class,
         module=f"transformers.models.{model_type}.modeling_{model_type}",
         projections=projections,
+        parts=("q_proj", "k_proj", "v_proj", "o_proj", "head_dim"),
     )
     for model_type, mixer_class in (
         ("llama", "LlamaAttention"),

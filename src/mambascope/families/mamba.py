@@ -104,4 +104,5 @@ FAMILY = Family(
     read=read,
     scan=selective_scan,
     affine=affine,
+    parts=("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", "A_log", "D"),
 )

@@ -119,4 +119,5 @@ FAMILY = Family(
     affine=affine,
     norm_factor=norm_factor,
     norm_first=norm_first,
+    parts=("in_proj", "conv1d", "norm", "out_proj", "A_log", "D", "dt_bias"),
 )

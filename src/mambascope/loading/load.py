@@ -17,7 +17,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from mambascope.arguments import flag
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
 from mambascope.families import model_types
-from mambascope.loading import hub, mamba_ssm, pretrained, released_mambavision, released_vim, released_vmamba
+from mambascope.loading import hub, mamba_ssm, mistral, pretrained, released_mambavision, released_vim, released_vmamba
 from mambascope.loading.bundled import bundled_folder, bundled_names
 from mambascope.loading.checkpoint import build_model, quiet, read_config
 from mambascope.loading.containers import SUFFIXES, read_contents
@@ -65,10 +65,10 @@ def load(
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`); one of the zoo, such as `zoo:copying-mamba2`; a folder
-            with config.json and weights, in the layout of transformers or of the original `mamba_ssm` package; a hub
-            id, `organisation/name`, of either layout; or a file of Vim, VMamba or MambaVision as its authors released
-            it. The model's class is the one that config.json names in `architectures`, such as
-            BertForSequenceClassification.
+            with config.json and weights, in the layout of transformers or of the original `mamba_ssm` package; a folder
+            with params.json, Mistral's own layout, of a Mamba model; a hub id, `organisation/name`, of one of the first
+            two layouts; or a file of Vim, VMamba or MambaVision as its authors released it. The model's class is the
+            one that config.json names in `architectures`, such as BertForSequenceClassification.
         dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
             is slow, and scores computed in it are inexact.
         device: where to put the model; by default the CPU.
@@ -131,8 +131,11 @@ def _from_folder(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return the model and tokenizer of a folder with config.json, a bundled model or a hub repository."""
     source = _find(name, trust_remote_code=trust_remote_code)
-    settings = read_config(source.folder)
-    if mamba_ssm.is_mamba_ssm(settings):
+    native = mistral.is_mistral(source.folder)
+    settings = {} if native else read_config(source.folder)
+    if native:
+        model_class, config = mistral.to_transformers(source.folder, name=source.name)
+    elif mamba_ssm.is_mamba_ssm(settings):
         model_class, config = mamba_ssm.to_transformers(settings, name=source.name)
     else:
         model_class, config = _transformers_class(source, settings, trust_remote_code=trust_remote_code)
@@ -142,7 +145,7 @@ def _from_folder(
     if pretrained.is_transformer(config):
         model = pretrained.build_transformer(model_class, config, tensors, name=source.name, dtype=dtype)
     else:
-        tensors = mamba_ssm.rename_tensors(tensors)
+        tensors = mamba_ssm.rename_tensors(mistral.rename_tensors(tensors) if native else tensors)
         model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
     model.name_or_path = model.config.name_or_path = source.name
     return model, own_tokenizer
@@ -195,7 +198,8 @@ def _transformers_class(
             return model_class, model_class.config_class.from_dict(settings)
         except Exception as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
-    if model_type not in model_types():
+    brings_code = bool(settings.get("auto_map"))
+    if model_type not in model_types() and not brings_code:  # a class of its own may be built like a known one
         said = shown(model_type)[1:-1] if model_type else "that its config.json does not name"
         raise UnsupportedModelError(
             f"{source.name} is a model of type {said}; supported are {', '.join(model_types())}, and checkpoints of "
@@ -203,7 +207,6 @@ def _transformers_class(
         )
     if settings.get("quantization_config"):
         raise UnsupportedModelError(f"{source.name} holds quantised weights; pass the checkpoint it was made from")
-    brings_code = bool(settings.get("auto_map"))
     if brings_code and not trust_remote_code:
         raise CheckpointError(
             f"{source.name} brings its own Python code (auto_map in its config.json), which is not run unless you "

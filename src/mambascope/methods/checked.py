@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from mambascope.arguments import callback, count, flag, real_number
 from mambascope.errors import InputError
 from mambascope.numbering import shown, whole_number
-from mambascope.trace import check_trace
+from mambascope.trace import check_trace, check_whole
 from mambascope.trace.propagation_rules import PropagationRules
 from mambascope.trace.running import own_precision
 
@@ -43,15 +43,19 @@ CHECKS: dict[str, Callable[[Any, str], object]] = {
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Return the function with those of its arguments checked that `CHECKS` names; it raises InputError for them.
 
-    It computes in the precision of the model whatever mode the caller set, see `own_precision`.
+    A function of no single layer goes through the whole model, so it raises UnsupportedModelError for a trace that
+    lacks mixers. It computes in the precision of the model whatever mode the caller set, see `own_precision`.
     """
     signature = inspect.signature(function)
+    goes_through = "layer" not in signature.parameters
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in CHECKS and value is not signature.parameters[name].default:
                 CHECKS[name](value, name)
+            if name == "trace" and goes_through:
+                check_whole(value, function.__name__.replace("_", "-"))
         with own_precision():
             return function(*args, **kwargs)
 

@@ -2,6 +2,6 @@
 
 from mambascope.trace.block import Block, Branch
 from mambascope.trace.capture import capture
-from mambascope.trace.trace import Trace, check_trace
+from mambascope.trace.trace import Trace, check_trace, check_whole
 
-__all__ = ["Block", "Branch", "Trace", "capture", "check_trace"]
+__all__ = ["Block", "Branch", "Trace", "capture", "check_trace", "check_whole"]

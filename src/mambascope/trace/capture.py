@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
-from mambascope.errors import InputError, ReconstructionError
-from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, PlainFamily, find_mixers
+from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
+from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, PlainFamily, find_mixers, found_by
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
@@ -26,12 +26,14 @@ from mambascope.trace.block import Branch, precision
 from mambascope.trace.calls import Calls
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
+from mambascope.trace.missing import Missing, in_order, misread, refuse_missing
 from mambascope.trace.packed import check_apart
 from mambascope.trace.padded import check_padding
 from mambascope.trace.private_copy import plain_model
-from mambascope.trace.running import call, running, usable
-from mambascope.trace.scanning import prefix_error, read_call, relative_error, scanned
+from mambascope.trace.running import call, check_returned, running, usable
+from mambascope.trace.scanning import prefix_error, read_call, relative_error, scan_points, scanned
 from mambascope.trace.streams import Streams
+from mambascope.trace.token_wise import unknown_mixers
 from mambascope.trace.trace import Trace
 from mambascope.trust import TOLERANCE
 
@@ -44,6 +46,7 @@ def capture(
     *,
     check: bool = True,
     tolerance: float | None = None,
+    partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **inputs: Any,
 ) -> Trace:
@@ -60,19 +63,22 @@ def capture(
             such as DataParallel, or with adapters of PEFT, which are merged in the copy.
         check: Rebuild every mixer's output from its operator and compare, layer by layer.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
+        partial: Leave out mixers that cannot be read, instead of refusing the model for them. The trace names them
+            (`trace.missing`); the maps of its layers are exact, but whole-model methods refuse it.
         progress: Called with (mixers done, mixers in the model) after each mixer.
         inputs: Passed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
             `pixel_values`, …
 
     Raises:
         InputError: if the inputs are empty, contain a token id out of range, or ask for a cache.
-        UnsupportedModelError: if the model has no mixer that mambascope can read, its weights are not in memory as a
-            whole, or an adapter cannot be merged.
+        UnsupportedModelError: if the model has no mixer that mambascope can read, mixes tokens in other parts too, its
+            weights are not in memory as a whole, or an adapter cannot be merged.
         ReconstructionError: if a rebuilt output differs from the model's own, naming the layer and the error.
         MapTooLargeError: if what the pass keeps, such as attention's probabilities, would not fit in memory.
     """
     started = time.perf_counter()
     flag(check, "check")
+    flag(partial, "partial")
     if tolerance is not None and not real_number(tolerance, "tolerance") >= 0:
         raise InputError(f"tolerance {tolerance} is below 0; pass the largest relative error that may pass")
     callback(progress, "progress")
@@ -80,11 +86,11 @@ def capture(
     with ExitStack() as stack:
         own = stack.enter_context(running(model, eager=True))
         inputs = {name: usable(value) for name, value in inputs.items()}
-        mixers = find_mixers(own)
+        mixers = find_mixers(own, partial=partial)
         check_inputs(own, inputs)
         require_pass(own, mixers, inputs)
-        scans = {family.scan_point: family for _, _, family in mixers if isinstance(family, Family)}
-        recorder = _Recorder(scans, check, tolerance, len(mixers), progress)
+        scans = scan_points(family for _, _, family in mixers)
+        recorder = _Recorder(scans, check, tolerance, partial, len(mixers), progress)
         stack.enter_context(torch.no_grad())
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(own, name, mixer, family))
@@ -93,21 +99,24 @@ def capture(
         stack.enter_context(calls.watching(own, mixers))
         stack.enter_context(intercepting(recorder, recorder.families))
         outputs = call(own, inputs)
-    ran = {branch.name for block in recorder.streams.blocks for branch in block.branches}
-    missing = [name for name, _, _ in mixers if name not in ran]
-    if missing:
-        refuse_detours(model, missing, partial(call, own, inputs))
-    if not recorder.streams.blocks:
+    ran = {branch.name: branch for block in recorder.streams.blocks for branch in block.branches}
+    skipped = [name for name, _, _ in mixers if name not in ran and name not in recorder.lost]
+    if skipped:
+        refuse_detours(model, skipped, functools.partial(call, own, inputs))
+    missing = in_order(model, (*recorder.lost.values(), *unknown_mixers(model, inputs, [*ran, *recorder.lost])))
+    if not partial or not ran:
+        refuse_missing(model, missing)
+    if not ran:
         raise InputError(f"{type(model).__name__} ran without calling any of its {len(mixers)} token mixers")
-    branches = [branch for block in recorder.streams.blocks for branch in block.branches]
-    check_apart(inputs, branches)
-    check_padding(inputs, branches)
-    _check_returned(model, outputs)
+    check_apart(inputs, ran.values())
+    check_padding(inputs, ran.values())
+    check_returned(model, outputs)
     return Trace(
         model=model,
         inputs=inputs,
         layers=tuple(recorder.streams.blocks),
         outputs=outputs,
+        missing=missing,
         seconds=time.perf_counter() - started,
         calls=calls.made,
     )
@@ -120,11 +129,14 @@ class _Recorder:
     families: dict[PatchPoint, Family]
     check: bool
     tolerance: float | None
+    partial: bool
     mixers: int
     progress: Callable[[int, int], None] | None
     streams: Streams = field(init=False)
+    lost: dict[str, Missing] = field(default_factory=dict)
     _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
     _written: Tensor | None = None
+    _unread: Exception | None = None
 
     __repr__ = brief
 
@@ -136,14 +148,27 @@ class _Recorder:
     ) -> Any:
         """Run one scan call and keep its coefficients; it belongs to the mixer that is running."""
         family = self.families[point]
-        scan = read_call(family, args, kwargs)
+        try:
+            scan = read_call(family, args, kwargs)
+        except (TypeError, ValueError, RuntimeError, IndexError) as unread:  # another function of the same name
+            if not found_by(family):
+                raise
+            self._unread = unread
+            return original(*args, **kwargs)
         if scanning.has_kernel(scan.s):
             output, error = original(*args, **kwargs), 0.0
             o = scan.take(output)
         else:
             o = scanned(family, scan)
             output = scan.give(o)
-            error = prefix_error(family, original, scan, o, args, kwargs)
+            try:
+                error = prefix_error(family, original, scan, o, args, kwargs)
+            except Exception:  # a function that takes other arguments cannot be called on the first tokens alone
+                if not found_by(family):
+                    raise
+                error = relative_error(o, scan.take(original(*args, **kwargs)))
+            if found_by(family) and not error <= self.allowed(scan.s.dtype):
+                output = original(*args, **kwargs)
         self._calls.append((scan.coefficients | ({"o": o} if family.norm_factor else {}), error))
         return output
 
@@ -153,20 +178,27 @@ class _Recorder:
 
         def before(*_: Any) -> None:
             self._calls.clear()
+            self._unread = None
 
         def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
             self._written = output
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-            if isinstance(family, AttentionFamily):
-                self._finish(model, name, module, family, *self._attended(name, module, x, output, kwargs))
-            elif isinstance(family, Family):
-                self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
+            try:
+                captured, scan_error = self._read(name, module, family, args, kwargs, output)
+                branch = self._checked(model, name, module, family, captured, scan_error)
+            except (InputError, MapTooLargeError):
+                raise
+            except Exception as error:
+                if not found_by(family):
+                    raise
+                self.lost[name] = misread(name, module, family, self._unread or error)
+                if not self.partial:
+                    refuse_missing(model, (self.lost[name],))
             else:
-                _refuse_state(name, module, args, kwargs)
-                read = tensors_read(name, module, family, kwargs)
-                self._finish(model, name, module, family, consumed(x, output, kwargs, read), 0.0)
+                self.streams.add(branch)
+                if self.progress is not None:
+                    self.progress(self.streams.branches, self.mixers)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -179,6 +211,24 @@ class _Recorder:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _read(
+        self,
+        name: str,
+        mixer: nn.Module,
+        family: MixerFamily,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> tuple[Captured, float]:
+        """Return the record of a mixer that has run, and the error of its scan."""
+        x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+        if isinstance(family, AttentionFamily):
+            return self._attended(name, mixer, x, output, kwargs)
+        if isinstance(family, Family):
+            return self._scanned(name, mixer, family, x, output, kwargs)
+        _refuse_state(name, mixer, args, kwargs)
+        return consumed(x, output, kwargs, tensors_read(name, mixer, family, kwargs)), 0.0
 
     def _scanned(
         self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, kwargs: dict[str, Any]
@@ -216,7 +266,7 @@ class _Recorder:
         self._written = None
         return Captured(x, y, ({"p": p.detach()},), None, layer=kwargs.get("layer_idx")), 0.0
 
-    def _finish(
+    def _checked(
         self,
         model: nn.Module,
         name: str,
@@ -224,8 +274,8 @@ class _Recorder:
         family: MixerFamily,
         captured: Captured,
         scan_error: float,
-    ) -> None:
-        """Rebuild the mixer's output, compare, and add its record to the block that is running."""
+    ) -> Branch:
+        """Return a mixer's record; rebuild its output from it and compare, if asked or if no family names its class."""
         if not captured.y.isfinite().all():
             raise InputError(
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) returned NaN or infinite values: "
@@ -239,18 +289,16 @@ class _Recorder:
             normed = type(after[0]).forward(after[0], captured.y)  # its hooks are to run once, when the block calls it
             branch = dataclasses.replace(branch, norm=after[0], normed=normed)
         y = branch.y
-        if self.check:
-            error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)
-            if not max(error, scan_error) <= allowed:
-                raise ReconstructionError(
-                    f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "
-                    f"was captured: relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed "
-                    f"{allowed:.0e} ({_versions()})"
-                )
-            branch = dataclasses.replace(branch, reconstruction_error=error)
-        self.streams.add(branch)
-        if self.progress is not None:
-            self.progress(self.streams.branches, self.mixers)
+        if not self.check and not found_by(family):
+            return branch
+        error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)
+        if not max(error, scan_error) <= allowed:
+            raise ReconstructionError(
+                f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "
+                f"was captured: relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed "
+                f"{allowed:.0e} ({_versions()})"
+            )
+        return dataclasses.replace(branch, reconstruction_error=error)
 
     def allowed(self, dtype: torch.dtype) -> float:
         """Return the largest relative error that passes in a model of this precision."""
@@ -295,14 +343,6 @@ def consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[s
         grid = (x.shape[1], x.shape[2])
         x, y = x.flatten(1, 2), y.flatten(1, 2)
     return Captured(x, y, scans, None if mask is None else mask.bool(), grid)
-
-
-def _check_returned(model: nn.Module, outputs: Any) -> None:
-    """Raise InputError if logits or features are NaN."""
-    for name in ("logits", "last_hidden_state"):
-        value = getattr(outputs, name, None)
-        if isinstance(value, Tensor) and value.isnan().any():
-            raise InputError(f"the {name} of this {type(model).__name__} hold NaN: its weights are damaged")
 
 
 def _versions() -> str:

@@ -57,6 +57,14 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
     return model(**inputs)
 
 
+def check_returned(model: nn.Module, outputs: Any) -> None:
+    """Raise InputError if logits or features are NaN."""
+    for name in ("logits", "last_hidden_state"):
+        value = getattr(outputs, name, None)
+        if isinstance(value, Tensor) and value.isnan().any():
+            raise InputError(f"the {name} of this {type(model).__name__} hold NaN: its weights are damaged")
+
+
 def usable(value: Any) -> Any:
     """Return an input that a backward pass can use: a copy of one that was made in inference mode."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

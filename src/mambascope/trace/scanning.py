@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,10 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.families import Family, ScanCall
+from mambascope.families import Family, MixerFamily, ScanCall, found_by
+from mambascope.families.patch_points import PatchPoint
 
 #: Number of tokens on which every captured scan is compared with the model's own reference.
 PREFIX = 8
+
+
+def scan_points(families: Iterable[MixerFamily]) -> dict[PatchPoint, Family]:
+    """Return where scans are called, with the family that reads the calls: one that names its class, if any does."""
+    scans = [family for family in families if isinstance(family, Family)]
+    return {family.scan_point: family for family in sorted(scans, key=lambda one: not found_by(one))}
 
 
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:

@@ -14,14 +14,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
-from mambascope.errors import InputError
-from mambascope.families import Kind
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import Kind, found_by
 from mambascope.numbering import existing_layer, shown
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace.block import Block, Branch, rebuilt
 from mambascope.trace.calls import Call
 from mambascope.trace.differentiate import Gradients, differentiate
 from mambascope.trace.directions import logit_direction
+from mambascope.trace.missing import Missing, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Trace:
         outputs: What the model returned.
         seconds: How long the capture took, including its self-check.
         calls: What every mixer, and every module that holds one, was called with, by its name in the model.
+        missing: Parts that mix tokens and have no map here; empty unless the capture was asked to leave such parts out.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Trace:
     outputs: Any
     seconds: float
     calls: Mapping[str, Sequence[Call]] = field(default_factory=dict, repr=False)
+    missing: tuple[Missing, ...] = ()
     _passes: dict[str, tuple[Mapping[str, Any], Hashable, Any]] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -159,6 +162,27 @@ class Trace:
     def index(self, layer: int) -> int:
         """Return the layer's number counted from 0, or raise InputError if there is no such layer."""
         return existing_layer(layer, len(self.layers))
+
+
+def check_whole(trace: Trace, method: str) -> None:
+    """Raise UnsupportedModelError if a method that goes through the whole model would go wrong in a trace.
+
+    So it would if mixers are missing; or if a mixer was recognised by its structure, and its block does with its output
+    something that no family describes.
+    """
+    if trace.missing:
+        raise UnsupportedModelError(
+            f"{method} goes through the whole model, but this trace lacks mixers that mambascope cannot read: "
+            f"{told(trace.missing)}; methods that score one layer read the others"
+        )
+    for block in trace.layers:
+        strange = [branch for branch in block.branches if found_by(branch.family)]
+        if strange and not block.trusted:
+            raise UnsupportedModelError(
+                f"{method} goes through the whole model, but no family describes what {block.name} does with the "
+                f"output of {strange[0].name} ({type(strange[0].mixer).__name__}): added to the stream, it differs "
+                f"from the stream after it by {block.stream_error:.1e}; methods that score one layer can read it"
+            )
 
 
 def check_trace(trace: Any) -> None:
