@@ -124,7 +124,7 @@ class _Passes:
             for name, module in self.frozen.items():
                 stack.callback(module.register_forward_hook(self._mixer(name)).remove)
             for name, module in self.own.named_modules():
-                if module not in self.inside:
+                if module not in self.inside and not isinstance(module, torch.jit.ScriptModule):  # which is shared
                     for handle in self._watch(name, module):
                         stack.callback(handle.remove)
             for second in (False, True):
