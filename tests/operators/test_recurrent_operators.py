@@ -216,12 +216,14 @@ def test_a_norm_of_groups_and_a_gate_after_the_projection_are_in_every_view(cent
     assert distance(found, T) < BOUND
 
 
-def test_a_band_beside_a_full_matrix_keeps_the_full_matrix():
-    """The sum's blocks are not the band's, which lack most of the other's pairs."""
+@pytest.mark.parametrize("other", ["full", "wider"])
+def test_a_band_beside_another_matrix_keeps_the_other_matrix(other):
+    """The sum's blocks are not the band's, which lack pairs of the other."""
     length = 150
-    band, p = short_convolution(length)[0], normal(2, MAPS, length, length).exp().tril()
+    wide, p = short_convolution(length)[0], normal(2, MAPS, length, length).exp().tril()
     full = SoftmaxAttention(p / p.sum(dim=-1, keepdim=True), torch.zeros(MAPS, dtype=torch.float64))
-    parts = [mixer(scan, length) for scan in (band, full)]
+    band = ShortConvolution(wide.taps[:, :2], wide.write, wide.read, wide.skip)
+    parts = [mixer(scan, length) for scan in (band, full if other == "full" else wide)]
     both = SumOfMaps.side_by_side(parts[0].x, [(1.0, part) for part in parts])
     total = torch.zeros(2, length, length, dtype=torch.float64)
     for block, tile in both.contribution_tiles():

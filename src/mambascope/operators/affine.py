@@ -275,7 +275,7 @@ class AffineMixer(AffineMap):
         """Return the values, less their mean over each group of channels if a norm subtracts it."""
         if not self.centred:
             return values
-        groups = values.unflatten(channels, (self.centred, -1))
+        groups = values.unflatten(channels, (int(self.centred), -1))
         dim = channels if channels < 0 else channels + 1
         return (groups - groups.mean(dim=dim, keepdim=True)).flatten(dim - 1, dim)
 

@@ -57,7 +57,9 @@ def directions(
         scored = stack.enter_context(_head_output(own))
         outputs = call(own, inputs)
         logits = getattr(outputs, "logits", None)
-        capped = [scored[-1], logits] if scored and isinstance(logits, Tensor) and scored[-1] is not logits else []
+        capped: list[Tensor] = []
+        if scored and isinstance(logits, Tensor) and scored[-1] is not logits:
+            capped = [scored[-1], logits]
         found = []
         for number, readout in enumerate(readouts, start=1):
             value = depends(read(in_texts(readout, inputs), outputs))
@@ -73,12 +75,10 @@ def directions(
 
 def _bend(capped: Sequence[Tensor], flows: Sequence[Tensor | None]) -> Float[Tensor, " b"] | None:
     """Return the readout to first order in the logits less the same in the head's output, given its gradients there."""
-    known = [flow for flow in flows if flow is not None]
-    if not known or len(known) < len(flows):
+    parts = [(part, flow) for part, flow in zip(capped, flows, strict=True) if flow is not None]
+    if len(parts) < 2:
         return None
-    head, logits = (
-        (part.detach().double() * flow).flatten(1).sum(dim=1) for part, flow in zip(capped, known, strict=True)
-    )
+    head, logits = ((part.detach().double() * flow).flatten(1).sum(dim=1) for part, flow in parts)
     return logits - head
 
 

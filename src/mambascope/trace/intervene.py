@@ -118,7 +118,7 @@ class _Editor:
             self.running = None
             if point is None:
                 return self._subtracted(name, module, family, args, kwargs, output)
-            expected = len(family.readings) if isinstance(family, Family) else 1
+            expected = len(family.readings) * family.heads(module) if isinstance(family, Family) else 1
             if len(self.calls) != expected:
                 raise UnsupportedModelError(
                     f"{name} ({type(module).__name__}) called {point.function} {len(self.calls)} times where "
