@@ -190,7 +190,7 @@ def test_a_values_share_is_cut_in_both_mixers(registered, model, ids, monkeypatc
         def run(*args, **options):
             found = stock(*args, **options)
             args = [value.clone() if place == argument else value for place, value in enumerate(args)]
-            args[argument].index_fill_(axis, torch.tensor(source), 0)
+            args[argument].index_fill_(axis, torch.tensor(source, dtype=torch.long), 0)
             left = stock(*args, **options)
             pair = isinstance(found, tuple) and found[1] is not None
             whole, part = (one[0] if isinstance(one, tuple) else one for one in (found, left))
