@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.operators.affine_map import ActivationRule, AffineMap
@@ -89,6 +89,10 @@ class NormedMap(AffineMap):
         """Return Σ_i q_i · T_ij(x_j) for every source j, by one reversed scan; see `AffineMap`."""
         weighed = q * self.factor
         return self.inner.pull(weighed - weighed.mean(dim=-1, keepdim=True) if self.centred else weighed, rule)
+
+    def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
+        """Return what the mixing passes on from the values of some sources to every target; see `AffineMap`."""
+        return self.normed(self.inner.passed_on(sources), slice(None))
 
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
         """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
