@@ -97,6 +97,7 @@ class Streams:
             opened = self._open.get(place)
             if opened is not None and not opened.branches:
                 opened.stream_in = output if factor == 1 else output * factor
+                opened.normed = None  # this norm makes the stream, and stands before no mixer alone
 
         def beside(_: nn.Module, __: Any, output: Tensor) -> None:
             if place in self._open:
