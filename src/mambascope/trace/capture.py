@@ -24,6 +24,7 @@ from mambascope.trace import scanning
 from mambascope.trace.block import Branch, precision
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
+from mambascope.trace.mixer_calls import consumed, input_of
 from mambascope.trace.packed import check_apart
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import call, running, usable
@@ -147,13 +148,13 @@ class _Recorder:
             self._written = output
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+            x = input_of(args, kwargs)
             if isinstance(family, AttentionFamily):
                 self._finish(model, name, module, family, *self._attended(name, module, x, output))
             elif isinstance(family, Family):
                 self._finish(model, name, module, family, *self._scanned(name, module, family, x, output, kwargs))
             else:
-                self._finish(model, name, module, family, _consumed(x, output, kwargs), 0.0)
+                self._finish(model, name, module, family, consumed(x, output, kwargs), 0.0)
 
         handles = [
             mixer.register_forward_pre_hook(before),
@@ -181,7 +182,7 @@ class _Recorder:
         scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
         scan_error = max(error for _, error in self._calls)
         self._calls.clear()
-        return _consumed(x, output, kwargs, scans), scan_error
+        return consumed(x, output, kwargs, scans), scan_error
 
     def _attended(self, name: str, mixer: nn.Module, x: Tensor, output: Any) -> tuple[Captured, float]:
         """Return the record of an attention layer, and 0: p leaves out padding, and the model's own code ran."""
@@ -233,17 +234,6 @@ class _Recorder:
     def allowed(self, dtype: torch.dtype) -> float:
         """Return the largest relative error that passes in a model of this precision."""
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
-
-
-def _consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
-    """Return what a mixer consumed and gave, its tokens in line."""
-    y = output[0] if isinstance(output, tuple) else output
-    mask = kwargs.get("attention_mask")
-    grid = None
-    if x.ndim == 4:  # tokens as they lie in a picture
-        grid = (x.shape[1], x.shape[2])
-        x, y = x.flatten(1, 2), y.flatten(1, 2)
-    return Captured(x, y, scans, None if mask is None else mask.bool(), grid)
 
 
 def _check_returned(model: nn.Module, outputs: Any) -> None:
