@@ -29,7 +29,7 @@ import mambascope
 from mambascope.files import whole_file
 from mambascope.methods.mamba_lrp import LRP, mamba_lrp
 from mambascope.trace import capture
-from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
+from mambascope.trace.rules import GRADIENT, PropagationRules
 from training.language.corpus import data_folder, read_novels, split_novels
 
 RULE_SETS = {

@@ -59,7 +59,9 @@ def _reasons(evidence: Mapping[str, Any], dtype: torch.dtype) -> Iterator[str]:
     ):
         error = evidence.get(key)
         if error is not None and not error <= most:
-            yield f"do not rely on these scores: {says.format(error)}, and rounding explains no more than {most:.0e}"
+            part = evidence.get("uncovered") if key == "conservation_error" else None
+            says = says.format(error) + (f", because no propagation rule covers {part}" if part else "")
+            yield f"do not rely on these scores: {says}, and rounding explains no more than {most:.0e}"
     for key, says in (
         ("completeness_error", "they miss the number that they explain by {:.0%}"),
         ("residual", "the activation rule leaves {:.0%} of the layers' outputs unexplained"),

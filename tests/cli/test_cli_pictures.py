@@ -131,7 +131,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
         (picture, *use, "--patch", "1,1", "--method", "alti-logit"): "explains a class, not a single patch",
         (picture, *use, "--position", "3"): "--position is for texts",
         (picture, *use, "--continuation", "x"): "--continuation is for texts",
-        (picture, *use, "--method", "mamba-lrp"): "mamba-lrp reads selective scans",
+        (picture, *use, "--method", "mamba-attribution"): "mamba-attribution reads selective scans",
         (picture, *use, "--layer", "9", "--method", "latim"): "layer 9 does not exist",
         (picture, *use, "--out", tmp_path / "x.gif"): "choose one of",
         ("some words", *use, "--patch", "1,1"): "--patch is for pictures, but there is no picture 'some words'",
@@ -236,15 +236,15 @@ def test_models_are_compared_in_every_format(run, models, photographs, tmp_path,
 
 def test_a_comparison_says_what_explain_says(run, models, photographs):
     both = f"{models['vim']},{models['vit']}"
-    asked = ("--methods", "latim,mamba-lrp", "--json")
+    asked = ("--methods", "latim,mamba-lrp,mamba-attribution", "--json")
     code, out, err = run("compare", photographs / "cat.jpg", "--models", both, *asked)
     assert (code, err) == (0, "")
     vim_row, vit_row = json.loads(out)["models"]
-    for method, found in zip(("latim", "mamba-lrp"), vim_row["results"], strict=True):
+    for method, found in zip(("latim", "mamba-lrp"), vim_row["results"][:2], strict=True):
         one = run("explain", photographs / "cat.jpg", "--model", models["vim"], "--method", method, "--json")[1]
         assert found["scores"] == pytest.approx(json.loads(one)["scores"], rel=1e-4, abs=1e-6)
-    assert vit_row["results"][1] is None
-    assert vit_row["reasons"] == ["", "mamba-lrp does not read attention layers"]
+    assert vit_row["results"][2] is None
+    assert vit_row["reasons"] == ["", "", "mamba-attribution does not read attention layers"]
 
 
 def test_a_patch_is_compared_where_methods_can(run, models, photographs):
@@ -264,7 +264,12 @@ def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, t
     cases = {
         (picture, "--models", ","): "--models is empty",
         (picture, *use, "--methods", "magic"): "unknown method 'magic'",
-        (picture, *use, "--methods", "mamba-lrp"): "none of the methods mamba-lrp can read one of the models",
+        (
+            picture,
+            *use,
+            "--methods",
+            "mamba-attribution",
+        ): "none of the methods mamba-attribution can read one of the models",
         (picture, *use, "--methods", "latim", "--target", "rocket"): "whatever is predicted there",
         (picture, *use, "--target", "dog"): "'dog' is not a class",
         (picture, *use, "--out", tmp_path / "x.safetensors"): "choose one of",

@@ -307,7 +307,7 @@ def test_every_method_that_reads_any_layer_explains_it_and_the_others_say_why_no
 
 def test_without_a_name_the_first_method_that_can_explains_it(model):
     result = mambascope.explain(model, byte_level(), TEXT)
-    assert result.method == "alti-logit"
+    assert result.method == "mamba-lrp"
     assert result.diagnostics["conservation_error"] < 1e-5  # scores are float32
     assert "min-gru" in result.to_html()
 
@@ -320,10 +320,32 @@ def test_gradients_through_the_operator_are_those_through_the_models_own_loop(id
     assert distance(found[0].scores, found[1].scores) < BOUND
 
 
-def test_rules_of_selective_scans_refuse_it(model, ids):
-    trace = capture(model, input_ids=ids[:1])
-    with pytest.raises(UnsupportedModelError, match="this model also has recurrence"):
-        mamba_lrp(trace, readouts.token(-1, 3))
+def test_relevance_is_that_of_its_map_however_it_is_written(ids):
+    """Gates constant, so that states alone carry tokens; the model written with its recurrence inside has the same."""
+    answered, inline = (language_model(kind) for kind in (MinGRULanguageModel, InlineMinGRULanguageModel))
+    readout = readouts.token(-1, 3)
+    found = [mamba_lrp(capture(model, input_ids=ids), readout) for model in (answered, inline)]
+    assert max(float(one.conservation_error.max()) for one in found) < BOUND
+    assert distance(found[0].scores, found[1].scores) < BOUND
+    assert distance(found[0].biases, found[1].biases) < BOUND
+    hidden, kept = answered.embeddings(ids[:1]), []
+    with torch.no_grad():
+        for layer, (alpha, _) in zip(answered.layers, naive_layers(answered, ids[:1]), strict=True):
+            kept.append((layer, alpha, hidden[0].var(dim=-1, unbiased=False, keepdim=True) + layer.norm.eps))
+            hidden = layer(hidden)
+        final = answered.norm
+        c = torch.zeros_like(hidden[0])
+        c[-1] = answered.head.weight[3]
+        c = centred(c * final.weight * (hidden[0].var(dim=-1, unbiased=False, keepdim=True) + final.eps).rsqrt())
+        for layer, alpha, variance in reversed(kept):
+            back = torch.einsum("dij,id->jd", alpha, c @ layer.mixer.out.weight) @ layer.mixer.to_state.weight
+            c = c + centred(back * layer.norm.weight * variance.rsqrt())
+        expected = (answered.embeddings(ids[:1])[0] * c).sum(dim=-1)
+    assert distance(found[0].scores[0], expected) < BOUND
+
+
+def centred(c):
+    return c - c.mean(dim=-1, keepdim=True)
 
 
 def test_a_knockout_is_the_loop_without_a_source(model, ids):

@@ -24,7 +24,7 @@ from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported
 from models import stock_transformer
 
-METHODS = ("latim", "mamba-lrp", "random")
+METHODS = ("latim", "mamba-attribution", "random")
 
 
 # --- what would be a file of evaluate/tasks/ ---
@@ -138,7 +138,7 @@ def test_its_table_is_one_of_reports_from_python_too(tmp_path):
 
 
 def test_what_it_cannot_judge_is_refused_before_it_starts(tmp_path):
-    with pytest.raises(UnsupportedModelError, match="mamba-lrp cannot read GPT2LMHeadModel; these can: "):
+    with pytest.raises(UnsupportedModelError, match="mamba-attribution cannot read GPT2LMHeadModel; these can: "):
         run(TASK, ["small"], METHODS, tmp_path / "out", load=lambda name: (stock_transformer("gpt2"), None))
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ rule by rule, so that each rule of the package is held to its own detach.
 
 import contextlib
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ import torch.nn.functional as F
 
 from dense_reference import RULES, distance, gamma_relevance, run
 from mambascope import readouts
-from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
+from mambascope.methods.mamba_lrp import ATTN_LRP, LRP, LRP_VISION, mamba_lrp
 from mambascope.operators.frozen import frozen_ratio, gamma_stand_in
 from mambascope.trace import capture
-from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
+from mambascope.trace.rules import GRADIENT, PropagationRules
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
 LENGTH = 12
@@ -70,9 +71,10 @@ def test_every_set_of_rules_is_the_dense_graph_with_those_detached(family, froze
 
 def test_the_default_is_all_rules_and_the_sets_differ():
     """Were two sets alike, the test above could pass with a rule that does nothing."""
-    assert rules(RULES) == LRP
+    assert replace(rules(RULES), softmax=True) == LRP
+    assert rules(RULES) == ATTN_LRP
     assert rules((), 0.0) == GRADIENT
-    assert rules(RULES, 0.25) == LRP_VISION
+    assert replace(rules(RULES, 0.25), softmax=True) == LRP_VISION
     for family in FAMILIES:
         model = stock_model(family, torch.float64)
         ids, _ = padded_batch(LENGTH, 1, "left")

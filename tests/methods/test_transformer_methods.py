@@ -197,10 +197,7 @@ def test_every_method_for_transformers_explains_them(case, name):
     assert result.diagnostics["reconstruction_error"] < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("name", "reads"),
-    [("mamba-lrp", "selective scans"), ("mamba-attribution", "softmax attention only beside others")],
-)
+@pytest.mark.parametrize(("name", "reads"), [("mamba-attribution", "softmax attention only beside others")])
 def test_methods_for_other_mixers_refuse_a_transformer(name, reads):
     model = stock_transformer("gpt2")
     with pytest.raises(UnsupportedModelError, match=f"{name} reads {reads}, but this model mixes tokens by soft"):

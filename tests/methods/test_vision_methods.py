@@ -15,7 +15,7 @@ from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.occlusion import occlusion
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.rules import PropagationRules
 from rounding import assert_equal_to_rounding
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
 from vision_reference import alti as dense_alti
@@ -175,7 +175,7 @@ def test_mamba_attribution(case, query):
 @pytest.mark.parametrize("query", QUERIES)
 def test_mamba_lrp(case, query, gamma, pixels):
     model, batch, *_ = case
-    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), softmax=True, gamma=gamma)
     assert rules == (LRP_VISION if gamma else LRP)
     found = mamba_lrp(capture(model, pixel_values=batch), readout_of(query), rules=rules, pixels=pixels)
     scores = found.pixels if pixels else found.scores
@@ -222,7 +222,7 @@ def without_biases(model):
 @pytest.mark.parametrize("place", CLASS_TOKENS)
 def test_relevance_is_conserved(place, gamma, dtype):
     """Float32's unit roundoff of 6e-8 over sums of thousands of terms that cancel; float64's 1e-16 likewise."""
-    rules = PropagationRules(**dict.fromkeys(RULES, True), gamma=gamma)
+    rules = PropagationRules(**dict.fromkeys(RULES, True), softmax=True, gamma=gamma)
     bound = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
     for query in QUERIES:
         model = vision_mamba(dtype, class_token=place)

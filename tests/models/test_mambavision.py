@@ -19,7 +19,7 @@ from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.models.mambavision import MambaVisionMixer
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import capture
-from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.rules import PropagationRules
 from picture_mixer_models import last_logit, line_model, tokens, without_biases
 
 #: float64: a few hundred products chained over two layers, and a backward pass.

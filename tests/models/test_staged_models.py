@@ -19,7 +19,7 @@ from mambascope.models.vmamba import VMamba, VMambaConfig
 from mambascope.operators.attention_layer import AttentionLayer
 from mambascope.operators.grid_convolution import GridConvolutionMixer
 from mambascope.trace import capture
-from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.rules import PropagationRules
 from rounding import assert_equal_to_rounding, assert_same_weights
 from small_staged_models import small
 

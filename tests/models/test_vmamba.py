@@ -22,7 +22,7 @@ from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
-from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.rules import PropagationRules
 from picture_mixer_models import grid_model, last_logit, tokens, without_biases
 
 #: float64: a few hundred products chained over two layers, and a backward pass.

@@ -139,7 +139,7 @@ RIGHT = {
 #: Runs that a function cannot take, beyond what is no trace at all.
 RUNS = {
     "norm_based": (trace,), "norm_based_row": (trace,), "transformer_attribution": (trace,),
-    "mamba_lrp": (of_attention, headless), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
+    "mamba_lrp": (headless,), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
     "knockout": (two, of_attention, headless), "occlusion": (two, headless), "value_zeroing": (two, of_attention),
     "integrated_gradients": (headless,), "smooth_grad": (headless,), "mamba_attribution": (headless,),
 }  # fmt: skip

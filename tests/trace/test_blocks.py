@@ -27,7 +27,7 @@ from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.rollout import rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
 from mambascope.trace import capture
-from mambascope.trace.propagation_rules import GRADIENT
+from mambascope.trace.rules import GRADIENT
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, transformer_inputs, without_downcasts
 from small_staged_models import small
 from vision_models import pictures, vision_mamba

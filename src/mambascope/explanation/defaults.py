@@ -17,7 +17,7 @@ DEFAULT_METHOD = next(method.name for method in METHODS.values() if method.shows
 
 
 def answering() -> list[Method]:
-    """Return the defaults for a prediction, of which the first that can read the model is used.
+    """Return the defaults for a prediction, of which the first that can read the model and does not defer is used.
 
     Where it is known what an answer was drawn from, they find it best (docs/evaluation.md), and they agree best with
     interventions in sign.
@@ -39,7 +39,7 @@ def default_method(model: nn.Module, asks: bool = False, *, layer: Layers = "all
     if not asks and (layer != "all" or every or not has_head(model)):
         return DEFAULT_METHOD
     kinds = kinds_of(model)
-    return next(one.name for one in answering() if one.reads(kinds))
+    return next(one.name for one in answering() if one.reads(kinds) and not kinds <= one.defers)
 
 
 def has_head(model: nn.Module) -> bool:

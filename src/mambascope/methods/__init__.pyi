@@ -17,6 +17,7 @@ from .latim import contributions as contributions
 from .latim import latim as latim
 from .latim import latim_row as latim_row
 from .mamba_attribution import mamba_attribution as mamba_attribution
+from .mamba_lrp import ATTN_LRP as ATTN_LRP
 from .mamba_lrp import LRP as LRP
 from .mamba_lrp import LRP_VISION as LRP_VISION
 from .mamba_lrp import mamba_lrp as mamba_lrp

@@ -11,7 +11,7 @@ from mambascope.arguments import callback, count, flag, real_number
 from mambascope.errors import InputError
 from mambascope.numbering import shown, whole_number
 from mambascope.trace import check_trace, check_whole
-from mambascope.trace.propagation_rules import PropagationRules
+from mambascope.trace.rules import PropagationRules
 from mambascope.trace.running import own_precision
 
 P = ParamSpec("P")

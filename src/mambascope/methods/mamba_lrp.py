@@ -1,16 +1,33 @@
-"""MambaLRP (Jafari, Montavon, Müller & Eberle, arXiv 2406.07592): layer-wise relevance propagation for Mamba.
+"""MambaLRP (Jafari, Montavon, Müller & Eberle, arXiv 2406.07592): layer-wise relevance propagation, in every model.
 
-Gradient times input on a graph whose forward pass is the model's and whose backward pass is frozen (section 4): the
-SiLU uses its secant, Δ, B and C of the scan are constants, each branch of the gate gets half, and the statistics of
-norms are constants. Every part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] and the
-same products b ∂f/∂b of the biases add up to the readout f. Time and memory are linear in L: the scan's backward pass
-is one reversed scan.
+Gradient times input on a graph whose forward pass is the model's and whose backward pass is frozen (section 4). Every
+part is then a linear map, so relevance is conserved: R_j = Σ_e x_j[e] ∂f/∂x_j[e] and the same products b ∂f/∂b of
+biases add up to the readout f. The paper has rules for Mamba; with those for what it lacks, taken from others or
+derived here, the same method goes through hybrids and Transformers:
+
+| part | what is held constant | why |
+| --- | --- | --- |
+| activation with f(0) = 0 | its secant f(a)/a | MambaLRP's rule for the SiLU; AttnLRP's for others |
+| scan, delta rule | Δ, B, C; q, k, β and the decay | they say how tokens mix; s, or v, is what is mixed |
+| another mixer | all of its affine map but the tokens | what it mixes with follows from its input, as in a scan |
+| softmax attention | its probabilities | Ali et al. 2022: relevance flows through the values |
+| product of two branches, SwiGLU | half of it for each | MambaLRP's rule for gates; AttnLRP's for products |
+| σ of a gate, softplus, exp | all of it | f(0) ≠ 0: the secant has a pole, and it weighs what is said |
+| experts | the router's choice and weights | the same; each expert is an MLP |
+| norm | its statistic; LayerNorm's mean is kept | Ali et al. 2022, and MambaLRP |
+
+In a delta rule v too is mixed along keys, with what is removed in between, but o is linear in v for given q, k, β and
+decay. Position and token-type embeddings and class tokens count as biases: no token carries them. Under `ATTN_LRP`
+(Achtibat et al., arXiv 2402.05602) the softmax is differentiated instead, and the products of queries with keys and of
+probabilities with values give half to each side; the softmax then hands on more or less than what reaches it, and the
+difference is the term `softmax`. Time and memory are those of one forward and one backward pass: the backward pass of
+a scan is one reversed scan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,21 +35,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.errors import InputError
 from mambascope.methods.checked import checked
-from mambascope.methods.method import SCAN, AnyReadout, Method, MethodResult, at_positions, number_of, says_kinds
+from mambascope.methods.method import ATTENTION, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import require_no_padding
 from mambascope.readouts import OneEach, first_order
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, differentiate
-from mambascope.trace.propagation_rules import GRADIENT, PropagationRules
+from mambascope.trace.rules import GRADIENT, PropagationRules
 from mambascope.trace.running import in_texts
+from mambascope.trace.uncovered import uncovered
+from mambascope.trust import CONSERVED
 
-#: The published propagation rules for language (section 4): all on, without γ in linear layers.
-LRP = PropagationRules(silu=True, scan=True, gate=True, norm=True)
+#: The propagation rules for language (section 4): all on, without γ in linear layers.
+LRP = PropagationRules(silu=True, scan=True, gate=True, norm=True, softmax=True)
 
 #: The published propagation rules for vision: also γ = 0.25 in linear and convolution layers.
-LRP_VISION = PropagationRules(silu=True, scan=True, gate=True, norm=True, gamma=0.25)
+LRP_VISION = PropagationRules(silu=True, scan=True, gate=True, norm=True, softmax=True, gamma=0.25)
+
+#: AttnLRP's propagation rules: attention's softmax is differentiated, and both sides of its products get half.
+ATTN_LRP = PropagationRules(silu=True, scan=True, gate=True, norm=True)
 
 
 def published_rules(inputs: Mapping[str, Any]) -> PropagationRules:
@@ -51,8 +73,11 @@ class Relevance:
         value: The readout f.
         first_order: The number that tokens and biases add up to: f itself, or a log-probability's linear part.
         outputs: What the model returned.
+        undistributed: Relevance that a rule does not hand on to what it came from, by name: `softmax` under AttnLRP's.
         pixels: Relevance of every pixel, summed over colours; zero at pixels that no patch reads. None unless asked
             for.
+        uncovered: The function that no rule covers, and the module that calls it, if relevance does not add up and it
+            was found.
     """
 
     scores: Float[Tensor, "b L"]
@@ -61,24 +86,33 @@ class Relevance:
     value: Float[Tensor, " b"]
     first_order: Float[Tensor, " b"]
     outputs: Any
+    undistributed: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
     pixels: Float[Tensor, "b H W"] | None = None
+    uncovered: str = ""
 
     __repr__ = brief
 
     @property
     def terms(self) -> dict[str, Float[Tensor, " b"]]:
-        """The terms that add up to the readout, in float64: `tokens` and `biases`."""
+        """The terms that add up to the readout, in float64: `tokens`, `biases`, and what is undistributed."""
         return {
             "tokens": self.scores.double().sum(dim=-1),
             "biases": self.biases.double().sum(dim=-1) + self.other_biases.double(),
+            **{name: held.double() for name, held in self.undistributed.items()},
         }
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
-        """|f - Σ_j R_j - Σ biases| over the sum of all absolute values; only rounding, if all rules are on."""
-        sizes = self.scores.double().abs().sum(dim=-1) + self.biases.double().abs().sum(dim=-1)
-        missing = self.first_order.double() - self.terms["tokens"] - self.terms["biases"]
-        return missing.abs() / (sizes + self.other_biases.double().abs()).clamp_min(1e-300)
+        """|f - Σ terms| over the sum of all absolute values; only rounding, if all rules are on."""
+        parts = (
+            self.scores,
+            self.biases,
+            self.other_biases[:, None],
+            *(t[:, None] for t in self.undistributed.values()),
+        )
+        sizes = torch.stack([part.double().abs().sum(dim=-1) for part in parts]).sum(dim=0)
+        missing = self.first_order.double() - torch.stack(list(self.terms.values())).sum(dim=0)
+        return missing.abs() / sizes.clamp_min(1e-300)
 
     @property
     def pixel_share(self) -> Float[Tensor, " b"]:
@@ -106,34 +140,34 @@ def mamba_lrp(
         trace: A capture.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         rules: The propagation rules: by default all are on; switch some off for an ablation, or set γ. `LRP_VISION` has
-            the γ published for vision; `PropagationRules()` gives gradient times input.
+            the γ published for vision; `ATTN_LRP` differentiates attention's softmax; `PropagationRules()` gives
+            gradient times input.
         pixels: Continue from the tokens of a picture back to its pixels, with the same rules in the same pass.
 
     Raises:
         InputError: if there are no pixels to trace back to, or the model is quantised.
-        UnsupportedModelError: if the model has layers other than selective scans and a rule is on.
-        ReconstructionError: if a norm of the model cannot be frozen.
+        UnsupportedModelError: if biases of experts are added to several texts at once.
+        ReconstructionError: if a mixer that is known by its affine map differs from it.
     """
-    if rules != GRADIENT and not trace.kinds <= SCAN:
-        raise UnsupportedModelError(
-            f"MambaLRP has propagation rules for selective scans only, but this model also has "
-            f"{says_kinds(trace.kinds - SCAN)}; "
-            "use alti-logit or gradient-x-input"
-        )
     readout = in_texts(readout, trace.inputs)
     passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     biases, others = _by_layer(trace, passed)
     scores = _times_gradient(passed.embeddings, passed.at_embeddings, -1)
     require_no_padding(trace, scores)
-    return Relevance(
+    found = Relevance(
         scores=scores,
         biases=biases,
         other_biases=others,
         value=passed.value,
         first_order=first_order(readout, passed.outputs, passed.value),
         outputs=passed.outputs,
+        undistributed=passed.undistributed,
         pixels=None if passed.pixels is None else _times_gradient(*passed.pixels, 1),
     )
+    allowed = CONSERVED.get(passed.value.dtype, CONSERVED[torch.float32])
+    if rules.conserve and not float(found.conservation_error.max()) <= allowed:
+        return replace(found, uncovered=uncovered(trace.model, rules, **trace.inputs))
+    return found
 
 
 def _times_gradient(value: Tensor, gradient: Tensor, summed: int) -> Tensor:
@@ -186,6 +220,7 @@ def _results(trace: Trace, found: Relevance) -> list[MethodResult]:
                 "conservation_error": error[text],
                 "terms": {name: term[text] for name, term in terms.items()},
                 "biases_per_layer": found.biases[text].tolist(),
+                **({"uncovered": found.uncovered} if found.uncovered else {}),
             },
         )
         for text, row in enumerate(at_positions(trace, found.scores))
@@ -195,11 +230,10 @@ def _results(trace: Trace, found: Relevance) -> list[MethodResult]:
 METHODS = [
     Method(
         "mamba-lrp",
-        "relevance of each token, conserved from the logit back to the embeddings",
+        "layer-wise relevance of each token, conserved from the logit back to the embeddings",
         "Jafari et al. 2024, arXiv 2406.07592",
         signed=True,
         needs="backward",
-        kinds=SCAN,
         score=_scored,
         score_copies=_scored_copies,
         passes=2.0,
@@ -207,6 +241,7 @@ METHODS = [
         by_place=False,
         by_stage=False,
         answers=0,
+        defers=ATTENTION,
         column="relevance",
     ),
 ]

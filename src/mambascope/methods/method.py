@@ -84,6 +84,7 @@ class Method:
         takes_means: Whether it takes the mean of gradients over a layer's width, which LayerNorms remove.
         answers: Rank among the default methods for explaining a prediction, of which the first that can read the model
             is used; None for methods that are never the default.
+        defers: The kinds of mixer for which the next of these defaults is used, if a model has no others.
         shows_layers: Whether it is the default for layers, for all positions, and for models without a head.
         column: Its column in `compare`, after the figures that compare models in the papers; empty if it has none.
     """
@@ -114,6 +115,7 @@ class Method:
     by_stage: bool = True
     takes_means: bool = False
     answers: int | None = None
+    defers: frozenset[Kind] = frozenset()
     shows_layers: bool = False
     column: str = ""
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
 from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.convolution import Convolution
+from mambascope.operators.frozen import frozen_scan
 from mambascope.operators.token_mixer import TokenMixer
 
 #: Sources whose taps `pull` holds at a time.
@@ -131,6 +132,13 @@ class AffineMixer(AffineMap):
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan."""
         return self._written(self.scanned())
+
+    def through(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b L F"]:
+        """Return Σ_j T_ij + β_i of other tokens, differentiable in them; see `AffineMap`."""
+        tokens = tokens if self.mask is None else tokens * self.mask[..., None]
+        a = self.convolution.apply(tokens @ self.W_x.t()) + self.constant
+        s = self.slope * a
+        return self._written(frozen_scan(self.scan, s) + self.scan.skip * s)
 
     def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: the part of the output that comes from biases and from no token."""

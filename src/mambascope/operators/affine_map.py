@@ -127,6 +127,16 @@ class AffineMap(ABC):
     def implicit_tile(self, block: Block, workspace: Workspace) -> Float[Tensor, "b D t c"]:
         """Return the implicit attention per channel for one block; the answer may live in the workspace."""
 
+    def through(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b L F"]:
+        """Return Σ_j T_ij + β_i of other tokens, differentiable in them, the coefficients as they were frozen.
+
+        Its value at the layer's own input is the layer's output, and its backward pass is the transpose of the map.
+
+        Raises:
+            UnsupportedModelError: if this map has no such form.
+        """
+        raise UnsupportedModelError(f"relevance cannot be traced through a {type(self).__name__}")
+
     @property
     def length(self) -> int:
         """L, the number of tokens."""

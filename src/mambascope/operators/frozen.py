@@ -69,9 +69,35 @@ def secant_silu(a: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return a * torch.sigmoid(a).detach()
 
 
-def half(product: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Return a product of two branches with half of it held constant, so that each branch gets half its relevance."""
-    return 0.5 * product + (0.5 * product).detach()
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor | float) -> Tensor:
+        ctx.slope = slope
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        return grad_outputs[0] * ctx.slope, None, None
+
+
+def half(product: Float[Tensor, "*s"], branches: int = 2) -> Float[Tensor, "*s"]:
+    """Return a product, each of whose branches gets an equal share of its relevance: half of it, if there are two."""
+    return _Scaled.apply(product, product.detach(), 1 / branches)
+
+
+def secant(x: Float[Tensor, "*s"], value: Float[Tensor, "*s"], at_zero: float) -> Float[Tensor, "*s"]:
+    """Return f(x), whose backward pass multiplies by the secant f(x) / x.
+
+    Args:
+        x: The argument.
+        value: f(x), of a function with f(0) = 0.
+        at_zero: The limit of the secant at x = 0.
+    """
+    working = torch.promote_types(x.dtype, torch.float32)
+    argument = x.detach().to(working)
+    nearly_zero = argument.abs() < torch.finfo(working).tiny ** 0.5
+    slope = value.detach().to(working) / argument.masked_fill(nearly_zero, 1.0)
+    return _Scaled.apply(x, value.detach(), slope.masked_fill(nearly_zero, at_zero).to(x.dtype))
 
 
 def frozen_ratio(value: Float[Tensor, "*s"], stand_in: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
@@ -40,6 +40,10 @@ class GatedOutput(AffineMixer):
         """Return T for one block."""
         tile = super().contribution_tile(block, rule, workspace)
         return tile.mul_(self.after[:, block.rows].transpose(1, 2)[..., None])
+
+    def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
+        """Return what the mixing passes on from the values of some sources to every target; see `AffineMap`."""
+        return super().passed_on(sources) * self.after
 
     def _written(self, o: Float[Tensor, "b t D"], rows: slice = slice(None)) -> Float[Tensor, "b t F"]:
         """Return y at some targets from the scan's output, with all biases."""

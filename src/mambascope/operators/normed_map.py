@@ -94,6 +94,10 @@ class NormedMap(AffineMap):
         """Return what the mixing passes on from the values of some sources to every target; see `AffineMap`."""
         return self.normed(self.inner.passed_on(sources), slice(None))
 
+    def through(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b L F"]:
+        """Return what the map makes of other tokens, with every coefficient as it is; see `AffineMap`."""
+        return self._with_offset(self.normed(self.inner.through(tokens), slice(None)))
+
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
         """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
         return self.inner.implicit_row(target)

@@ -88,6 +88,10 @@ class SumOfMaps(AffineMap):
         """Return y, rebuilt from the frozen coefficients by one scan per part."""
         return self._biased(added(self.parts, lambda part: part.mixer.output()))
 
+    def through(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b L F"]:
+        """Return Σ_j T_ij + β_i of other tokens, differentiable in them; see `AffineMap`."""
+        return self._biased(added(self.parts, lambda part: part.mixer.through(part.permutation.read(tokens))))
+
     def bias(self, rule: ActivationRule = "secant") -> Float[Tensor, "b L F"]:
         """Return β for every target: the part of the output that comes from biases and from no token."""
         return self._biased(added(self.parts, lambda part: part.mixer.bias(rule)))

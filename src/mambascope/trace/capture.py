@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from mambascope.arguments import callback, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
-from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, PlainFamily, find_mixers, found_by
+from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers, found_by
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.trace import scanning
@@ -27,6 +26,7 @@ from mambascope.trace.calls import Calls
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.missing import Missing, in_order, misread, refuse_missing
+from mambascope.trace.mixer_calls import consumed, input_of, tensors_read, versions
 from mambascope.trace.packed import check_apart
 from mambascope.trace.padded import check_padding
 from mambascope.trace.private_copy import plain_model
@@ -222,7 +222,7 @@ class _Recorder:
         output: Any,
     ) -> tuple[Captured, float]:
         """Return the record of a mixer that has run, and the error of its scan."""
-        x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+        x = input_of(args, kwargs)
         if isinstance(family, AttentionFamily):
             return self._attended(name, mixer, x, output, kwargs)
         if isinstance(family, Family):
@@ -240,7 +240,7 @@ class _Recorder:
             calls = "one call" if count == 1 else f"{count} calls ({expected})"
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
-                f"{calls} ({_versions()})"
+                f"{calls} ({versions()})"
             )
         scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
         scan_error = max(error for _, error in self._calls)
@@ -254,13 +254,13 @@ class _Recorder:
         p = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(p, Tensor):
             raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) returned no attention probabilities with its output ({_versions()})"
+                f"{name} ({type(mixer).__name__}) returned no attention probabilities with its output ({versions()})"
             )
         if p.isnan().any():
             raise ReconstructionError(
                 f"{name} ({type(mixer).__name__}) returned attention probabilities that are NaN; in float64 the eager "
                 f"attention of transformers does so where padding masks a whole row: use float32, or texts of one "
-                f"length ({_versions()})"
+                f"length ({versions()})"
             )
         y = output[0] if self._written is None else self._written
         self._written = None
@@ -296,7 +296,7 @@ class _Recorder:
             raise ReconstructionError(
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "
                 f"was captured: relative error {error:.2e} of its output and {scan_error:.2e} of its scan, allowed "
-                f"{allowed:.0e} ({_versions()})"
+                f"{allowed:.0e} ({versions()})"
             )
         return dataclasses.replace(branch, reconstruction_error=error)
 
@@ -313,37 +313,3 @@ def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: di
             f"{name} ({type(mixer).__name__}) continues from a state, but a capture reads a whole text at once: pass "
             "no state or cache, and a text that the model reads in one piece"
         )
-
-
-def tensors_read(
-    name: str, mixer: nn.Module, family: MixerFamily, kwargs: dict[str, Any]
-) -> tuple[dict[str, Tensor], ...]:
-    """Return the tensors besides its input that a mixer without patch points read, as one scan; none if it reads none.
-
-    Raises:
-        ReconstructionError: if the mixer was called without one of them.
-    """
-    names = family.arguments if isinstance(family, PlainFamily) else ()
-    missing = [one for one in names if not isinstance(kwargs.get(one), Tensor)]
-    if missing:
-        raise ReconstructionError(
-            f"{name} ({type(mixer).__name__}) was called without {', '.join(missing)}, which its mixing depends on "
-            f"({_versions()})"
-        )
-    return ({one: kwargs[one].detach() for one in names},) if names else ()
-
-
-def consumed(x: Tensor, output: Any, kwargs: dict[str, Any], scans: tuple[dict[str, Tensor], ...] = ()) -> Captured:
-    """Return what a mixer consumed and gave, its tokens in line."""
-    y = output[0] if isinstance(output, tuple) else output
-    mask = kwargs.get("attention_mask")
-    mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None  # attention's own mask has pairs of tokens
-    grid = None
-    if x.ndim == 4:  # tokens as they lie in a picture
-        grid = (x.shape[1], x.shape[2])
-        x, y = x.flatten(1, 2), y.flatten(1, 2)
-    return Captured(x, y, scans, None if mask is None else mask.bool(), grid)
-
-
-def _versions() -> str:
-    return f"transformers {transformers.__version__}, torch {torch.__version__}"

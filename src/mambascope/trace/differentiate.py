@@ -24,9 +24,12 @@ from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
+from mambascope.trace.elementary import Elementary
 from mambascope.trace.embedding import reading
 from mambascope.trace.footprint import require_pass
-from mambascope.trace.propagation_rules import GRADIENT, PropagationRules, RuleInterceptor, hooks
+from mambascope.trace.function_rules import RULES
+from mambascope.trace.propagation_rules import RuleInterceptor, hooks
+from mambascope.trace.rules import GRADIENT, PropagationRules
 from mambascope.trace.running import call, in_texts, running
 
 
@@ -49,6 +52,7 @@ class Gradients:
             held constant; empty where it is the same everywhere.
         bent: What the readout owes to a function that is not linear between the head and the logits, such as a soft
             cap: to first order, the readout less this is a sum over what the head returned. None if there is none.
+        undistributed: What reached a function and was not handed on by its rule, by the function's name.
     """
 
     outputs: Any
@@ -61,6 +65,7 @@ class Gradients:
     biases: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
     at_streams: tuple[Float[Tensor, "b L E"], ...] = ()
     bent: Float[Tensor, " b"] | None = None
+    undistributed: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -96,7 +101,7 @@ def differentiate(
         found = find_mixers(own)
         require_pass(own, found, inputs, backward=True)
         watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
-        ledger = BiasLedger(own) if biases else None
+        ledger = BiasLedger(own, texts_in(inputs)) if biases else None
         leaf = partial(_pixels, own, ledger) if pixels else partial(leaf_at_tokens, own)
         return _differentiate(own, readout, rules, leaf, watched, ledger, inputs)
 
@@ -120,6 +125,7 @@ def _differentiate(
             handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
         outputs = call(own, inputs)
+    with torch.enable_grad():  # no rule holds from here on: the readout is differentiated as it is
         value = depends(read(in_texts(readout, inputs), outputs))
         wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
@@ -136,7 +142,13 @@ def _differentiate(
         attention=dict(zip(probabilities, pairs[len(kept) :], strict=True)),
         pixels=pixels[0] if pixels else None,
         biases={} if ledger is None else ledger.held,
+        undistributed={} if ledger is None else ledger.undistributed,
     )
+
+
+def texts_in(inputs: dict[str, Any]) -> int:
+    """Return the number of texts or pictures among a call's inputs."""
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim > 1)
 
 
 def depends(value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -148,7 +160,10 @@ def depends(value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 @contextmanager
 def differentiable(
-    own: nn.Module, rules: PropagationRules = GRADIENT, ledger: BiasLedger | None = None
+    own: nn.Module,
+    rules: PropagationRules = GRADIENT,
+    ledger: BiasLedger | None = None,
+    mode: Elementary | None = None,
 ) -> Iterator[None]:
     """Make this thread's calls of a private copy differentiable with respect to its inputs inside the block.
 
@@ -156,19 +171,23 @@ def differentiable(
         own: A private copy of a model, with attention in its eager form.
         rules: The propagation rules.
         ledger: Where the relevance of biases is noted, or None.
+        mode: What answers elementary functions, with rules and ledger of its own; by default one with those given.
 
     Raises:
         InputError: if the model's weights are quantised, so that no gradient flows through them.
     """
     refuse_quantised(own)
-    mixers = [(name, mixer, family) for name, mixer, family in find_mixers(own) if isinstance(family, Family)]
-    points = {point: reader for _, _, family in mixers for point, reader in family.patch_points.items()}
+    mixers, mode = find_mixers(own), Elementary(rules, ledger, RULES) if mode is None else mode
+    scans = [family for _, _, family in mixers if isinstance(family, Family)]
+    points = {point: reader for family in scans for point, reader in family.patch_points.items()}
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(intercepting(RuleInterceptor(rules, points, ledger), points))
-        for module, hook in hooks(own, mixers, rules, ledger):
-            handle = module.register_forward_hook(hook)
-            stack.callback(handle.remove)
+        stack.enter_context(intercepting(RuleInterceptor(mode, points), points))
+        for module, before, after in hooks(own, mixers, mode):
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+        if mode.rules != GRADIENT or mode.ledger is not None:
+            stack.enter_context(mode)
         yield
 
 

@@ -19,9 +19,10 @@ from mambascope.families import find_mixers
 from mambascope.inputs.checks import check_inputs
 from mambascope.readouts import read
 from mambascope.trace.biases import BiasLedger
-from mambascope.trace.differentiate import Gradients, depends, detached, differentiable, leaf_at_tokens
+from mambascope.trace.differentiate import Gradients, depends, detached, differentiable, leaf_at_tokens, texts_in
 from mambascope.trace.following import following
-from mambascope.trace.propagation_rules import PropagationRules, is_norm
+from mambascope.trace.propagation_rules import is_norm
+from mambascope.trace.rules import PropagationRules
 from mambascope.trace.running import call, in_texts, running
 
 
@@ -44,18 +45,20 @@ def directions(
     leaves: list[Tensor] = []
     with running(model, eager=True) as own, ExitStack() as stack:
         check_inputs(own, inputs)
-        ledger = BiasLedger(own)
-        stack.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
-        mixers = find_mixers(own)
-        if any(family.renews for _, _, family in mixers):
-            streams = stack.enter_context(following(own, mixers))
-            inputs = stack.enter_context(leaf_at_tokens(own, inputs, []))
-            stack.enter_context(_noted_before(final_norm(own), leaves, ledger))
-        else:
-            streams = []
-            stack.enter_context(_leaf_before(final_norm(own), leaves))
-        scored = stack.enter_context(_head_output(own))
-        outputs = call(own, inputs)
+        ledger = BiasLedger(own, texts_in(inputs))
+        with ExitStack() as passing:
+            passing.enter_context(differentiable(own, PropagationRules(norm=True), ledger))
+            mixers = find_mixers(own)
+            if any(family.renews for _, _, family in mixers):
+                streams = passing.enter_context(following(own, mixers))
+                inputs = passing.enter_context(leaf_at_tokens(own, inputs, []))
+                passing.enter_context(_noted_before(final_norm(own), leaves, ledger))
+            else:
+                streams = []
+                passing.enter_context(_leaf_before(final_norm(own), leaves))
+            scored = passing.enter_context(_head_output(own))
+            outputs = call(own, inputs)
+        stack.enter_context(torch.enable_grad())
         logits = getattr(outputs, "logits", None)
         capped: list[Tensor] = []
         if scored and isinstance(logits, Tensor) and scored[-1] is not logits:

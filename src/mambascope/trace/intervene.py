@@ -22,8 +22,8 @@ from mambascope.errors import UnsupportedModelError
 from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.trace import scanning
-from mambascope.trace.capture import consumed, tensors_read
 from mambascope.trace.cutting import Cut, cut_attention, cut_output, cut_scan
+from mambascope.trace.mixer_calls import consumed, input_of, tensors_read
 from mambascope.trace.scanning import read_call, scanned
 
 
@@ -178,7 +178,7 @@ class _Editor:
                     "to its output than mixed values, so its sources cannot be cut"
                 )
             scans = ({"p": output[1]},)
-        x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+        x = input_of(args, kwargs)
         scans = scans or tensors_read(name, mixer, family, kwargs)
         captured = consumed(x, output, {} if isinstance(family, AttentionFamily) else kwargs, scans)  # p leaves it out
         y = cut_output(mixer, family, captured, self.cut)

@@ -1,4 +1,7 @@
-"""Propagation rules: parts of a stock model with an unchanged forward pass and a backward pass that is frozen."""
+"""Propagation rules for parts of a model that follow one as a whole: scans, mixers known by their map, γ in layers.
+
+What else a model computes is answered function by function (`mambascope.trace.elementary`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from mambascope.errors import ReconstructionError
-from mambascope.families import Family
+from mambascope.families import AttentionFamily, Family, MixerFamily, PlainFamily
 from mambascope.families.family import StandIn
 from mambascope.families.patch_points import PatchPoint
 from mambascope.operators.frozen import (
@@ -24,35 +27,22 @@ from mambascope.operators.frozen import (
     secant_silu,
     sparse_rows,
 )
-from mambascope.trace.biases import BiasLedger, bias_hooks
+from mambascope.trace.biases import BiasLedger
+from mambascope.trace.elementary import Elementary, live
+from mambascope.trace.function_rules import activated
+from mambascope.trace.mixer_calls import consumed, input_of, tensors_read
+from mambascope.trace.rules import GRADIENT, PropagationRules
 from mambascope.trace.scanning import read_call, relative_error
 
 #: Largest relative error of a frozen part against the model's own; 2e-2 in half precision, which rounds to 8 bits.
 NORM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 
-@dataclass(frozen=True)
-class PropagationRules:
-    """Which parts of a model are frozen at their forward values; by default none, which gives the true gradient.
+#: Classes of activations whose outputs depend on more than one number each.
+NOT_ELEMENTWISE = ("Softmax", "Softmin", "Softmax2d", "LogSoftmax", "GLU", "MultiheadAttention")
 
-    Attributes:
-        silu: Activations after the convolution and in the gate use their secant σ(a) instead of their derivative.
-        scan: Δ, B and C are constants.
-        gate: Each branch of the gate's product gets half of the gradient.
-        norm: The statistics of the norms are constants.
-        gamma: γ of the generalised LRP-γ rule in the linear and convolution layers of the mixers, and in the
-            convolution that makes a picture's patches; 0 turns the rule off.
-    """
-
-    silu: bool = False
-    scan: bool = False
-    gate: bool = False
-    norm: bool = False
-    gamma: float = 0.0
-
-
-#: Nothing frozen: the true gradient.
-GRADIENT = PropagationRules()
+#: (module, args, kwargs, output) → what takes the place of the output, or None to leave it.
+Answer = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -60,26 +50,35 @@ class RuleInterceptor:
     """Replaces scans, convolutions and gates by their differentiable forms under propagation rules.
 
     Attributes:
-        rules: The propagation rules: what is frozen.
+        mode: What answers elementary functions, with the propagation rules and the ledger; not those called here.
         families: The family that reads each patch point.
-        ledger: Where the relevance of biases is noted, or None.
     """
 
-    rules: PropagationRules
+    mode: Elementary
     families: dict[PatchPoint, Family]
-    ledger: BiasLedger | None = None
+
+    @property
+    def rules(self) -> PropagationRules:
+        """The propagation rules: what is frozen."""
+        return self.mode.rules
+
+    @property
+    def ledger(self) -> BiasLedger | None:
+        """Where the relevance of biases is noted, or None."""
+        return self.mode.ledger
 
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return the result of a call of a patch point."""
         family = self.families[point]
-        if point == family.scan_point:
-            return self._scan(family, args, kwargs)
-        if point == family.gate_point:
-            o, z = args
-            return gated(o, z, self.rules)
-        return self._convolve(family, original, *args, **kwargs)
+        with self.mode.outside():
+            if point == family.scan_point:
+                return self._scan(family, args, kwargs)
+            if point == family.gate_point:
+                o, z = args
+                return gated(o, z, self.rules)
+            return self._convolve(family, original, *args, **kwargs)
 
     def _scan(self, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = read_call(family, args, kwargs)
@@ -120,8 +119,11 @@ class RuleInterceptor:
 
 
 def gated(o: Tensor, z: Tensor, rules: PropagationRules, activation: Callable[[Tensor], Tensor] = F.silu) -> Tensor:
-    """Return o ⊙ activation(z) under propagation rules; only SiLU has a secant."""
-    product = o * (secant_silu(z) if rules.silu and activation is F.silu else activation(z))
+    """Return o ⊙ activation(z) under propagation rules; a gate other than SiLU's has no secant, and is frozen."""
+    if activation is not F.silu:
+        gate = activation(z)
+        return o * (gate.detach() if rules.gate else gate)
+    product = o * (secant_silu(z) if rules.silu else F.silu(z))
     return half(product) if rules.gate else product
 
 
@@ -148,98 +150,135 @@ def _linear(
 
 def hooks(
     model: nn.Module,
-    mixers: list[tuple[str, nn.Module, Family]],
-    rules: PropagationRules,
-    ledger: BiasLedger | None = None,
-) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield the modules that propagation rules change, each with the hook that replaces its output.
+    mixers: list[tuple[str, nn.Module, MixerFamily]],
+    mode: Elementary,
+) -> Iterator[tuple[nn.Module, Callable[..., Any], Callable[..., Any]]]:
+    """Yield the modules that follow a rule as a whole, and softmax attention layers, each with two hooks.
 
-    Modules whose bias is only noted in the ledger come last, so that their hooks see the replaced outputs.
+    One is for before its forward, one for after it. Inside the modules that follow a rule as a whole no call is
+    answered; what the second hook returns takes the place of their output.
     """
+    rules, ledger = mode.rules, mode.ledger
     for _, mixer, family in mixers:
+        if isinstance(family, AttentionFamily):
+            yield mixer, mode.begin_attention, mode.end_attention
+    for module, answer in _answers(model, mixers, rules, ledger).items():
+        yield module, mode.leave, partial(_answered, mode, answer)
+
+
+def _answered(mode: Elementary, answer: Answer, module: nn.Module, *call: Any) -> Any:
+    """Return what takes the place of a module's output."""
+    try:
+        return answer(module, *call)
+    finally:
+        mode.enter()
+
+
+def _answers(
+    model: nn.Module,
+    mixers: list[tuple[str, nn.Module, MixerFamily]],
+    rules: PropagationRules,
+    ledger: BiasLedger | None,
+) -> dict[nn.Module, Answer]:
+    """Return what answers each module that follows a rule as a whole: (module, args, kwargs, output) → output."""
+    answers: dict[nn.Module, Answer] = {}
+    for name, mixer, family in mixers:
+        if isinstance(family, PlainFamily) and rules.scan:
+            answers[mixer] = partial(_as_its_map, name, family, ledger)
+        if not isinstance(family, Family):
+            continue
         if family.stand_in is not None:
-            yield mixer, partial(_stood_in, family.stand_in)
-    gates: dict[nn.Module, Family] = {mixer.get_submodule(f.norm_name): f for _, mixer, f in mixers if f.norm_factor}
-    for module, family in gates.items():
-        yield module, partial(_gated_norm, family, rules)
+            answers[mixer] = partial(_stood_in, family.stand_in)
+        norm = getattr(mixer, family.norm_name, None)
+        if family.norm_factor is not None and norm is not None and not rules.norm and rules != GRADIENT:
+            answers[norm] = partial(_gated_norm, family, rules)
     head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
     if isinstance(head, nn.Linear):
-        yield head, _sparse_head
-    if rules.norm:
-        for module in model.modules():
-            if module not in gates and is_norm(module):
-                yield module, _frozen_layer_norm if isinstance(module, nn.LayerNorm) else _frozen_rms_norm
-    answered: dict[nn.Module, Callable[..., Any]] = {}
+        answers[head] = partial(_sparse_head, ledger)
+    for module in model.modules():
+        if is_activation(module) and (rules.silu or rules.scan):
+            answers[module] = partial(_activated, rules)
+        elif is_norm(module) and not rules.norm and rules != GRADIENT and module not in answers:
+            answers[module] = partial(_own, ledger)
     if rules.gamma:
-        parts = [part for _, mixer, _ in mixers for part in mixer.modules()]
-        answered = {part: partial(_gamma_linear, rules, ledger) for part in parts if isinstance(part, nn.Linear)}
+        parts = [part for _, mixer, _ in mixers for part in mixer.modules() if isinstance(part, nn.Linear)]
+        answers |= {part: partial(_gamma_linear, rules, ledger) for part in parts}
         patches = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
-        answered |= {part: partial(_gamma_convolution, rules, ledger) for part in patches}
-    yield from answered.items()
-    if ledger is not None:
-        yield from bias_hooks(model, ledger, answered)
+        answers |= {part: partial(_gamma_convolution, rules, ledger) for part in patches}
+    return answers
 
 
-def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _stood_in(stand_in: StandIn, mixer: nn.Module, args: tuple[Any, ...], _: Any, output: Tensor) -> Tensor:
     """Return the output of a mixer of a foreign class, whose convolution is not a patch point, from its stand-in."""
     return _checked(mixer, stand_in.mix(mixer, args[0]), output)
 
 
+def _as_its_map(
+    name: str,
+    family: PlainFamily,
+    ledger: BiasLedger | None,
+    mixer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+) -> Any:
+    """Return the output of a mixer without patch points from its exact affine map: all but its tokens is constant."""
+    given = input_of(args, kwargs)
+    tokens = given.view_as(given)  # a tensor that nothing else reads
+    working = torch.promote_types(given.dtype, torch.float32)
+    first = output[0] if isinstance(output, tuple) else output
+    with torch.no_grad():
+        captured = consumed(given.detach(), first.detach(), kwargs, tensors_read(name, mixer, family, kwargs))
+        frozen = family.affine(mixer, captured, working)
+    flat = tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
+    y = _checked(mixer, frozen.through(flat.to(working)).view_as(first), first)
+    if ledger is not None:
+        ledger.note_difference(f"{name}.bias", y, tokens, hands_on=True)
+    return (y, *output[1:]) if isinstance(output, tuple) else y
+
+
 def _gated_norm(
-    family: Family, rules: PropagationRules, norm: nn.Module, args: tuple[Any, ...], output: Tensor
-) -> Tensor:
-    """Return the output of a mixer's norm, whose inputs are the scan's output and z."""
+    family: Family, rules: PropagationRules, norm: nn.Module, args: tuple[Any, ...], _: Any, output: Tensor
+) -> Tensor | None:
+    """Return the output of a norm with a gate, such as Mamba-2's, differentiated where no rule says otherwise."""
+    if len(args) < 2:
+        return None
     o, z = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in args)
     assert family.norm_factor is not None
     if family.norm_first(norm):
-        factor = family.norm_factor(o, norm)
-        normed = o * (factor.detach() if rules.norm else factor)
-        return _checked(norm, gated(normed, z, rules, family.gate_activation), output)
+        return _checked(norm, gated(o * family.norm_factor(o, norm), z, rules, family.gate_activation), output)
     product = gated(o, z, rules, family.gate_activation)
-    factor = family.norm_factor(product, norm)
-    return _checked(norm, product * (factor.detach() if rules.norm else factor), output)
+    return _checked(norm, product * family.norm_factor(product, norm), output)
 
 
-def _frozen_rms_norm(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Return an RMS norm's output with its statistic frozen.
-
-    Classes store the weight in several ways, so it is read off from the norm of a vector of ones.
-    """
-    x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
-    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
-    bias = getattr(norm, "bias", None)
-    bias = bias if isinstance(bias, Tensor) else x.new_zeros(())
-    weight = (type(norm).forward(norm, torch.ones_like(x[:1, :1])) - bias) * (1 + epsilon) ** 0.5
-    factor = torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + epsilon) * weight
-    return _checked(norm, x * factor.detach() + bias, output)
+def _own(ledger: BiasLedger | None, module: nn.Module, _: Any, __: Any, output: Tensor) -> None:
+    """Leave a norm as it is, and note its bias."""
+    bias = getattr(module, "bias", None)
+    if isinstance(bias, Tensor) and ledger is not None:
+        ledger.note(bias, output, output.ndim - 1)
 
 
-def _frozen_layer_norm(norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Return a LayerNorm's output with its standard deviation frozen (Ali et al., arXiv 2202.07304).
-
-    The mean that it subtracts is linear and is kept.
-    """
-    x = args[0]
-    axes = tuple(range(-len(norm.normalized_shape), 0))
-    centred = x - x.mean(dim=axes, keepdim=True)
-    scale = torch.rsqrt(centred.pow(2).mean(dim=axes, keepdim=True) + norm.eps).detach()
-    frozen = centred * scale
-    frozen = frozen if norm.weight is None else frozen * norm.weight
-    return _checked(norm, frozen if norm.bias is None else frozen + norm.bias, output)
+def _activated(rules: PropagationRules, module: nn.Module, args: tuple[Any, ...], _: Any, output: Tensor) -> Any:
+    """Return an activation that its module computes from other functions."""
+    forward = type(module).forward
+    return activated(rules, lambda x: forward(module, x.clone()), args[0]) if live(args[0]) else None
 
 
-def _sparse_head(head: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return sparse_rows(args[0], head.weight, output)
+def _sparse_head(ledger: BiasLedger | None, head: nn.Linear, args: tuple[Any, ...], _: Any, output: Tensor) -> Tensor:
+    answer = sparse_rows(args[0], head.weight, output)
+    if ledger is not None and head.bias is not None:
+        ledger.note(head.bias, answer, answer.ndim - 1)
+    return answer
 
 
 def _gamma_linear(
-    rules: PropagationRules, ledger: BiasLedger | None, layer: nn.Linear, args: tuple[Any, ...], output: Tensor
+    rules: PropagationRules, ledger: BiasLedger | None, layer: nn.Linear, args: tuple[Any, ...], _: Any, output: Tensor
 ) -> Tensor:
     return _linear(F.linear, args[0], layer.weight, layer.bias, output.ndim - 1, rules, ledger)
 
 
 def _gamma_convolution(
-    rules: PropagationRules, ledger: BiasLedger | None, layer: nn.Conv2d, args: tuple[Any, ...], output: Tensor
+    rules: PropagationRules, ledger: BiasLedger | None, layer: nn.Conv2d, args: tuple[Any, ...], _: Any, output: Tensor
 ) -> Tensor:
     return _linear(layer._conv_forward, args[0], layer.weight, layer.bias, 1, rules, ledger)
 
@@ -256,5 +295,12 @@ def _checked(part: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a norm that can be frozen."""
+    """Return whether a module is a norm of vectors, by its class."""
     return isinstance(module, nn.LayerNorm) or "RMSNorm" in type(module).__name__
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return whether a module is an elementwise activation without weights of its own."""
+    kind = type(module)
+    known = kind.__module__ in ("transformers.activations", "torch.nn.modules.activation")
+    return known and kind.__name__ not in NOT_ELEMENTWISE and not any(True for _ in module.parameters())
