@@ -7,16 +7,16 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
 
 test: .venv-test/ready lint
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray"
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray and not wide"
 
 test-slow: .venv-test/ready
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m slow
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "slow or wide"
 
 test-ray: .venv-test/ray
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/evaluate/test_ray_engine.py
@@ -25,7 +25,7 @@ test-ray: .venv-test/ray
 OLDEST_TORCH = $(shell sed -n "s/^torch==//p" constraints-oldest.txt)
 OLDEST = tests/families tests/operators tests/trace tests/methods tests/models tests/extensions
 test-oldest: .venv-oldest/ready
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray" $(OLDEST)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray and not wide" $(OLDEST)
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
@@ -49,6 +49,9 @@ bench: .venv/ready .venv-test/ready
 methods: .venv/ready
 	.venv/bin/python -m mambascope.cli.methods_table
 	.venv/bin/mambascope methods --markdown > docs/methods.md
+
+families: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.families --out docs/families.md
 
 agreement: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.agreement --out docs/agreement.md

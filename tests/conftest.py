@@ -1,6 +1,7 @@
 """Settings of all tests; shape annotations are checked at run time from the package's import on."""
 
 import os
+import zlib
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,6 +21,18 @@ transformers.logging.set_verbosity_error()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 # Fresh memory holds NaN in this mode: what is read before it was written fails every time, not now and then.
 torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+#: Of the tests in a product, one in so many runs each time; the others are marked `wide`.
+SHARE = 4
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Mark most tests of every product, such as each method on each family, as wide: which, their names decide."""
+    for item in items:
+        if item.get_closest_marker("product") and zlib.crc32(item.nodeid.encode()) % SHARE:
+            item.add_marker(pytest.mark.wide)
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ from page_contents import data_of
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 TEXT = "When Mary and John went to the store"
 #: One of each kind: it scores layers, explains a number alone, many at once, in copies, or by interventions.
 SCORED = [

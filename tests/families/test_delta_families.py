@@ -36,6 +36,9 @@ from mambascope.trace import capture
 from models import padded_batch, without_downcasts
 from small_tokenizers import byte_level
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 sums of a few hundred terms in another order; the same in float32, through three layers.
 BOUND, SINGLE = 1e-10, 1e-5
 #: Products of 8-bit mantissas, a dozen in a row.

@@ -24,6 +24,9 @@ from mambascope.trace import capture
 from models import padded_batch, without_downcasts
 from small_tokenizers import byte_level
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 MAMBA_HYBRIDS = ("bamba", "granitemoehybrid", "falcon_h1", "nemotron_h", "jamba", "zamba2", "zamba")
 FULL = {"layer_types": ["full_attention"] * 2, "num_hidden_layers": 2}
 #: Each family as `hybrid_model` builds it, and what else its configuration may say.

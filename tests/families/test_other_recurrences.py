@@ -30,6 +30,9 @@ from models import padded_batch
 from recurrent_reference import mixed
 from small_tokenizers import byte_level
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 sums of a few hundred terms in another order; in float32 the same at 1e-7 per term.
 BOUND, SINGLE = 1e-10, 1e-5
 #: What each block of the small models mixes tokens with.

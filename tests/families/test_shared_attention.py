@@ -19,6 +19,9 @@ from mambascope.trace import capture
 from mambascope.trace.parts import in_parts
 from models import without_downcasts
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH, TARGET = 9, 6
 READOUT = readouts.token(TARGET, 3)
 #: float64 sums of a few hundred terms in another order.

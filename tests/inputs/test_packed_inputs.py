@@ -9,6 +9,9 @@ from mambascope.explanation import explain
 from mambascope.inputs.names import CACHES, PACKING, read_by
 from models import FAMILIES, TRANSFORMERS, stock_model, stock_transformer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8, 9]])
 BOUNDARY = 4
 PACKED = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])

@@ -16,6 +16,9 @@ from mambascope.loading.load import load
 from mambascope.trace import capture
 from rounding import assert_same_weights
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
 LLAMA_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,

@@ -11,6 +11,9 @@ from mambascope.methods.alti_logit import alti_logit
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH, LAYERS = 14, 3
 TARGETS = (0, 1, 6, LENGTH - 1)
 RULES = ("secant", "silu", "identity")

@@ -20,6 +20,9 @@ from mambascope.trace import capture
 from mambascope.trace.rules import GRADIENT, PropagationRules
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH = 12
 #: float64: a backward pass through two layers; the γ-rule divides by sums, none of them smaller than their output.
 BOUND = 1e-10

@@ -17,6 +17,9 @@ from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH = 70
 #: Methods that score each layer of a state-space model.
 PER_LAYER = [name for name, method in METHODS.items() if method.scope == "layer" and method.reads(SCAN)]

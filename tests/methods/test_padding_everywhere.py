@@ -14,6 +14,9 @@ from mambascope.methods.targets import looks_ahead
 from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, stock_transformer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 TEXTS = (*FAMILIES, "gpt2", "gpt_neox", "llama", "mistral", "bert")
 SIDES = ("left", "right", "hole")
 LENGTH, PADDED = 11, 4

@@ -22,6 +22,9 @@ from mambascope.trace.uncovered import uncovered
 from mambascope.trust import caution
 from models import TRANSFORMERS, stock_transformer, transformer_inputs, without_downcasts
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: Sums of thousands of products that cancel, relative to the sum of their sizes.
 CONSERVED = {torch.float32: 1e-5, torch.float64: 1e-10}
 #: float64, two or three layers there and back; the reference adds in another order.

@@ -18,6 +18,9 @@ from mambascope.methods.transformer_attribution import transformer_attribution
 from models import stock_model, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 MODELS = ("gpt2", "gpt_neox", "bert", "vit", "llama")
 CAUSAL = {"gpt2", "gpt_neox", "llama"}
 

@@ -23,6 +23,9 @@ from vision_reference import contributions, embed, hidden, place_of_class, run
 from vision_reference import implicit_attention as dense_implicit
 from vision_relevance import dense_relevance, dense_value, readout_of
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: a backward pass through two layers; the γ-rule divides by sums, none of them smaller than their output.
 BOUND = 1e-10
 RULES = frozenset({"silu", "scan", "gate", "norm"})

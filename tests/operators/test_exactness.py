@@ -11,6 +11,9 @@ from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from naive_layers import naive_layer, relative
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTHS = (1, 2, 3, 5, 63, 64, 65, 200)
 #: float64: sums of a few hundred terms of either sign; float32: the same with its unit roundoff of 6e-8.
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}

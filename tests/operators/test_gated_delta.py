@@ -11,6 +11,9 @@ from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.gated_delta import GatedDeltaRule
 from mambascope.operators.token_mixer import TokenMixer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 sums of some thousand terms of size one, in another order.
 BOUND = 1e-12
 LENGTHS = (1, 2, 63, 64, 65, 200)

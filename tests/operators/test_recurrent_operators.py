@@ -15,6 +15,9 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.sum_of_maps import SumOfMaps
 from mambascope.operators.token_mixer import TokenMixer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 sums of a few hundred terms in another order.
 BOUND = 1e-11
 LENGTHS = (1, 2, 17, 150)

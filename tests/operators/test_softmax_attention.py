@@ -12,6 +12,9 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import TokenMixer
 from random_scans import make_scan
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 HEADS, WIDTH = 3, 2
 LENGTHS = (1, 2, 17, 70)
 

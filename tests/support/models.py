@@ -50,7 +50,8 @@ def without_downcasts(family: str):
 
     The code under test as the reference is then transformers' own, line by line, in double precision.
     """
-    module = __import__(f"transformers.models.{family}.modeling_{family}", fromlist=["torch"])
+    name = family.removesuffix("_text")  # the text part of a wrapper is in its file
+    module = __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["torch"])
 
     class Torch:
         float32 = torch.float64

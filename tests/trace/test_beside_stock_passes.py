@@ -19,6 +19,9 @@ from rounding import assert_equal_to_rounding
 from small_staged_models import small
 from vision_models import pictures, vision_mamba
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: Nothing is drawn at random in training mode either.
 NO_DROPOUT = {
     "gpt2": {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0},

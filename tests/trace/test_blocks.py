@@ -298,12 +298,10 @@ def test_the_bias_of_values_is_moved_to_the_sources_inside_a_sum(hybrid):
     assert float(given.abs().max()) > 1e-3
 
 
-def test_relevance_has_no_rule_for_attention_yet_and_says_so(hybrid):
-    with pytest.raises(UnsupportedModelError, match="this model also has softmax attention"):
-        mamba_lrp(hybrid, readouts.token(LENGTH - 1, 3))
+def test_relevance_is_conserved_through_mixers_side_by_side(hybrid):
+    readout = readouts.token(LENGTH - 1, 3)
     with without_downcasts("mamba"):
-        assert mamba_lrp(hybrid, readouts.token(LENGTH - 1, 3), rules=GRADIENT).scores.shape == (1, LENGTH)
-    for family in ("gpt2", "llama"):
-        trace = capture(stock_transformer(family), **transformer_inputs(family))
-        with pytest.raises(UnsupportedModelError, match="this model also has softmax attention"):
-            mamba_lrp(trace, readouts.token(2, 3))
+        found = mamba_lrp(hybrid, readout)
+        assert float(found.conservation_error.max()) < 1e-10
+        assert found.scores.any()
+        assert mamba_lrp(hybrid, readout, rules=GRADIENT).scores.shape == (1, LENGTH)

@@ -18,6 +18,9 @@ from mambascope.methods.latim import latim_row
 from models import TRANSFORMERS, padded_batch, stock_model, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: Rounding of one product after the other; p is captured as the model applied it, so that the float32 in which some
 #: families take the softmax of a float64 model costs nothing here.
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}

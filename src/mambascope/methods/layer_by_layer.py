@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,18 +20,21 @@ def rolled(
 ) -> Float[Tensor, "b L"]:
     """Return ρ Π_λ (I + A^λ), with shared attention as in `mambascope.methods.rollout`.
 
+    Padding carries nothing from layer to layer, whatever its rows and columns of A hold.
+
     Args:
         trace: A capture.
         rho: The weights at the top.
         pull: Given a layer and weights of its targets, returns their product with its matrix A.
         before: Given a layer and weights, returns the weights that are carried through it; by default the same.
     """
-    direct = rho.new_zeros(rho.shape)
+    direct, mask = rho.new_zeros(rho.shape), trace.attention_mask
+    real = torch.ones_like(rho) if mask is None else mask.to(rho)
     for block in reversed(trace.updates):
         rho = rho if before is None else before(block, rho)
-        through = pull(block, rho)
+        through = pull(block, rho) * real
         rho = rho + through
         if block.fed_by is not None:
-            drawn = pull(block.fed_by, through)
+            drawn = pull(block.fed_by, through) * real
             rho, direct = rho + drawn, direct + drawn
     return rho + direct
