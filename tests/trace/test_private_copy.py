@@ -67,7 +67,7 @@ def test_a_trace_keeps_no_more_than_its_mixers(monkeypatch):
     try:
         trace = capture(stock_model("mamba"), input_ids=IDS)
         trace.gradients(readouts.token(-1, 3))
-        assert len(copies) == 2
+        assert len(copies) == 3  # of the capture, of the test for parts that mix tokens, and of the backward pass
         assert not any(copy() for copy in copies)
     finally:
         gc.enable()

@@ -67,8 +67,8 @@ def shortfall(mixer: nn.Module, families: Iterable[MixerFamily]) -> str:
         if points and (absent or _lacks(mixer, family)):
             called = " and ".join(point.function for point in points)
             lacks = [*(f"a call of {function}" for function in absent), *_lacks(mixer, family)]
-            found.append(f"it calls {called}, but lacks {', '.join(lacks)} of {family.mixer_class}")
-    return min(found, key=len, default="")
+            found.append((len(lacks), f"it calls {called}, but lacks {', '.join(lacks)} of {family.mixer_class}"))
+    return min(found, key=lambda one: one[0], default=(0, ""))[1]  # of several as near, the first
 
 
 def _templates(families: Iterable[MixerFamily]) -> Iterator[Template]:

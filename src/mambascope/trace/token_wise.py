@@ -59,19 +59,24 @@ def unknown_mixers(model: nn.Module, inputs: Mapping[str, Any], read: Sequence[s
 
 
 def _found(model: nn.Module, inputs: Mapping[str, Any], read: Sequence[str]) -> list[Missing]:
+    with suppress(Exception):  # a model that has no place for so many tokens, or that needs its other inputs
+        return _tried(model, _probe(inputs), read)
+    with suppress(Exception):  # a model that cannot run without its hooks
+        return _tried(model, dict(inputs), read)
+    return _tried(model, dict(inputs), read, hooks=True)
+
+
+def _tried(model: nn.Module, probe: dict[str, Any], read: Sequence[str], *, hooks: bool = False) -> list[Missing]:
+    """Return what two passes over a probe find, without the user's hooks, which are to act once, unless asked."""
     with running(model) as own, torch.no_grad():
-        for part in (part for part in own.modules() if not isinstance(part, torch.jit.ScriptModule)):
+        for part in (part for part in own.modules() if not hooks and not isinstance(part, torch.jit.ScriptModule)):
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()
         families = {name: family for name, _, family in find_mixers(own, partial=True)}
         frozen = {name: _writer(own.get_submodule(name), families.get(name)) for name in read}
         inside = {part for name in read for part in own.get_submodule(name).modules()}
-        try:
-            passes = _Passes(own, frozen, inside)
-            passes.run(_probe(inputs))
-        except Exception:  # a model that has no place for so many tokens, or that needs its other inputs
-            passes = _Passes(own, frozen, inside)
-            passes.run(dict(inputs))
+        passes = _Passes(own, frozen, inside)
+        passes.run(probe)
         return list(passes.found.values())
 
 
