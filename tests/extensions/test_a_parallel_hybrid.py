@@ -167,7 +167,7 @@ def test_every_method_that_reads_both_explains_it_or_refuses_by_name(registered,
 
 
 def test_a_result_says_how_much_each_kind_carried(registered, model, tmp_path):
-    result = mambascope.explain(model, byte_level(), TEXT)
+    result = mambascope.explain(model, byte_level(), TEXT, method="alti-logit")
     assert result.model.kinds == result.layer_kinds == ("scan + attention",) * 2
     shares = result.kind_shares()
     assert set(shares) == {"scan", "attention"}
@@ -176,6 +176,9 @@ def test_a_result_says_how_much_each_kind_carried(registered, model, tmp_path):
     # float32 scores, summed over tokens and layers
     assert sum(direct.values()) == pytest.approx(terms["tokens"] + terms["bias"], rel=1e-5)
     assert Attribution.load(result.save(tmp_path / "result.safetensors")).kind_shares() == shares
+    by_default = mambascope.explain(model, byte_level(), TEXT)
+    assert by_default.method == "mamba-lrp"
+    assert by_default.kind_shares() == pytest.approx(shares, rel=1e-6)
     several = mambascope.explain(model, byte_level(), TEXT, generate=2)
     first, last = (several.kind_shares(one.position) for one in several.targets)
     assert first != last == several.kind_shares()

@@ -79,11 +79,18 @@ def compare(
 
 
 def _standing_in(column: str) -> tuple[str, ...]:
-    """Return a column's methods, the most specialised first; the first that can read the model is used."""
+    """Return a column's methods, the most specialised first, then in the order in which they are used by default.
+
+    The first that can read the model and does not defer is used.
+    """
     found = [method for method in METHODS.values() if method.column == column]
-    return tuple(
-        method.name for method in sorted(found, key=lambda method: method.kinds is None and not method.never_alone)
-    )
+
+    def rank(method: Method) -> tuple[bool, int]:
+        return method.kinds is None and not method.never_alone, len(
+            METHODS
+        ) if method.answers is None else method.answers
+
+    return tuple(method.name for method in sorted(found, key=rank))
 
 
 def _names(given: str, option: str) -> list[str]:
@@ -101,7 +108,7 @@ def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[s
     chosen: list[Method | None] = []
     reasons = []
     for names in columns.values():
-        able = [METHODS[name] for name in names if METHODS[name].reads(kinds)]
+        able = [METHODS[name] for name in names if METHODS[name].reads(kinds) and not kinds <= METHODS[name].defers]
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
         if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
             able, reason = [], f"{able[0].name} cannot explain the last stage by itself"

@@ -10,13 +10,8 @@ from input k, so input k is credited with
 The initial residual stream (the embedding at t), biases, other parts of the model (MLPs) and the constant of the final
 norm and head are separate terms: scores and terms together sum to the readout. Signed, not normalised.
 
-A hybrid's mixers are compared by what they add to the readout directly. With y_b the output of mixer b in layer λ, its
-factor w_b included, and K a kind of mixer,
-
-    d_b = q_t · w_b y_b ,   d_K = Σ_{b of K} d_b ,   share_K = Σ_{b of K} |d_b| / Σ_b |d_b|
-
-The d_K sum to what scores and the term `bias` sum to, so with the other terms they sum to the readout; the shares sum
-to one. What a mixer does to what later layers read is in their d, not in its own.
+A hybrid's mixers are compared by what they add to the readout directly (`mambascope.methods.direct`): this sums to what
+scores and the term `bias` sum to, so with the other terms it sums to the readout.
 
 The bias of softmax attention's values is in the term `bias`; the Transformer paper's code puts it into the vectors, as
 `value_bias="source"` does (see `mambascope.methods.alti`). The sum is the same.
@@ -44,6 +39,8 @@ from mambascope.families import Kind
 from mambascope.memory import require_room
 from mambascope.methods.alti import ValueBias, passed_on, shares, with_value_bias
 from mambascope.methods.checked import checked
+from mambascope.methods.direct import added_directly, by_kind, share_by_kind
+from mambascope.methods.direct import evidence as of_kinds
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
 from mambascope.methods.targets import require_no_padding
 from mambascope.numbering import shown
@@ -82,18 +79,12 @@ class LogitUpdates:
     @property
     def by_kind(self) -> dict[Kind, Float[Tensor, " b"]]:
         """d_K, what all mixers of each kind add to the readout directly, with its sign."""
-        return self._added_up(self.direct)
+        return by_kind(self.direct, self.kinds)
 
     @property
     def shares(self) -> dict[Kind, Float[Tensor, " b"]]:
         """The share of each kind of mixer in the sizes of what all of them add to the readout directly."""
-        total = self.direct.abs().sum(dim=-1).clamp_min(1e-300)
-        return {kind: size / total for kind, size in self._added_up(self.direct.abs()).items()}
-
-    def _added_up(self, of_mixers: Float[Tensor, "b mixer"]) -> dict[Kind, Float[Tensor, " b"]]:
-        return {
-            kind: of_mixers[:, [one == kind for one in self.kinds]].sum(dim=-1) for kind in dict.fromkeys(self.kinds)
-        }
+        return share_by_kind(self.direct, self.kinds)
 
     @property
     def conservation_error(self) -> Float[Tensor, " b"]:
@@ -168,28 +159,9 @@ def _updates(
         "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
         "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
     }
-    direct = _direct(trace, along[:-1], rule, value_bias)
+    direct = added_directly(trace, along[:-1], rule, value_bias)
     kinds = tuple(branch.kind for branch in trace.branches)
-    return LogitUpdates(rows, terms, final.value, torch.stack(direct, dim=-1), kinds)
-
-
-def _direct(
-    trace: Trace, along: Sequence[Float[Tensor, "b L E"]], rule: ActivationRule, value_bias: ValueBias
-) -> list[Float[Tensor, " b"]]:
-    """Return what every mixer's output gives to the readout, in the order of `trace.branches`.
-
-    What a mixer passes on of shared attention that feeds it (Zamba) is the attention's.
-    """
-    found = []
-    for block, q in zip(trace.updates, along, strict=True):
-        own = [_dot(q, branch.y.to(q.dtype) * branch.scale) for branch in block.branches]
-        if block.fed_by is not None:
-            operator = with_value_bias(block.operator(), value_bias)
-            _, fed = in_parts(block, operator, "ALTI-Logit")
-            passed = fed.pull(q.to(operator.x.dtype), rule).double().sum(dim=-1)
-            own = [passed, own[0] - passed]
-        found += own
-    return found
+    return LogitUpdates(rows, terms, final.value, direct, kinds)
 
 
 def _walked(
@@ -257,10 +229,8 @@ def _result(updates: LogitUpdates) -> MethodResult:
     terms = {"tokens": float(updates.scores[0].double().sum())}
     terms |= {name: float(term[0]) for name, term in updates.terms.items()}
     evidence: dict[str, Any] = {"conservation_error": float(updates.conservation_error[0]), "terms": terms}
-    if len(set(updates.kinds)) > 1:
-        evidence["direct_by_kind"] = {kind: float(one[0]) for kind, one in updates.by_kind.items()}
-        evidence["share_by_kind"] = {kind: float(one[0]) for kind, one in updates.shares.items()}
-    return MethodResult(updates.scores[0], evidence | {"value": float(updates.value[0])})
+    kinds = of_kinds(updates.direct, updates.kinds)
+    return MethodResult(updates.scores[0], evidence | kinds | {"value": float(updates.value[0])})
 
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:

@@ -37,6 +37,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.methods.checked import checked
+from mambascope.methods.direct import evidence_of_kinds
 from mambascope.methods.method import ATTENTION, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import require_no_padding
 from mambascope.readouts import OneEach, first_order
@@ -198,15 +199,17 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     """Use the published propagation rules for language or for vision."""
     seen = trace.inputs.get("pixel_values") is not None
     found = mamba_lrp(trace, number_of(readout), rules=published_rules(trace.inputs), pixels=seen)
-    (result,) = _results(trace, found)
+    (result,), (kinds,) = _results(trace, found), evidence_of_kinds(trace, number_of(readout))
     if found.pixels is None:
-        return result
+        return replace(result, diagnostics={**result.diagnostics, **kinds})
     evidence = {**result.diagnostics, "pixel_share": float(found.pixel_share[0])}
     return MethodResult(result.scores, evidence, pixels=found.pixels[0])
 
 
 def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:
-    return _results(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)))
+    results = _results(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)))
+    each = zip(results, evidence_of_kinds(trace, readout), strict=True)
+    return [replace(one, diagnostics={**one.diagnostics, **kinds}) for one, kinds in each]
 
 
 def _results(trace: Trace, found: Relevance) -> list[MethodResult]:

@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.families import FAMILIES, AttentionFamily, MixerFamily, find_mixers, shortfall
+from mambascope.models.picture_models import StagedModel
 from mambascope.trace.embedding import embedding_layer
 from mambascope.trace.missing import Missing
 from mambascope.trace.running import call, running
@@ -44,13 +45,16 @@ def unknown_mixers(model: nn.Module, inputs: Mapping[str, Any], read: Sequence[s
 
     They are looked for once for each model, and again when its modules or weights have changed; it takes two passes
     over `LENGTH` tokens. Models are not tested whose layers do not all read the tokens that are embedded, such
-    as those that join patches to larger ones.
+    as those that join patches to larger ones; nor are models of our own code with stages, which cut pictures into
+    windows between their mixers.
 
     Args:
         model: The model.
         inputs: What it is called with.
         read: The names of its known mixers that ran.
     """
+    if isinstance(model, StagedModel):
+        return ()
     made_of = _signature(model, read)
     held = _known.get(model)
     if held is None or held[0] != made_of:
