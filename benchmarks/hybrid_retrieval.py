@@ -8,9 +8,9 @@ for at the end. At the places that predict the number's digits, and nowhere else
 
 * by its mean over those places in all rows, for each digit separately ("mean"), or by zero ("zero"): what falls is all
   that the part does there, be it looking up or knowing which digit is next;
-* by what it was when the needles told other numbers and everything else was the same ("exchanged"): what changes is
-  only what the part brings of the number. "gives the other" is the share of digits for which the model then names that
-  of the other number.
+* by what it was when the needle told another number and everything else was the same ("exchanged"): what changes is
+  only what the part brings of the number. "gives the other" is the share of rows in which the first digit is then that
+  of the other number; the digits after it are asked with the right ones before them, which the other number has not.
 
 "given to all" exchanges a part's outputs at every place after the needle in question, so that a number that a layer
 brings along step by step is found too. Reported are the mean log-probability of the right digits and the share of whole
@@ -54,7 +54,7 @@ Replace = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Questions:
-    """Rows that end with a question's number; in `others` the needles tell other numbers, and all else is the same."""
+    """Rows that end with a question's number; in `others` its needle tells another number, and all else is the same."""
 
     rows: Tensor
     others: Tensor
@@ -74,11 +74,10 @@ def questions(haystack: Haystack, count: int, length: int, needles: int, seed: i
     sample = haystack.needles(rng, count, length, needles)
     end = int(sample.asked[0, 0, -1]) + 1
     others = sample.rows.copy()
-    for row, values in zip(others, sample.values, strict=True):
-        for places in values:
-            # nine other digits for each, so that no digit of the two numbers is the same
-            before = np.searchsorted(haystack.digits, row[places])
-            row[places] = haystack.digits[(before + rng.integers(1, 10, len(places))) % 10]
+    for row, places in zip(others, sample.values[:, 0], strict=True):
+        # one of the nine other digits for each, so that no digit of the two numbers is the same
+        before = np.searchsorted(haystack.digits, row[places])
+        row[places] = haystack.digits[(before + rng.integers(1, 10, len(places))) % 10]
     parts = sample.rows[:, :end], others[:, :end], sample.values[:, 0], sample.asked[:, 0]
     return Questions(*(torch.from_numpy(part) for part in parts))
 
@@ -144,7 +143,7 @@ class Answered:
         logp: Mean log-probability of the right digits.
         whole: Share of numbers that are right to the last digit, each digit given the right ones before it.
         digits: Share of digits that are right.
-        others: Share of digits that are those of the other number.
+        others: Share of rows whose first digit is that of the other number.
     """
 
     logp: float
@@ -178,7 +177,7 @@ def answered(
         truth, told = rows.gather(1, asking.asked[index]), asking.others[index].gather(1, asking.told[index])
         logp.append(logits.log_softmax(-1).gather(2, truth[..., None])[..., 0])
         right.append(logits.argmax(-1) == truth)
-        other.append(logits.argmax(-1) == told)
+        other.append(logits[:, 0].argmax(-1) == told[:, 0])
     found = torch.cat(right)
     return Answered(
         float(torch.cat(logp).mean()),

@@ -53,6 +53,10 @@ EARLY_TEXT = 0.1
 MEASURED = ((1, 128), (2, 256), (4, 512))
 #: Held-out rows of this length that are measured on the way, and bytes to a token of the held-out novels.
 TEXT_ROWS, BYTES_PER_TOKEN = (16, 512), 3_025_032 / 946_652
+#: How long each is trained, for how many of these steps the rate falls, and from which step to which rows grow.
+STEPS = {"tiny-hybrid": 1400, "tiny-delta-hybrid": 1800}
+DECAY = 250
+GROW = {"tiny-hybrid": (400, 900), "tiny-delta-hybrid": (427, 900)}
 
 
 def configuration(name: str, vocabulary: int, **sizes: Any) -> PretrainedConfig:
@@ -191,10 +195,10 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=NAMES)
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--decay", type=int, default=250)
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--decay", type=int, default=DECAY)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens to a step")
-    parser.add_argument("--grow", type=int, nargs=2, default=(500, 900), help="rows grow from this step to that")
+    parser.add_argument("--grow", type=int, nargs=2, help="rows grow from this step to that (default: the model's own)")
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -204,6 +208,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_pages("training.hybrids")
     torch.set_num_threads(options.threads)
+    steps, grow = options.steps or STEPS[options.model], tuple(options.grow or GROW[options.model])
     origin, tokenizer = bundled(ORIGIN)
     texts = haystacks(options.cache, data_folder(options.data), tokenizer)
     torch.manual_seed(options.seed)
@@ -212,14 +217,14 @@ def main() -> None:
     settings = Settings(
         task=options.model,
         architecture={"hybrid": options.model},
-        steps=options.steps,
+        steps=steps,
         decay=options.decay,
         peak=options.peak,
         seed=options.seed,
-        batches={"tokens": options.tokens, "grow": list(options.grow)},
+        batches={"tokens": options.tokens, "grow": list(grow)},
     )
     training, held_out = (Haystack(texts[name], tokenizer) for name in ("training", "held-out"))
-    task = HybridTask(training, held_out, options.tokens, options.seed, tuple(options.grow))
+    task = HybridTask(training, held_out, options.tokens, options.seed, grow)
     # Rows have hundreds of lengths, and compiling for each would take longer than it saves.
     train(
         settings,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rounding import assert_trained_alike
+from small_hybrids import SHALLOW, SHARED, SIZES, small_hybrid
 from training import hybrids, retrieval
 from training.running import architectures, loop
 from training.running.bundled_start import bundled
@@ -19,36 +19,6 @@ from training.zoo import export
 
 # transformers says once per process that it runs without CUDA kernels
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers.*")
-
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny-hybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "num_key_value_heads": 1},
-    # value heads share keys, which the shipped model's do not
-    "tiny-delta-hybrid": {
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 16,
-        "head_dim": 16,
-    },
-}
-#: A layer of each kind.
-SHALLOW: dict[str, dict[str, Any]] = {
-    "tiny-hybrid": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
-    "tiny-delta-hybrid": {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
-}
-SHARED = {"hidden_size": 32, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
-
-
-def small(name: str, vocabulary: int = 50, **sizes: Any) -> PreTrainedModel:
-    """A model with weights from N(0, 0.4), so that nothing hides behind the residual stream."""
-    torch.manual_seed(0)
-    model = hybrids.build(hybrids.configuration(name, vocabulary, **SHARED | SIZES[name] | sizes)).eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.4)
-            elif "norm" not in key and "A_log" not in key:
-                parameter.normal_(0.5, 0.4)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +31,7 @@ def task() -> hybrids.HybridTask:
 
 @pytest.mark.parametrize("name", hybrids.NAMES)
 def test_fast_scans_change_no_logit_and_no_gradient(name: str) -> None:
-    model = small(name, **SHALLOW[name])
+    model = small_hybrid(name, **SHALLOW[name])
     ids = torch.randint(0, 50, (2, 75))  # three chunks of the delta rule, the last not full
     model(ids, labels=ids, use_cache=False).loss.backward()
     stock = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
@@ -113,7 +83,7 @@ def test_the_bamba_is_started_as_the_mamba2_without_its_induction_layer() -> Non
             layer.norm.weight.normal_(1, 0.4)
             layer.mixer.in_proj.weight.normal_(0, 0.4)
         origin.backbone.norm_f.weight.normal_(1, 0.4)
-    model = small("tiny-hybrid")
+    model = small_hybrid("tiny-hybrid")
     hybrids.start(model, origin)
     model.base_model.layers[hybrids.ATTENTION].self_attn.o_proj.weight.data.zero_()
     del origin.backbone.layers[1]
@@ -126,7 +96,7 @@ def test_the_bamba_is_started_as_the_mamba2_without_its_induction_layer() -> Non
 @pytest.mark.parametrize("name", hybrids.NAMES)
 def test_attention_starts_by_writing_what_it_reads(name: str) -> None:
     """On a text of one token, to which alone it can attend: a head's part of that token's stream, for every head."""
-    model = small(name)
+    model = small_hybrid(name)
     attention = model.base_model.layers[hybrids.ATTENTION].self_attn
     hybrids.start_copying(attention)
     if name == "tiny-delta-hybrid":
@@ -145,7 +115,7 @@ def test_the_delta_hybrid_is_started_with_the_mamba2s_embeddings_and_last_norm()
     torch.manual_seed(0)
     origin = architectures.build(architectures.configuration("tiny-mamba2", 50, hidden_size=32, num_heads=1))
     origin.backbone.norm_f.weight.data.normal_(1, 0.4)
-    model = small("tiny-delta-hybrid")
+    model = small_hybrid("tiny-delta-hybrid")
     hybrids.start(model, origin)
     stream = torch.randn(3, 32)
     torch.testing.assert_close(
@@ -162,7 +132,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(name: str, task: hybrids.Hybr
     quiet = loop.Reporting(log_steps=2, validation_steps=99)
 
     def fresh() -> PreTrainedModel:
-        return small(name, vocabulary=2048)
+        return small_hybrid(name, vocabulary=2048)
 
     def run(folder: str, stop: int | None = None) -> dict[str, torch.Tensor]:
         return loop.train(settings, fresh(), Quick(), tmp_path / folder, quiet, stop_after=stop).state_dict()
@@ -182,7 +152,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(name: str, task: hybrids.Hybr
 def test_figures_are_taken_on_held_out_text(task: hybrids.HybridTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hybrids, "MEASURED", ((1, 64), (2, 80)))
     monkeypatch.setattr(hybrids, "TEXT_ROWS", (4, 32))
-    figures = task.validate(small("tiny-hybrid", vocabulary=2048))
+    figures = task.validate(small_hybrid("tiny-hybrid", vocabulary=2048))
     assert list(figures) == ["bits_per_byte", "1_in_64", "2_in_80"]
     assert figures["bits_per_byte"] > 2, "a random model knows no English"
     assert figures["1_in_64"] < 0.5, "nor any secret"
@@ -192,7 +162,7 @@ def test_figures_are_taken_on_held_out_text(task: hybrids.HybridTask, monkeypatc
 def test_an_exported_model_is_the_one_that_was_trained(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = small(name, vocabulary=2048)
+    model = small_hybrid(name, vocabulary=2048)
     architecture = {"architecture": {"hybrid": name}}
     torch.save({"model": model.state_dict(), "settings": architecture}, tmp_path / "checkpoint.pt")
     stock = hybrids.configuration
