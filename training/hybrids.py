@@ -53,10 +53,12 @@ EARLY_TEXT = 0.1
 MEASURED = ((1, 128), (2, 256), (4, 512))
 #: Held-out rows of this length that are measured on the way, and bytes to a token of the held-out novels.
 TEXT_ROWS, BYTES_PER_TOKEN = (16, 512), 3_025_032 / 946_652
-#: How long each is trained, for how many of these steps the rate falls, and from which step to which rows grow.
-STEPS = {"tiny-hybrid": 1400, "tiny-delta-hybrid": 1800}
-DECAY = 250
-GROW = {"tiny-hybrid": (400, 900), "tiny-delta-hybrid": (427, 900)}
+#: How long each is trained, for how many of these steps the rate falls, from which step to which rows grow, and from
+#: which to which they are short again: with the first of these alone, tiny-hybrid did not tell several secrets apart.
+STEPS = {"tiny-hybrid": 863, "tiny-delta-hybrid": 1050}
+DECAY = {"tiny-hybrid": 90, "tiny-delta-hybrid": 200}
+GROW = {"tiny-hybrid": (340, 650), "tiny-delta-hybrid": (427, 900)}
+AGAIN = {"tiny-hybrid": (633, 773), "tiny-delta-hybrid": (0, 0)}
 
 
 def configuration(name: str, vocabulary: int, **sizes: Any) -> PretrainedConfig:
@@ -131,25 +133,41 @@ def start_copying(attention: nn.Module) -> None:
 class HybridTask:
     """Batches over training novels, the batch of a step a function of (seed, step) alone; figures on held-out ones.
 
-    Rows are of at most SHORT tokens until step `grow[0]` and of at most LONG from step `grow[1]` on.
+    Rows are of at most SHORT tokens until step `grow[0]` and of at most LONG from step `grow[1]` on, but for steps
+    `again[0]` to `again[1]`, which are as the first ones and have two needles or more to a row.
     """
 
     def __init__(
-        self, training: Haystack, held_out: Haystack, tokens: int, seed: int, grow: tuple[int, int] = (0, 0)
+        self,
+        training: Haystack,
+        held_out: Haystack,
+        tokens: int,
+        seed: int,
+        grow: tuple[int, int] = (0, 0),
+        again: tuple[int, int] = (0, 0),
     ) -> None:
-        self.training, self.held_out, self.tokens, self.seed, self.grow = training, held_out, tokens, seed, grow
+        self.training, self.held_out, self.tokens, self.seed = training, held_out, tokens, seed
+        self.grow, self.again = grow, again
+
+    def is_early(self, step: int) -> bool:
+        """Return whether a step is of short rows with needles alone."""
+        return step < self.grow[0] or self.again[0] <= step < self.again[1]
 
     def longest(self, step: int) -> int:
         """Return the most tokens that a row of a step may have."""
         begins, ends = self.grow
+        if self.is_early(step):
+            return SHORT
         grown = 1.0 if step >= ends else max(0.0, (step - begins) / max(1, ends - begins))
         return int(SHORT * (LONG / SHORT) ** grown)
 
     def step(self, step: int) -> Batch:
         """Return the batch of one step: rows with needles, and as many plain ones, or one less, once rows grow."""
         rng = np.random.default_rng((self.seed, step))
-        growing = step >= self.grow[0]
+        growing = not self.is_early(step)
         needles = 1 + int(rng.choice(len(NEEDLES), p=NEEDLES))
+        if not growing and step >= self.grow[0]:
+            needles = max(2, needles)
         least = max(LEAST if growing else 0, 2 * needles * self.training.sentence_size + LEAST_HAY)
         length = int(np.exp(rng.uniform(*np.log((least, max(least, self.longest(step)))))))
         count = max(2, self.tokens // length)
@@ -196,9 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=NAMES)
     parser.add_argument("--steps", type=int, help="default: the model's own")
-    parser.add_argument("--decay", type=int, default=DECAY)
+    parser.add_argument("--decay", type=int, help="likewise")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens to a step")
     parser.add_argument("--grow", type=int, nargs=2, help="rows grow from this step to that (default: the model's own)")
+    parser.add_argument("--again", type=int, nargs=2, help="they are short again from this step to that (likewise)")
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -209,6 +228,7 @@ def main() -> None:
     keep_pages("training.hybrids")
     torch.set_num_threads(options.threads)
     steps, grow = options.steps or STEPS[options.model], tuple(options.grow or GROW[options.model])
+    again = tuple(options.again or AGAIN[options.model])
     origin, tokenizer = bundled(ORIGIN)
     texts = haystacks(options.cache, data_folder(options.data), tokenizer)
     torch.manual_seed(options.seed)
@@ -218,13 +238,13 @@ def main() -> None:
         task=options.model,
         architecture={"hybrid": options.model},
         steps=steps,
-        decay=options.decay,
+        decay=options.decay or DECAY[options.model],
         peak=options.peak,
         seed=options.seed,
-        batches={"tokens": options.tokens, "grow": list(grow)},
+        batches={"tokens": options.tokens, "grow": list(grow), "again": list(again)},
     )
     training, held_out = (Haystack(texts[name], tokenizer) for name in ("training", "held-out"))
-    task = HybridTask(training, held_out, options.tokens, options.seed, grow)
+    task = HybridTask(training, held_out, options.tokens, options.seed, grow, again)
     # Rows have hundreds of lengths, and compiling for each would take longer than it saves.
     train(
         settings,

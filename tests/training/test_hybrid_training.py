@@ -9,11 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import mambascope
 from rounding import assert_trained_alike
 from small_hybrids import SHALLOW, SHARED, SIZES, small_hybrid
 from training import hybrids, retrieval
+from training.language.export import MOST_BYTES as PACKAGED_BYTES
 from training.running import architectures, loop
 from training.running.bundled_start import bundled
+from training.running.loss import bits_per_byte, token_losses
 from training.running.scans import fast_scans
 from training.zoo import export
 
@@ -71,6 +74,12 @@ def test_rows_ask_for_numbers_and_teach_text_but_no_secrets(task: hybrids.Hybrid
     most = 2 * len(hybrids.NEEDLES) * task.training.sentence_size + hybrids.LEAST_HAY
     assert max(task.step(step).rows.shape[1] for step in range(10)) <= max(hybrids.SHORT, most)
     assert max(task.step(step).rows.shape[1] for step in range(20, 40)) > 300
+    again = hybrids.HybridTask(task.training, task.held_out, task.tokens, task.seed, task.grow, again=(30, 50))
+    assert torch.equal(again.step(29).rows, task.step(29).rows)
+    for batch in (again.step(step) for step in range(30, 50)):
+        assert batch.rows.shape[1] <= max(hybrids.SHORT, most)
+        answers = batch.learnt > batch.learnt[batch.learnt > 0].min()
+        assert (answers.sum(1) >= 2 * (retrieval.DIGITS + 2)).all(), "two questions or more in every row"
 
 
 def test_the_bamba_is_started_as_the_mamba2_without_its_induction_layer() -> None:
@@ -177,3 +186,24 @@ def test_an_exported_model_is_the_one_that_was_trained(
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+SECRET = (
+    "The secret of the doctor is 47192. He went out of the room, and she looked after him for a moment. "
+    "It was a fine evening, and the garden was quiet. The secret of the doctor is "
+)
+
+
+@pytest.mark.parametrize("name", hybrids.NAMES)
+def test_a_bundled_hybrid_knows_english_and_finds_the_number_that_was_told(name: str) -> None:
+    folder = Path(mambascope.__file__).parent / "weights" / name
+    assert (folder / "model.safetensors").stat().st_size <= PACKAGED_BYTES
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    number = model.generate(**tokenizer(SECRET, return_tensors="pt"), max_new_tokens=5, do_sample=False)[0, -5:]
+    assert tokenizer.decode(number) == "47192"
+    text = "She looked at him for a moment without speaking, and then she went out of the room and shut the door."
+    rows = tokenizer(text, return_tensors="pt").input_ids
+    with fast_scans(), torch.no_grad():
+        nats = float(token_losses(model, rows).mean())
+    assert bits_per_byte(nats, len(text) / rows.shape[1]) < 2.2  # 3 or more where nothing was learnt
