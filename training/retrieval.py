@@ -95,6 +95,16 @@ class Haystack:
         self.stop = tokenizer.encode(" a.")[-1]
         self.told = np.array([tokenizer.encode(f" The word is {key}.") for key in KEYS])
 
+    @property
+    def sentence_size(self) -> int:
+        """How many tokens a needle has."""
+        return int(self.sentences.shape[1]) + DIGITS - 1
+
+    def plain(self, rng: np.random.Generator, count: int, length: int) -> NDArray[np.int64]:
+        """Return `count` rows of this many tokens of the text, without needles."""
+        starts = rng.integers(len(self.text) - length + 1, size=count)
+        return np.array([self.text[start : start + length] for start in starts], np.int64).reshape(count, length)
+
     def needles(self, rng: np.random.Generator, count: int, length: int, needles: int) -> Needles:
         """Return `count` rows of this many tokens and needles."""
         rows = [self._row(rng, length, needles) for _ in range(count)]
@@ -200,7 +210,7 @@ def found(model: PreTrainedModel, haystack: Haystack, length: int, needles: int,
         torch.from_numpy(sample.rows).split(8), torch.from_numpy(sample.asked).split(8), strict=True
     ):
         with fast_scans():
-            logits = model.lm_head(model.backbone(rows, use_cache=False)[0])
+            logits = model.lm_head(model.base_model(rows, use_cache=False)[0])
         places = asked[:, 0]
         guessed = logits.argmax(-1).gather(1, places - 1)
         right.append((guessed == rows.gather(1, places)).all(1))

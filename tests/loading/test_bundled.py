@@ -12,12 +12,13 @@ TEXT = "Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr
 #: A white 6, a yellow 1 and a blue 0 before grass.
 DIGITS = Path(__file__).parents[2] / "docs" / "digits.png"
 NAMES = ("tiny-mamba", "tiny-mamba2")
+HYBRIDS = ("tiny-delta-hybrid", "tiny-hybrid")
 
 
-def test_both_come_with_the_package():
+def test_four_come_with_the_package():
     bundled = mambascope.bundled_models()
-    assert tuple(name for name in bundled if not name.startswith("zoo:")) == NAMES
-    for name in NAMES:
+    assert tuple(name for name in bundled if not name.startswith("zoo:")) == (*HYBRIDS, *NAMES)
+    for name in (*HYBRIDS, *NAMES):
         assert (bundled[name] / "model.safetensors").stat().st_size <= 6_000_000
 
 

@@ -86,7 +86,7 @@ class Reporting:
 
 def masked_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the (weighted) mean loss in nats of the learnt tokens; only their logits are computed."""
-    hidden = model.backbone(batch.rows[:, :-1], use_cache=False)[0]
+    hidden = model.base_model(batch.rows[:, :-1], use_cache=False)[0]
     chosen = batch.learnt > 0
     losses = F.cross_entropy(model.lm_head(hidden[chosen]).float(), batch.rows[:, 1:][chosen], reduction="none")
     weights = batch.learnt[chosen].float()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 #: What the projections' matrices are called: in mixers, in attention, and in the two layers between attentions.
-DECAYED = ("proj.weight", "fc1.weight", "fc2.weight")
+DECAYED = ("proj.weight", "in_proj_qkv.weight", "in_proj_z.weight", "fc1.weight", "fc2.weight")
 
 
 def optimiser(model: nn.Module, peak: float, weight_decay: float) -> torch.optim.AdamW:

@@ -21,19 +21,29 @@ from torch import Tensor, nn
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from mambascope.models.vim.mixer import VimMixer
-from mambascope.operators.recurrence import channel_recurrence, head_recurrence
+from mambascope.operators.recurrence import channel_recurrence, decay_from, head_recurrence
 from training.running.fused import fused_channel_recurrence, fused_head_recurrence
+
+#: Whether the processor has the wide vectors with which the compiled scan of heads is faster than matrix products.
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+#: Tokens per chunk of the gated delta rule.
+DELTA_CHUNK = 32
 
 
 @contextmanager
 def fast_scans() -> Iterator[None]:
-    """Swap Mamba-1's and Vim's mixers and Mamba-2's scan and short convolution until the end of the block."""
-    mamba2 = "transformers.models.mamba2.modeling_mamba2"
+    """Swap Mamba-1's and Vim's mixers, and scans and short convolutions of the others, until the end of the block."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(MambaMixer, "forward", mamba_mixer))
         stack.enter_context(patch.object(VimMixer, "forward", vim_mixer))
-        stack.enter_context(patch(f"{mamba2}.mamba2_chunk_scan", chunk_scan))
-        stack.enter_context(patch(f"{mamba2}.causal_conv1d_fn", transposed_convolution))
+        for name in ("mamba2", "bamba", "qwen3_5"):
+            code = f"transformers.models.{name}.modeling_{name}"
+            stack.enter_context(patch(f"{code}.causal_conv1d_fn", transposed_convolution))
+            scan = (
+                ("torch_chunk_gated_delta_rule", delta_scan) if name == "qwen3_5" else ("mamba2_chunk_scan", chunk_scan)
+            )
+            stack.enter_context(patch(f"{code}.{scan[0]}", scan[1]))
         yield
 
 
@@ -97,22 +107,78 @@ def chunk_scan(
     assert initial_states is None
     assert not return_final_states
     step = F.softplus(dt.float() + dt_bias).clamp(*dt_limit)
-    fused = fused_head_recurrence if hidden_states.shape[-1] % 16 == 0 and B.shape[2] == 1 else None
-    out = (fused or head_recurrence)(hidden_states * step[..., None], step, A, B.float(), C.float())
+    fits = WIDE and hidden_states.shape[-1] % 16 == 0 and B.shape[2] == 1
+    out = ((fused_head_recurrence if fits else None) or head_recurrence)(
+        hidden_states * step[..., None], step, A, B.float(), C.float()
+    )
     return out + hidden_states * D[:, None]
 
 
+def delta_scan(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return the gated delta rule's answers, (b, L, H, P), in float32; there is no final state, training needs none.
+
+    With a_t = e^{g_t} the state is S_t = a_t S_{t−1} (I − β_t k_t k_tᵀ) + β_t v_t k_tᵀ and the answer S_t q_t. In
+    chunks of s tokens what is written, w_t = β_t (v_t − a_t S_{t−1} k_t), follows from a triangular system of s
+    equations, and states are passed from chunk to chunk (S. Yang et al. Gated delta networks. 2025. Section 3.3).
+    """
+    assert use_qk_l2norm_in_kernel
+    assert initial_state is None
+    assert not output_final_state
+    L, H = value.shape[1:3]
+    query, key = (unit(tensor.float()).repeat_interleave(H // tensor.shape[2], dim=2) for tensor in (query, key))
+    query = query * query.shape[-1] ** -0.5
+    size = min(DELTA_CHUNK, L)
+    q, k, v, fall, beta = (
+        rearrange(F.pad(tensor.float(), [0, 0, 0, 0, 0, -L % size]), "b (c s) h p -> c b h s p", s=size)
+        for tensor in (query, key, value, g[..., None], beta[..., None])
+    )
+    fall = fall.cumsum(dim=3)
+    causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
+    decay = decay_from((fall - fall.transpose(-1, -2)).masked_fill(~causal, -torch.inf))
+    since = decay_from(fall)
+    system = (beta * k @ k.transpose(-1, -2)) * decay
+    sides = torch.cat([beta * v, beta * since * k], dim=-1)
+    written, read_before = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True).split(
+        [v.shape[-1], k.shape[-1]], dim=-1
+    )
+    to_end = (k * decay_from(fall[..., -1:, :] - fall)).transpose(-1, -2)
+    state = torch.zeros_like(to_end[0] @ written[0])
+    entering, corrected = [], []
+    for chunk in range(len(v)):
+        entering.append(state)
+        corrected.append(written[chunk] - read_before[chunk] @ state)
+        state = since[chunk, ..., -1:, :] * state + to_end[chunk] @ corrected[-1]
+    inside = ((q @ k.transpose(-1, -2)) * decay) @ torch.stack(corrected)
+    out = inside + (q * since) @ torch.stack(entering)
+    return rearrange(out, "c b h s p -> b (c s) h p")[:, :L].to(value.dtype), None
+
+
+def unit(vectors: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return vectors of length one, as the gated delta rule's kernels make them of keys and queries."""
+    return vectors * torch.rsqrt(vectors.pow(2).sum(-1, keepdim=True) + eps)
+
+
 def transposed_convolution(
-    hidden_states: Tensor, weight: Tensor, bias: nn.Parameter, activation: str | None = None, **_: Any
+    hidden_states: Tensor, weight: Tensor, bias: nn.Parameter | None, activation: str | None = None, **_: Any
 ) -> Tensor:
     """Return `causal_convolution` of (b, D, L) inputs."""
     assert activation in ("silu", "swish")
     return rearrange(causal_convolution(rearrange(hidden_states, "b D L -> b L D"), weight, bias), "b L D -> b D L")
 
 
-def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return silu of the causal convolution of (b, L, D) inputs with (D, K) weights."""
     K, L = weight.shape[1], x.shape[1]
     padded = F.pad(x, (0, 0, K - 1, 0))
-    out = bias + sum(padded[:, k : k + L] * weight[:, k] for k in range(K))
+    out = sum((padded[:, k : k + L] * weight[:, k] for k in range(K)), 0.0 if bias is None else bias)
     return F.silu(out).to(x.dtype)

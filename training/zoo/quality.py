@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from training import copying, retrieval, sentiment
+from training import copying, hybrids, retrieval, sentiment
 from training.language.corpus import data_folder
+from training.language.evaluate import validation_losses
+from training.running.loss import bits_per_byte
+from training.running.scans import fast_scans
 from training.translation import data as translation_data
 from training.translation import train as translation
 from training.translation.language_pairs import PAIRS, LanguagePair
@@ -73,6 +76,17 @@ def retrieval_quality(
     }
 
 
+def text_quality(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, cache: Path, data: Path, limit: int | None
+) -> dict[str, float]:
+    """Return the bits per byte of the held-out novels, or of their first `limit` tokens, as the bundled models'."""
+    tokens = retrieval.haystacks(cache, data, tokenizer)["held-out"][:limit]
+    with fast_scans():
+        nats = float(validation_losses(model, tokens, context=1024, stride=768).mean())
+    bytes_per_token = len(tokenizer.decode(tokens).encode()) / len(tokens)
+    return {"tokens": len(tokens), "bits_per_byte": bits_per_byte(nats, bytes_per_token)}
+
+
 def sentiment_quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: Path) -> dict[str, float]:
     """Return the shares of held-out sentences, and of held-out reviews' pieces, ends and wholes, judged right."""
     labels = [tokenizer.encode(label)[0] for label in sentiment.LABELS]
@@ -96,13 +110,18 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="examples of each kind (translation: sentences)")
     parser.add_argument("--beams", type=int, default=4, help="of the translations; 1 is greedy")
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
+    parser.add_argument("--limit", type=int, help="of a hybrid's held-out text, only so many tokens")
     parser.add_argument("--cache", type=Path, help="where the task's prepared data lie (default: runs/TASK-data)")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.folder)
     data, (task, *rest) = data_folder(options.data), options.folder.name.split("-")
     cache = options.cache or Path("runs") / f"{task}-data"
-    if task == "copying":
+    if options.folder.name in hybrids.NAMES:
+        cache = options.cache or Path("runs/retrieval-data")
+        figures = text_quality(model, tokenizer, cache, data, options.limit)
+        figures |= retrieval_quality(model, tokenizer, cache, data, options.count)
+    elif task == "copying":
         figures = copying_quality(model, options.count)
     elif task == "translation":
         languages = PAIRS["-".join(rest[:2])]
