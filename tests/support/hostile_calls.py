@@ -140,7 +140,7 @@ RIGHT = {
 RUNS = {
     "norm_based": (trace,), "norm_based_row": (trace,), "transformer_attribution": (trace,),
     "mamba_lrp": (headless,), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
-    "knockout": (two, of_attention, headless), "occlusion": (two, headless), "value_zeroing": (two, of_attention),
+    "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
     "integrated_gradients": (headless,), "smooth_grad": (headless,), "mamba_attribution": (headless,),
 }  # fmt: skip
 

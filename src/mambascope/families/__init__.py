@@ -155,12 +155,12 @@ def find_mixers(model: nn.Module, *, partial: bool = False) -> list[tuple[str, n
             lacking = shortfall(module, FAMILIES.values())
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "
-                f"yet{lacking and f' ({lacking})'}; capture(…, partial=True) reads the other layers; supported are "
+                f"yet{lacking and f' ({lacking})'}; capture(…, partial=True) reads the other layers; supported are models of the types "
                 f"{supported()}"
             )
     if not mixers:
         raise UnsupportedModelError(
-            f"{type(model).__name__} holds no token mixer that mambascope can read; supported are models with "
+            f"{type(model).__name__} holds no token mixer that mambascope can read; supported are models of the types "
             f"{supported()}"
         )
     return mixers
@@ -195,5 +195,5 @@ def kinds_of_type(model_type: str) -> frozenset[Kind]:
 
 
 def supported() -> str:
-    """Return the names of the supported mixer classes, for messages."""
-    return ", ".join(family.mixer_class for family in FAMILIES.values())
+    """Return the supported model types, for messages."""
+    return ", ".join(model_types())
