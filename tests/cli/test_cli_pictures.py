@@ -131,7 +131,12 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
         (picture, *use, "--patch", "1,1", "--method", "alti-logit"): "explains a class, not a single patch",
         (picture, *use, "--position", "3"): "--position is for texts",
         (picture, *use, "--continuation", "x"): "--continuation is for texts",
-        (picture, *use, "--method", "mamba-attribution"): "mamba-attribution reads selective scans",
+        (
+            picture,
+            *use,
+            "--method",
+            "mamba-attribution",
+        ): "mamba-attribution reads softmax attention only beside others",
         (picture, *use, "--layer", "9", "--method", "latim"): "layer 9 does not exist",
         (picture, *use, "--out", tmp_path / "x.gif"): "choose one of",
         ("some words", *use, "--patch", "1,1"): "--patch is for pictures, but there is no picture 'some words'",

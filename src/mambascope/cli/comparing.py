@@ -108,7 +108,8 @@ def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[s
     chosen: list[Method | None] = []
     reasons = []
     for names in columns.values():
-        able = [METHODS[name] for name in names if METHODS[name].reads(kinds) and not kinds <= METHODS[name].defers]
+        able = [METHODS[name] for name in names if METHODS[name].reads(kinds)]
+        able = [one for one in able if not kinds <= one.defers] or able
         reason = "" if able else f"{names[0]} does not read {' and '.join(sorted(kinds))} layers"
         if isinstance(model, StagedModel) and able and not explains_stage(model, able[0], len(model.cells()) - 1):
             able, reason = [], f"{able[0].name} cannot explain the last stage by itself"

@@ -155,8 +155,8 @@ def find_mixers(model: nn.Module, *, partial: bool = False) -> list[tuple[str, n
             lacking = shortfall(module, FAMILIES.values())
             raise UnsupportedModelError(
                 f"{name or 'the model'} is a {type(module).__name__}, a state-space mixer that mambascope cannot read "
-                f"yet{lacking and f' ({lacking})'}; capture(…, partial=True) reads the other layers; supported are models of the types "
-                f"{supported()}"
+                f"yet{lacking and f' ({lacking})'}; in Python, capture(…, partial=True) reads the other layers; "
+                f"supported are models of the types {supported()}"
             )
     if not mixers:
         raise UnsupportedModelError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mambascope.brief import brief
 from mambascope.families import llama, mamba2
 from mambascope.families.attention import AttentionFamily, Projections
 from mambascope.families.family import Captured
@@ -31,6 +32,8 @@ def projections(mixer: Any, heads: int, layer: int | None = None) -> Projections
 @dataclass(frozen=True)
 class SharedAttentionFamily(AttentionFamily):
     """Attention whose weights depend on the layer that calls it."""
+
+    __repr__ = brief
 
     def affine(self, mixer: Any, captured: Captured, dtype: torch.dtype) -> AttentionLayer:
         """Return the affine map of one call."""

@@ -50,7 +50,7 @@ def refuse_missing(model: nn.Module, missing: Sequence[Missing]) -> None:
         raise UnsupportedModelError(
             f"{type(model).__name__} mixes tokens in parts that mambascope cannot read: {told(missing)}; register a "
             "family for each (docs/architecture.md), or take the maps of the other layers alone: "
-            "capture(…, partial=True)"
+            "in Python, capture(…, partial=True)"
         )
 
 

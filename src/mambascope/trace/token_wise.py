@@ -72,7 +72,7 @@ def _found(model: nn.Module, inputs: Mapping[str, Any], read: Sequence[str]) -> 
 
 def _tried(model: nn.Module, probe: dict[str, Any], read: Sequence[str], *, hooks: bool = False) -> list[Missing]:
     """Return what two passes over a probe find, without the user's hooks, which are to act once, unless asked."""
-    with running(model) as own, torch.no_grad():
+    with running(model, eager=True) as own, torch.no_grad():
         for part in (part for part in own.modules() if not hooks and not isinstance(part, torch.jit.ScriptModule)):
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()
