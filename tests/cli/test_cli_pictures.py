@@ -136,7 +136,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, models, photographs, t
             *use,
             "--method",
             "mamba-attribution",
-        ): "mamba-attribution reads softmax attention only beside others",
+        ): "reads softmax attention only beside others",
         (picture, *use, "--layer", "9", "--method", "latim"): "layer 9 does not exist",
         (picture, *use, "--out", tmp_path / "x.gif"): "choose one of",
         ("some words", *use, "--patch", "1,1"): "--patch is for pictures, but there is no picture 'some words'",

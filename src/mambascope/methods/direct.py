@@ -49,7 +49,8 @@ def added_directly(
         if block.fed_by is not None:
             operator = with_value_bias(block.operator(), value_bias)
             _, fed = in_parts(block, operator, "ALTI-Logit")
-            passed = fed.pull(q.to(operator.x.dtype), rule).double().sum(dim=-1)
+            along_each = q.to(operator.x.dtype).split(len(operator.x))  # copies of one text have one map
+            passed = torch.cat([fed.pull(one, rule).double().sum(dim=-1) for one in along_each])
             own = [passed, own[0] - passed]
         found += own
     return torch.stack(found, dim=-1)
@@ -76,13 +77,20 @@ def evidence(direct: Float[Tensor, "b mixer"], kinds: Sequence[Kind], text: int 
     }
 
 
-def evidence_of_kinds(trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]]) -> list[dict[str, Any]]:
+def evidence_of_kinds(
+    trace: Trace, readout: Callable[[Any], Float[Tensor, " b"]], texts: int = 1
+) -> list[dict[str, Any]]:
     """Return `evidence` for every text, for a method that has no directions of its own: one more forward pass.
 
     Empty for models whose mixers are all alike, whose layers read different tokens, or whose stream cannot be followed.
+
+    Args:
+        trace: A capture of texts, or of one text for several copies of it.
+        readout: Given the model's outputs, returns one number per text or copy.
+        texts: How many texts or copies there are.
     """
     kinds = [branch.kind for branch in trace.branches]
-    none: list[dict[str, Any]] = [{} for _ in range(len(trace.layers[0].x))]
+    none: list[dict[str, Any]] = [{} for _ in range(texts)]
     if len(set(kinds)) < 2 or len(trace.stages) > 1 or any(block.post_norm is not None for block in trace.layers):
         return none
     try:

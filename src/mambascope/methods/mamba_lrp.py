@@ -208,7 +208,7 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 
 def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:
     results = _results(trace, mamba_lrp(trace, readout, rules=published_rules(trace.inputs)))
-    each = zip(results, evidence_of_kinds(trace, readout), strict=True)
+    each = zip(results, evidence_of_kinds(trace, readout, len(results)), strict=True)
     return [replace(one, diagnostics={**one.diagnostics, **kinds}) for one, kinds in each]
 
 
