@@ -12,6 +12,9 @@ from models import stock_transformer
 from rounding import assert_equal_to_rounding
 from small_checkpoint import make_checkpoint
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 TEXT = "When Mary and John went to the store"
 
 

@@ -17,6 +17,9 @@ from models import stock_model
 from picture_checkpoints import CLASSES, GRID, SIDE, astronaut, saved, vim, vit
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -20,6 +20,9 @@ from vision_models import CLASS_TOKENS, pictures, vision_mamba
 from vision_reference import embed, run
 from vision_relevance import dense_relevance, readout_of
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 scores that a result keeps as float32.
 KEPT = 1e-6
 RULES = frozenset({"silu", "scan", "gate", "norm"})

@@ -26,6 +26,9 @@ from mambascope.trace.differentiate import differentiate
 from picture_mixer_models import drawn
 from vision_models import vision_mamba
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 SIDE = 32
 
 

@@ -15,6 +15,9 @@ from mambascope.inputs.pictures import read_picture
 from models import stock_model
 from picture_checkpoints import PROCESSOR, SIDE, cat, saved, vim, vit
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 TURNED, ORIENTATION = "turned upright, as the file says", 0x0112
 
 

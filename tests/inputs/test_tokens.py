@@ -9,6 +9,9 @@ from mambascope.errors import InputError
 from mambascope.inputs.tokens import check_ids, decode_token, encode, single_token
 from small_tokenizers import SIZE, byte_level, sentencepiece, word_pieces
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 TEXTS = [
     "When Mary and John went to the store",
     "  two spaces, then\n\ta tab and trailing ones   ",

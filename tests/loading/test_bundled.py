@@ -61,3 +61,28 @@ def test_a_name_seen_before_is_completed_from_where_it_stood(name):
         assert sorted(distant[:2]) == after, method
     other = mambascope.explain(model, tokenizer, TEXT.replace("Bolton", "Robinson"))
     assert dict(other.target.next_tokens).get("ol", 0) < 0.2
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_draws_a_told_digit_from_where_it_was_told_and_by_attention(name):
+    """In hybrids attention alone retrieves (arXiv 2510.19861): cut there, the digit is lost; elsewhere, it stays."""
+    model, tokenizer = mambascope.load(name)
+    text = "The secret of the doctor is 47192. It was a fine day, and the old man slept. The secret of the doctor is "
+    result = mambascope.explain(model, tokenizer, text)
+    token, share = result.target.next_tokens[0]
+    assert token == "4"
+    assert share > 0.5
+    assert result.diagnostics["conservation_error"] < 1e-5
+    assert result.top(1)[0].token == "4"
+    shares = result.kind_shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["attention"] > 1 / len(result.model.kinds), "more than its part of the layers"
+    ids = tokenizer([text], return_tensors="pt")["input_ids"]
+    trace = mambascope.capture(model, input_ids=ids)
+    told = result.top(1)[0].position
+    readout = mambascope.readouts.token(-1, int(ids[0, told]))
+    kinds = sorted(trace.kinds)
+    lost = {kind: mambascope.methods.knockout(trace, readout, kinds={kind}).scores for kind in kinds}
+    assert int(lost["attention"].argmax()) == told
+    other = max(float(lost[kind][told].abs()) for kind in kinds if kind != "attention")
+    assert float(lost["attention"][told]) > 10 * other

@@ -14,6 +14,9 @@ from refusals import refused
 from small_staged_models import small
 from vision_models import vision_mamba
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

@@ -20,6 +20,9 @@ from rounding import assert_same_weights
 from small_staged_models import small
 from vision_models import vision_mamba
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 class CfgNode(dict):
     """Like a yacs configuration: a dict with attributes of its own, of a class that a reader lacks."""

@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from models import stock_model
 from refusals import refused
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 @pytest.fixture
 def folder(tmp_path):

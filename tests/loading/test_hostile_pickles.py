@@ -19,6 +19,9 @@ from mambascope.loading.pickles import read_pickled
 from models import stock_model
 from refusals import refused
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -30,6 +30,9 @@ from mambascope.loading.bundled import bundled_models
 from mambascope.loading.load import load
 from rounding import assert_equal_to_rounding, assert_same_weights
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
 KINDS = {

@@ -18,6 +18,9 @@ from mambascope.loading.load import load
 from models import TRANSFORMERS, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding, assert_same_weights
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 BERT = {"vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 16}
 
 

@@ -13,6 +13,9 @@ from models import stock_model, stock_transformer
 from refusals import refused
 from vision_models import vision_mamba
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 BILLION = 10**9
 FAMILIES = {
     "mamba": lambda: stock_model("mamba"),

@@ -13,6 +13,9 @@ from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH = 9
 IDS, MASK = padded_batch(LENGTH, 2, "left", seed=3)
 READOUT = readouts.token(LENGTH - 1, 7, foil=11)

@@ -19,6 +19,9 @@ from mambascope.trace import capture, cutting, footprint, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH = 9
 IDS, _ = padded_batch(LENGTH, 1, "left", seed=3)
 READOUT = readouts.token(LENGTH - 1, 7, foil=11)

@@ -15,6 +15,9 @@ from mambascope.trace import capture
 from models import FAMILIES, padded_batch, stock_model, without_downcasts
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 LENGTH, LAYERS = 17, 5
 TARGETS = (0, 1, 9, LENGTH - 1)
 #: float64, products over five layers of matrices whose entries partly cancel.

@@ -22,6 +22,9 @@ from mambascope.trace import capture
 from mambascope.trace.rules import PropagationRules
 from picture_mixer_models import last_logit, line_model, tokens, without_biases
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: a few hundred products chained over two layers, and a backward pass.
 BOUND = 1e-10
 COMBINATIONS = [frozenset(rules) for count in range(5) for rules in itertools.combinations(sorted(RULES), count)]

@@ -23,6 +23,9 @@ from mambascope.trace.rules import PropagationRules
 from rounding import assert_equal_to_rounding, assert_same_weights
 from small_staged_models import small
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: a dozen layers of a few hundred terms each.
 BOUND = 1e-10
 

@@ -17,6 +17,9 @@ from rounding import assert_equal_to_rounding, assert_same_weights
 from vision_models import CLASS_TOKENS, SIZES, pictures, vision_mamba
 from vision_reference import embed, run
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: a few hundred products chained over two layers.
 BOUND = 1e-12
 

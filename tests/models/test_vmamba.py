@@ -25,6 +25,9 @@ from mambascope.trace.differentiate import differentiate
 from mambascope.trace.rules import PropagationRules
 from picture_mixer_models import grid_model, last_logit, tokens, without_biases
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: a few hundred products chained over two layers, and a backward pass.
 BOUND = 1e-10
 COMBINATIONS = [frozenset(rules) for count in range(5) for rules in itertools.combinations(sorted(RULES), count)]

@@ -15,6 +15,9 @@ from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.permutation import Part, Permutation
 from mambascope.operators.selective_scan import SelectiveScan
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: sums of a few hundred terms of either sign.
 BOUND = 1e-11
 D, N, E = 6, 3, 5

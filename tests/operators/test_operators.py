@@ -11,6 +11,9 @@ from mambascope.operators.recurrence import channel_recurrence, head_recurrence
 from mambascope.operators.selective_scan import SelectiveScan
 from random_scans import make_scan
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 def naive_maps(scan):
     """Return the operator's dense matrices, (b, maps, L, L), from the loops of the specification."""

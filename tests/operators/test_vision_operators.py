@@ -23,6 +23,9 @@ from mambascope.trace import capture
 from vision_models import CLASS_TOKENS, pictures, vision_mamba
 from vision_reference import biases, contributions, embed, hidden, implicit_attention, run
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64: sums of a few hundred terms of either sign; float32: the same with its unit roundoff of 6e-8.
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}
 KINDS = ("mamba", "mamba2", "attention")

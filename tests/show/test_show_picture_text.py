@@ -15,6 +15,9 @@ from mambascope.show import print_attribution
 from mambascope.show.picture_text import pooled
 from show_results import HOSTILE, picture_result
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 def printed(attribution, **console):
     stream = io.StringIO()

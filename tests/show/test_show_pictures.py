@@ -14,6 +14,9 @@ from mambascope.show.overlay import BRIGHTNESS, ends, laid_over, overlay, pale, 
 from mambascope.show.palette import ANCHORS, colormap
 from show_results import HOSTILE, picture_result, result
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 def at(scores, grid, size, y, x):
     """Return the bilinear value at the middle of one pixel, written out with the four patches around it."""

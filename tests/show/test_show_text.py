@@ -15,6 +15,9 @@ from mambascope.show.excerpt import excerpt
 from mambascope.show.screen import EIGHTHS, number, percent
 from show_results import HOSTILE, PLAIN, result
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 
 def printed(attribution, **console):
     stream = io.StringIO()

@@ -18,6 +18,9 @@ from models import FAMILIES, TRANSFORMERS, padded_batch, stock_model, stock_tran
 from picture_mixer_models import Block
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 IDS = padded_batch(7, 1, "left")[0]
 
 

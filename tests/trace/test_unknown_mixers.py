@@ -23,6 +23,9 @@ from mambascope.operators.naive import attention_vectors
 from mambascope.trace import capture, token_wise
 from models import stock_model, stock_transformer, transformer_inputs
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: float64 sums of a few hundred terms in another order; the stock scan and its norm compute in float32.
 BOUND, SINGLE = 1e-10, 1e-5
 X = torch.randn(1, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -19,6 +19,9 @@ from mambascope.trace.differentiate import differentiate
 from models import padded_batch, stock_model, stock_transformer
 from rounding import assert_equal_to_rounding
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 IDS = padded_batch(7, 1, "left")[0]
 #: The layers that are adapted: projections of every kind and the embeddings. PEFT itself refuses out_proj in Mambas.
 TARGETS = {

@@ -190,8 +190,12 @@ def model_types() -> list[str]:
 
 
 def kinds_of_type(model_type: str) -> frozenset[Kind]:
-    """Return what the mixers of a model type mix tokens with; empty for a type that has no family."""
-    return frozenset(family.kind for family in FAMILIES.values() if family.model_type == model_type)
+    """Return what the mixers of a model type mix tokens with; empty for a type that has no family.
+
+    The text part of a model that reads more has the type of the whole, and `_text` after it.
+    """
+    names = (model_type, model_type.removesuffix("_text"))
+    return frozenset(family.kind for family in FAMILIES.values() if family.model_type in names)
 
 
 def supported() -> str:

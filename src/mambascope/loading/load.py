@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mambascope.arguments import flag
 from mambascope.errors import CheckpointError, InputError, UnsupportedModelError
-from mambascope.families import model_types
+from mambascope.families import kinds_of_type, model_types
 from mambascope.loading import hub, mamba_ssm, mistral, pretrained, released_mambavision, released_vim, released_vmamba
 from mambascope.loading.bundled import bundled_folder, bundled_names
 from mambascope.loading.checkpoint import build_model, quiet, read_config
@@ -64,11 +65,12 @@ def load(
     file is told in a warning.
 
     Args:
-        name: a bundled model (`tiny-mamba`, `tiny-mamba2`); one of the zoo, such as `zoo:copying-mamba2`; a folder
-            with config.json and weights, in the layout of transformers or of the original `mamba_ssm` package; a folder
-            with params.json, Mistral's own layout, of a Mamba model; a hub id, `organisation/name`, of one of the first
-            two layouts; or a file of Vim, VMamba or MambaVision as its authors released it. The model's class is the
-            one that config.json names in `architectures`, such as BertForSequenceClassification.
+        name: a bundled model (`tiny-mamba`, `tiny-mamba2`, `tiny-hybrid`, `tiny-delta-hybrid`); one of the zoo, such as
+            `zoo:copying-mamba2`; a folder with config.json and weights, in the layout of transformers or of the
+            original `mamba_ssm` package; a folder with params.json, Mistral's own layout, of a Mamba model; a hub id,
+            `organisation/name`, of one of the first two layouts; or a file of Vim, VMamba or MambaVision as its authors
+            released it. The model's class is the one that config.json names in `architectures`, such as
+            BertForSequenceClassification.
         dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
             is slow, and scores computed in it are inexact.
         device: where to put the model; by default the CPU.
@@ -199,7 +201,10 @@ def _transformers_class(
         except Exception as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
     brings_code = bool(settings.get("auto_map"))
-    if model_type not in model_types() and not brings_code:  # a class of its own may be built like a known one
+    inside = settings.get("text_config")  # of a wrapper around a language model
+    types = (model_type, inside.get("model_type") if isinstance(inside, Mapping) else None)
+    known = any(kinds_of_type(one) for one in types if isinstance(one, str))
+    if not known and not brings_code:  # a class of its own may be built like a known one
         said = shown(model_type)[1:-1] if model_type else "that its config.json does not name"
         raise UnsupportedModelError(
             f"{source.name} is a model of type {said}; supported are {', '.join(model_types())}, and checkpoints of "
