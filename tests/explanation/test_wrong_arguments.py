@@ -135,7 +135,7 @@ def said():
 
 EXPECTED = {
     "explain str": "the model is the name 'tiny-mamba'; load it first: model, tokenizer = mambascope.load('tiny-mam",
-    "explain linear": "Linear holds no token mixer that mambascope can read; supported are models with MambaMixer",
+    "explain linear": "Linear holds no token mixer that mambascope can read; supported are models of the types mamba,",
     "explain linear by a method": "Linear holds no token mixer",
     "explain wrapped": "ModuleList does not say where its tokens are embedded",
     "explain swapped": "the model is a tokenizer; pass the model first, then its tokenizer",
