@@ -20,11 +20,12 @@ from mambascope.errors import UnsupportedModelError
 from mambascope.methods.alti import alti, alti_rollout_row, with_value_bias
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention
+from mambascope.methods.implicit_attention import implicit_rollout_row
 from mambascope.methods.latim import latim
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.raw_attention import raw_attention_row
-from mambascope.methods.rollout import rollout_row
+from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
 from mambascope.trace import capture
 from mambascope.trace.rules import GRADIENT
@@ -247,7 +248,15 @@ def test_a_block_that_adds_in_another_way_is_not_walked(monkeypatch):
     trace = capture(model, hidden=torch.randn(1, LENGTH, WIDTH, dtype=torch.float64))
     assert not any(block.trusted for block in trace.layers)
     assert max(trace.reconstruction_error) < 1e-6
-    for method in (functools.partial(alti, trace, 0), functools.partial(alti_logit, trace, readouts.token(-1, 3))):
+    readout = readouts.token(-1, 3)
+    for method in (
+        functools.partial(alti, trace, 0),
+        functools.partial(alti_logit, trace, readout),
+        functools.partial(rollout, trace),
+        functools.partial(rollout_row, trace, -1),
+        functools.partial(implicit_rollout_row, trace, -1),
+        functools.partial(mamba_attribution, trace, readout),
+    ):
         with pytest.raises(UnsupportedModelError, match=r"layers\.0 changes it in a way that mambascope does not know"):
             method()
     assert latim(trace, 0).shape == (1, LENGTH, LENGTH)

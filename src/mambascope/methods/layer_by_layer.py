@@ -27,7 +27,12 @@ def rolled(
         rho: The weights at the top.
         pull: Given a layer and weights of its targets, returns their product with its matrix A.
         before: Given a layer and weights, returns the weights that are carried through it; by default the same.
+
+    Raises:
+        UnsupportedModelError: if a layer changes the stream in a way that is not known, such as by another factor.
     """
+    for block in trace.layers:
+        block.require_trusted("rollout")
     direct, mask = rho.new_zeros(rho.shape), trace.attention_mask
     real = torch.ones_like(rho) if mask is None else mask.to(rho)
     for block in reversed(trace.updates):

@@ -67,7 +67,8 @@ def rollout_row(
 
     Raises:
         InputError: if the target or variant does not exist, or the target is padding in one of the texts.
-        UnsupportedModelError: if the variant is `reference-code` and a layer is softmax attention.
+        UnsupportedModelError: if the variant is `reference-code` and a layer is softmax attention, or a layer changes
+            the stream in a way that is not known, such as by another factor.
     """
     check_variant(variant)
     if variant == "reference-code":
@@ -103,10 +104,13 @@ def rollout(
 
     Raises:
         InputError: if `channels` or `discard` cannot be used.
+        UnsupportedModelError: if a layer changes the stream in a way that is not known, such as by another factor.
         MapTooLargeError: if the maps would not fit in memory.
     """
     if not 0 <= discard < 1:
         raise InputError(f"discard must be a fraction of entries, at least 0 and below 1, found {discard}")
+    for block in trace.layers:
+        block.require_trusted("rollout")
     batch, length = trace.shape
     like = trace.operator(0).x
     require_room((3, batch, length, length), like, "explain one position, or shorten the text")

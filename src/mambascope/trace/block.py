@@ -189,18 +189,26 @@ class Block:
                 f"{method} needs the residual stream around each mixer, but {self.name} has no block around it that "
                 "mambascope can read"
             )
-        if not self.trusted:
-            raise UnsupportedModelError(
-                f"{method} follows the residual stream, but {self.name} changes it in a way that mambascope does not "
-                f"know: the stream before it plus its mixers' outputs differs from the stream after it by "
-                f"{self.stream_error:.1e}"
-            )
+        self.require_trusted(method)
         if self.read is not None and self.fed_by is None:
             raise UnsupportedModelError(
                 f"{method} follows the residual stream, but the mixers of {self.name} read something other than the "
                 "stream, in a way that mambascope does not know"
             )
         return self.stream_in
+
+    def require_trusted(self, method: str) -> None:
+        """Raise UnsupportedModelError if the block changes the stream other than by adding its mixers' outputs.
+
+        Args:
+            method: Name of the method that follows the stream, for the message.
+        """
+        if not self.trusted:
+            raise UnsupportedModelError(
+                f"{method} follows the residual stream, but {self.name} changes it in a way that mambascope does not "
+                f"know: the stream before it plus its mixers' outputs differs from the stream after it by "
+                f"{self.stream_error:.1e}"
+            )
 
     def operator(self, dtype: torch.dtype | None = None) -> AffineMap:
         """Return what the block adds to the stream as an exact affine map: the scaled sum of its branches' maps."""
