@@ -252,10 +252,10 @@ def test_rwkv_divides_no_weights_of_the_users_model():
     with torch.no_grad():
         stock = model(text(), use_cache=False).logits  # now the model has divided its weights itself
     assert model.rwkv.layers_are_rescaled
-    assert torch.equal(trace.logits, stock)
-    assert torch.equal(again.logits, stock)
+    assert distance(trace.logits, stock) < SINGLE
+    assert distance(again.logits, stock) < SINGLE
     later = capture(model, input_ids=text())
-    assert torch.equal(later.logits, stock)
+    assert distance(later.logits, stock) < SINGLE
     for number in range(len(trace.layers)):
         assert torch.equal(latim(trace, number), latim(later, number))
     halved = [
@@ -312,7 +312,7 @@ def test_its_checkpoints_are_loaded(family, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, _ = mambascope.load(tmp_path)
     assert type(loaded) is type(model)
-    assert torch.equal(capture(loaded, input_ids=text()).logits, capture(model, input_ids=text()).logits)
+    assert distance(capture(loaded, input_ids=text()).logits, capture(model, input_ids=text()).logits) < SINGLE
 
 
 def test_methods_explain_it_or_say_that_they_cannot(family):
