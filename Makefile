@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families peer agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -39,12 +39,12 @@ fuzz: .venv-test/ready
 	PYTHONPATH=tests .venv-test/bin/python -m fuzz run --minutes $(MINUTES) --seed $(SEED)
 
 bench: .venv/ready .venv-test/ready
-	.venv/bin/python benchmarks/capture.py
-	.venv/bin/python benchmarks/maps.py --family mamba
-	.venv/bin/python benchmarks/maps.py --family mamba2
-	.venv/bin/python benchmarks/lrp.py
-	.venv/bin/python benchmarks/induction.py
-	.venv-test/bin/python benchmarks/exactness.py
+	.venv/bin/python -m benchmarks.capture
+	.venv/bin/python -m benchmarks.maps --family mamba
+	.venv/bin/python -m benchmarks.maps --family mamba2
+	.venv/bin/python -m benchmarks.lrp
+	.venv/bin/python -m benchmarks.induction
+	.venv-test/bin/python -m benchmarks.exactness
 
 methods: .venv/ready
 	.venv/bin/python -m mambascope.cli.methods_table
@@ -52,6 +52,9 @@ methods: .venv/ready
 
 families: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.families --out docs/families.md
+
+peer: .venv-peer/ready .venv-test/ready
+	.venv-test/bin/python -m benchmarks.peer_maps --peer .venv-peer/bin/python --out docs/peer.md
 
 agreement: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.agreement --out docs/agreement.md
@@ -68,7 +71,7 @@ house: .venv-test/ready
 
 figures: .venv/ready .venv-test/ready house
 	.venv/bin/mambascope explain "$(TEXT)" --positions all --out docs/explained.png
-	.venv-test/bin/python benchmarks/linear_cost.py --out docs/linear_cost.png
+	.venv-test/bin/python -m benchmarks.linear_cost --out docs/linear_cost.png
 
 PAIR = zoo:vision-digits-vim,zoo:vision-digits-vit
 PLACES = zoo:vision-digits-vim-first,zoo:vision-digits-vim,zoo:vision-digits-vim-last,zoo:vision-digits-vit
@@ -102,9 +105,16 @@ zoo: .venv/ready
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-oldest/constraints.txt --editable ".[dev]"
 	touch $@
 
+# TransformerLens with the newest transformers on which its maps work; mambascope is not installed there.
+.venv-peer/ready: Makefile
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check transformer_lens==4.3.0 transformers==5.14.1
+	touch $@
+
 .venv-test/ray: .venv-test/ready
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray]"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-oldest build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-test .venv-oldest .venv-peer build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

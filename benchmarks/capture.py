@@ -1,6 +1,6 @@
 """Capture against the stock forward pass: a Mamba of 130M size with random weights, on this machine.
 
-    python benchmarks/capture.py [--length 1024] [--layers 24] [--width 768] [--family mamba] [--repeats 3]
+    python -m benchmarks.capture [--length 1024] [--layers 24] [--width 768] [--family mamba] [--repeats 3]
 
 Prints one line per measurement and the ratio of medians from this one run; stock and capture alternate, so that a noisy
 machine affects both alike. `kept` is what the trace holds beyond the model and its outputs; `peak` is what the process
@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 import mambascope
+from benchmarks.measuring import measured
 
 FAMILIES = {
     "mamba": lambda width, layers: transformers.MambaConfig(hidden_size=width, num_hidden_layers=layers),
@@ -37,31 +34,6 @@ FAMILIES = {
         eos_token_id=0,
     ),
 }
-
-
-def resident() -> int:
-    """Return the bytes of memory that the process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-def measured(call: Callable[[], Any]) -> tuple[Any, float, int]:
-    """Return a call's result, its seconds, and the largest growth of the process's memory while it ran."""
-    before, most, running = resident(), 0, True
-
-    def watch() -> None:
-        nonlocal most
-        while running:
-            most = max(most, resident() - before)
-            time.sleep(0.01)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - started
-    running = False
-    watcher.join()
-    return result, seconds, most
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Does relevance add up to the logit? With each of MambaLRP's rules left out in turn, on held-out novels.
 
-    python benchmarks/conservation.py [--data ../shared/data] [--passages 200] [--tokens 64] [--out FILE.png]
+    python -m benchmarks.conservation [--data ../shared/data] [--passages 200] [--tokens 64] [--out FILE.png]
 
 For passages of novels that the bundled models never saw, the logit f of the token predicted next is explained. The
 first table reports |f - Σ R| / |f|, median and 95th percentile: for the tokens' relevance with every bias zero in a

@@ -1,6 +1,6 @@
 """The map of a gated delta net against its recurrence, beside the usual heuristic; time and memory.
 
-    python benchmarks/delta_map.py [--lengths 128 512 1024] [--heads 8] [--state 64] [--threads N] [--repeats 3]
+    python -m benchmarks.delta_map [--lengths 128 512 1024] [--heads 8] [--state 64] [--threads N] [--repeats 3]
 
 One Qwen3-Next layer with random weights reads random tokens. Every map M of its heads is held to the recurrence, which
 runs token by token in float64: the error is ‖M v - o‖ / ‖o‖ over all targets and heads, v the values that the layer's
@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 import transformers
-from capture import measured
 from einops import rearrange
-from maps import multiply_rate
 
 import mambascope
+from benchmarks.maps import multiply_rate
+from benchmarks.measuring import measured
 from mambascope.operators.blocks import split
 from mambascope.operators.gated_delta import GatedDeltaRule
 from mambascope.operators.state_space_dual import StateSpaceDual

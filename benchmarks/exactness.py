@@ -1,6 +1,6 @@
 """The table of verified errors in the README: every family and map against the specification's loops.
 
-    python benchmarks/exactness.py [--length 24]
+    python -m benchmarks.exactness [--length 24]
 
 Weights from N(0, 0.4), left-padded batch of 3. In float64 the stock modelling code runs with its own casts to float32
 switched off, as in the tests. Errors are relative, ‖ours - reference‖ / ‖reference‖, the worst of all layers and rows:

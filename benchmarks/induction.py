@@ -1,6 +1,6 @@
 """Do the scores show induction? Random tokens, then the same again: each token should draw on what followed it before.
 
-    python benchmarks/induction.py [--models tiny-mamba tiny-mamba2] [--span 32] [--rows 20] [--methods latim ...]
+    python -m benchmarks.induction [--models tiny-mamba tiny-mamba2] [--span 32] [--rows 20] [--methods latim ...]
 
 In a row of `span` random tokens written twice, the token at position i of the second half also stands at i - span, and
 the model must find the token after that, at i - span + 1. For every layer the table gives how often that source

@@ -1,6 +1,6 @@
 """Time and memory of one target's explanation through all layers, as the text grows.
 
-    python benchmarks/linear_cost.py [--family mamba] [--longest 16384] [--longest-alti 16384] [--out FILE.png]
+    python -m benchmarks.linear_cost [--family mamba] [--longest 16384] [--longest-alti 16384] [--out FILE.png]
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from capture import FAMILIES, measured
 
 import mambascope
+from benchmarks.capture import FAMILIES
+from benchmarks.measuring import measured
 from mambascope import readouts
 from mambascope.files import whole_file, write_whole
 from mambascope.methods.alti_logit import alti_logit

@@ -1,6 +1,6 @@
 """MambaLRP against one forward pass of our own, and against the stock model's autograd where that finishes.
 
-    python benchmarks/lrp.py [--family mamba] [--length 1024] [--layers 24] [--width 768] [--repeats 3] [--budget 120]
+    python -m benchmarks.lrp [--family mamba] [--length 1024] [--layers 24] [--width 768] [--repeats 3] [--budget 120]
 
 A model of 130M size with random weights. Forward (a capture without self-check) and MambaLRP for one target alternate,
 so that a noisy machine affects both alike. Then the stock model's own forward and backward pass of one logit, through
@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 import transformers
-from capture import FAMILIES, measured
 
 import mambascope
+from benchmarks.capture import FAMILIES
+from benchmarks.measuring import measured
 from mambascope import readouts
 from mambascope.methods.mamba_lrp import mamba_lrp
 

@@ -1,6 +1,6 @@
 """The cost of each map of one layer against its floor, the matrix multiply rate of this machine.
 
-    python benchmarks/maps.py [--length 1024] [--width 768] [--family mamba|mamba2] [--threads N] [--repeats 3]
+    python -m benchmarks.maps [--length 1024] [--width 768] [--family mamba|mamba2] [--threads N] [--repeats 3]
 
 One layer with random weights. For every map it prints the time, the least operations that the map needs (hidden
 attention: L²/2 products of inner size D·N, or N per head; LaTIM: L²/2 products with W_o), what those would take at the
@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 import transformers
-from capture import FAMILIES, measured
 
 import mambascope
+from benchmarks.capture import FAMILIES
+from benchmarks.measuring import measured
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
 

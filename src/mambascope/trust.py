@@ -17,7 +17,7 @@ import torch
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 #: Largest conservation error that rounding explains. Sums of float32 products over texts of thousands of tokens have
-#: relative errors below 1e-6 (`benchmarks/conservation.py`); half precision rounds each product to 8 or 11 bits.
+#: relative errors below 1e-6 (`python -m benchmarks.conservation`); half precision rounds each product to 8 or 11 bits.
 CONSERVED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 
 #: Largest share of a readout that integrated gradients may miss: they are a numerical integral, not an identity.

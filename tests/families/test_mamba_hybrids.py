@@ -263,3 +263,12 @@ def drawn(name, config):
         for parameter, value in model.named_parameters():
             value.normal_(1 if "norm" in parameter else 0, 0.4)
     return model
+
+
+def test_a_shared_attention_without_an_adapter_is_refused_by_name():
+    """As older releases of transformers build it, whose own pass fails in the MLP that follows."""
+    model = hybrid_model("zamba2")
+    attention = model.model.layers[2].shared_transformer.self_attn
+    attention.linear_v_adapter_list[attention.layer_dic[2]] = torch.nn.Identity()
+    with pytest.raises(UnsupportedModelError, match="layer 2 of this Zamba2 has no adapter for its shared attention"):
+        capture(model, input_ids=some_ids())

@@ -23,6 +23,7 @@ from PIL import Image
 
 import mambascope
 import toy_task
+from hybrids import HYBRIDS, hybrid_model
 from mambascope.evaluate.run import run
 from models import CONFIGS, TRANSFORMERS, stock_model, stock_transformer
 from picture_checkpoints import PROCESSOR, saved, vim, vit
@@ -34,7 +35,7 @@ from .mutation import packed, unpacked
 Files = dict[str, bytes]
 
 #: Models that read text, whose positions see only those before them.
-CAUSAL = (*CONFIGS, *(name for name in TRANSFORMERS if name not in ("bert", "vit")))
+CAUSAL = (*CONFIGS, *(name for name in TRANSFORMERS if name not in ("bert", "vit")), *HYBRIDS)
 TEXT = (*CAUSAL, "bert", "mamba without head")
 PICTURE = ("vit", "vim", "vmamba", "mambavision")
 
@@ -64,6 +65,9 @@ def _made(name: str) -> tuple[Any, Any]:
 def _drawn(name: str) -> tuple[Any, Any]:
     if name in CONFIGS:
         return stock_model(name, vocab_size=300), byte_level(merges=False)
+    if name in HYBRIDS:
+        options = {"use_cache": False} if name == "xlstm" else {}  # whose own pass with a cache fails at these sizes
+        return hybrid_model(name, vocab_size=300, **options), byte_level(merges=False)
     if name == "mamba without head":
         return stock_model("mamba", vocab_size=300).backbone, byte_level(merges=False)
     if name == "bert":

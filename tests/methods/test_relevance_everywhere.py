@@ -197,3 +197,12 @@ def test_nothing_in_a_known_family_is_uncovered(family):
     model, inputs = model_and_inputs(family)
     for rules in (LRP, ATTN_LRP):
         assert uncovered(model, rules, **inputs) == NOT_REACHED.get(family, "")
+
+
+def test_the_search_draws_no_numbers_of_the_callers():
+    model, inputs = model_and_inputs("gpt2")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    uncovered(model, LRP, **inputs)
+    assert torch.equal(torch.rand(3), expected)

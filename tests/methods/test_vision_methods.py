@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import mambascope
 from dense_reference import distance
 from mambascope import methods, readouts
 from mambascope.errors import InputError
@@ -244,6 +245,16 @@ def test_relevance_is_conserved(place, gamma, dtype):
         assert ((found.pixels.double().sum(dim=(1, 2)) - of_patches).abs() / sizes).max() < bound
         assert not found.biases.any()
         assert found.pixels.shape == (2, 12, 16)
+
+
+def test_a_share_of_nothing_is_no_number_and_no_evidence():
+    """Where no patch reaches the class, the tokens hold nothing to share out among the pixels."""
+    model = vision_mamba(torch.float32)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    found = mambascope.explain(model, None, {"pixel_values": pictures(model, 1)}, method="mamba-lrp")
+    assert not found.scores.any()
+    assert "pixel_share" not in found.diagnostics
 
 
 def test_pixels_that_no_patch_reads_have_no_relevance():

@@ -241,14 +241,27 @@ HYBRIDS: dict = {
 def hybrid_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options):
     """Return a stock hybrid with every weight drawn from N(0, 0.4), norms around 1, experts in their eager form."""
     name, config = HYBRIDS[family]
+    if not hasattr(transformers, name):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
     torch.manual_seed(seed)
     model = getattr(transformers, name)(config(**options)).eval()
+    if family == "zamba2":
+        _skip_if_it_cannot_run(model)
     with torch.no_grad():
         for parameter, value in model.named_parameters():
             value.normal_(1 if "norm" in parameter and parameter.endswith("weight") else 0, 0.4)
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped product has no float64 form
     return model.to(dtype)
+
+
+def _skip_if_it_cannot_run(model):
+    """Skip a test on releases of transformers that give a layer of this Zamba2 no adapter, and then cannot run it."""
+    for number, layer in enumerate(model.model.layers):
+        if hasattr(layer, "shared_transformer"):
+            mlp = layer.shared_transformer.feed_forward
+            if isinstance(mlp.gate_up_proj_adapter_list[mlp.layer_dic[number]], torch.nn.Identity):
+                pytest.skip(f"transformers {transformers.__version__} gives layer {number} of this Zamba2 no adapter")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Small stock models with weights from N(0, 0.4): the default initialisation lets the skip hide everything else."""
 
 import contextlib
+import importlib
+import sys
 
 import pytest
 import torch
@@ -51,7 +53,7 @@ def without_downcasts(family: str):
     The code under test as the reference is then transformers' own, line by line, in double precision.
     """
     name = family.removesuffix("_text")  # the text part of a wrapper is in its file
-    module = __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["torch"])
+    importlib.import_module(f"transformers.models.{name}.modeling_{name}")
 
     class Torch:
         float32 = torch.float64
@@ -61,8 +63,10 @@ def without_downcasts(family: str):
 
     patch = pytest.MonkeyPatch()
     try:
-        patch.setattr(torch.Tensor, "float", lambda tensor: tensor)
-        patch.setattr(module, "torch", Torch())
+        patch.setattr(torch.Tensor, "float", lambda tensor: tensor if tensor.is_floating_point() else tensor.double())
+        for name, module in list(sys.modules.items()):  # a family may take parts from another's file
+            if name.startswith("transformers.models.") and ".modeling_" in name and hasattr(module, "torch"):
+                patch.setattr(module, "torch", Torch())
         yield
     finally:
         patch.undo()

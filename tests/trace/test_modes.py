@@ -60,6 +60,28 @@ def test_another_default_device_changes_nothing():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("generate", [None, 1])
+def test_what_the_models_own_code_raises_is_said_in_one_sentence(generate):
+    """A chunk of no tokens divides by zero deep in transformers."""
+    model = stock_model("mamba2", pad_token_id=None)
+    for block in model.backbone.layers:
+        block.mixer.chunk_size = 0
+    said = r"^Mamba2ForCausalLM's own code cannot run on these inputs: ZeroDivisionError: [^\n]*$"
+    with pytest.raises(InputError, match=said):
+        mambascope.explain(model, None, {"input_ids": IDS}, method="hidden-attention", generate=generate)
+
+
+def test_what_a_hook_raises_passes_as_it_is():
+    model = stock_model("mamba")
+
+    def stop(*_):
+        raise KeyError("the caller's own way out")
+
+    model.backbone.layers[0].register_forward_hook(stop)
+    with pytest.raises(KeyError, match="own way out"):
+        capture(model, input_ids=IDS)
+
+
 def test_scores_that_are_not_finite_are_refused(monkeypatch):
     monkeypatch.setattr(answering, "score", _overflowing(answering.score))
     with pytest.raises(InputError, match="the latim scores hold NaN or infinite values: the model's weights are"):

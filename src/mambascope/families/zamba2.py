@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
 
 from mambascope.brief import brief
+from mambascope.errors import UnsupportedModelError
 from mambascope.families import llama, mamba2
 from mambascope.families.attention import AttentionFamily, Projections
 from mambascope.families.family import Captured
@@ -21,11 +24,22 @@ MODULE = "transformers.models.zamba2.modeling_zamba2"
 
 
 def projections(mixer: Any, heads: int, layer: int | None = None) -> Projections:
-    """Return v_proj, with the adapter of the layer that called where there are adapters, and o_proj."""
+    """Return v_proj, with the adapter of the layer that called where there are adapters, and o_proj.
+
+    Raises:
+        UnsupportedModelError: if the layer that called has no adapter, as older releases of transformers may build it;
+            their own pass fails too.
+    """
     part = llama.projections(mixer, heads)
     if layer is None or not mixer.config.use_shared_attention_adapter:
         return part
-    first, second = mixer.linear_v_adapter_list[mixer.layer_dic[layer]]
+    adapter = mixer.linear_v_adapter_list[mixer.layer_dic[layer]]
+    if isinstance(adapter, nn.Identity):
+        raise UnsupportedModelError(
+            f"layer {layer} of this Zamba2 has no adapter for its shared attention; transformers "
+            f"{transformers.__version__} builds such models wrongly, and newer releases do not"
+        )
+    first, second = adapter
     return replace(part, W_V=part.W_V + second.weight @ first.weight)
 
 

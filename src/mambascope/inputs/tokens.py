@@ -143,7 +143,7 @@ def check_ids(ids: Sequence[int] | Int[Tensor, "*batch L"], vocab_size: int) -> 
         InputError: if there are none, they are not integers in one row, or one is outside the vocabulary.
     """
     try:
-        row = torch.as_tensor(ids)
+        row = ids if isinstance(ids, Tensor) else torch.as_tensor(ids, device="cpu")  # whatever the default device is
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError("token ids must be one row of integers") from error
     if row.is_meta or row.layout != torch.strided:

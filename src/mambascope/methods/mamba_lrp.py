@@ -119,6 +119,8 @@ class Relevance:
     def pixel_share(self) -> Float[Tensor, " b"]:
         """Relevance of all pixels, as a share of the tokens'; the rest belongs to the class token and the positions.
 
+        NaN where the tokens hold nothing, which leaves nothing to share.
+
         Raises:
             InputError: if pixels were not asked for.
         """
@@ -202,8 +204,8 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     (result,), (kinds,) = _results(trace, found), evidence_of_kinds(trace, number_of(readout))
     if found.pixels is None:
         return replace(result, diagnostics={**result.diagnostics, **kinds})
-    evidence = {**result.diagnostics, "pixel_share": float(found.pixel_share[0])}
-    return MethodResult(result.scores, evidence, pixels=found.pixels[0])
+    share = {"pixel_share": float(found.pixel_share[0])} if found.terms["tokens"][0] else {}
+    return MethodResult(result.scores, {**result.diagnostics, **share}, pixels=found.pixels[0])
 
 
 def _scored_copies(trace: Trace, readout: OneEach) -> list[MethodResult]:

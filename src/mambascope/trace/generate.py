@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from mambascope.errors import InputError
 from mambascope.inputs.checks import check_inputs, longest_text
 from mambascope.numbering import whole_number
-from mambascope.trace.running import running
+from mambascope.trace.running import refusals_named, running
 
 
 def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: int) -> list[int]:
@@ -51,7 +51,7 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: 
     settings = GenerationConfig(
         max_new_tokens=count, do_sample=False, eos_token_id=ends, pad_token_id=first_end if pad is None else pad
     )
-    with running(model) as own, torch.no_grad():
+    with running(model) as own, torch.no_grad(), refusals_named(own):
         own.generation_config = GenerationConfig()
         found = own.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=settings)
     return found[0, length:].tolist()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from mambascope.errors import InputError
+from mambascope.errors import InputError, MambascopeError
+from mambascope.loading.json_files import one_line
 from mambascope.notices import KERNELS, kept_off
 from mambascope.numbering import shown
 from mambascope.trace.private_copy import private_copy
@@ -54,7 +56,34 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> Any:
         configurations = (model.config, model.config.get_text_config())
         if any(getattr(one, "use_cache", None) is not None for one in configurations):
             inputs = {"use_cache": False} | inputs
-    return model(**inputs)
+    with refusals_named(model):
+        return model(**inputs)
+
+
+@contextmanager
+def refusals_named(model: nn.Module) -> Iterator[None]:
+    """Raise InputError in place of what the model's own code raises inside the block.
+
+    What hooks raise, the caller's or ours, passes as it is.
+    """
+    try:
+        yield
+    except MambascopeError:
+        raise
+    except Exception as error:
+        if not _of_the_models_code(model, error):
+            raise
+        name, kind = type(model).__name__, type(error).__name__
+        raise InputError(f"{name}'s own code cannot run on these inputs: {kind}: {one_line(error)}") from error
+
+
+def _of_the_models_code(model: nn.Module, error: Exception) -> bool:
+    """Return whether the function that raised, torch's own aside, is in a file of the model's classes."""
+    files = {type(module).__module__ for module in model.modules()}
+    names = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    callers = [name for name in names if name.partition(".")[0] not in ("torch", "contextlib")]
+    last = callers[-1] if callers else ""
+    return last.startswith("transformers.") or (last in files and not last.startswith("mambascope."))
 
 
 def check_returned(model: nn.Module, outputs: Any) -> None:

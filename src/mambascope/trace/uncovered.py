@@ -92,7 +92,9 @@ class _Examining(Elementary):
             output = super().__torch_function__(function, types, args, kwargs)
             if not live(output):
                 return getattr(function, "__name__", "") != "detach"
-            weight = torch.randn_like(output).masked_fill(output.detach().abs() > MASKED, 0.0)
+            draw = torch.Generator(output.device).manual_seed(0)
+            noise = torch.randn(output.shape, generator=draw, dtype=output.dtype, device=output.device)
+            weight = noise.masked_fill(output.detach().abs() > MASKED, 0.0)
             flows = torch.autograd.grad(output, leaves, weight, allow_unused=True)
             noted = (*self.ledger.held.values(), *self.ledger.undistributed.values())
             reached = output.detach().double() * weight.double()

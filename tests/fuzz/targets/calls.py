@@ -107,8 +107,9 @@ def _check(case: Case, folder: Path) -> None:
         return
     causal = case["model"] in originals.CAUSAL or case["model"] == "mamba without head"
     precise = torch.float16 if case["mode"] in ("half", "bfloat16", "autocast") else torch.float32
+    padding = () if "source" in wrong else padded
     for result in results:
-        sound(result, causal=causal, padded=padded, dtype=precise)
+        sound(result, causal=causal, padded=padding, dtype=precise)
     verbs(results[0], folder, formats=case["formats"], draw=case["draw"])
     if case["mode"] in modes.SAME and case["mode"] != "plain" and results[0].method != "random":
         plain = explained(model)
