@@ -15,14 +15,17 @@ for at the end. At the places that predict the number's digits, and nowhere else
 "given to all" exchanges a part's outputs at every place after the needle in question, so that a number that a layer
 brings along step by step is found too. Reported are the mean log-probability of the right digits and the share of whole
 numbers and of digits that are right. Only hooks on the stock model are used. With --scores the same question is put to
-mambascope's methods: the share of each layer's scores, for a digit's prediction, on the digit in the needle.
+mambascope's methods: the share of the scores for the first digit's prediction, of each layer or of the whole model, on
+that digit in the needle; and how much of the answer each kind of mixer carried.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,16 @@ PARTS = {
 }
 #: Rows that run at once.
 BATCH = 25
+
+PAGE = """# Where retrieval sits in the bundled hybrids
+
+Made by `make retrieval`; do not edit. A row is text of a held-out novel with two secrets in it ("The secret of the
+doctor is 47192."), and one of them is asked for at the end. First the model is asked, by hooks on the stock model: at
+the places that predict the number's digits, what one part of a layer puts out is replaced by its mean over the rows,
+by zero, or by what it was when the needle told another number ("exchanged"; "given to all": at every place after the
+needle). Then the methods are asked what the first digit's prediction drew from: which share of the scores is on that
+digit in the needle, and in how many rows it ranks first.
+"""
 
 Replace = Callable[[Tensor, Tensor], Tensor]
 
@@ -100,7 +113,7 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-@contextmanager
+@contextlib.contextmanager
 def hooked(module: nn.Module, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Pass what a module puts out through `change` until the end of the block; None leaves it as it is."""
 
@@ -221,8 +234,9 @@ def _after_the_needle(asking: Questions) -> Tensor:
 def print_ablation(name: str, model: nn.Module, asking: Questions) -> None:
     """Print the figures of one model."""
     whole = answered(model, asking)
+    print(f"\n## {name}")
     print(
-        f"\n{name}: {len(asking.rows)} rows of {asking.rows.shape[1]} tokens, log-probability of the right digit "
+        f"\n{len(asking.rows)} rows of {asking.rows.shape[1]} tokens, log-probability of the right digit "
         f"{whole.logp:.3f}, numbers right {whole.whole:.0%}, digits right {whole.digits:.1%}\n"
     )
     print(
@@ -250,20 +264,63 @@ def print_ablation(name: str, model: nn.Module, asking: Questions) -> None:
 def print_scores(name: str, asking: Questions, rows: int) -> None:
     """Print by method and layer, over some rows, the share of the scores on the digit that is asked for."""
     model, _ = mambascope.load(name)
-    print("\n| method | layer | share on the asked digit | it ranks first |\n| --- | ---: | ---: | ---: |")
-    for method in METHODS.values():
-        if method.map is None:
-            continue
+    print(f"\nThe first digit of {rows} rows; shares are of the absolute scores.\n")
+    print("| method | layer | share on the asked digit | it ranks first |\n| --- | --- | ---: | ---: |")
+    for method in METHODS:
+        found: dict[str, list[tuple[float, bool]]] = {}
         try:
-            trace = mambascope.capture(model, input_ids=asking.rows[:rows])
-            for layer in range(len(trace.layers)):
-                scores = method.map(trace, layer).abs()
-                of_digits = _at(scores, asking.predicting[:rows])
-                share = of_digits.gather(2, asking.told[:rows, :, None])[..., 0] / of_digits.sum(-1)
-                first = of_digits.argmax(-1) == asking.told[:rows]
-                print(f"| {method.name} | {layer} | {share.mean():.1%} | {first.float().mean():.0%} |")
+            for row in range(rows):
+                told = int(asking.told[row, 0])
+                for layer, scores in scored(model, asking, row, method).items():
+                    share = scores[told] / scores.sum().clamp(min=torch.finfo(scores.dtype).tiny)
+                    found.setdefault(layer, []).append((float(share), int(scores.argmax()) == told))
         except MambascopeError as refusal:
-            print(f"| {method.name} | | {' '.join(str(refusal).split())} | |")
+            print(f"| {method} | | {' '.join(str(refusal).split())} | |")
+        else:
+            for layer, each in found.items():
+                share, first = (float(np.mean(column)) for column in zip(*each, strict=True))
+                print(f"| {method} | {layer} | {share:.1%} | {first:.0%} |")
+
+
+def scored(model: nn.Module, asking: Questions, row: int, method: str) -> dict[str, Tensor]:
+    """Return a method's absolute scores for the first digit of a row, by layer, or under "whole model"."""
+    place, token = int(asking.predicting[row, 0]), int(asking.rows[row, asking.asked[row, 0]])
+    ids = {"input_ids": asking.rows[row : row + 1, : place + 1]}
+    target = token if METHODS[method].asks else None
+    result = mambascope.explain(model, None, ids, method=method, position=place, target=target)
+    scores = result.scores[:, 0].abs()
+    if len(scores) == 1:
+        return {"whole model": scores[0]}
+    kinds = result.layer_kinds
+    return {f"{number}, {kinds[number]}": scores[place] for place, number in enumerate(result.axes["layer"])}
+
+
+def print_kinds(name: str, asking: Questions, rows: int) -> None:
+    """Print how much of the answer each kind of mixer carried, by ALTI-Logit and by cutting what the digit gives."""
+    model, _ = mambascope.load(name)
+    carried: dict[str, list[float]] = {}
+    cut: dict[str, list[tuple[float, bool]]] = {}
+    for row in range(rows):
+        place, told = int(asking.predicting[row, 0]), int(asking.told[row, 0])
+        token = int(asking.rows[row, asking.asked[row, 0]])
+        ids = asking.rows[row : row + 1, : place + 1]
+        result = mambascope.explain(model, None, {"input_ids": ids}, method="alti-logit", position=place, target=token)
+        for kind, share in result.kind_shares().items():
+            carried.setdefault(kind, []).append(share)
+        trace = mambascope.capture(model, input_ids=ids)
+        for kind in carried:
+            effect = mambascope.methods.knockout(trace, mambascope.readouts.token(place, token), kinds={kind})
+            falls = effect.scores.flatten()
+            cut.setdefault(kind, []).append((float(falls[told]), int(falls.argmax()) == told))
+    print(
+        f"\nBy kind of mixer, {rows} rows: ALTI-Logit's share of the answer, and how far the digit's logit falls when"
+    )
+    print("mixers of that kind do not hand the asked digit to the place that predicts it (knockout).\n")
+    print("| kind | share of the answer | logit falls by | the asked digit's fall is the largest |")
+    print("| --- | ---: | ---: | ---: |")
+    for kind, shares in carried.items():
+        falls, first = (float(np.mean(column)) for column in zip(*cut[kind], strict=True))
+        print(f"| {kind} | {np.mean(shares):.1%} | {falls:.2f} | {first:.0%} |")
 
 
 def main() -> None:
@@ -276,19 +333,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the data folder (MAMBASCOPE_DATA)")
     parser.add_argument("--cache", type=Path, default=Path("runs/retrieval-data"))
     parser.add_argument("--scores", type=int, default=0, metavar="ROWS", help="put so many rows to the methods too")
+    parser.add_argument("--out", type=Path, help="write the page here instead of printing it")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    for name in options.models:
-        folder = mambascope.bundled_models().get(name, name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        texts = haystacks(options.cache, data_folder(options.data), tokenizer)
-        asking = questions(
-            Haystack(texts["held-out"], tokenizer), options.rows, options.length, options.needles, options.seed
-        )
-        print_ablation(name, model, asking)
-        if options.scores:
-            print_scores(name, asking, options.scores)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed if options.out else sys.stdout):
+        for name in options.models:
+            print_all(name, options)
+    if options.out:
+        options.out.write_text(f"{PAGE}{printed.getvalue()}", encoding="utf-8")
+
+
+def print_all(name: str, options: argparse.Namespace) -> None:
+    """Print what is asked of one model."""
+    folder = mambascope.bundled_models().get(name, name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = haystacks(options.cache, data_folder(options.data), tokenizer)
+    haystack = Haystack(texts["held-out"], tokenizer)
+    asking = questions(haystack, options.rows, options.length, options.needles, options.seed)
+    print_ablation(name, model, asking)
+    if options.scores:
+        print_kinds(name, asking, options.scores)
+        print_scores(name, asking, options.scores)
 
 
 if __name__ == "__main__":

@@ -237,9 +237,10 @@ def scan_layer(config, mixer, x, x_factor=1.0, factor=1.0) -> tuple[Layer, torch
     z = projected[:, gates]
     gate = z * torch.sigmoid(z)
     if mamba2 and getattr(config, "mamba_rms_norm", True):
-        groups = (o if getattr(config, "mamba_norm_before_gate", False) else o * gate).unflatten(
-            1, (mixer.n_groups, -1)
-        )
+        width = o.shape[1]  # older releases of Bamba's code norm all channels at once
+        count = getattr(mixer.norm, "n_groups", width // getattr(mixer.norm, "group_size", width))
+        normed_values = o if getattr(config, "mamba_norm_before_gate", False) else o * gate
+        groups = normed_values.unflatten(1, (count, -1))
         rms = inverse_rms(groups, mixer.norm.variance_epsilon).expand_as(groups).flatten(1)
         gate = gate * rms * mixer.norm.weight
     W_o, b_o = mixer.out_proj.weight, mixer.out_proj.bias

@@ -56,14 +56,14 @@ def without_downcasts(family: str):
     importlib.import_module(f"transformers.models.{name}.modeling_{name}")
 
     class Torch:
-        float32 = torch.float64
+        float32 = float = torch.float64
 
         def __getattr__(self, name):
             return getattr(torch, name)
 
     patch = pytest.MonkeyPatch()
     try:
-        patch.setattr(torch.Tensor, "float", lambda tensor: tensor if tensor.is_floating_point() else tensor.double())
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         for name, module in list(sys.modules.items()):  # a family may take parts from another's file
             if name.startswith("transformers.models.") and ".modeling_" in name and hasattr(module, "torch"):
                 patch.setattr(module, "torch", Torch())
