@@ -7,6 +7,7 @@ head precedes the gate. Only the values carry tokens: q, k, β and the decay are
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.families.family import Captured, ScanCall, weights
+from mambascope.families.family import Captured, Family, ScanCall, weights
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.gated_delta import GatedDeltaRule
@@ -130,3 +131,16 @@ def mixer_map(
 def linear(x: Float[Tensor, "b L E"], layer: Any) -> Float[Tensor, "b L F"]:
     """Return a linear layer's output in the precision of x."""
     return F.linear(x, weights(layer.weight, x.dtype), weights(layer.bias, x.dtype))
+
+
+#: A family of gated delta nets; what is its own is given with it.
+DeltaFamily = partial(
+    Family,
+    kind="delta",
+    scan_function="torch_chunk_gated_delta_rule",
+    token_axis=1,
+    read=read,
+    scan=gated_delta,
+    norm_factor=norm_factor,
+    norm_first=norm_is_first,
+)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.families.attention import AttentionFamily, Projections
-from mambascope.families.family import Captured, Family
-from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.family import Captured
+from mambascope.families.gated_delta import DeltaFamily, linear, mixer_map
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.kimi_linear.modeling_kimi_linear"
@@ -55,19 +55,13 @@ def latent_factor(mixer: Any, x: Float[Tensor, "b L E"]) -> Float[Tensor, "b L 1
     return torch.rsqrt(latent.pow(2).mean(dim=-1, keepdim=True) + mixer.kv_a_layernorm.variance_epsilon)
 
 
-FAMILY = Family(
+FAMILY = DeltaFamily(
     model_type="kimi_linear",
     mixer_class="KimiLinearDeltaAttention",
     module=MODULE,
-    kind="delta",
     scan_function="chunk_kimi_delta_attention",
-    token_axis=1,
-    read=read,
-    scan=gated_delta,
     affine=affine,
-    norm_factor=norm_factor,
     norm_name="o_norm",
-    norm_first=norm_is_first,
     gate_activation=torch.sigmoid,
 )
 

@@ -11,8 +11,8 @@ import torch
 
 from mambascope.families import llama
 from mambascope.families.attention import AttentionFamily
-from mambascope.families.family import Captured, Family
-from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.family import Captured
+from mambascope.families.gated_delta import DeltaFamily, linear, mixer_map
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.olmo_hybrid.modeling_olmo_hybrid"
@@ -31,19 +31,12 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     )
 
 
-FAMILY = Family(
+FAMILY = DeltaFamily(
     model_type="olmo_hybrid",
     mixer_class="OlmoHybridGatedDeltaNet",
     module=MODULE,
-    kind="delta",
-    scan_function="torch_chunk_gated_delta_rule",
-    token_axis=1,
-    read=read,
-    scan=gated_delta,
     affine=affine,
-    norm_factor=norm_factor,
     norm_name="o_norm",
-    norm_first=norm_is_first,
 )
 
 ATTENTION_FAMILY = AttentionFamily(

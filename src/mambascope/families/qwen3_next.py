@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mambascope.families import llama
 from mambascope.families.attention import AttentionFamily
-from mambascope.families.family import Captured, Family, weights
-from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.family import Captured, weights
+from mambascope.families.gated_delta import DeltaFamily, linear, mixer_map
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.qwen3_next.modeling_qwen3_next"
@@ -40,18 +40,11 @@ def output_gate(mixer: Any, x: Float[Tensor, "b L E"]) -> Float[Tensor, "b L D"]
     return torch.sigmoid(by_head[:, :, :, 1]).flatten(2)
 
 
-FAMILY = Family(
+FAMILY = DeltaFamily(
     model_type="qwen3_next",
     mixer_class="Qwen3NextGatedDeltaNet",
     module=MODULE,
-    kind="delta",
-    scan_function="torch_chunk_gated_delta_rule",
-    token_axis=1,
-    read=read,
-    scan=gated_delta,
     affine=affine,
-    norm_factor=norm_factor,
-    norm_first=norm_is_first,
 )
 
 ATTENTION_FAMILY = AttentionFamily(
