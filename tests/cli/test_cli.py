@@ -352,3 +352,15 @@ def test_too_little_memory_is_one_sentence(run, checkpoint, monkeypatch):
     code, _, err = run("explain", TEXT, "--model", checkpoint)
     assert code == 2
     assert err == "mambascope: there is not enough memory for this text and model; shorten the text\n"
+
+
+@pytest.mark.parametrize("verb", ["explain", "maps"])
+def test_input_that_is_no_text_is_refused_in_one_sentence(run, monkeypatch, tmp_path, verb):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\x00\xfe"), encoding="utf-8"))
+    more = () if verb == "explain" else ("--layer", "0", "--out", tmp_path / "m.safetensors")
+    code, out, err = run(verb, "-", *more)
+    assert (code, out) == (2, "")
+    assert err.strip().endswith("standard input is not text in utf-8: invalid start byte")
+    assert err.count("\n") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mambascope.errors import InputError
 from mambascope.numbering import Layers, read_layers, read_positions, shown
 
@@ -34,6 +36,20 @@ def patch_asked(patch: str | None) -> tuple[int, int] | None:
         return int(row), int(column)
     except ValueError:
         raise InputError(f"--patch {shown(patch)} is not a row and a column from 0, such as 3,7") from None
+
+
+def text_asked(argument: str) -> str:
+    """Return the text that was typed; of "-", what standard input holds.
+
+    Raises:
+        InputError: if standard input is not text in the terminal's encoding.
+    """
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not text in {error.encoding}: {error.reason}") from None
 
 
 def short(text: str, letters: int = 60) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short
+from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, text_asked
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
@@ -40,7 +39,7 @@ def explain(
     """Explain one text or picture and print or write the result; refuses what it can before the model is loaded."""
     if is_picture and not os.path.isfile(argument):
         raise InputError(f"there is no picture {argument}")
-    source = sys.stdin.read() if argument == "-" and not is_picture else argument
+    source = argument if is_picture else text_asked(argument)
     if not source:
         raise InputError("the text is empty; pass at least one word")
     layers, places, place = layers_asked(layer), positions_asked(positions), patch_asked(patch)

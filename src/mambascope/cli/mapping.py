@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mambascope.cli.asked import short
+from mambascope.cli.asked import short, text_asked
 from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
 from mambascope.files import check_place
@@ -44,7 +43,7 @@ def write_maps(
     seen = not as_text and is_picture(text)
     if not as_text and not seen:
         check_text(text, "maps")
-    text = sys.stdin.read() if text == "-" else text
+    text = text_asked(text)
     model, tokenizer = load()
     inputs, pieces, notes = _read(text, seen, model, tokenizer)
     trace = capture(model, **inputs)
