@@ -1,0 +1,238 @@
+"""How a layer mixes tokens: fixed, fixed with diagonal data control, or data-controlled (Ali et al., theorem 1).
+
+A layer mixes by y_i = Σ_j α_ij v_j. What of the input α depends on is measured: the input is changed in parts, and one
+looks at what of α changes (arXiv 2403.01590, section 4).
+
+    fixed                   α_ij is the same whatever the input is: S4, DSS, S5
+    diagonal data control   α_ij = g_i h_ij w_j, where g_i depends on the tokens near i alone, w_j on those near j, and
+                            h on none: GSS, Hyena
+    data-controlled         everything else: α_ij depends on tokens far from i and j (selective scans, softmax
+                            attention), or on those near both, but not as a product (linear attention)
+
+Of a layer whose operator is known, α are its matrices. Of any other module α_ij is the Jacobian ∂y_i/∂x_j, a matrix of
+its own: it is constant for a fixed mixer, and of a gated one it is the product of a factor of i, h and a factor of j.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mambascope.errors import InputError
+from mambascope.operators.token_mixer import TokenMixer
+from mambascope.theory.probes import Probe, probe_of, whole_matrices
+
+Kind = Literal["fixed", "diagonal data control", "data-controlled"]
+
+#: Tokens that a short convolution may reach to either side; what is changed "far away" is farther than this.
+REACH = 4
+#: Share of the largest entry below which an entry is not looked at: rounding would be a large part of it.
+SEEN = 1e-7
+#: Largest condition of a Jacobian by which another is divided.
+CONDITION = 1e8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Relative changes of α_ij, the largest over pairs and maps; NaN if nothing was large enough to be seen.
+
+    Attributes:
+        input: When the whole input is another.
+        scale: When the input is doubled.
+        far: When tokens farther than the reach from both i and j are others.
+        separable: By how much α_ij misses being a factor of i times a factor of j.
+        lag: By how much α_ij misses depending on i - j alone.
+    """
+
+    input: float
+    scale: float
+    far: float
+    separable: float
+    lag: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """How a layer mixes tokens, with the evidence.
+
+    Attributes:
+        kind: The kind of theorem 1; None if one frozen matrix was given, which cannot show what it depends on.
+        toeplitz: Whether α_ij depends on i - j alone.
+        causal: Whether no target depends on later tokens.
+        maps: Number of matrices; of a module without a known operator, one for every pair of channels.
+        ranks: Smallest, median and largest rank of what the first half of the text gives to the second: the state
+            size that is used, at most half the length.
+        decays: Smallest, median and largest factor by which a map forgets per token; 0 if it forgets within one.
+        evidence: What was measured.
+        tolerance: The relative change that counts as none.
+    """
+
+    kind: Kind | None
+    toeplitz: bool
+    causal: bool
+    maps: int
+    ranks: tuple[int, int, int]
+    decays: tuple[float, float, float]
+    evidence: Evidence
+    tolerance: float
+
+    def __str__(self) -> str:
+        kind = self.kind or "one frozen matrix"
+        form = "Toeplitz" if self.toeplitz else "not Toeplitz"
+        lowest, middle, highest = self.ranks
+        return f"{kind}, {form}, {self.maps} maps of rank {lowest} to {highest} (median {middle})"
+
+
+def classify(
+    layer: object,
+    *,
+    width: int | None = None,
+    number: int | None = None,
+    length: int = 32,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> Classification:
+    """Decide numerically how a layer mixes tokens.
+
+    Args:
+        layer: A reference layer of `mambascope.models.layers`; a trace, of which `number` names a layer: the model runs
+            again with other inputs to that layer; an operator, which is one frozen matrix, so that its kind stays
+            open; or any module that maps (b, L, D) to (b, L, D).
+        width: D, for a module that does not say it as `width`.
+        number: Which layer of a trace.
+        length: L, the number of random tokens; at least 18. Ranks up to L / 2 can be seen.
+        tolerance: The relative change of α that counts as none. In float32, 1e-6 is rounding: pass 1e-3.
+        seed: Of the random inputs.
+
+    Raises:
+        InputError: if a size cannot be used, or the layer's output has another shape than its input.
+        UnsupportedModelError: if the trace's layer adds up several mixers, or reads pictures in stages.
+    """
+    if length < 4 * REACH + 2:
+        raise InputError(f"length={length} leaves no tokens far from both i and j; ask for {4 * REACH + 2} or more")
+    if isinstance(layer, TokenMixer):
+        return _frozen(layer, tolerance)
+    probe = probe_of(layer, width=width, number=number, length=length)
+    return _measured(probe, length, tolerance, torch.Generator().manual_seed(seed))
+
+
+def _measured(probe: Probe, length: int, tolerance: float, draw: torch.Generator) -> Classification:
+    """Return the kind and its evidence."""
+    base, other = probe.draw(1, length, draw), probe.draw(1, length, draw)
+    matrices = probe.matrices(torch.cat([base, other, 2 * base]))
+    whole, doubled = (_change(matrices[:1], matrices[k : k + 1]) for k in (1, 2))
+    far, separable = _by_parts(probe, base, length, draw)
+    lag = _off_lags(matrices[:1])
+    evidence = Evidence(whole, doubled, far, separable, lag)
+    changed = max(part for part in (whole, doubled, 0.0) if part == part) > tolerance
+    kind: Kind = "fixed"
+    if changed:
+        kind = "data-controlled" if far > tolerance or not separable <= tolerance else "diagonal data control"
+    return _described(kind, matrices[:1], evidence, tolerance)
+
+
+def _by_parts(probe: Probe, base: Tensor, length: int, draw: torch.Generator) -> tuple[float, float]:
+    """Return how far α_ij depends on tokens far from i and j, and how far it misses being a product."""
+    gap = 2 * REACH + 2
+    pairs = [(i, i - gap) for i in (length - 1, length - 1 - REACH, gap + REACH)]
+    far, separable = [], []
+    for i, j in pairs:
+        at_i, at_j = (_near(place, length)[:, None] for place in (i, j))
+        other = probe.draw(1, length, draw)
+        inputs = (base, base.where(at_i | at_j, other), other.where(at_i, base), other.where(at_j, base))
+        found = probe.pair(torch.cat([*inputs, other.where(at_i | at_j, base)]), i, j)
+        far.append(_change(found[:1], found[1:2]))
+        separable.append(_not_a_product(*found[[0, 2, 3, 4]]))
+    return _largest(far), _largest(separable)
+
+
+def _near(place: int, length: int) -> Tensor:
+    """Return which tokens are within reach of a place."""
+    return (torch.arange(length) - place).abs() <= REACH
+
+
+def _not_a_product(here: Tensor, i: Tensor, j: Tensor, both: Tensor) -> float:
+    """Return how far matrices (M, p, p) miss A = G H W with G of i and W of j: A_i A⁻¹ must be A_both A_j⁻¹."""
+    seen = torch.stack([_sizes(part) for part in (here, i, j, both)]).amin(dim=0) > SEEN * _sizes(here).max()
+    usable = seen & (torch.linalg.cond(here) < CONDITION) & (torch.linalg.cond(j) < CONDITION)
+    if not usable.any():
+        return float("nan")
+    here, i, j, both = (part[usable] for part in (here, i, j, both))
+    first, second = torch.linalg.solve(here, i, left=False), torch.linalg.solve(j, both, left=False)
+    apart = _sizes(first - second) / torch.maximum(_sizes(first), _sizes(second)).clamp_min(1e-300)
+    return float(apart.max())
+
+
+def _sizes(matrices: Tensor) -> Tensor:
+    """Return each matrix's norm."""
+    return torch.linalg.matrix_norm(matrices)
+
+
+def _change(before: Float[Tensor, "1 M *s"], after: Float[Tensor, "1 M *s"]) -> float:
+    """Return the largest relative change of entries that are large enough to be seen."""
+    sizes = torch.maximum(before.abs(), after.abs())
+    seen = sizes > SEEN * sizes.max()
+    return float(((before - after).abs()[seen] / sizes[seen]).max()) if seen.any() else float("nan")
+
+
+def _off_lags(matrices: Float[Tensor, "1 M L L"]) -> float:
+    """Return the largest difference of entries of one lag, relative to the map's largest entry."""
+    length, largest = matrices.shape[-1], matrices.abs().amax(dim=(-2, -1))
+    worst = torch.zeros_like(largest)
+    for lag in range(1 - length, length):
+        diagonal = matrices.diagonal(-lag, -2, -1)
+        worst = torch.maximum(worst, diagonal.amax(dim=-1) - diagonal.amin(dim=-1))
+    return float((worst / largest.clamp_min(1e-300)).max())
+
+
+def _frozen(mixer: TokenMixer, tolerance: float) -> Classification:
+    """Return what one frozen matrix per map shows."""
+    matrices = whole_matrices(mixer)[:1]
+    unknown = float("nan")
+    evidence = Evidence(unknown, unknown, unknown, unknown, _off_lags(matrices))
+    return _described(None, matrices, evidence, tolerance)
+
+
+def _described(
+    kind: Kind | None, matrices: Float[Tensor, "1 M L L"], evidence: Evidence, tolerance: float
+) -> Classification:
+    """Return the kind with what the matrices themselves show."""
+    maps = matrices[0]
+    half = maps.shape[-1] // 2
+    ranks = torch.linalg.matrix_rank(maps[:, half:, :half], rtol=tolerance).sort().values
+    later = maps.triu(1).abs().max()
+    return Classification(
+        kind=kind,
+        toeplitz=evidence.lag <= tolerance,
+        causal=bool(later <= tolerance * maps.abs().max()),
+        maps=len(maps),
+        ranks=(int(ranks[0]), int(ranks[len(ranks) // 2]), int(ranks[-1])),
+        decays=_decays(maps),
+        evidence=evidence,
+        tolerance=tolerance,
+    )
+
+
+def _decays(maps: Float[Tensor, "M L L"]) -> tuple[float, float, float]:
+    """Return the smallest, median and largest factor per token by which |α_ij| falls with i - j, by least squares."""
+    half = maps.shape[-1] // 2
+    lags = torch.arange(1, half + 1, dtype=maps.dtype)
+    sizes = torch.stack([maps.diagonal(-int(lag), -2, -1).abs().mean(dim=-1) for lag in lags], dim=-1)
+    floor = SEEN * maps.abs().amax(dim=(-2, -1))[:, None]
+    seen = (sizes > floor).to(maps.dtype)
+    heights = sizes.clamp_min(1e-300).log()
+    count = seen.sum(dim=-1, keepdim=True)
+    across = (lags - (seen * lags).sum(dim=-1, keepdim=True) / count.clamp_min(1)) * seen
+    slope = (across * heights).sum(dim=-1) / across.square().sum(dim=-1).clamp_min(1e-300)
+    factors = torch.where(count[:, 0] >= 2, slope.exp(), torch.zeros_like(slope)).sort().values
+    return float(factors[0]), float(factors[len(factors) // 2]), float(factors[-1])
+
+
+def _largest(values: list[float]) -> float:
+    """Return the largest value that is a number, or NaN."""
+    known = [value for value in values if value == value]
+    return max(known, default=float("nan"))
