@@ -12,6 +12,7 @@ from .explanation import explain as explain
 from .inputs.pictures import read_picture as read_picture
 from .loading.bundled import bundled_models as bundled_models
 from .loading.load import load as load
+from .theory.classification import classify as classify
 from .trace import Trace as Trace
 from .trace import capture as capture
 

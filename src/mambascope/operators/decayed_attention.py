@@ -9,7 +9,7 @@ The mLSTM (Beck et al., arXiv 2405.04517) and lightning attention (Qin et al., a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, future
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import decay_from, head_recurrence, reverse_in_time
+from mambascope.operators.recurrence import decay_from, head_recurrence, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,10 @@ class DecayedAttention(PerHead):
     def fallen(self) -> Float[Tensor, "b H L"]:
         """Σ_{k≤i} fall_k, in float64."""
         return self.fall.double().cumsum(dim=1).transpose(1, 2)
+
+    def reading(self, number: int) -> DecayedAttention:
+        """Return the attention that reads one number of every channel's state, in place of the queries."""
+        return replace(self, read=one_hot(self.read, number))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""

@@ -15,7 +15,7 @@ read vector, pulled back chunk by chunk, times a source's write vector, pushed f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -28,6 +28,7 @@ from mambascope.brief import brief
 from mambascope.operators.blocks import Places, Workspace, count
 from mambascope.operators.delta_chunks import DeltaChunks, delta_chunks
 from mambascope.operators.per_head import PerHead
+from mambascope.operators.recurrence import one_hot
 
 #: Fewer targets than this are pulled back on their own, without what other tiles could use.
 FEW = 8
@@ -72,6 +73,10 @@ class GatedDeltaRule(PerHead):
     def chunks(self) -> DeltaChunks:
         """What every chunk of tokens does to the state."""
         return delta_chunks(self.q, self.k, self.beta, self.decay)
+
+    def reading(self, number: int) -> GatedDeltaRule:
+        """Return the rule that reads one number of every channel's state, in place of q."""
+        return replace(self, q=one_hot(self.q, number))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return M v per channel, in chunks of matrix products: O(L·D·N)."""

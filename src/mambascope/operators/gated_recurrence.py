@@ -66,6 +66,11 @@ class GatedRecurrence(PerHead):
         """Σ_{k≤i} fall_k, in float64."""
         return self.fall.double().cumsum(dim=1).transpose(1, 2)
 
+    def reading(self, number: int) -> GatedRecurrence:
+        """Return the recurrence whose outputs are the states, of which every channel has one."""
+        del number
+        return GatedRecurrence(self.fall, self.write, self.skip)
+
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v."""
         return self._states(self._wide(self.write) * v)

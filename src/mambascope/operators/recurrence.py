@@ -183,3 +183,10 @@ def reverse_in_time(
     The adjoint at token k decays by the step of token k+1, and at the last token not at all.
     """
     return F.pad(step.flip(1), [0, 0] * (step.ndim - 2) + [1, 0])[:, :-1]
+
+
+def one_hot(read: Float[Tensor, "*s N"], number: int) -> Float[Tensor, "*s N"]:
+    """Return read vectors that pick one number of the state."""
+    picked = torch.zeros_like(read)
+    picked[..., number] = 1
+    return picked

@@ -8,7 +8,7 @@ Differences of S are taken in float64: in float32 their error would grow with th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
-from mambascope.operators.recurrence import channel_recurrence, decay_in_place, reverse_in_time
+from mambascope.operators.recurrence import channel_recurrence, decay_in_place, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,10 @@ class SelectiveScan:
     def blocks(self, taps: int = 1) -> Iterator[Block]:
         """Yield the blocks of the causal triangle that suit this operator."""
         return causal_blocks(self.dt.shape[1], taps, base=8)
+
+    def reading(self, number: int) -> SelectiveScan:
+        """Return the scan that reads one number of every channel's state, in place of C."""
+        return replace(self, C=one_hot(self.C, number), skip=torch.zeros_like(self.skip))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, by the scan: O(L·D·N)."""

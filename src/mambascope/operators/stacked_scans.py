@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace
-from mambascope.operators.token_mixer import TokenMixer
+from mambascope.operators.token_mixer import Recurrent, TokenMixer
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,10 @@ class StackedScans:
     def blocks(self, taps: int = 1) -> Iterator[Block]:
         """Yield blocks that suit every part."""
         return self.parts[0].blocks(taps)
+
+    def reading(self, number: int) -> StackedScans:
+        """Return the scans that read one number of every channel's state."""
+        return StackedScans(tuple(cast(Recurrent, part).reading(number) for part in self.parts))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, by one scan after the other."""

@@ -8,7 +8,7 @@ The P channels of a head share its matrix; the heads of a group share B and C.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, future
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import decay_in_place, head_recurrence, reverse_in_time
+from mambascope.operators.recurrence import decay_in_place, head_recurrence, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,10 @@ class StateSpaceDual(PerHead):
     def elapsed(self) -> Float[Tensor, "b H L"]:
         """S = cumsum(Δ) in float64, heads first."""
         return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+
+    def reading(self, number: int) -> StateSpaceDual:
+        """Return the scan that reads one number of every channel's state, in place of C."""
+        return replace(self, C=one_hot(self.C, number), skip=torch.zeros_like(self.skip))
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""

@@ -77,3 +77,11 @@ class TokenMixer(Protocol):
         workspace: Workspace,
     ) -> Float[Tensor, "b t c"]:
         """Return `mix` averaged over channels."""
+
+
+@runtime_checkable
+class Recurrent(TokenMixer, Protocol):
+    """A token mixer whose targets read a state of fixed size, N numbers per channel."""
+
+    def reading(self, number: int) -> TokenMixer:
+        """Return the mixer that reads one number of every channel's state, so that its outputs are that number."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.operators.token_mixer import TokenMixer
+from mambascope.theory.memory import decays
 from mambascope.theory.probes import Probe, probe_of, whole_matrices
 
 Kind = Literal["fixed", "diagonal data control", "data-controlled"]
@@ -218,17 +219,9 @@ def _described(
 
 
 def _decays(maps: Float[Tensor, "M L L"]) -> tuple[float, float, float]:
-    """Return the smallest, median and largest factor per token by which |α_ij| falls with i - j, by least squares."""
-    half = maps.shape[-1] // 2
-    lags = torch.arange(1, half + 1, dtype=maps.dtype)
-    sizes = torch.stack([maps.diagonal(-int(lag), -2, -1).abs().mean(dim=-1) for lag in lags], dim=-1)
-    floor = SEEN * maps.abs().amax(dim=(-2, -1))[:, None]
-    seen = (sizes > floor).to(maps.dtype)
-    heights = sizes.clamp_min(1e-300).log()
-    count = seen.sum(dim=-1, keepdim=True)
-    across = (lags - (seen * lags).sum(dim=-1, keepdim=True) / count.clamp_min(1)) * seen
-    slope = (across * heights).sum(dim=-1) / across.square().sum(dim=-1).clamp_min(1e-300)
-    factors = torch.where(count[:, 0] >= 2, slope.exp(), torch.zeros_like(slope)).sort().values
+    """Return the smallest, median and largest factor per token by which |α_ij| falls with i - j."""
+    places = torch.arange(maps.shape[-1])
+    factors = decays(maps.abs(), (places[:, None] - places).abs()).sort().values
     return float(factors[0]), float(factors[len(factors) // 2]), float(factors[-1])
 
 

@@ -1,0 +1,191 @@
+"""What a layer remembers: how far it looks back, how fast it forgets, and the state that it keeps.
+
+All is read from the layer's matrices α, map by map (a map is a channel of Mamba-1, a head of most others), over the
+targets of the second half of a text, which have half of it or more before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mambascope.brief import brief
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.numbering import whole_number
+from mambascope.operators.token_mixer import Recurrent, TokenMixer
+from mambascope.trace import Trace
+from mambascope.trace.block import Branch
+
+#: Share of |α| that lies within the reach of a map.
+WITHIN = 0.9
+#: Numbers that are held at once while the maps are read.
+AT_ONCE = 2**24
+#: Share of a map's largest entry below which its entries do not count towards its decay.
+SEEN = 1e-7
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """How far one mixer looks back, and how fast it forgets.
+
+    Attributes:
+        layer: Number of its layer.
+        name: Its name in the model.
+        kind: Its kind.
+        distance: Mean of |i - j|, weighted by |α_ij|, in tokens: the attention distance.
+        reach: How many tokens, from the target on, hold 90 % of |α_ij|: the effective receptive field.
+        entropy: Of |α_ij| over the sources, in bits; 2 to its power is how many tokens share the weight.
+        decay: Factor per token by which |α_ij| falls with i - j (least squares); 0 where it falls within one token.
+        similarity: Mean cosine of the stream's vectors of two different tokens, after the layer; NaN without a stream.
+    """
+
+    layer: int
+    name: str
+    kind: str
+    distance: Float[Tensor, " M"]
+    reach: Float[Tensor, " M"]
+    entropy: Float[Tensor, " M"]
+    decay: Float[Tensor, " M"]
+    similarity: float
+
+    __repr__ = brief
+
+
+def memory(trace: Trace, layer: int) -> list[LayerMemory]:
+    """Return what each mixer of a layer remembers; nearly always there is one.
+
+    Args:
+        trace: A capture of one text or picture, of at least 4 tokens.
+        layer: Number of the layer, from 0; negative numbers count from the end.
+
+    Raises:
+        InputError: if the layer does not exist, or the trace is of several texts or of fewer tokens.
+    """
+    if trace.shape[0] != 1 or trace.shape[1] < 4:
+        raise InputError(
+            f"what a layer remembers is read from one text of 4 tokens or more; this trace holds {trace.shape[0]} of "
+            f"{trace.shape[1]}"
+        )
+    number = trace.index(layer)
+    block = trace.layers[number]
+    similar = float("nan") if block.stream_out is None else similarity(block.stream_out[0])
+    return [_of_mixer(number, branch, similar) for branch in block.branches]
+
+
+def _of_mixer(layer: int, branch: Branch, similar: float) -> LayerMemory:
+    """Return what a mixer remembers."""
+    found = [read_maps(maps, rows) for maps, rows in _maps(branch.operator().scan)]
+    distance, reach, entropy, decay = (torch.cat(part) for part in zip(*found, strict=True))
+    return LayerMemory(layer, branch.name, branch.kind, distance, reach, entropy, decay, similar)
+
+
+def _maps(scan: TokenMixer) -> Iterator[tuple[Float[Tensor, "M t L"], Tensor]]:
+    """Yield |α| of some maps at a time, for the targets of the second half, and which targets they are."""
+    length = max(block.rows.stop for block in scan.blocks())
+    rows = slice(length // 2, length)
+    some = max(1, AT_ONCE // (length * (length - rows.start)))
+    for start in range(0, scan.maps, some):
+        chosen = list(range(start, min(start + some, scan.maps)))
+        tile = scan.tile(rows, slice(0, length), chosen)[0]
+        yield tile.abs().double(), torch.arange(length, device=tile.device)[rows]
+
+
+def read_maps(maps: Float[Tensor, "M t L"], rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return distance, reach, entropy and decay of maps of absolute values, each (M,).
+
+    Args:
+        maps: |α|, of the targets named by `rows`.
+        rows: Their positions, (t,).
+    """
+    lags = (rows[:, None] - torch.arange(maps.shape[-1], device=maps.device)).abs()
+    shares = maps / maps.sum(dim=-1, keepdim=True).clamp_min(1e-300)
+    distance = (shares * lags).sum(dim=-1).mean(dim=-1)
+    entropy = torch.special.entr(shares).sum(dim=-1).mean(dim=-1) / torch.log(torch.tensor(2.0, dtype=maps.dtype))
+    by_lag = torch.zeros_like(shares).scatter_add_(-1, lags.expand_as(shares), shares)
+    reach = (by_lag.cumsum(dim=-1) < WITHIN).sum(dim=-1).double().add(1).mean(dim=-1)
+    return distance, reach, entropy, decays(maps, lags)
+
+
+def decays(maps: Float[Tensor, "M t L"], lags: Int[Tensor, "t L"]) -> Float[Tensor, " M"]:
+    """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 within one token."""
+    length = maps.shape[-1]
+    sums = maps.new_zeros(maps.shape[0], length).scatter_add_(-1, lags.flatten().expand(len(maps), -1), maps.flatten(1))
+    used = maps.amax(dim=0) > 0  # what no map reads, such as the future, is no pair
+    counts = torch.bincount(lags[used], minlength=length).clamp_min(1)
+    sizes = (sums / counts)[:, 1 : length // 2 + 1]
+    at = torch.arange(1, sizes.shape[1] + 1, device=maps.device, dtype=maps.dtype)
+    seen = (sizes > SEEN * maps.amax(dim=(1, 2))[:, None]).to(maps.dtype)
+    count = seen.sum(dim=-1, keepdim=True)
+    across = (at - (seen * at).sum(dim=-1, keepdim=True) / count.clamp_min(1)) * seen
+    slope = (across * sizes.clamp_min(1e-300).log()).sum(dim=-1) / across.square().sum(dim=-1).clamp_min(1e-300)
+    return torch.where(count[:, 0] >= 2, slope.exp(), torch.zeros_like(slope))
+
+
+def similarity(stream: Float[Tensor, "L F"]) -> float:
+    """Return the mean cosine of two different tokens' vectors: near 1, the layers have made all tokens alike."""
+    unit = torch.nn.functional.normalize(stream.double(), dim=-1)
+    count = len(unit)
+    return float((unit.sum(dim=0).square().sum() - count) / (count * (count - 1)))
+
+
+def state(trace: Trace, layer: int, position: int) -> Float[Tensor, "b D N"]:
+    """Return the state h of a layer's mixer after it has read the token at a position.
+
+    Args:
+        trace: A capture.
+        layer: Number of the layer, from 0; negative numbers count from the end.
+        position: From 0, padding counted; negative numbers count from the end.
+
+    Raises:
+        InputError: if the layer or the position does not exist.
+        UnsupportedModelError: if the mixer keeps no state of fixed size, or the layer has several mixers.
+    """
+    scan, v = _recurrent(trace, layer)
+    length = trace.shape[1]
+    place = whole_number(position, "position")
+    if not -length <= place < length:
+        raise InputError(f"position {position} does not exist: the text has {length} tokens")
+    with torch.no_grad():
+        numbers = [scan.reading(number).apply(v)[:, place] for number in range(scan.state_size)]
+    return torch.stack(numbers, dim=-1)
+
+
+def held(trace: Trace, layer: int) -> Float[Tensor, "b L"]:
+    """Return how much of the last state each token still holds, as shares of the tokens' parts; they add up to 1.
+
+    The state is the sum of what every token wrote, decayed. The share of token j is ‖its part‖ over the sum of ‖parts‖,
+    over all channels and numbers of the state.
+
+    Args:
+        trace: A capture; texts must not be padded on the right, or their last state is that after the padding.
+        layer: Number of the layer, from 0; negative numbers count from the end.
+
+    Raises:
+        InputError: if the layer does not exist.
+        UnsupportedModelError: if the mixer keeps no state of fixed size, or the layer has several mixers.
+    """
+    scan, v = _recurrent(trace, layer)
+    last = slice(trace.shape[1] - 1, trace.shape[1])
+    squares = torch.zeros_like(v[..., 0], dtype=torch.float64)
+    with torch.no_grad():
+        for number in range(scan.state_size):
+            row = scan.channels(scan.reading(number).tile(last, slice(0, last.stop)))[:, :, 0]
+            squares += (row.transpose(1, 2) * v).double().square().sum(dim=-1)
+    sizes = squares.sqrt()
+    return sizes / sizes.sum(dim=1, keepdim=True).clamp_min(1e-300)
+
+
+def _recurrent(trace: Trace, layer: int) -> tuple[Recurrent, Float[Tensor, "b L D"]]:
+    """Return a layer's recurrence and the values that it reads."""
+    branch = trace.layers[trace.index(layer)].branch
+    operator: Any = branch.operator()
+    if not isinstance(operator.scan, Recurrent):
+        raise UnsupportedModelError(
+            f"layer {trace.index(layer)} ({branch.name}) mixes by {branch.kind}, which keeps no state of fixed size"
+        )
+    return operator.scan, operator.slope * operator.preactivation
