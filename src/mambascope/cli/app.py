@@ -215,6 +215,13 @@ def methods(
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")],
+    stats: Annotated[
+        str | None,
+        typer.Option(help="Print what each layer remembers of a text (`-`: standard input).", metavar="TEXT"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --stats: the .png, .pdf or .svg file of the figure.", metavar="FILE")
+    ] = None,
     json: JsonOption = False,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
@@ -222,9 +229,15 @@ def info(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Print a model's family, layers and sizes, and how exactly its mixers' outputs are rebuilt on a probe."""
-    from mambascope.cli import describing, loading
+    from mambascope.cli import describing, loading, remembering
+    from mambascope.errors import InputError
 
+    if out is not None and stats is None:
+        raise InputError("--out is the figure of --stats; pass a text with --stats")
     loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    if stats is not None:
+        remembering.print_stats(stats, *loaded, as_json=json, out=out)
+        return
     describing.print_info(model, *loaded, as_json=json)
 
 
