@@ -242,6 +242,32 @@ def info(
 
 
 @app.command()
+def classify(
+    model: Annotated[
+        str | None, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="The reference layers of every kind, against theorem 1.")] = False,
+    layer: Annotated[int | None, typer.Option(help="One layer of the model; by default all.")] = None,
+    json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Measure how layers mix tokens: fixed, gated, or controlled by the data; of a model, or of every known kind."""
+    from mambascope.cli import classifying, loading
+    from mambascope.errors import InputError
+
+    if all == (model is not None):
+        raise InputError("name a model, or pass --all for the reference layers")
+    if all:
+        classifying.classify_all(as_json=json)
+        return
+    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    classifying.classify_model(*loaded, layer=layer, as_json=json)
+
+
+@app.command()
 def maps(
     text: Annotated[
         str,

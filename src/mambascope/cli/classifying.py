@@ -1,0 +1,90 @@
+"""`mambascope classify`: how layers mix tokens, measured; the layers of theorem 1, or those of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mambascope.cli.asked import text_asked
+from mambascope.errors import InputError
+from mambascope.explanation.subject import read_subject
+from mambascope.inputs.preparation import reads_pictures
+from mambascope.theory.classification import Classification, classify
+from mambascope.trace import capture
+
+#: Relative change of α that rounding explains in the precision of most models.
+TOLERANCE = 1e-3
+
+PROBE = "When Mary and John went to the store, John gave a drink to"
+
+
+def classify_all(*, as_json: bool) -> None:
+    """Print the table of theorem 1 for the reference layers."""
+    from mambascope.theory.theorem import THEOREM, measured_layers
+
+    found = list(measured_layers())
+    if as_json:
+        print(json.dumps([{"layer": name, "theorem": THEOREM.get(name)} | plain(one) for name, one in found]))
+        return
+    _print(found, theorem=THEOREM)
+
+
+def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bool) -> None:
+    """Print how the layers of a model mix tokens; the model runs again with other inputs to each."""
+    if reads_pictures(model):
+        raise InputError("layers of models that read pictures cannot be classified within the model yet")
+    trace = capture(model, **read_subject(model, tokenizer, text_asked(PROBE)).inputs)
+    numbers = range(len(trace.layers)) if layer is None else [trace.index(layer)]
+    found = [(str(number), classify(trace, number=number, tolerance=TOLERANCE)) for number in numbers]
+    if as_json:
+        print(json.dumps([{"layer": int(name)} | plain(one) for name, one in found]))
+        return
+    _print(found, theorem=None)
+
+
+def plain(found: Classification) -> dict[str, Any]:
+    """Return a classification as plain values; what was not seen is None."""
+    values = dataclasses.asdict(found)
+    evidence = {name: None if math.isnan(value) else value for name, value in values.pop("evidence").items()}
+    return values | {"evidence": evidence}
+
+
+def _print(found: Iterable[tuple[str, Classification]], theorem: Any) -> None:
+    """Print a line for every layer, and what the columns are."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("layer", "mixes", *(["thm. 1"] if theorem else []), "input", "scale", "far", "parts", "lag", "rank"):
+        left = name in ("layer", "mixes", "thm. 1")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for name, one in found:
+        agrees = {None: "", True: "agrees", False: "DIFFERS"}
+        said = theorem.get(name) if theorem else None
+        evidence = one.evidence
+        table.add_row(
+            name,
+            one.kind or "?",
+            *([agrees[None if said is None else said == one.kind]] if theorem else []),
+            *map(change, (evidence.input, evidence.scale, evidence.far, evidence.separable, evidence.lag)),
+            f"{one.ranks[0]}–{one.ranks[2]}" if one.ranks[0] < one.ranks[2] else str(one.ranks[0]),
+        )
+    Console().print(table)
+    print(LEGEND)
+
+
+LEGEND = """
+Relative changes of α_ij, the largest over pairs and maps:
+input  with another input              scale  with the input doubled
+far    with other tokens far from i and j: of a data-controlled layer
+parts  by how much it misses being a factor of i times a factor of j
+lag    by how much it misses depending on i - j alone (0: Toeplitz)
+rank   of what the first half of the text gives to the second, over the maps"""
+
+
+def change(value: float) -> str:
+    """Return a relative change; rounding is 0, and what could not be seen a dash."""
+    return "–" if math.isnan(value) else "0" if value < 1e-12 else f"{value:.0e}" if value < 1e-2 else f"{value:.2f}"
