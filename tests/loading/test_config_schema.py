@@ -107,10 +107,9 @@ def test_choices_of_code_are_left_out(folders, monkeypatch):
         "transformers.integrations.hub_kernels.load_and_register_attn_kernel",
         lambda *args, **kwargs: pytest.fail("a kernel was asked for"),
     )
-    chosen = dict.fromkeys(
-        ("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "experts_implementation"),
-        "name/repository",
-    )
+    implementations = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+    kernels = ("experts_implementation", "chunkwise_kernel", "sequence_kernel", "step_kernel")
+    chosen = dict.fromkeys((*implementations, *kernels), "name/repository")
     model, _ = load(write(folders, "bert", chosen | {"torch_dtype": "load", "dtype": 3, "attribute_map": 5}))
     assert model.dtype == torch.float32
     assert "name/repository" not in json.dumps(model.config.to_dict())

@@ -9,126 +9,140 @@ import json
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mambascope.errors import CheckpointError, UnsupportedModelError
 from mambascope.loading.load import load
 from mambascope.trace import capture
-from rounding import assert_same_weights
+from published import PUBLISHED, published
+from published_hybrids import PATTERNS
+from rounding import assert_equal_to_rounding, assert_same_weights
 
 #: Every case of a product: most of them are left to `make test-slow`.
-pytestmark = pytest.mark.product
+pytestmark = [
+    pytest.mark.product,
+    pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated"),  # which published files have
+]
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
-LLAMA_ROPE = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 8192,
-}  # fmt: skip
-SMALL = {"num_hidden_layers": 2, "hidden_size": 24, "vocab_size": 60}
-ATTENTION = SMALL | {"num_attention_heads": 6, "intermediate_size": 32}
-GROUPED = ATTENTION | {"num_key_value_heads": 2}
-#: By name of the model: its settings, in which the last group is made small.
-PUBLISHED = {
-    "state-spaces/mamba-130m-hf": {
-        "model_type": "mamba", "architectures": ["MambaForCausalLM"], "conv_kernel": 4, "state_size": 16,
-        "residual_in_fp32": True, "use_bias": False, "use_conv_bias": True, "rescale_prenorm_residual": False,
-        "layer_norm_epsilon": 1e-05, "time_step_rank": 48, "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": 0,
-    } | SMALL | {"intermediate_size": 48, "time_step_rank": 2},
-    "tiiuae/falcon-mamba-7b": {
-        "model_type": "falcon_mamba", "architectures": ["FalconMambaForCausalLM"], "conv_kernel": 4, "state_size": 16,
-        "residual_in_fp32": True, "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": False,
-        "mixer_rms_eps": 1e-06, "layer_norm_epsilon": 1e-05, "expand": 16, "time_step_rank": 256, "eos_token_id": 11,
-    } | SMALL | {"intermediate_size": 48, "time_step_rank": 2},
-    "mistralai/Mamba-Codestral-7B-v0.1": {
-        "model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "conv_kernel": 4, "expand": 2, "head_dim": 64,
-        "n_groups": 8, "state_size": 128, "chunk_size": 256, "rms_norm": True, "norm_before_gate": True,
-        "residual_in_fp32": True, "tie_word_embeddings": False, "use_bias": False, "use_conv_bias": True,
-        "time_step_limit": [0.0, float("inf")], "num_heads": 128,
-    } | SMALL | {"head_dim": 6, "num_heads": 8, "state_size": 5, "n_groups": 2},
-    "meta-llama/Llama-3.2-1B": {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": False, "head_dim": 64,
-        "hidden_act": "silu", "mlp_bias": False, "rms_norm_eps": 1e-05, "rope_parameters": LLAMA_ROPE,
-        "tie_word_embeddings": True, "max_position_embeddings": 131072,
-    } | GROUPED | {"head_dim": 4},
-    "mistralai/Mistral-7B-v0.1": {
-        "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4096, "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-05, "tie_word_embeddings": False, "max_position_embeddings": 32768,
-    } | GROUPED | {"sliding_window": 4},
-    "Qwen/Qwen2.5-0.5B": {
-        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "max_window_layers": 24, "sliding_window": 32768,
-        "use_sliding_window": False, "rope_theta": 1000000.0, "rms_norm_eps": 1e-06, "tie_word_embeddings": True,
-    } | GROUPED,
-    "Qwen/Qwen3-0.6B": {
-        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128,
-        "rope_theta": 1000000, "sliding_window": None, "use_sliding_window": False, "tie_word_embeddings": True,
-    } | GROUPED | {"head_dim": 10},
-    "EleutherAI/pythia-160m": {
-        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 0.25, "rotary_emb_base": 10000,
-        "use_parallel_residual": True, "tie_word_embeddings": False, "hidden_act": "gelu", "layer_norm_eps": 1e-05,
-    } | ATTENTION | {"hidden_size": 48},
-    "openai-community/gpt2": {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
-        "n_ctx": 1024, "n_embd": 24, "n_head": 6, "n_layer": 2, "n_positions": 64, "vocab_size": 60,
-        "bos_token_id": 1, "eos_token_id": 1,
-    },
-    "google-bert/bert-base-uncased": {
-        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_act": "gelu", "layer_norm_eps": 1e-12,
-        "position_embedding_type": "absolute", "type_vocab_size": 2, "pad_token_id": 0,
-    } | ATTENTION,
-}  # fmt: skip
+#: Models that tie their heads to their embeddings, by their settings or by their family's custom.
 TIED = {name for name, settings in PUBLISHED.items() if settings.get("tie_word_embeddings", True)}
+#: One of each family whose layers, experts or names of tensors transformers converts while it reads.
+CONVERTED = [
+    "Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3.5-35B-A3B", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+    "ibm-granite/granite-4.0-h-tiny", "tiiuae/Falcon-H1-0.5B-Instruct", "Zyphra/Zamba2-1.2B", "ai21labs/Jamba-v0.1",
+    "moonshotai/Kimi-Linear-48B-A3B-Instruct", "LiquidAI/LFM2-350M", "LiquidAI/LFM2-8B-A1B",
+]  # fmt: skip
 
 
-def published(name, folder, dtype=torch.float32, **saving):
-    """Save a small model of these settings, its weights from N(0, 0.4), with the config.json as published."""
-    settings = PUBLISHED[name]
-    config = transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(dict(settings))
-    torch.manual_seed(0)
-    model = getattr(transformers, settings["architectures"][0])(config).eval()
-    with torch.no_grad():
-        for key, value in model.named_parameters():
-            value.normal_(1 if "norm" in key.lower() or ".ln_" in key else 0, 0.4)
-    model = model.to(dtype)
-    model.save_pretrained(folder, **saving)
-    kind = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    (folder / "config.json").write_text(json.dumps(settings | kind))
-    return model
+def is_tied(model):
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def loaded_from(folder, name, **options):
+    """Load a model; the code that some were published with must be said not to have been run."""
+    if "auto_map" not in PUBLISHED[name]:
+        return load(folder, **options)[0]
+    with pytest.warns(UserWarning, match="brings its own Python code, which was not run: transformers' own"):
+        return load(folder, **options)[0]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_checkpoint_in_shards_is_loaded_and_captured(name, tmp_path):
     model = published(name, tmp_path, max_shard_size="8KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    loaded, _ = load(tmp_path)
+    loaded = loaded_from(tmp_path, name)
     assert type(loaded) is type(model)
     assert_same_weights(loaded, model)
-    tied = loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
-    assert tied == (name in TIED)
+    assert is_tied(loaded) == (name in TIED)
     trace = capture(loaded, input_ids=IDS)
-    assert len(trace.layers) == 2
+    kinds = ["+".join(branch.kind for branch in block.branches) for block in trace.layers]
+    assert kinds == (PATTERNS[name].split() if name in PATTERNS else kinds[:1] * 2)
+    assert trace.missing == ()
     assert max(trace.reconstruction_error) < 1e-5  # float32 sums of a few hundred terms
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_bfloat16_is_loaded_and_captured_in_it(name, tmp_path):
     model = published(name, tmp_path, torch.bfloat16)
-    loaded, _ = load(tmp_path, dtype=torch.bfloat16)
-    assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}
-    assert_same_weights(loaded, model)
+    loaded = loaded_from(tmp_path, name, dtype=torch.bfloat16)
+    stock = type(model).from_pretrained(tmp_path, config=model.config, dtype=torch.bfloat16)
+    assert loaded.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert {key: value.dtype for key, value in loaded.named_parameters()} == {
+        key: value.dtype
+        for key, value in stock.named_parameters()  # which keeps some gates and decays in float32
+    }
     assert max(capture(loaded, input_ids=IDS).reconstruction_error) < 2e-2  # bfloat16 keeps 8 bits
-    assert_same_weights(load(tmp_path)[0], model.float())
+    assert_same_weights(loaded.float(), model.float())
+    assert_same_weights(loaded_from(tmp_path, name), model)
 
 
-@pytest.mark.parametrize("name", ["state-spaces/mamba-130m-hf", "mistralai/Mamba-Codestral-7B-v0.1", "Qwen/Qwen3-0.6B"])
+@pytest.mark.parametrize(
+    "name", ["state-spaces/mamba-130m-hf", "mistralai/Mamba-Codestral-7B-v0.1", "Qwen/Qwen3-0.6B", *CONVERTED]
+)
 def test_a_model_that_accelerate_placed_is_captured(name, tmp_path):
     pytest.importorskip("accelerate")
-    published(name, tmp_path, max_shard_size="8KB")
-    model_class = getattr(transformers, PUBLISHED[name]["architectures"][0])
-    placed = model_class.from_pretrained(tmp_path, device_map="auto", dtype=torch.float32).eval()
-    ours, theirs = capture(load(tmp_path)[0], input_ids=IDS), capture(placed, input_ids=IDS)
-    assert theirs.missing == ()
-    for one, other in zip(ours.branches, theirs.branches, strict=True):
-        assert (one.captured.y - other.captured.y).norm() < 1e-6 * one.captured.y.norm()
+    model = published(name, tmp_path, max_shard_size="8KB")
+    ours = capture(loaded_from(tmp_path, name), input_ids=IDS)
+    for where in ("auto", "cpu"):
+        placed = type(model).from_pretrained(tmp_path, device_map=where, dtype=torch.float32).eval()
+        theirs = capture(placed, input_ids=IDS)
+        assert theirs.missing == ()
+        for one, other in zip(ours.branches, theirs.branches, strict=True):
+            assert (one.captured.y - other.captured.y).norm() < 1e-6 * one.captured.y.norm()
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_head_is_tied_or_not_as_its_settings_say(name, tmp_path):
+    tied = name not in TIED  # the other way than as published
+    changes = {"tie_word_embeddings": tied}
+    if "text_config" in PUBLISHED[name]:
+        changes["text_config"] = PUBLISHED[name]["text_config"] | {"tie_word_embeddings": tied}
+    model = published(name, tmp_path, changes=changes)
+    if is_tied(model) != tied:  # the class ties nothing, whatever it is told
+        with pytest.raises(CheckpointError, match=r"ties the output weights .* holds two different tensors"):
+            load(tmp_path)
+        return
+    loaded = loaded_from(tmp_path, name)
+    assert is_tied(loaded) == tied
+    assert_same_weights(loaded, model)
+    with torch.no_grad():
+        assert_equal_to_rounding(loaded(IDS, use_cache=False).logits, model(IDS, use_cache=False).logits)
+
+
+# --- tensors as published, where transformers saves others ---
+
+
+def rewrite(folder, change):
+    """Give the tensors of a checkpoint other names, or others beside them."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "model."),
+        ("Qwen/Qwen3.5-35B-A3B", "model.language_model."),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "backbone."),
+    ],
+)
+def test_layers_that_predict_tokens_after_the_next_are_left_out(name, body, tmp_path):
+    """Files hold them, with experts like the body's; transformers has no place for them."""
+    model = published(name, tmp_path)
+    first = f"{body}layers.0."
+    rewrite(tmp_path, lambda held: held | {
+        key.replace(first, "mtp.layers.0."): value.clone() for key, value in held.items() if key.startswith(first)
+    })  # fmt: skip
+    assert_same_weights(loaded_from(tmp_path, name), model)
+
+
+def test_the_dense_layer_of_kimi_has_another_name_than_those_with_experts(tmp_path):
+    name = "moonshotai/Kimi-Linear-48B-A3B-Instruct"
+    model = published(name, tmp_path)
+    dense = "model.layers.0.block_sparse_moe."
+    rewrite(tmp_path, lambda held: {key.replace(dense, "model.layers.0.mlp."): held[key] for key in held})
+    assert_same_weights(loaded_from(tmp_path, name), model)
 
 
 # --- Mistral's own layout ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from mambascope.loading.bundled import bundled_folder, bundled_names
 from mambascope.loading.checkpoint import build_model, quiet, read_config
 from mambascope.loading.containers import SUFFIXES, read_contents
 from mambascope.loading.json_files import checked, is_file, is_folder, one_line
+from mambascope.loading.model_class import named_class, stock_class
 from mambascope.loading.released import find_released
 from mambascope.loading.schemas import OWN_SETTINGS
 from mambascope.loading.tokenizer import FILES as TOKENIZER_FILES
@@ -62,7 +62,8 @@ def load(
     incomplete or damaged is refused, never patched up. No file runs code: from pickles, nothing but tensors is read.
     Tensors in a Transformer's checkpoint that belong to a head other than its class's are left out. If a file holds a
     moving average beside the weights of the last step, the average is loaded. What had to be assumed about a released
-    file is told in a warning.
+    file is told in a warning, and so is code of the authors that is not run because transformers has a class of that
+    name.
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`, `tiny-hybrid`, `tiny-delta-hybrid`); one of the zoo, such as
@@ -94,44 +95,47 @@ def load(
             raise InputError(f"{what} takes a name, a folder or a hub id, found {shown(given)}")
     flag(trust_remote_code, "trust_remote_code")
     dtype, device, image_size = _checked_dtype(dtype), _checked_device(device), _checked_size(image_size)
-    notes: tuple[str, ...] = ()
+    own_tokenizer = None
     try:
         with quiet():
             released = _released(name, dtype=dtype, image_size=image_size)
             if released is not None:
-                (model, notes), own_tokenizer = released, None
+                model, told = released
             else:
-                model, own_tokenizer = _from_folder(name, dtype, tokenizer, trust_remote_code=trust_remote_code)
+                model, own_tokenizer, told = _from_folder(name, dtype, tokenizer, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise CheckpointError(
             f"{shown(str(name))[1:-1]} cannot be read: {error.strerror or one_line(error)}"
         ) from error
-    if notes:
-        warnings.warn(f"{name} does not say everything about its model; taken: {'; '.join(notes)}", stacklevel=2)
+    if told:
+        warnings.warn(f"{name} {told}", stacklevel=2)
     return model.to(device), own_tokenizer
 
 
-def _released(
-    name: str | Path, *, dtype: torch.dtype, image_size: int | None
-) -> tuple[PreTrainedModel, tuple[str, ...]] | None:
+def _released(name: str | Path, *, dtype: torch.dtype, image_size: int | None) -> tuple[PreTrainedModel, str] | None:
     """Return the model in a file of its authors, and what was assumed; None if the name is not that of such a file."""
     path = _path(name)
     if path.suffix not in SUFFIXES or not is_file(path):
         return None
     contents = read_contents(path)
     if found := find_released(contents, released_vim.LAYOUT):
-        return released_vim.build(found, image_size=image_size, dtype=dtype)
-    if found := find_released(contents, released_vmamba.LAYOUT):
-        return released_vmamba.build(found, dtype=dtype)
-    if found := find_released(contents, released_mambavision.LAYOUT):
-        return released_mambavision.build(found, image_size=image_size, dtype=dtype)
-    return None
+        model, notes = released_vim.build(found, image_size=image_size, dtype=dtype)
+    elif found := find_released(contents, released_vmamba.LAYOUT):
+        model, notes = released_vmamba.build(found, dtype=dtype)
+    elif found := find_released(contents, released_mambavision.LAYOUT):
+        model, notes = released_mambavision.build(found, image_size=image_size, dtype=dtype)
+    else:
+        return None
+    return model, f"does not say everything about its model; taken: {'; '.join(notes)}" if notes else ""
 
 
 def _from_folder(
     name: str | Path, dtype: torch.dtype, tokenizer: str | Path | None, *, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Return the model and tokenizer of a folder with config.json, a bundled model or a hub repository."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, str]:
+    """Return the model and tokenizer of a folder with config.json, a bundled model or a hub repository.
+
+    The third part says, after the checkpoint's name, whose code was not run; it is empty if there was none.
+    """
     source = _find(name, trust_remote_code=trust_remote_code)
     native = mistral.is_mistral(source.folder)
     settings = {} if native else read_config(source.folder)
@@ -150,7 +154,9 @@ def _from_folder(
         tensors = mamba_ssm.rename_tensors(mistral.rename_tensors(tensors) if native else tensors)
         model = build_model(model_class, config, tensors, name=source.name, dtype=dtype)
     model.name_or_path = model.config.name_or_path = source.name
-    return model, own_tokenizer
+    stock = stock_class(settings)
+    told = f"brings its own Python code, which was not run: transformers' own {stock} was loaded" if stock else ""
+    return model, own_tokenizer, told
 
 
 def _path(name: str | Path) -> Path:
@@ -200,7 +206,7 @@ def _transformers_class(
             return model_class, model_class.config_class.from_dict(settings)
         except Exception as error:
             raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
-    brings_code = bool(settings.get("auto_map"))
+    brings_code = bool(settings.get("auto_map")) and stock_class(settings) is None
     inside = settings.get("text_config")  # of a wrapper around a language model
     types = (model_type, inside.get("model_type") if isinstance(inside, Mapping) else None)
     known = any(kinds_of_type(one) for one in types if isinstance(one, str))
@@ -227,32 +233,7 @@ def _transformers_class(
             config = CONFIG_MAPPING[model_type].from_dict(settings)
     except Exception as error:  # strict dataclasses raise their own classes, a checkpoint's own code may raise anything
         raise CheckpointError(f"{source.name}: its config.json cannot be used: {one_line(error)}") from error
-    return _named_class(settings, config, name=source.name), config
-
-
-def _named_class(settings: dict[str, Any], config: PreTrainedConfig, *, name: str) -> type[PreTrainedModel]:
-    """Return the class that config.json names, if transformers has it for this configuration; else the usual one.
-
-    The name comes from a file, so it is looked up only among the classes in the module of the configuration's family. A
-    Transformer that names only unknown classes is refused: its head would be left out unnoticed.
-    """
-    asked = settings.get("architectures") or ()
-    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-    for class_name in asked:
-        named: Any = vars(module).get(class_name)
-        is_model = isinstance(named, type) and issubclass(named, PreTrainedModel)
-        is_model = is_model and named.forward is not PreTrainedModel.forward  # as in abstract classes
-        if is_model and getattr(named, "config_class", None) is type(config):
-            return named
-    usual = pretrained.usual_class(config)
-    if asked and pretrained.is_transformer(config):
-        raise UnsupportedModelError(
-            f"{name} is a {shown(', '.join(asked), 200)[1:-1]}, which transformers does not have for models of "
-            f"type {config.model_type}"
-        )
-    if usual is None:
-        raise UnsupportedModelError(f"there is no model in transformers for a {type(config).__name__}")
-    return usual
+    return named_class(settings, config, name=source.name), config
 
 
 def _tokenizer(source: _Source, other: str | Path | None, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:

@@ -20,7 +20,8 @@ from mambascope.numbering import shown
 
 #: Settings that are left out: they choose code or precision, which `load` does, or describe the file's own history.
 LEFT_OUT = re.compile(
-    r".*(attn|experts)_implementation.*|use_kernels|kernel_config|(torch_)?dtype|_name_or_path|_commit_hash"
+    r".*(attn|experts)_implementation.*|use_kernels|kernel_config|(chunkwise|sequence|step)_kernel"
+    r"|(torch_)?dtype|_name_or_path|_commit_hash"
     r"|attribute_map|base_model_[a-z]+_plan|sub_configs|keys_to_ignore_at_inference|base_config_key"
 )
 
