@@ -13,6 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from mambascope.errors import InputError
 from mambascope.families import check_model
+from mambascope.inputs.media import check_media
 from mambascope.inputs.names import check_names, read_by
 from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import check_ids
@@ -60,6 +61,7 @@ def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     if isinstance(model, transformers.PreTrainedModel):
         _check_something_to_read(model, inputs)
     check_names(model, inputs)
+    check_media(model, inputs)
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
         raise InputError(f"inputs_embeds must have shape (batch, tokens > 0, width), found {tuple(embeds.shape)}")
     if ids is not None and (ids.ndim != 2 or ids.numel() == 0):

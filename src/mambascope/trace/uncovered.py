@@ -2,7 +2,8 @@
 
 Every function that the model calls is called once more on numbers of its own. Where relevance is conserved, a function
 is homogeneous in what it reads: Euler's identity Σ x · ∂(r · f)/∂x = r · f(x) holds for any r, with the biases that it
-adds (methods section 6). The first function for which it does not hold is the part that is missing a rule.
+adds (methods section 6). The first function for which it does not hold, and from which something reaches the model's
+output, is the part that is missing a rule: what only makes a constant, such as a decay, hands nothing on and need not.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ def uncovered(model: nn.Module, rules: PropagationRules, **inputs: Any) -> str:
             stack.callback(module.register_forward_pre_hook(examining.entering(name)).remove)
             stack.callback(module.register_forward_hook(examining.left).remove)
         stack.enter_context(differentiable(own, mode=examining))
-        call(own, stack.enter_context(leaf_at_tokens(own, inputs, [])))
-    return examining.found
+        outputs = call(own, stack.enter_context(leaf_at_tokens(own, inputs, [])))
+        return _first_that_reaches(outputs, examining.found)
 
 
 class _Examining(Elementary):
     """Answers functions as its base does, and examines each.
 
     Attributes:
-        found: The first function that is not homogeneous, and where; empty if there is none.
+        found: The functions that are not homogeneous, each with its module's name, and what they returned.
     """
 
     def __init__(self, rules: PropagationRules, ledger: BiasLedger) -> None:
         super().__init__(rules, ledger, RULES)
-        self.found = ""
+        self.found: list[tuple[str, Any]] = []
         self._names: list[str] = []
 
     def __torch_function__(
@@ -65,10 +66,12 @@ class _Examining(Elementary):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        examined = self.answers and not self.found and not _skipped(name) and any(map(live, tensors(args, kwargs)))
-        if examined and not self._homogeneous(function, types, args, kwargs):
-            self.found = f"{name.strip('_')} in {self._names[-1] if self._names else 'the model'}"
-        return super().__torch_function__(function, types, args, kwargs)
+        examined = self.answers and not _skipped(name) and any(map(live, tensors(args, kwargs)))
+        lacks = examined and not self._homogeneous(function, types, args, kwargs)
+        output = super().__torch_function__(function, types, args, kwargs)
+        if lacks:
+            self.found.append((f"{name.strip('_')} in {self._names[-1] if self._names else 'the model'}", output))
+        return output
 
     def entering(self, name: str) -> Callable[..., None]:
         """Return a hook that notes which module runs."""
@@ -92,9 +95,7 @@ class _Examining(Elementary):
             output = super().__torch_function__(function, types, args, kwargs)
             if not live(output):
                 return getattr(function, "__name__", "") != "detach"
-            draw = torch.Generator(output.device).manual_seed(0)
-            noise = torch.randn(output.shape, generator=draw, dtype=output.dtype, device=output.device)
-            weight = noise.masked_fill(output.detach().abs() > MASKED, 0.0)
+            weight = _noise(output).masked_fill(output.detach().abs() > MASKED, 0.0)
             flows = torch.autograd.grad(output, leaves, weight, allow_unused=True)
             noted = (*self.ledger.held.values(), *self.ledger.undistributed.values())
             reached = output.detach().double() * weight.double()
@@ -107,6 +108,31 @@ class _Examining(Elementary):
             return not abs(missing) > SHARE * float(reached.abs().nansum())
         finally:
             self.ledger.held, self.ledger.undistributed = kept
+
+
+def _first_that_reaches(outputs: Any, found: Sequence[tuple[str, Any]]) -> str:
+    """Return the first name whose output reaches the model's; of one that cut the graph it is not known, and it counts.
+
+    Args:
+        outputs: What the model returned.
+        found: Names, and what these functions returned.
+    """
+    parts = [outputs] if isinstance(outputs, Tensor) else list(outputs.values())
+    ends = [part for part in tensors(parts, {}) if live(part)]
+    starts = [output for _, output in found if live(output)]
+    if not starts:
+        return found[0][0] if found else ""
+    flows = iter(torch.autograd.grad(ends, starts, [_noise(end) for end in ends], allow_unused=True))
+    for name, output in found:
+        if not live(output) or ((flow := next(flows)) is not None and flow.any()):
+            return name
+    return ""
+
+
+def _noise(like: Tensor) -> Tensor:
+    """Return numbers of their own from N(0, 1), the same at each call."""
+    draw = torch.Generator(like.device).manual_seed(0)
+    return torch.randn(like.shape, generator=draw, dtype=like.dtype, device=like.device)
 
 
 def _skipped(name: str) -> bool:
