@@ -16,7 +16,7 @@ THEOREM: dict[str, Kind] = {
     "S5": "fixed",
     "GSS": "diagonal data control",
     "Hyena": "diagonal data control",
-    "S6": "data-controlled",
+    "SelectiveSSM": "data-controlled",
 }
 
 
