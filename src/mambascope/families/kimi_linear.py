@@ -16,6 +16,7 @@ from torch import Tensor
 from mambascope.families.attention import AttentionFamily, Projections
 from mambascope.families.family import Captured, Family
 from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.held import delta_rule_per_channel
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.kimi_linear.modeling_kimi_linear"
@@ -68,6 +69,7 @@ FAMILY = Family(
     norm_factor=norm_factor,
     norm_name="o_norm",
     norm_first=norm_is_first,
+    holds=lambda mixer: delta_rule_per_channel(mixer.num_heads, mixer.head_dim, mixer.head_dim),
     gate_activation=torch.sigmoid,
 )
 

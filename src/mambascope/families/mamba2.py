@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.families.family import Captured, Family, ScanCall, weights
+from mambascope.families.held import Held, chunked_state
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -108,6 +109,13 @@ def norm_first(norm: Any) -> bool:
     return bool(getattr(norm, "norm_before_gate", False))
 
 
+def holds(mixer: Any) -> Held:
+    """Return what the scan holds; a mixer of another class may not name its sizes, but its weights have them."""
+    heads, channels = mixer.A_log.shape[0], mixer.out_proj.weight.shape[1]
+    most = (mixer.conv1d.weight.shape[0] - channels) // 2  # B, of all groups
+    return chunked_state(heads, getattr(mixer, "ssm_state_size", most), channels // heads)
+
+
 FAMILY = Family(
     model_type="mamba2",
     mixer_class="Mamba2Mixer",
@@ -119,5 +127,6 @@ FAMILY = Family(
     affine=affine,
     norm_factor=norm_factor,
     norm_first=norm_first,
+    holds=holds,
     parts=("in_proj", "conv1d", "norm", "out_proj", "A_log", "D", "dt_bias"),
 )

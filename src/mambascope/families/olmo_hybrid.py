@@ -12,7 +12,7 @@ import torch
 from mambascope.families import llama
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import Captured, Family
-from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read, rule_holds
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.olmo_hybrid.modeling_olmo_hybrid"
@@ -44,6 +44,7 @@ FAMILY = Family(
     norm_factor=norm_factor,
     norm_name="o_norm",
     norm_first=norm_is_first,
+    holds=rule_holds,
 )
 
 ATTENTION_FAMILY = AttentionFamily(

@@ -12,7 +12,7 @@ from torch import Tensor
 from mambascope.families import llama
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import Captured, Family, weights
-from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read
+from mambascope.families.gated_delta import gated_delta, linear, mixer_map, norm_factor, norm_is_first, read, rule_holds
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.qwen3_next.modeling_qwen3_next"
@@ -52,6 +52,7 @@ FAMILY = Family(
     affine=affine,
     norm_factor=norm_factor,
     norm_first=norm_is_first,
+    holds=rule_holds,
 )
 
 ATTENTION_FAMILY = AttentionFamily(
