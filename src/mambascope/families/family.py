@@ -221,6 +221,7 @@ class Family:
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
         holds: Given the mixer, returns how many numbers per token its scan holds, beyond what its linear maps return.
+        reads_padding: Given the mixer, returns whether its convolution reads anything but zero where padding is masked.
         parts: Names of everything in the mixer that `affine` reads, by which a mixer of another class is recognised
             (`mambascope.families.recognised`); empty if none shall be.
         found: What a mixer of another class was recognised by, in words; empty for the family's own class.
@@ -250,6 +251,7 @@ class Family:
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
     holds: Callable[[Any], Held] = nothing_more
+    reads_padding: Callable[[Any], bool] = lambda mixer: False
     parts: tuple[str, ...] = ()
     found: str = ""
 
@@ -357,3 +359,9 @@ def is_a(mixer: nn.Module, name: str) -> bool:
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:
     """Return (part of) a parameter in the operators' precision, detached from the graph; None stays None."""
     return None if parameter is None else parameter.detach()[part].to(dtype)
+
+
+def bias_enters(projection: Any, convolution: Any, rows: slice) -> bool:
+    """Return whether a bias of a projection, in these rows, is read by a convolution of more than one tap."""
+    bias = projection.bias
+    return bias is not None and convolution.weight.shape[-1] > 1 and bool(bias.detach()[rows].any())
