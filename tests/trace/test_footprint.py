@@ -23,12 +23,23 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attention", "texts", "picture", "scan", "backward"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("attention", "texts", "picture", "mamba", "mamba2", "qwen3_next", "kimi_linear", "minimax", "xlstm", "rwkv"),
+        *(f"{one} backward" for one in ("mamba", "mamba2", "qwen3_next", "experts", "kimi_linear", "minimax", "rwkv")),
+    ],
+)
 def test_the_estimate_is_near_the_measured_peak(kind):
-    """At most twice as much, and at least nine tenths: freed memory may be used again before the peak is raised."""
+    """At most twice as much, and at least nine tenths: freed memory may be used again before the peak is raised.
+
+    Whatever has 64 KiB or more is given back as soon as it is freed, as the tensors of large models always are; else
+    the gaps that glibc leaves between the small ones of these models are half as much again.
+    """
     run = subprocess.run(
         [sys.executable, SUPPORT / "pass_peaks.py", kind],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-800:]
     taken, said = json.loads(run.stdout.splitlines()[-1])

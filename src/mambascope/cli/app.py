@@ -258,11 +258,11 @@ def classify(
     from mambascope.cli import classifying, loading
     from mambascope.errors import InputError
 
-    if all == (model is not None):
-        raise InputError("name a model, or pass --all for the reference layers")
-    if all:
+    if all and model is None:
         classifying.classify_all(as_json=json)
         return
+    if all or model is None:
+        raise InputError("name a model, or pass --all for the reference layers")
     loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
     classifying.classify_model(*loaded, layer=layer, as_json=json)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.families.family import Captured, Kind, is_a, nothing_beside, own_input, unscaled, weights
+from mambascope.families.held import Held, nothing_more
 from mambascope.families.patch_points import PatchPoint
 from mambascope.operators.attention_layer import AttentionLayer, attention_layer
 
@@ -72,6 +73,8 @@ class AttentionFamily:
             added, and the factor of that stream; None where the stream is the block's own input.
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
+        holds: Given the layer, returns how many numbers per token it holds beyond what its linear maps return and
+            its probabilities.
         parts: Names of everything in the layer that `projections` reads, by which a layer of another class is
             recognised (`mambascope.families.recognised`); empty if none shall be.
         found: What a layer of another class was recognised by, in words; empty for the family's own class.
@@ -94,6 +97,7 @@ class AttentionFamily:
     output_norm: Callable[[Any], tuple[nn.Module, nn.Module]] | None = None
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
+    holds: Callable[[Any], Held] = nothing_more
     parts: tuple[str, ...] = ()
     found: str = ""
 

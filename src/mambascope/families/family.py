@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mambascope.brief import brief
+from mambascope.families.held import Held, nothing_more
 from mambascope.families.patch_points import PatchPoint
 from mambascope.models.convolutions import causal_convolution
 from mambascope.operators.affine_map import AffineMap
@@ -149,6 +150,10 @@ class MixerFamily(Protocol):
         """Whether the stream is multiplied by something on its way through the model, such as a norm's factor."""
 
     @property
+    def holds(self) -> Callable[[Any], Held]:
+        """Given the mixer, returns how many numbers per token it holds beyond what its linear maps return."""
+
+    @property
     def affine(self) -> Callable[[Any, Captured, torch.dtype], AffineMap]:
         """Given the mixer, what was captured from it and a dtype, returns the mixer's affine map."""
 
@@ -215,6 +220,8 @@ class Family:
             added, and the factor of that stream; None where the stream is the block's own input.
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
+        holds: Given the mixer, returns how many numbers per token its scan holds, beyond what its linear maps return.
+        reads_padding: Given the mixer, returns whether its convolution reads anything but zero where padding is masked.
         parts: Names of everything in the mixer that `affine` reads, by which a mixer of another class is recognised
             (`mambascope.families.recognised`); empty if none shall be.
         found: What a mixer of another class was recognised by, in words; empty for the family's own class.
@@ -243,6 +250,8 @@ class Family:
     beside: Callable[[Any], tuple[nn.Module, ...]] = nothing_beside
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
+    holds: Callable[[Any], Held] = nothing_more
+    reads_padding: Callable[[Any], bool] = lambda mixer: False
     parts: tuple[str, ...] = ()
     found: str = ""
 
@@ -304,6 +313,7 @@ class PlainFamily:
             added, and the factor of that stream; None where the stream is the block's own input.
         renews: Whether the stream is multiplied by something on its way through the model, by such a norm or between
             blocks; directions in it are then followed from block to block.
+        holds: Given the mixer, returns how many numbers per token it holds beyond what its linear maps return.
         unshare: Given a private copy of a model and a mixer in it, gives the mixer tensors of its own where the model's
             code would change them in place; None if it changes none.
     """
@@ -318,6 +328,7 @@ class PlainFamily:
     arguments: tuple[str, ...] = ()
     residual: Callable[[Any], tuple[nn.Module, float] | None] = own_input
     renews: bool = False
+    holds: Callable[[Any], Held] = nothing_more
     unshare: Callable[[nn.Module, Any], None] | None = None
 
     __repr__ = brief
@@ -348,3 +359,9 @@ def is_a(mixer: nn.Module, name: str) -> bool:
 def weights(parameter: Tensor | None, dtype: torch.dtype, part: slice = slice(None)) -> Any:
     """Return (part of) a parameter in the operators' precision, detached from the graph; None stays None."""
     return None if parameter is None else parameter.detach()[part].to(dtype)
+
+
+def bias_enters(projection: Any, convolution: Any, rows: slice) -> bool:
+    """Return whether a bias of a projection, in these rows, is read by a convolution of more than one tap."""
+    bias = projection.bias
+    return bias is not None and convolution.weight.shape[-1] > 1 and bool(bias.detach()[rows].any())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.families.family import Captured, Family, ScanCall, weights
+from mambascope.families.held import Held, delta_rule
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.gated_delta import GatedDeltaRule
@@ -72,6 +73,11 @@ def gated_delta(consumed: dict[str, Tensor], dtype: torch.dtype) -> GatedDeltaRu
     return GatedDeltaRule(
         **{name: consumed[name].to(dtype) for name in ("q", "k", "beta", "decay")}, skip=consumed["D"].to(dtype)
     )
+
+
+def rule_holds(mixer: Any) -> Held:
+    """Return what the rule of a mixer holds, whose value heads have one decay each."""
+    return delta_rule(mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim)
 
 
 def norm_factor(o: Float[Tensor, "*s P"], norm: Any) -> Float[Tensor, "*s P"]:
@@ -143,4 +149,5 @@ DeltaFamily = partial(
     scan=gated_delta,
     norm_factor=norm_factor,
     norm_first=norm_is_first,
+    holds=rule_holds,
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 from mambascope.families.attention import AttentionFamily, Projections
 from mambascope.families.family import Captured
 from mambascope.families.gated_delta import DeltaFamily, linear, mixer_map
+from mambascope.families.held import delta_rule_per_channel
 from mambascope.operators.affine import AffineMixer
 
 MODULE = "transformers.models.kimi_linear.modeling_kimi_linear"
@@ -62,6 +63,7 @@ FAMILY = DeltaFamily(
     scan_function="chunk_kimi_delta_attention",
     affine=affine,
     norm_name="o_norm",
+    holds=lambda mixer: delta_rule_per_channel(mixer.num_heads, mixer.head_dim, mixer.head_dim),
     gate_activation=torch.sigmoid,
 )
 

@@ -66,6 +66,15 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> AffineMixer:
     )
 
 
+def reads_padding(mixer: Any) -> bool:
+    """Return whether the product of two biases, B's and the values', enters the convolution at masked padding."""
+    bias = mixer.in_proj.bias
+    if bias is None:
+        return False
+    B, _, values = bias.detach().chunk(3)
+    return mixer.conv.weight.shape[-1] > 1 and bool((B * values).any())
+
+
 def projections(mixer: Any, heads: int) -> Projections:
     """Return v_proj, its heads repeated for every query head that they serve, and out_proj."""
     return llama.shared_values(mixer.v_proj, mixer.out_proj, mixer.head_dim, heads)
@@ -84,6 +93,7 @@ def _families(model_type: str, prefix: str) -> tuple[Family, AttentionFamily]:
             read=read,
             scan=convolution,
             affine=affine,
+            reads_padding=reads_padding,
         ),
         AttentionFamily(
             model_type=model_type, mixer_class=f"{prefix}Attention", module=module, projections=projections

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.families.family import Captured, Family, ScanCall, weights
+from mambascope.families.family import Captured, Family, ScanCall, bias_enters, weights
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.selective_scan import SelectiveScan
@@ -95,6 +95,11 @@ def between_projections(
     )
 
 
+def reads_padding(mixer: Any) -> bool:
+    """Return whether the bias of the scan branch, which masked padding leaves, enters the convolution."""
+    return bias_enters(mixer.in_proj, mixer.conv1d, slice(mixer.conv1d.weight.shape[0]))
+
+
 FAMILY = Family(
     model_type="mamba",
     mixer_class="MambaMixer",
@@ -104,5 +109,6 @@ FAMILY = Family(
     read=read,
     scan=selective_scan,
     affine=affine,
+    reads_padding=reads_padding,
     parts=("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj", "A_log", "D"),
 )

@@ -11,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mambascope.families.family import Captured, Family, ScanCall, weights
+from mambascope.families.family import Captured, Family, ScanCall, bias_enters, weights
+from mambascope.families.held import Held, chunked_state
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -108,6 +109,19 @@ def norm_first(norm: Any) -> bool:
     return bool(getattr(norm, "norm_before_gate", False))
 
 
+def holds(mixer: Any) -> Held:
+    """Return what the scan holds; a mixer of another class may not name its sizes, but its weights have them."""
+    heads, channels = mixer.A_log.shape[0], mixer.out_proj.weight.shape[1]
+    most = (mixer.conv1d.weight.shape[0] - channels) // 2  # B, of all groups
+    return chunked_state(heads, getattr(mixer, "ssm_state_size", most), channels // heads)
+
+
+def reads_padding(mixer: Any) -> bool:
+    """Return whether the bias of the scan branch, of B or of C, which masked padding leaves, enters the convolution."""
+    first = mixer.out_proj.weight.shape[1]
+    return bias_enters(mixer.in_proj, mixer.conv1d, slice(first, first + mixer.conv1d.weight.shape[0]))
+
+
 FAMILY = Family(
     model_type="mamba2",
     mixer_class="Mamba2Mixer",
@@ -119,5 +133,7 @@ FAMILY = Family(
     affine=affine,
     norm_factor=norm_factor,
     norm_first=norm_first,
+    holds=holds,
+    reads_padding=reads_padding,
     parts=("in_proj", "conv1d", "norm", "out_proj", "A_log", "D", "dt_bias"),
 )

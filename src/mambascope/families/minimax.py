@@ -20,6 +20,7 @@ from mambascope.errors import UnsupportedModelError
 from mambascope.families import llama
 from mambascope.families.attention import AttentionFamily
 from mambascope.families.family import Captured, PlainFamily, weights
+from mambascope.families.held import Held, chunked_state
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.decayed_attention import DecayedAttention
@@ -71,6 +72,12 @@ def beta(block: Any) -> float:
     return float(block.attn_beta_factor)
 
 
+def holds(mixer: Any) -> Held:
+    """Return what lightning attention holds; for a backward pass its own code keeps two matrices of every block."""
+    heads, width = mixer.num_attention_heads, mixer.head_dim
+    return replace(chunked_state(heads, width, width), backward=2 * heads * mixer.block_size)
+
+
 FAMILIES = (
     PlainFamily(
         model_type="minimax",
@@ -78,6 +85,7 @@ FAMILIES = (
         module=MODULE,
         kind="recurrence",
         affine=affine,
+        holds=holds,
         scale=beta,
         residual=normed_stream,
         renews=True,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.families.family import Captured, PlainFamily, weights
+from mambascope.families.held import PER_STEP, Held
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.gated_output import GatedOutput
@@ -119,6 +120,11 @@ def stream_after_first_norm(block: Any) -> tuple[nn.Module, float] | None:
     return (block.pre_ln, 1.0) if hasattr(block, "pre_ln") else None
 
 
+def holds(mixer: Any) -> Held:
+    """Return what the time mix holds: weights, decays and states of two channels for each, and the loop's own steps."""
+    return Held(at_once=26 * mixer.attention_hidden_size, backward=PER_STEP)
+
+
 FAMILIES = (
     PlainFamily(
         model_type="rwkv",
@@ -126,6 +132,7 @@ FAMILIES = (
         module=MODULE,
         kind="recurrence",
         affine=time_mix,
+        holds=holds,
         residual=stream_after_first_norm,
         renews=True,
         unshare=own_output,

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.families.family import Captured, PlainFamily, weights
+from mambascope.families.held import Held, chunked_state
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.decayed_attention import DecayedAttention
@@ -115,10 +116,17 @@ def _split(layer: Any, dtype: torch.dtype, widths: list[int]) -> list[tuple[Tens
     return list(zip(W.split(widths), biases, strict=True))
 
 
+def holds(mixer: Any) -> Held:
+    """Return what the mLSTM holds; for a backward pass its own code keeps less than its linear maps are counted for."""
+    heads = mixer.config.num_heads
+    return replace(chunked_state(heads, mixer.qk_dim // heads, mixer.v_dim // heads), backward=0)
+
+
 FAMILY = PlainFamily(
     model_type="xlstm",
     mixer_class="xLSTMLayer",
     module="transformers.models.xlstm.modeling_xlstm",
     kind="recurrence",
     affine=affine,
+    holds=holds,
 )

@@ -14,7 +14,7 @@ import torch
 
 from mambascope.families import llama, mamba
 from mambascope.families.attention import AttentionFamily
-from mambascope.families.family import Captured
+from mambascope.families.family import Captured, bias_enters
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.stacked_scans import StackedScans
 
@@ -36,6 +36,7 @@ FAMILIES = (
         module=MODULE,
         affine=affine,
         heads=lambda mixer: mixer.n_mamba_heads,
+        reads_padding=lambda mixer: bias_enters(mixer.in_proj, mixer.conv1d, slice(0, None, 2)),
     ),
     AttentionFamily(
         model_type="zamba",

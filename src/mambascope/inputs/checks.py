@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -81,6 +82,15 @@ def longest_text(model: nn.Module) -> int | None:
     """Return how many tokens a model has positions for; None if positions have no table (for example, rotary)."""
     tables = _tables(model, POSITIONS)
     return min((table.num_embeddings - _before(table) for table in tables), default=None)
+
+
+def counts_padding(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Return whether a model looks positions up in a table, and counts them from the first place of a row.
+
+    A table with a row for padding (RoBERTa's) is read by counting tokens alone.
+    """
+    tables = _tables(model, POSITIONS) if inputs.get("position_ids") is None else []
+    return any(table.padding_idx is None for table in tables)
 
 
 def _check_tensor(model: nn.Module, name: str, value: Any) -> None:

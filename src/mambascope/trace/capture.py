@@ -28,7 +28,7 @@ from mambascope.trace.footprint import require_pass
 from mambascope.trace.missing import Missing, in_order, misread, refuse_missing
 from mambascope.trace.mixer_calls import consumed, input_of, tensors_read, versions
 from mambascope.trace.packed import check_apart
-from mambascope.trace.padded import check_padding
+from mambascope.trace.padded import check_padding, moved_by_padding
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import call, check_returned, running, usable
 from mambascope.trace.scanning import prefix_error, read_call, relative_error, scan_points, scanned
@@ -119,6 +119,7 @@ def capture(
         missing=missing,
         seconds=time.perf_counter() - started,
         calls=calls.made,
+        caution=moved_by_padding(model, inputs, ran.values()),
     )
 
 

@@ -1,8 +1,10 @@
 """How much memory a pass through a model will take, estimated and held against what is free before it runs.
 
 A pass keeps every attention layer's probabilities, H·L² each, and for every token what its linear maps and scans
-return; at a softmax a few more copies of one layer's probabilities are held; the logits are held twice. A backward pass
-keeps what each step of the forward pass read. `tests/trace/test_footprint.py` holds the estimate to measured peaks.
+return; what a scan holds beyond that, its family says (`holds`). At a softmax a few more copies of one layer's
+probabilities are held; the logits are held twice. A backward pass keeps what each step of the forward pass read, and
+each token passes the experts that are chosen for it. `tests/trace/test_footprint.py` holds the estimate to measured
+peaks.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.configuration_utils import PreTrainedConfig
 
 from mambascope.families import AttentionFamily, MixerFamily
 from mambascope.inputs.patches import patch_grid
@@ -56,15 +59,20 @@ def bytes_of_pass(model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any], *
         return 0
     texts, length = size
     element = next(model.parameters()).element_size()
+    working = max(element, 4)
     heads = [_heads(mixer) for _, mixer, family in mixers if isinstance(family, AttentionFamily)]
-    pairs = (sum(heads) * element + AT_ONCE * max(heads, default=0) * max(element, 4)) * length**2
-    width = sum(_width(mixer) for _, mixer, _ in mixers)
+    held = [family.holds(mixer) for _, mixer, family in mixers]
+    at_once = [AT_ONCE * most * length for most in heads]
     if backward:
-        width = sum(_width(part) for part in model.modules() if not list(part.children()))
-    values = width * (KEPT_BACKWARD if backward else KEPT) * max(element, 4) * length
+        width = sum(_width(part) for part in model.modules() if not list(part.children())) + _experts_width(model)
+        kept = KEPT_BACKWARD * width + sum(one.backward for one in held)
+    else:
+        kept = KEPT * sum(_width(mixer) for _, mixer, _ in mixers)
+        at_once += [one.at_once for one in held]
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    logits = 0 if head is None else 2 * _width(head) * max(element, 4) * length
-    return texts * (pairs + values + logits)
+    logits = 0 if head is None else 2 * _width(head)
+    numbers = (kept + logits + max(at_once, default=0)) * working + sum(heads) * length * element
+    return texts * length * numbers
 
 
 def _texts_and_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -96,3 +104,13 @@ def _width(part: nn.Module) -> int:
             transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear map, whose weight is (in, out)
             widths += weight.shape[1 if transposed else 0]
     return widths
+
+
+def _experts_width(model: nn.Module) -> int:
+    """Return how many values per token the chosen experts return, whose weights are stacked: (experts, out, in)."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
+    chosen = getattr(text, "num_experts_per_tok", None)
+    named = (pair for part in model.modules() for pair in part.named_parameters(recurse=False))
+    stacks = (weight for name, weight in named if name != "weight" and weight.ndim == 3)
+    return sum(min(chosen or len(weight), len(weight)) * weight.shape[1] for weight in stacks)

@@ -39,6 +39,8 @@ class Trace:
         seconds: How long the capture took, including its self-check.
         calls: What every mixer, and every module that holds one, was called with, by its name in the model.
         missing: Parts that mix tokens and have no map here; empty unless the capture was asked to leave such parts out.
+        caution: Why this run is not what the texts give by themselves, as a sentence: padding before a text that the
+            model's own code lets change it. Empty if no reason is known.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Trace:
     seconds: float
     calls: Mapping[str, Sequence[Call]] = field(default_factory=dict, repr=False)
     missing: tuple[Missing, ...] = ()
+    caution: str = ""
     _passes: dict[str, tuple[Mapping[str, Any], Hashable, Any]] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -55,7 +58,8 @@ class Trace:
         kinds = Counter(" + ".join(branch.family.model_type for branch in block.branches) for block in self.layers)
         layers = ", ".join(f"{count} layer{'s' if count > 1 else ''} of {kind}" for kind, count in kinds.items())
         error = max(self.reconstruction_error, default=float("nan"))
-        return one_line("Trace", [type(self.outputs).__name__, f"{read} tokens", layers, rebuilt(error)])
+        care = ["changed by padding"] if self.caution else []
+        return one_line("Trace", [type(self.outputs).__name__, f"{read} tokens", layers, rebuilt(error), *care])
 
     @property
     def reconstruction_error(self) -> tuple[float, ...]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mambascope.models.layers.gated_convolutions import GSS, Hyena
 from mambascope.models.layers.linear_attention import GLA, HGRN2, LinearAttention, RetNet
 from mambascope.models.layers.rwkv import RWKV6, RWKV7
@@ -15,7 +17,7 @@ from mambascope.models.layers.softmax_head import SoftmaxHead
 from mambascope.models.layers.time_invariant import DSS, S4, S4D
 
 #: Layers by name: fixed mixers, fixed ones behind gates, those whose mixing follows the tokens, and softmax attention.
-LAYERS: dict[str, type[SequenceLayer]] = {
+LAYERS: dict[str, Callable[..., SequenceLayer]] = {
     layer.__name__: layer
     for layer in (
         *(S4, S4D, DSS, S5),
