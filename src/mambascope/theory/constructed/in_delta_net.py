@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
-from mambascope.theory.constructed.in_mamba import TAPS, norm_weight, zero
+from mambascope.theory.constructed.in_mamba import TAPS, flip, norm_weight, zero
 from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, Layer, Machine
 
 EPSILON = 1e-6
@@ -56,7 +56,12 @@ def in_delta_net(machine: Machine) -> Qwen3NextForCausalLM:
     model.model.norm.weight.fill_(norm_weight(machine, len(layers), width, EPSILON) - 1)
     for depth, (layer, block) in enumerate(zip(layers, model.model.layers, strict=True)):
         block.input_layernorm.weight.fill_(norm_weight(machine, depth, width, EPSILON) - 1)
-        _write(layer, block.linear_attn, machine.features)
+        mixer = block.linear_attn
+        _write(layer, mixer, machine.features)
+        flip(mixer.in_proj_qkvz, mixer.out_proj, machine.signs(width))
+        mixer.in_proj_ba.weight.mul_(machine.signs(width))
+    for table in (model.model.embed_tokens, model.lm_head):
+        table.weight.mul_(machine.signs(width))
     return model.float()
 
 

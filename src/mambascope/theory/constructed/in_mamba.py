@@ -52,7 +52,16 @@ def in_mamba(machine: Machine) -> MambaForCausalLM:
     for depth, (plan, block) in enumerate(zip(plans, model.backbone.layers, strict=True)):
         block.norm.weight.fill_(norm_weight(machine, depth, width))
         plan.write(block.mixer, places)
+        flip(block.mixer.in_proj, block.mixer.out_proj, machine.signs(width))
+    for table in (model.backbone.embeddings, model.lm_head):
+        table.weight.mul_(machine.signs(width))
     return model.float()
+
+
+def flip(reading: Any, writing: Any, signs: Tensor) -> None:
+    """Turn the signs of the stream's dimensions in what reads it and what writes to it."""
+    reading.weight.mul_(signs)
+    writing.weight.mul_(signs[:, None])
 
 
 def zero(model: nn.Module) -> None:

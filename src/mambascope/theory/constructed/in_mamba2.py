@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
-from mambascope.theory.constructed.in_mamba import EPSILON, SLOW, TAPS, norm_weight, zero
+from mambascope.theory.constructed.in_mamba import EPSILON, SLOW, TAPS, flip, norm_weight, zero
 from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, REWRITE, UNIT, Layer, Machine
 
 
@@ -49,6 +49,9 @@ def in_mamba2(machine: Machine) -> Mamba2ForCausalLM:
     for depth, (layer, block) in enumerate(zip(machine.layers, model.backbone.layers, strict=True)):
         block.norm.weight.fill_(norm_weight(machine, depth, width))
         _write(layer, block.mixer, places)
+        flip(block.mixer.in_proj, block.mixer.out_proj, machine.signs(width))
+    for table in (model.backbone.embeddings, model.lm_head):
+        table.weight.mul_(machine.signs(width))
     return model.float()
 
 

@@ -115,6 +115,14 @@ class Machine:
         slots = [slot for layer in self.layers for slot in layer.slots]
         return {name: place for place, name in enumerate(dict.fromkeys([ALWAYS, *own, *spare, *slots]))}
 
+    def signs(self, width: int) -> Float[Tensor, " width"]:
+        """Return the sign of each dimension of the stream, in float64: odd places are negative.
+
+        Norms and products do not see it. Without it the sum of a stream of zeros and ones would equal its squared norm,
+        and means of gradients over the width would vanish by this accident.
+        """
+        return 1.0 - 2.0 * (torch.arange(width, dtype=torch.float64) % 2)
+
     def norm(self, depth: int) -> int:
         """Return the squared norm of the stream after `depth` layers, where each has added what it is meant to."""
         return self.on + sum(layer.at_once for layer in self.layers[:depth])
