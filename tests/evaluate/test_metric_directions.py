@@ -21,6 +21,8 @@ KNOWN = {
     "alignment_recall": ({"intersection_sure": 8, "sure": 8}, {"sure": 8}),
     "span_mass": (1.0, 0.0),
     "span_rank": (1.0, 99.0),
+    "idle_mass": (0.0, 1.0),
+    "sign_agreement": (1.0, 0.0),
     "conservation_error": (0.0, 1.0),
     "rank_correlation": (1.0, -1.0),
     "perturbation_positive_area": (0.1, 0.9),

@@ -79,6 +79,8 @@ METRICS: Registry[Metric] = Registry(
         Metric("insertion_gap", "higher", label="ΔA_I"),
         Metric("span_mass", "higher", label="span mass"),
         Metric("span_rank", "lower", label="span rank"),
+        Metric("idle_mass", "lower", label="idle mass"),
+        Metric("sign_agreement", "higher", label="right signs"),
         Metric("conservation_error", "lower", label="conservation error"),
         Metric("rank_correlation", "higher", label="Spearman's ρ"),
         Metric(

@@ -1,4 +1,4 @@
-"""How a row of scores treats the true span: the share of the scores' size on it, and the rank of its best token."""
+"""How a row of scores treats the true sources: the share of the scores' size on them, their best rank, their signs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,25 @@ def span_rank(
     rows = _spanned(scores if signed else scores.abs(), span, valid)
     best = rows.scores.masked_fill(~rows.gold, -torch.inf).amax(dim=-1, keepdim=True)
     return 1 + ((rows.scores >= best) & rows.others).sum(dim=-1).double()
+
+
+def sign_agreement(scores: Num[Tensor, "*rows n"], signs: Num[Tensor, "*rows n"]) -> Float[Tensor, "*rows"]:
+    """Return, for each row, the share of the sources whose score has the sign that it must have.
+
+    A source whose score is zero has no sign, and counts as wrong.
+
+    Args:
+        scores: A score for each source.
+        signs: Positive or negative for each source that has a sign, zero for all others.
+
+    Returns:
+        float64, from 0 to 1; NaN in rows where no source has a sign.
+
+    Raises:
+        InputError: if the shapes differ, or the score of a source that has a sign is not finite.
+    """
+    rows = gold_rows(scores, signs != 0, signs != 0)
+    return rows.mean_over_gold((rows.scores.sign() == signs.sign()).double())
 
 
 def _spanned(scores: Tensor, span: Tensor, valid: Tensor | None) -> GoldRows:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from mambascope.errors import InputError
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks.alignment import Alignment
+from mambascope.evaluate.tasks.constructed import Constructed
 from mambascope.evaluate.tasks.copying import Copying
 from mambascope.evaluate.tasks.frequent_words import FrequentWords
 from mambascope.evaluate.tasks.induction import Induction
@@ -31,6 +32,7 @@ TASKS: Registry[Task] = Registry(
         Copying(),
         Copying(name="copying-dev", per_length=5, seed=1),
         Induction(),
+        Constructed(),
         Alignment(),
         Alignment(name="alignment-dev", gold="hansards-dev"),
         Alignment(name="alignment-de-en", gold="bicici", default_models=("zoo:translation-de-en-mamba2",)),

@@ -1,0 +1,303 @@
+"""The mechanisms: copying, recalling, overwriting, induction, counting, summing, and a difference with its sign."""
+
+from __future__ import annotations
+
+from mambascope.registry import Registry
+from mambascope.theory.constructed.machine import ALWAYS, FIRST, REWRITE, Address, Carry, Layer, Machine
+from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanism
+
+ALL: tuple[Architecture, ...] = ("mamba", "mamba2", "delta", "softmax")
+#: Those whose memory adds up: softmax takes means, and the norm of a delta net's head divides a lone sum by itself.
+ADDING: tuple[Architecture, ...] = ("mamba", "mamba2")
+SYMBOLS = ("a", "b", "c", "d")
+KEYS = ("a", "b", "c")
+VALUES = ("1", "2", "3")
+#: How far back copying looks, and each of the two layers of a relay.
+LAG, STEP = 3, 2
+
+
+def _symbols() -> dict[str, tuple[str, ...]]:
+    return {symbol: (f"symbol {symbol}",) for symbol in SYMBOLS}
+
+
+def _symbols_carried() -> tuple[Carry, ...]:
+    return tuple(Carry(f"symbol {symbol}", f"answer {symbol}") for symbol in SYMBOLS)
+
+
+def _symbols_answered() -> dict[str, dict[str, float]]:
+    return {symbol: {f"answer {symbol}": 1.0} for symbol in SYMBOLS}
+
+
+def _copied(text: tuple[str, ...]) -> Case | None:
+    target = len(text) - 1
+    source = target - LAG
+    if source < 0:
+        return None
+    return Case(text, text[source], {source: 1}, frozenset({target}), ({f"symbol {text[source]}": 1},))
+
+
+COPY = Mechanism(
+    "copy",
+    f"repeats the token {LAG} places back",
+    Machine(_symbols(), _symbols_answered(), (Layer(_symbols_carried(), lag=LAG),)),
+    SYMBOLS,
+    (),
+    _copied,
+    ALL,
+)
+
+
+def _relayed(text: tuple[str, ...]) -> Case | None:
+    target = len(text) - 1
+    source = target - 2 * STEP
+    if source < 0:
+        return None
+    held = ({f"symbol {text[target - STEP]}": 1}, {f"relay {text[source]}": 1})
+    return Case(text, text[source], {source: 1}, frozenset({target}), held)
+
+
+RELAY = Mechanism(
+    "relay",
+    f"repeats the token {2 * STEP} places back, in two layers",
+    Machine(
+        _symbols(),
+        _symbols_answered(),
+        (
+            Layer(tuple(Carry(f"symbol {symbol}", f"relay {symbol}") for symbol in SYMBOLS), lag=STEP),
+            Layer(tuple(Carry(f"relay {symbol}", f"answer {symbol}") for symbol in SYMBOLS), lag=STEP),
+        ),
+    ),
+    SYMBOLS,
+    (),
+    _relayed,
+    ALL,
+)
+
+
+def _first(text: tuple[str, ...]) -> Case | None:
+    if len(text) < 2:
+        return None
+    return Case(text, text[0], {0: 1}, frozenset({len(text) - 1}), ({f"symbol {text[0]}": 1},))
+
+
+FIRST_TOKEN = Mechanism(
+    "first",
+    "repeats the first token",
+    Machine(_symbols(), _symbols_answered(), (Layer(_symbols_carried(), (Address(FIRST, ALWAYS),)),)),
+    SYMBOLS,
+    (),
+    _first,
+    ALL,
+)
+
+_ASSIGNMENTS = {f"{key}={value}": (f"key {key}", f"value {value}") for key in KEYS for value in VALUES}
+_FILLERS = (".", ",")
+
+
+def _memory(forgets: str | None) -> Machine:
+    tokens = {
+        **_ASSIGNMENTS,
+        **{f"{key}?": (f"asks {key}",) for key in KEYS},
+        **{filler: (f"filler {filler}",) for filler in _FILLERS},
+        **dict.fromkeys(VALUES, ()),
+    }
+    carries = tuple(Carry(f"value {value}", f"answer {value}") for value in VALUES)
+    addresses = tuple(Address(f"key {key}", f"asks {key}") for key in KEYS)
+    answers = {value: {f"answer {value}": 1.0} for value in VALUES}
+    return Machine(tokens, answers, (Layer(carries, addresses, forgets=forgets),))
+
+
+def _recalled(text: tuple[str, ...]) -> Case | None:
+    key, target = text[-1][0], len(text) - 1
+    found = [k for k, token in enumerate(text[:-1]) if token in _ASSIGNMENTS and token[0] == key]
+    if not found:
+        return None
+    value = text[found[-1]][2]
+    return Case(text, value, {found[-1]: 1}, frozenset({target}), ({f"value {value}": 1},))
+
+
+def _assignments(case: Case) -> int:
+    """Return how often the key that is asked for was assigned."""
+    key = case.tokens[-1][0]
+    return sum(token in _ASSIGNMENTS and token[0] == key for token in case.tokens)
+
+
+def _recalled_once(text: tuple[str, ...]) -> Case | None:
+    case = _recalled(text)
+    return case if case is not None and _assignments(case) == 1 else None
+
+
+RECALL = Mechanism(
+    "recall",
+    "gives the value of the key that is asked for, among other keys and fillers",
+    _memory(None),
+    (*_ASSIGNMENTS, *_FILLERS),
+    tuple(f"{key}?" for key in KEYS),
+    _recalled_once,
+    ALL,
+)
+OVERWRITE = Mechanism(
+    "overwrite",
+    "gives the last value of a key that was assigned several times",
+    _memory(REWRITE),
+    (*_ASSIGNMENTS, *_FILLERS),
+    tuple(f"{key}?" for key in KEYS),
+    _recalled,
+    ALL,
+    tells=lambda case: _assignments(case) > 1,
+)
+
+_PLUS = {f"+{value}": ("plus", f"plus {value}") for value in VALUES}
+_MINUS = {f"-{value}": ("minus", f"minus {value}") for value in VALUES}
+
+
+def _compared(text: tuple[str, ...]) -> Case | None:
+    plus, minus = ([k for k, token in enumerate(text) if token in signed] for signed in (_PLUS, _MINUS))
+    if len(plus) != 1 or len(minus) != 1 or text[plus[0]][1] == text[minus[0]][1]:
+        return None
+    a, b = int(text[plus[0]][1]), int(text[minus[0]][1])
+    sign = 1 if a > b else -1
+    held = {f"plus {a}": 1, f"minus {b}": 1}
+    signs = {plus[0]: sign, minus[0]: -sign}
+    return Case(text, "yes" if a > b else "no", signs, frozenset({len(text) - 1}), (held,))
+
+
+DIFFERENCE = Mechanism(
+    "difference",
+    "says yes if the number with a plus is larger than the one with a minus, else no",
+    Machine(
+        {
+            **_PLUS,
+            **_MINUS,
+            **{filler: (f"filler {filler}",) for filler in _FILLERS},
+            "?": ("asks",),
+            "yes": (),
+            "no": (),
+        },
+        {"yes": {"difference": 1.0}, "no": {"difference": -1.0}},
+        (
+            Layer(
+                tuple(
+                    Carry(f"{side} {value}", "difference", sign * float(value))
+                    for side, sign in (("plus", 1), ("minus", -1))
+                    for value in VALUES
+                ),
+                (Address("plus", ALWAYS), Address("minus", ALWAYS)),
+                at_once=2,
+            ),
+        ),
+    ),
+    (*_PLUS, *_MINUS, *_FILLERS),
+    ("?",),
+    _compared,
+    ALL,
+)
+
+
+def _decoded(most: int) -> dict[str, dict[str, float]]:
+    """Return readouts of a number n: 2kn - k² is highest for k = n, and stays so if both are divided by anything."""
+    return {f"={k}": {"total": 2.0 * k, "unit": -float(k * k)} for k in range(most + 1)}
+
+
+def _counted(text: tuple[str, ...]) -> Case | None:
+    target = len(text) - 1
+    begin = target
+    while begin > 0 and text[begin - 1] == "1":
+        begin -= 1
+    if begin == target:
+        return None
+    guides = {target, begin - 1} if begin else {target}
+    count = target - begin
+    return Case(text, f"={count}", dict.fromkeys(range(begin, target), 1), frozenset(guides), ({"one": count},))
+
+
+COUNT = Mechanism(
+    "count",
+    "counts the ones in a row at the end",
+    Machine(
+        {"0": ("zero",), "1": ("one",), "?": ("asks",), **dict.fromkeys(_decoded(15), ())},
+        _decoded(15),
+        (Layer((Carry("one", "total"),), (Address("one", ALWAYS),), forgets="zero", reference="unit"),),
+    ),
+    ("0", "1"),
+    ("?",),
+    _counted,
+    ADDING,
+)
+
+
+def _summed(text: tuple[str, ...]) -> Case | None:
+    target = len(text) - 1
+    opened = max((k for k, token in enumerate(text) if token == "["), default=-1)
+    inside = {k: int(text[k]) for k in range(opened + 1, target) if text[k] != "0"}
+    if not inside:
+        return None
+    held = {f"number {value}": list(inside.values()).count(value) for value in set(inside.values())}
+    guides = {target} if opened < 0 else {target, opened}
+    return Case(text, f"={sum(inside.values())}", dict.fromkeys(inside, 1), frozenset(guides), (held,))
+
+
+SUM = Mechanism(
+    "sum",
+    "adds up the numbers from the last opening bracket to the closing one",
+    Machine(
+        {
+            "0": ("number",),
+            **{value: ("number", f"number {value}") for value in VALUES},
+            "[": ("opens",),
+            "]": ("closes",),
+            **dict.fromkeys(_decoded(30), ()),
+        },
+        _decoded(30),
+        (
+            Layer(
+                tuple(Carry(f"number {value}", "total", float(value)) for value in VALUES),
+                (Address("number", ALWAYS),),
+                forgets="opens",
+                reference="unit",
+            ),
+        ),
+        length=11,
+    ),
+    ("0", *VALUES, "["),
+    ("]",),
+    _summed,
+    ADDING,
+    tells=lambda case: len(case.guides) == 2 and bool(case.idle),
+)
+
+
+def _induced(text: tuple[str, ...]) -> Case | None:
+    target = len(text) - 1
+    before = [k for k in range(target) if text[k] == text[-1]]
+    if len(before) != 1 or before[0] == target - 1:
+        return None
+    source = before[0] + 1
+    held = ({f"symbol {text[-2]}": 1}, {f"symbol {text[source]}": 1})
+    return Case(text, text[source], {source: 1}, frozenset({before[0], target}), held)
+
+
+INDUCTION = Mechanism(
+    "induction",
+    "gives what followed the last token where it stood before, in two layers",
+    Machine(
+        {"^": ("start",), **_symbols()},
+        _symbols_answered(),
+        (
+            Layer(tuple(Carry(f"symbol {symbol}", f"previous {symbol}") for symbol in SYMBOLS), lag=1),
+            Layer(
+                _symbols_carried(),
+                tuple(Address(f"previous {symbol}", f"symbol {symbol}") for symbol in SYMBOLS),
+            ),
+        ),
+    ),
+    SYMBOLS,
+    (),
+    _induced,
+    ALL,
+    opens="^",
+)
+
+MECHANISMS: Registry[Mechanism] = Registry(
+    "mechanism", Mechanism, (COPY, RELAY, FIRST_TOKEN, RECALL, OVERWRITE, DIFFERENCE, INDUCTION, COUNT, SUM)
+)
