@@ -7,6 +7,7 @@ import torch
 
 from mambascope import InputError, readouts
 from mambascope.readouts import Readout, logits_of, read, read_at
+from rounding import assert_equal_to_rounding
 
 LOGITS = torch.randn(2, 9, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 FEATURES = SimpleNamespace(last_hidden_state=torch.ones(2, 9, 4, dtype=torch.float64))
@@ -24,14 +25,14 @@ def test_a_tokens_logit_is_read_at_its_position():
 
 def test_a_contrast_is_the_lead_over_the_foil():
     readout = readouts.token(6, 31, 8)
-    assert torch.equal(readout.of_logits(LOGITS), LOGITS[:, 6, 31] - LOGITS[:, 6, 8])
+    assert_equal_to_rounding(readout.of_logits(LOGITS), LOGITS[:, 6, 31] - LOGITS[:, 6, 8])
     assert readout.positions == (6,)
     assert readout.label == "logit of 'token 31' minus that of 'token 8'"
 
 
 def test_a_class_is_read_without_a_position():
     assert torch.equal(readouts.class_(3).of_logits(CLASSES), CLASSES[:, 3])
-    assert torch.equal(readouts.class_(3, 0).of_logits(CLASSES), CLASSES[:, 3] - CLASSES[:, 0])
+    assert_equal_to_rounding(readouts.class_(3, 0).of_logits(CLASSES), CLASSES[:, 3] - CLASSES[:, 0])
     assert readouts.class_(3).positions == ()
     assert readouts.class_(3, positions=[4]).positions == (4,)
     assert readouts.class_(1, 0, ("good", "bad")).label == "logit of class 'good' minus that of 'bad'"
