@@ -15,6 +15,7 @@ its own: it is constant for a fixed mixer, and of a gated one it is the product 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,12 +138,24 @@ def _measured(probe: Probe, length: int, tolerance: float, draw: torch.Generator
 
 
 def _by_parts(probe: Probe, base: Tensor, length: int, draw: torch.Generator) -> tuple[float, float]:
-    """Return how far α_ij depends on tokens far from i and j, and how far it misses being a product."""
-    gap = 2 * REACH + 2
-    pairs = [(i, i - gap) for i in (length - 1, length - 1 - REACH, gap + REACH)]
+    """Return how far α_ij depends on tokens far from i and j, and how far it misses being a product.
+
+    If the layer looks back less far than the tokens that a short convolution may reach, it is asked with a shorter one.
+    """
+    for reach in (REACH, 1, 0):
+        far, separable = _with_reach(probe, base, length, reach, draw)
+        if not math.isnan(far):
+            break
+    return far, separable
+
+
+def _with_reach(probe: Probe, base: Tensor, length: int, reach: int, draw: torch.Generator) -> tuple[float, float]:
+    """Return the same of pairs whose tokens nearby are those within reach."""
+    gap = 2 * reach + 2
     far, separable = [], []
-    for i, j in pairs:
-        at_i, at_j = (_near(place, length)[:, None] for place in (i, j))
+    for i in (length - 1, length - 1 - reach, gap + reach):
+        j = i - gap
+        at_i, at_j = (_near(place, reach, length)[:, None] for place in (i, j))
         other = probe.draw(1, length, draw)
         inputs = (base, base.where(at_i | at_j, other), other.where(at_i, base), other.where(at_j, base))
         found = probe.pair(torch.cat([*inputs, other.where(at_i | at_j, base)]), i, j)
@@ -151,9 +164,9 @@ def _by_parts(probe: Probe, base: Tensor, length: int, draw: torch.Generator) ->
     return _largest(far), _largest(separable)
 
 
-def _near(place: int, length: int) -> Tensor:
+def _near(place: int, reach: int, length: int) -> Tensor:
     """Return which tokens are within reach of a place."""
-    return (torch.arange(length) - place).abs() <= REACH
+    return (torch.arange(length) - place).abs() <= reach
 
 
 def _not_a_product(here: Tensor, i: Tensor, j: Tensor, both: Tensor) -> float:

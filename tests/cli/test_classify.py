@@ -1,0 +1,49 @@
+"""`mambascope classify`: the table of theorem 1, and the layers of a model."""
+
+import json
+import sys
+
+import pytest
+
+from mambascope.cli import main
+from mambascope.models.layers import LAYERS
+from mambascope.theory.theorem import STOCK, THEOREM
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["mambascope", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_table_agrees_with_the_theorem(run):
+    code, out, err = run("classify", "--all")
+    assert (code, err) == (0, "")
+    table, legend = out.split("\n\n")
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[1:]] == [*LAYERS, *STOCK]
+    assert [line.split()[0] for line in lines[1:] if " agrees " in line] == list(THEOREM)
+    assert "DIFFERS" not in out
+    assert "Toeplitz" in legend
+
+
+def test_the_layers_of_a_model(run):
+    code, out, err = run("classify", "tiny-hybrid", "--layer", "-1", "--json")
+    assert (code, err) == (0, "")
+    (found,) = json.loads(out)
+    assert (found["layer"], found["kind"], found["causal"], found["toeplitz"]) == (4, "data-controlled", True, False)
+    assert found["evidence"]["far"] > 1e-2
+
+
+@pytest.mark.parametrize("words", [(), ("tiny-mamba", "--all")])
+def test_a_model_or_all(run, words):
+    code, out, err = run("classify", *words)
+    assert (code, out) == (2, "")
+    assert "name a model, or pass --all for the reference layers" in err
