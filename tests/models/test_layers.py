@@ -37,6 +37,7 @@ def test_the_operator_rebuilds_the_layers_output(make, length):
     assert output.shape == x.shape
     assert output.dtype == torch.float64
     assert distance(from_operator(layer, x), output) < 1e-12
+    assert distance(layer.finish(layer.run(x), x), output) < 1e-12
 
 
 def test_in_single_precision_they_differ_by_its_rounding(make):

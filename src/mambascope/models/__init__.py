@@ -1,1 +1,1 @@
-"""Our own implementations of models that transformers does not have: Vim, VMamba, MambaVision."""
+"""Model code of our own: Vim, VMamba, MambaVision, which transformers does not have, and reference layers."""

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Places, numbers
+from mambascope.operators.blocks import Places, count, numbers
 from mambascope.operators.per_head import PerHead
 
 
@@ -76,10 +77,11 @@ class LongConvolution(PerHead):
         kernel, write, read = self.kernel, self.write, self.read
         if maps is not None:
             kernel, write, read = kernel[list(maps)], write[..., list(maps)], read[..., list(maps)]
-        targets, sources = (numbers(places, kernel.device) for places in (rows, columns))
-        back = targets[:, None] - sources
-        toeplitz = kernel[:, back.clamp(min=0)] * (back >= 0)
-        return toeplitz * read[:, rows].transpose(1, 2)[..., None] * write[:, columns].transpose(1, 2)[:, :, None]
+        return (
+            _toeplitz(kernel, rows, columns)
+            * read[:, rows].transpose(1, 2)[..., None]
+            * write[:, columns].transpose(1, 2)[:, :, None]
+        )
 
     def _wide(self, values: Float[Tensor, "b L M"]) -> Float[Tensor, "b L D"]:
         """Return values per channel."""
@@ -92,3 +94,17 @@ class LongConvolution(PerHead):
             self.kernel.repeat_interleave(self.skip.shape[0] // self.maps, dim=0).t(), n=size, dim=0
         )
         return torch.fft.irfft(kernel * torch.fft.rfft(v, n=size, dim=1), n=size, dim=1)[:, : self.length]
+
+
+def _toeplitz(kernel: Float[Tensor, "M L"], rows: Places, columns: Places) -> Float[Tensor, "M t c"]:
+    """Return h_{i-j} for some targets and sources, zero where the source comes after the target."""
+    t, c = count(rows), count(columns)
+    if (
+        isinstance(rows, slice) and isinstance(columns, slice) and t and c
+    ):  # a window that slides, not a table of places
+        last = rows.stop - 1 - columns.start
+        reached = kernel[:, max(0, rows.start - columns.stop + 1) : max(0, last + 1)]
+        return F.pad(reached, (t + c - 1 - reached.shape[1], 0)).unfold(1, c, 1).flip(-1)
+    targets, sources = (numbers(places, kernel.device) for places in (rows, columns))
+    back = targets[:, None] - sources
+    return kernel[:, back.clamp(min=0)] * (back >= 0)

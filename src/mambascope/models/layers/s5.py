@@ -47,6 +47,15 @@ class S5(SequenceLayer):
         B = held[:, None] * torch.view_as_complex(self.B)
         return x.to(B.dtype) @ B.t()
 
+    def forward(self, x: Float[Tensor, "b L E"]) -> Float[Tensor, "b L E"]:
+        """Return the layer's output by the recurrence of the complex states."""
+        A, C, entering = self.exponent.exp(), torch.view_as_complex(self.C), self.driven(x)
+        h, outputs = torch.zeros_like(entering[:, 0]), []
+        for t in range(x.shape[1]):
+            h = A * h + entering[:, t]
+            outputs.append(2 * (h @ C.t()).real)
+        return torch.stack(outputs, dim=1) + self.D * x
+
     def run(self, x: Float[Tensor, "b L E"]) -> Float[Tensor, "b L D"]:
         """Return the recurrence of the complex states, taken apart as the operator does: cos and sin of both parts."""
         A, entering = self.exponent.exp(), self.driven(x)
