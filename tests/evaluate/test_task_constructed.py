@@ -20,15 +20,15 @@ from models import stock_model
 TASK = Constructed(lengths=(6,), per_length=1)
 
 
-def values_of(name, method, monkeypatch=None, scores=None, task=TASK):
+def values_of(name, method, monkeypatch=None, scores=None, *, ranks=False):
     """Return the metrics of a method on the whole model, or those of scores made from the case."""
-    sample = task.samples(None)[0]
+    sample = TASK.samples(None)[0]
     if scores is not None:
-        case = task._case(mechanism_of(f"constructed:{name}").name, sample)
+        case = TASK._case(mechanism_of(f"constructed:{name}").name, sample)
         made = ScoredRows(method, -1, scores(case)[None])
         monkeypatch.setattr(constructed, "score_rows", lambda *_: [made])
-    rows = task.evaluate(load_model(f"constructed:{name}"), sample, [method], 0)
-    return {row.metric: row.value for row in rows if row.layer == -1}
+    rows = TASK.evaluate(load_model(f"constructed:{name}"), sample, [method], 0)
+    return {row.metric: row.value for row in rows if row.layer == -1 and (ranks or row.metric != "span_rank")}
 
 
 def truth(case):
@@ -56,8 +56,9 @@ def test_what_guides_get_is_not_judged_but_takes_its_share(monkeypatch):
         scores[case.target] = scores.abs().sum()
         return scores
 
-    found = values_of("recall-mamba", "alti-logit", monkeypatch, half)
-    assert found == {"recall_at_k": 1.0, "span_mass": 0.5, "idle_mass": 0.0, "sign_agreement": 1.0}
+    found = values_of("recall-mamba", "alti-logit", monkeypatch, half, ranks=True)
+    shares = {"span_mass": 0.5, "idle_mass": 0.0}
+    assert found == shares | {"recall_at_k": 1.0, "sign_agreement": 1.0, "span_rank": 2.0}
 
 
 def test_a_method_that_gives_nothing_has_found_nothing(monkeypatch):
@@ -77,6 +78,7 @@ KNOWN = [
     ("copy-mamba", "implicit-attention", "span_mass", 1.0),
     ("copy-softmax", "hidden-attention", "span_mass", 1.0),
     ("overwrite-mamba", "hidden-attention", "span_mass", 1.0),
+    ("gate-mamba", "latim", "span_mass", 1.0),
     ("overwrite-delta", "alti-logit", "span_mass", 1.0),
     ("relay-mamba", "latim", "span_mass", 0.0),  # the mean of layers sees single steps
     ("relay-softmax", "mamba-lrp", "span_mass", 1.0),
@@ -87,6 +89,14 @@ KNOWN = [
     ("difference-mamba", "knockout", "sign_agreement", 1.0),
     ("count-mamba", "alti-logit", "recall_at_k", 1.0),
 ]
+
+
+def test_attention_without_the_gate_cannot_tell_which_key_is_read():
+    task = Constructed(lengths=(10,), per_length=3)
+    for name in ("gate-mamba", "gate-mamba2"):
+        model = load_model(f"constructed:{name}")
+        found = [row for sample in task.samples(None) for row in task.evaluate(model, sample, ["hidden-attention"], 0)]
+        assert all(row.value > 0.2 for row in found if row.metric == "idle_mass")
 
 
 @pytest.mark.parametrize(("name", "method", "metric", "due"), KNOWN)

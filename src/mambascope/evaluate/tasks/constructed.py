@@ -23,7 +23,7 @@ from mambascope import readouts
 from mambascope.errors import UnsupportedModelError
 from mambascope.evaluate.metrics.ranking import recall_at_k
 from mambascope.evaluate.metrics.registry import Metric, find_metric
-from mambascope.evaluate.metrics.span_mass import sign_agreement, span_mass
+from mambascope.evaluate.metrics.span_mass import sign_agreement, span_mass, span_rank
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
 from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported, find_variant
@@ -47,6 +47,7 @@ class Constructed:
         find_metric("span_mass").titled("share of the scores' size on the sources"),
         find_metric("idle_mass").titled("share of the scores' size on tokens that must get nothing"),
         find_metric("sign_agreement").titled("share of the sources whose score has the right sign"),
+        find_metric("span_rank").titled("rank of the best source among all tokens, guides too"),
     )
     main: Sequence[MainTable] = (MainTable(("recall_at_k", "span_mass", "idle_mass", "sign_agreement")),)
     lengths: tuple[int, ...] = (6, 8, 10)
@@ -118,6 +119,7 @@ def _rows(scored: ScoredRows, case: Case) -> list[Row]:
     values = {
         "recall_at_k": float(recall_at_k(sizes, gold, gold | idle.bool())),
         "span_mass": float(span_mass(sizes, gold).nan_to_num(0)),
+        "span_rank": float(span_rank(sizes, gold)),
         "idle_mass": float(span_mass(sizes, idle.bool()).nan_to_num(0)) if case.idle else 0.0,
     }
     if find_variant(scored.method)[0].signed:

@@ -82,7 +82,8 @@ class _Plan:
         self.layer = layer
         addresses = range(len(layer.addresses)) if layer.forgets == REWRITE else (None,)
         self.carrying: list[tuple[int | None, Carry]] = [(a, carry) for a in addresses for carry in layer.carries]
-        selecting = [feature for address in layer.addresses for feature in (address.written, address.read)]
+        self.reads = [ALWAYS if layer.gated else address.read for address in layer.addresses]
+        selecting = [address.written for address in layer.addresses] + self.reads
         selecting += [str(layer.forgets)] if layer.resets else []
         self.selecting = list(dict.fromkeys(selecting))
         self.channels = [carry.feature for _, carry in self.carrying] + self.selecting
@@ -95,11 +96,13 @@ class _Plan:
         first = len(self.carrying)
         for channel, feature in enumerate(self.channels):
             self._convolve(mixer, channel, feature, carrying=channel < first, places=places)
-        mixer.in_proj.weight[inner:, places[ALWAYS]] = ONE
+        for channel in range(inner):
+            opens = layer.addresses[self.carrying[channel][0] or 0].read if layer.gated and channel < first else ALWAYS
+            mixer.in_proj.weight[inner + channel, places[opens]] = ONE
         rank, states = mixer.time_step_rank, mixer.ssm_state_size
         for n, address in enumerate(layer.addresses):
             mixer.x_proj.weight[rank + n, first + self.selecting.index(address.written)] = 1
-            mixer.x_proj.weight[rank + states + n, first + self.selecting.index(address.read)] = 1
+            mixer.x_proj.weight[rank + states + n, first + self.selecting.index(self.reads[n])] = 1
         mixer.A_log.fill_(math.log(SLOW) if layer.resets else 0 if layer.forgets == REWRITE else -FAR)
         written = self._steps(mixer)
         for channel, (_, carry) in enumerate(self.carrying):

@@ -66,7 +66,10 @@ def _write(layer: Layer, mixer: Any, places: dict[str, int]) -> None:
     inner, states, head_width = mixer.intermediate_size, mixer.ssm_state_size, mixer.head_dim
     kept = len(layer.addresses) if layer.forgets == REWRITE else 1
     mixer.norm.weight.fill_(1)
-    mixer.in_proj.weight[:inner, places[ALWAYS]] = ONE
+    for channel in range(inner):
+        head = channel // head_width
+        opens = layer.addresses[head].read if layer.gated and head < kept else ALWAYS
+        mixer.in_proj.weight[channel, places[opens]] = ONE
     written = _steps(layer, mixer, places)
     scale = math.sqrt(layer.at_once * written**2 / inner + EPSILON) / written
     for head in range(kept):
@@ -76,7 +79,7 @@ def _write(layer: Layer, mixer: Any, places: dict[str, int]) -> None:
             mixer.out_proj.weight[places[carry.slot], channel] = carry.weight * scale
     for n, address in enumerate(layer.addresses):
         _see(mixer, inner + n, address.written, places)
-        _see(mixer, inner + states + n, address.read, places)
+        _see(mixer, inner + states + n, ALWAYS if layer.gated else address.read, places)
     if layer.lag is not None:
         mixer.D[:kept] = 1
     if layer.reference is not None:

@@ -57,6 +57,8 @@ class Layer:
         forgets: What the memory forgets: None for nothing, `REWRITE` for what an address held before it was written
             again, or a feature at whose tokens everything is forgotten.
         at_once: How many carries are on in what a target reads; norms after the scan divide by its root.
+        gated: With `REWRITE`: all addresses are read, and the gate of the target lets through what it asks for, instead
+            of C. Only Mamba-1 and Mamba-2 have such a gate.
         reference: A slot that gets 1 from the target itself, beside sums whose size is the answer: a norm after the
             scan keeps their ratio.
     """
@@ -66,6 +68,7 @@ class Layer:
     lag: int | None = None
     forgets: str | None = None
     at_once: int = 1
+    gated: bool = False
     reference: str | None = None
 
     @property

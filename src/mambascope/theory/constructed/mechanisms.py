@@ -9,6 +9,8 @@ from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanis
 ALL: tuple[Architecture, ...] = ("mamba", "mamba2", "delta", "softmax")
 #: Those whose memory adds up: softmax takes means, and the norm of a delta net's head divides a lone sum by itself.
 ADDING: tuple[Architecture, ...] = ("mamba", "mamba2")
+#: Those whose gate follows what is read and depends on the target.
+GATED: tuple[Architecture, ...] = ("mamba", "mamba2")
 SYMBOLS = ("a", "b", "c", "d")
 KEYS = ("a", "b", "c")
 VALUES = ("1", "2", "3")
@@ -94,7 +96,7 @@ _ASSIGNMENTS = {f"{key}={value}": (f"key {key}", f"value {value}") for key in KE
 _FILLERS = (".", ",")
 
 
-def _memory(forgets: str | None) -> Machine:
+def _memory(forgets: str | None, *, gated: bool = False) -> Machine:
     tokens = {
         **_ASSIGNMENTS,
         **{f"{key}?": (f"asks {key}",) for key in KEYS},
@@ -104,7 +106,7 @@ def _memory(forgets: str | None) -> Machine:
     carries = tuple(Carry(f"value {value}", f"answer {value}") for value in VALUES)
     addresses = tuple(Address(f"key {key}", f"asks {key}") for key in KEYS)
     answers = {value: {f"answer {value}": 1.0} for value in VALUES}
-    return Machine(tokens, answers, (Layer(carries, addresses, forgets=forgets),))
+    return Machine(tokens, answers, (Layer(carries, addresses, forgets=forgets, gated=gated),))
 
 
 def _recalled(text: tuple[str, ...]) -> Case | None:
@@ -145,6 +147,16 @@ OVERWRITE = Mechanism(
     _recalled,
     ALL,
     tells=lambda case: _assignments(case) > 1,
+)
+GATE = Mechanism(
+    "gate",
+    "the same, but every key's value is read, and the gate lets one through",
+    _memory(REWRITE, gated=True),
+    (*_ASSIGNMENTS, *_FILLERS),
+    tuple(f"{key}?" for key in KEYS),
+    _recalled,
+    GATED,
+    tells=lambda case: _assignments(case) < len(case.idle),
 )
 
 _PLUS = {f"+{value}": ("plus", f"plus {value}") for value in VALUES}
@@ -299,5 +311,5 @@ INDUCTION = Mechanism(
 )
 
 MECHANISMS: Registry[Mechanism] = Registry(
-    "mechanism", Mechanism, (COPY, RELAY, FIRST_TOKEN, RECALL, OVERWRITE, DIFFERENCE, INDUCTION, COUNT, SUM)
+    "mechanism", Mechanism, (COPY, RELAY, FIRST_TOKEN, RECALL, OVERWRITE, GATE, DIFFERENCE, INDUCTION, COUNT, SUM)
 )
