@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families peer retrieval agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families peer retrieval layers agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -53,8 +53,11 @@ methods: .venv/ready
 families: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.families --out docs/families.md
 
+layers: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.sequence_layers --out docs/sequence_layers.md
+
 retrieval: .venv-test/ready
-	.venv-test/bin/python -m benchmarks.hybrid_retrieval --scores 10 --out docs/hybrid_retrieval.md
+	.venv-test/bin/python -m benchmarks.hybrid_retrieval --scores 5 --out docs/hybrid_retrieval.md
 
 peer: .venv-peer/ready .venv-test/ready
 	.venv-test/bin/python -m benchmarks.peer_maps --peer .venv-peer/bin/python --out docs/peer.md

@@ -68,7 +68,7 @@ class Classification:
         maps: Number of matrices; of a module without a known operator, one for every pair of channels.
         ranks: Smallest, median and largest rank of what the first half of the text gives to the second: the state
             size that is used, at most half the length.
-        decays: Smallest, median and largest factor by which a map forgets per token; 0 if it forgets within one.
+        decays: Smallest, median and largest factor by which a map forgets per token; 0 if it forgets within three.
         evidence: What was measured.
         tolerance: The relative change that counts as none.
     """

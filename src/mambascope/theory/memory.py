@@ -112,7 +112,7 @@ def read_maps(maps: Float[Tensor, "M t L"], rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def decays(maps: Float[Tensor, "M t L"], lags: Int[Tensor, "t L"]) -> Float[Tensor, " M"]:
-    """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 within one token."""
+    """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 within three tokens."""
     length = maps.shape[-1]
     sums = maps.new_zeros(maps.shape[0], length).scatter_add_(-1, lags.flatten().expand(len(maps), -1), maps.flatten(1))
     used = maps.amax(dim=0) > 0  # what no map reads, such as the future, is no pair
@@ -123,7 +123,7 @@ def decays(maps: Float[Tensor, "M t L"], lags: Int[Tensor, "t L"]) -> Float[Tens
     count = seen.sum(dim=-1, keepdim=True)
     across = (at - (seen * at).sum(dim=-1, keepdim=True) / count.clamp_min(1)) * seen
     slope = (across * sizes.clamp_min(1e-300).log()).sum(dim=-1) / across.square().sum(dim=-1).clamp_min(1e-300)
-    return torch.where(count[:, 0] >= 2, slope.exp(), torch.zeros_like(slope))
+    return torch.where(count[:, 0] >= 3, slope.exp(), torch.zeros_like(slope))
 
 
 def similarity(stream: Float[Tensor, "L F"]) -> float:
