@@ -112,7 +112,7 @@ def read_maps(maps: Float[Tensor, "M t L"], rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def decays(maps: Float[Tensor, "M t L"], lags: Int[Tensor, "t L"]) -> Float[Tensor, " M"]:
-    """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 within three tokens."""
+    """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 in three tokens."""
     length = maps.shape[-1]
     sums = maps.new_zeros(maps.shape[0], length).scatter_add_(-1, lags.flatten().expand(len(maps), -1), maps.flatten(1))
     used = maps.amax(dim=0) > 0  # what no map reads, such as the future, is no pair
