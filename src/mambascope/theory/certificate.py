@@ -23,8 +23,8 @@ see later tokens.
 * With positions, y is a sum of functions of one earlier token each, so what x_1 adds does not depend on x_2. Of 101 and
   001 it adds nothing, of 111 and 011 one. A softmax escapes, as its divisor mixes all tokens: `normalised_head`.
 
-Not covered: a divisor (softmax, normalised linear attention), a readout that is not linear, such as an MLP, and tokens
-that were mixed before the head, by a convolution or another layer.
+Not covered: a divisor (softmax, normalised linear attention), a decay that tokens set (GLA, Mamba-2), a readout that is
+not linear, such as an MLP, and tokens that were mixed before the head, by a convolution or another layer.
 """
 
 from __future__ import annotations
