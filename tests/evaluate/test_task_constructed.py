@@ -147,6 +147,12 @@ def test_a_model_is_loaded_in_the_precision_asked_for():
     assert model.dtype == torch.float64
     assert tokenizer is None
     assert load_model("tiny-mamba")[1] is not None
+    with pytest.raises(InputError, match="constructed:copy-mamba cannot be put on the device nowhere: "):
+        load_model("constructed:copy-mamba", device="nowhere")
+    with pytest.raises(InputError, match="device meta holds no weights"):
+        load_model("constructed:copy-mamba", device="meta")
+    with pytest.raises(InputError, match="constructed:copy-mamba has its own tokens and reads no text"):
+        load_model("constructed:copy-mamba", tokenizer="tiny-mamba")
 
 
 def test_signs_agree_where_there_is_one():
