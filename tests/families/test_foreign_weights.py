@@ -78,6 +78,7 @@ def test_the_mixers_are_rebuilt_and_explained(classifier):
     assert latim(trace).shape == (3, 2, 64, 64)
 
 
+@pytest.mark.slow
 def test_accuracy_through_our_scan_is_the_published_one(classifier, data):
     """About 63 % on the JPEG re-encoding (the author reports 66.45 % on the original pictures)."""
     pixels, labels = pictures(data)

@@ -10,6 +10,9 @@ from mambascope.models.layers import LAYERS
 from mambascope.models.layers.hippo import hippo
 from mambascope.operators.token_mixer import TokenMixer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 WIDTH = 8
 
 

@@ -450,13 +450,36 @@ def fingerprint(one):
     }
 
 
+def classify_calls():
+    layer = torch.nn.Linear(2, 2).double()
+    yield "classify right", lambda: mambascope.classify(layer, width=2, length=18)
+    yield "classify in a model right", lambda: mambascope.classify(trace, number=0, length=18, tolerance=1e-3)
+    for wrong in (None, 3, "mamba", [], {}, torch.ones(3), model, *THINGS):
+        yield f"classify layer={label(wrong)}", lambda wrong=wrong: mambascope.classify(wrong)
+    for wrong in ("3", 1.5, True, 0, -1, 10**6, [], *THINGS):
+        yield f"classify width={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=wrong)
+    for wrong in ("3", 1.5, True, 99, -99, [], *THINGS):
+        yield f"classify number={label(wrong)}", lambda wrong=wrong: mambascope.classify(trace, number=wrong)
+    for wrong in ("3", 1.5, True, None, 0, -1, 17, 10**6, *THINGS):
+        yield f"classify length={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=2, length=wrong)
+    for wrong in ("3", None, True, 0.0, -1.0, 1.0, NAN, *THINGS):
+        yield (
+            f"classify tolerance={label(wrong)}",
+            lambda wrong=wrong: mambascope.classify(layer, width=2, tolerance=wrong),
+        )
+    for wrong in ("3", 1.5, None, *THINGS):
+        yield f"classify seed={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=2, seed=wrong)
+
+
 def main():
     used = {"mamba": model, "gpt2": attending, "bert": bert, "vim": seeing, "reader": reader, "broken": broken}
     before = {name: fingerprint(one) for name, one in used.items()}
     said = {}
     with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
         os.chdir(name)
-        groups = (method_calls(), readout_calls(), capture_calls(), explain_calls(), other_calls(Path(name)))
+        groups = (
+            method_calls(), readout_calls(), capture_calls(), explain_calls(), classify_calls(), other_calls(Path(name))
+        )  # fmt: skip
         for label_, call in (pair for group in groups for pair in group):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")

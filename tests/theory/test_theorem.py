@@ -7,6 +7,9 @@ from mambascope.models.layers import LAYERS
 from mambascope.theory.classification import classify
 from mambascope.theory.theorem import STOCK, THEOREM, stock_layer
 
+#: Every case of a product: most of them are left to `make test-slow`.
+pytestmark = pytest.mark.product
+
 #: What the definitions give for the other layers.
 OTHERS = {"S4D": "fixed"} | dict.fromkeys(
     ["LinearAttention", "RetNet", "GLA", "HGRN2", "RWKV6", "RWKV7", "SSD", "Mamba3", "SoftmaxHead"], "data-controlled"

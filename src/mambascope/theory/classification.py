@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError
+from mambascope.numbering import real_number, shown, whole_number
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.theory.memory import decays
 from mambascope.theory.probes import Probe, probe_of, whole_matrices
@@ -111,9 +112,12 @@ def classify(
         seed: Of the random inputs.
 
     Raises:
-        InputError: if a size cannot be used, or the layer's output has another shape than its input.
+        InputError: if an argument cannot be used, or the layer's output has another shape than its input.
         UnsupportedModelError: if the trace's layer adds up several mixers, or reads pictures in stages.
     """
+    length, seed = whole_number(length, "length"), whole_number(seed, "seed")
+    if not 0 < real_number(tolerance, "tolerance") < 1:
+        raise InputError(f"tolerance must lie between 0 and 1, found {shown(tolerance)}")
     if length < 4 * REACH + 2:
         raise InputError(f"length={length} leaves no tokens far from both i and j; ask for {4 * REACH + 2} or more")
     if isinstance(layer, TokenMixer):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.numbering import whole_number
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace, capture
 
@@ -38,12 +39,12 @@ class Probe(ABC):
 def probe_of(layer: object, *, width: int | None, number: int | None, length: int) -> Probe:
     """Return the probe that suits a layer; see `classify`."""
     if isinstance(layer, Trace):
-        return InModel(layer, 0 if number is None else number)
+        return InModel(layer, 0 if number is None else whole_number(number, "number"))
     if number is not None:
         raise InputError("number names a layer of a trace; pass the trace")
     if not isinstance(layer, nn.Module):
         raise InputError(f"cannot classify a {type(layer).__name__}: pass a module, a trace or an operator")
-    width = getattr(layer, "width", None) if width is None else width
+    width = getattr(layer, "width", None) if width is None else whole_number(width, "width")
     if not isinstance(width, int) or width < 1:
         raise InputError(f"pass width=D, the number of channels that {type(layer).__name__} reads")
     return ByOperator(layer, width) if callable(getattr(layer, "mixer", None)) else ByJacobian(layer, width, length)
