@@ -20,17 +20,8 @@ SOURCE = Path(inspect.getfile(mambascope)).parent
 
 #: Arguments that the command has no option for, of functions that it never calls so, and a letter of a file's format.
 PYTHON_ONLY = {
-    "mixers",
-    "pixels",
-    "use_cache",
-    "layers",
-    "interpolate_pos_encoding",
-    "return_dict",
-    "snum",
-    "partial",
-} | {
-    "width",  # of `classify`
-    "length",
+    *("mixers", "pixels", "use_cache", "layers", "interpolate_pos_encoding", "return_dict", "snum", "partial"),
+    *("width", "length"),
 }
 #: Files whose messages name functions to those who call them; the command reaches none of these.
 CALLERS_ONLY = {

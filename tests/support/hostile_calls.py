@@ -451,24 +451,22 @@ def fingerprint(one):
 
 
 def classify_calls():
-    layer = torch.nn.Linear(2, 2).double()
+    layer, wrongs = torch.nn.Linear(2, 2).double(), {
+        "width": ("3", 1.5, True, 0, -1, 10**6, [], *THINGS),
+        "length": ("3", 1.5, True, None, 0, -1, 17, 10**6, *THINGS),
+        "tolerance": ("3", None, True, 0.0, -1.0, 1.0, NAN, *THINGS),
+        "seed": ("3", 1.5, None, *THINGS),
+    }  # fmt: skip
     yield "classify right", lambda: mambascope.classify(layer, width=2, length=18)
     yield "classify in a model right", lambda: mambascope.classify(trace, number=0, length=18, tolerance=1e-3)
     for wrong in (None, 3, "mamba", [], {}, torch.ones(3), model, *THINGS):
         yield f"classify layer={label(wrong)}", lambda wrong=wrong: mambascope.classify(wrong)
-    for wrong in ("3", 1.5, True, 0, -1, 10**6, [], *THINGS):
-        yield f"classify width={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=wrong)
     for wrong in ("3", 1.5, True, 99, -99, [], *THINGS):
         yield f"classify number={label(wrong)}", lambda wrong=wrong: mambascope.classify(trace, number=wrong)
-    for wrong in ("3", 1.5, True, None, 0, -1, 17, 10**6, *THINGS):
-        yield f"classify length={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=2, length=wrong)
-    for wrong in ("3", None, True, 0.0, -1.0, 1.0, NAN, *THINGS):
-        yield (
-            f"classify tolerance={label(wrong)}",
-            lambda wrong=wrong: mambascope.classify(layer, width=2, tolerance=wrong),
-        )
-    for wrong in ("3", 1.5, None, *THINGS):
-        yield f"classify seed={label(wrong)}", lambda wrong=wrong: mambascope.classify(layer, width=2, seed=wrong)
+    for name, values in wrongs.items():
+        for wrong in values:
+            given = {"width": 2, name: wrong}
+            yield f"classify {name}={label(wrong)}", lambda given=given: mambascope.classify(layer, **given)
 
 
 def main():

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.arguments import real_number
 from mambascope.errors import InputError
-from mambascope.numbering import real_number, shown, whole_number
+from mambascope.numbering import shown, whole_number
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.theory.memory import decays
 from mambascope.theory.probes import Probe, probe_of, whole_matrices
