@@ -7,9 +7,10 @@ import torch
 
 from mambascope.errors import InputError
 from mambascope.theory.constructed import MECHANISMS, build, constructed_models, mechanism_of
+from mambascope.theory.constructed.adding import COUNT
 from mambascope.theory.constructed.expected import expected_logits
 from mambascope.theory.constructed.in_softmax import in_softmax
-from mambascope.theory.constructed.mechanisms import COUNT, OVERWRITE, RECALL
+from mambascope.theory.constructed.mechanisms import OVERWRITE, RECALL
 
 #: The longest texts of which all are enumerated, each time and by `make test-slow`.
 LONGEST = {
