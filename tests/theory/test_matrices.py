@@ -8,7 +8,6 @@ from torch import nn
 import mambascope
 from hybrids import HYBRIDS, hybrid_model
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.models.mambavision.model import MambaVision, MambaVisionConfig
 from mambascope.models.vim.configuration import VisionMambaConfig
 from mambascope.models.vim.model import VisionMamba
 from mambascope.models.vmamba.model import VMamba, VMambaConfig
@@ -45,14 +44,6 @@ def test_models_of_the_package(make, config):
     side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     trace = mambascope.capture(model, pixel_values=torch.randn(1, 3, side, side))
     assert count_matrices(config) == count_matrices(model) == count_matrices(trace)
-
-
-def test_channels_without_a_scan_are_not_counted():
-    """Half of the channels of MambaVision have no scan; its operator holds them with matrices of zeros."""
-    config = MambaVisionConfig(depths=(1, 1, 2, 2), hidden_size=16, stem_size=8, num_heads=(2, 4, 8, 16))
-    scans = [each for each in count_matrices(config) if each.kind == "scan"]
-    assert [each.matrices for each in scans] == [config.width(stage) // 2 for stage in (2, 3)]
-    assert count_matrices(MambaVision(config)) == count_matrices(config)
 
 
 def test_the_comparison():
