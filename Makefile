@@ -78,6 +78,8 @@ house: .venv-test/ready
 figures: .venv/ready .venv-test/ready house
 	.venv/bin/mambascope explain "$(TEXT)" --positions all --out docs/explained.png
 	.venv-test/bin/python -m benchmarks.linear_cost --out docs/linear_cost.png
+	.venv/bin/mambascope info tiny-hybrid --stats "$(TEXT)" --out docs/memory.png
+	.venv-test/bin/python -m benchmarks.count_in_row --out docs/count_in_row.png
 
 PAIR = zoo:vision-digits-vim,zoo:vision-digits-vit
 PLACES = zoo:vision-digits-vim-first,zoo:vision-digits-vim,zoo:vision-digits-vim-last,zoo:vision-digits-vit

@@ -52,14 +52,15 @@ def certified(out: Path | None) -> None:
                 print("written", write_system(system, out / f"{name.replace(' ', '_')}_{length}.txt"))
 
 
-def compared() -> None:
-    """Print the table of matrices per layer."""
-    print("\n| model | sizes | width | matrices per layer | beside | times as many |\n| --- " + "| --- " * 5 + "|")
+def matrices_table() -> str:
+    """Return the table of matrices per layer, as Markdown."""
+    lines = ["| model | sizes | width | matrices per layer | beside | times as many |", "| --- " * 6 + "|"]
     for one in comparisons():
         each = ", ".join(f"{mixers.matrices} ({mixers.mixers} × {mixers.kind})" for mixers in one.mixers)
         beside = "" if one.beside is None else f"{one.beside[0]}: {one.beside[1]}"
         times = ", ".join(f"{times:g}" for times in one.times)
-        print(f"| {one.name} | {one.sizes or 'the default'} | {one.width} | {each} | {beside} | {times} |")
+        lines.append(f"| {one.name} | {one.sizes or 'the default'} | {one.width} | {each} | {beside} | {times} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     counted()
     certified(options.out)
-    compared()
+    print(f"\n{matrices_table()}")
 
 
 if __name__ == "__main__":
