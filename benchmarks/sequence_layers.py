@@ -70,13 +70,13 @@ Lightning) does not depend on what lies in between, but q_i · k_j is no product
 
 ## What one channel can express
 
-*Count in row*: at every bit of a string, how many ones stand in a row up to here. One S6 channel does it, with weights
-that were written down (`mambascope.theory.count_in_row`), exactly, in float32 and float64: none of 114,690 counts is
-wrong over all strings up to length 12 and long ones up to 4,096 (`python -m benchmarks.expressiveness`). A head without
-softmax cannot, already at length 3. That is a finite system of equations without a solution, in exact fractions: with
-tokens alone, 011 less 101 reads 0 = 1; with any positions in q, k and v, 001 - 011 - 101 + 111 does
-(`mambascope.theory.certificate`; `--out` writes the systems to files that any solver reads). Heads that divide by a sum,
-decays that the tokens set, and tokens mixed before are not covered: a softmax with positions can count.
+*Count in row*: at every bit of a string, how many ones stand in a row up to here. One S6 channel does it, with
+weights that were written down (`mambascope.theory.count_in_row`), exactly, in float32 and float64: none of 114,690
+counts is wrong over all strings up to length 12 and long ones up to 4,096 (`python -m benchmarks.expressiveness`). A
+head without softmax cannot, already at length 3. That is a finite system of equations without a solution, in exact
+fractions: with tokens alone, 011 less 101 reads 0 = 1; with any positions in q, k and v, 001 - 011 - 101 + 111 does
+(`mambascope.theory.certificate`; `--out` writes the systems to files that any solver reads). Heads that divide by a
+sum, decays that the tokens set, and tokens mixed before are not covered: a softmax with positions can count.
 
 What training finds is another question. One S6 channel, one gated-delta head, and softmax and linear-attention heads
 with and without rotary positions, of 37 to 48 weights, learn from the same strings of 32 bits, 8 seeds each (`python
@@ -99,8 +99,9 @@ where every channel has a matrix of its own (Mamba-1, RWKV-4, RG-LRU), and no lo
 
 ## What a layer remembers
 
-`mambascope info tiny-hybrid --stats TEXT --out memory.png`: how far each layer looks, over its maps (line: 5 % to 95
-%, bar: quartiles); how fast its maps forget; how much of the last state each token holds; how alike tokens become.
+`mambascope info tiny-hybrid --stats TEXT --out memory.png`: how far each layer looks (lines span 5 % to 95 % of its
+maps, bars the quartiles); how fast its maps forget; how much of the last state each token holds; how alike tokens
+become.
 
 ![Distance, reach and entropy by layer; decays; who holds the state; likeness of tokens](memory.png)
 
