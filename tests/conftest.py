@@ -24,7 +24,7 @@ torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 #: Of the tests in a product, one in so many runs each time; the others are marked `wide`.
-SHARE = 4
+SHARE = 8
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
