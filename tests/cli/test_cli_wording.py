@@ -29,6 +29,7 @@ CALLERS_ONLY = {
     "inputs/checks.py",
     "readout.py",
     "readouts.py",
+    "theory/matrices.py",
     "trace/running.py",
     "trace/trace.py",
     "explanation/explaining.py",
