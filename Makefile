@@ -57,7 +57,7 @@ layers: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.sequence_layers --out docs/sequence_layers.md
 
 retrieval: .venv-test/ready
-	.venv-test/bin/python -m benchmarks.hybrid_retrieval --scores 5 --out docs/hybrid_retrieval.md
+	.venv-test/bin/python -m benchmarks.hybrid_retrieval --scores 3 --out docs/hybrid_retrieval.md
 
 peer: .venv-peer/ready .venv-test/ready
 	.venv-test/bin/python -m benchmarks.peer_maps --peer .venv-peer/bin/python --out docs/peer.md

@@ -213,11 +213,13 @@ def compared(family: str, length: int, options: argparse.Namespace) -> tuple[str
 #: How each figure is written.
 FORMS = {"run": "{:.3f}", "map": "{:.3f}", "growth": "{:.0f}"}
 
-DESCRIPTION = " ".join((__doc__ or "").split("\n\n")[-1].split())
+DESCRIPTION = (__doc__ or "").split("\n\n")[-1].strip()
 
 PAGE = """# Maps beside TransformerLens
 
-Made by `make peer`; do not edit. {doc}
+Made by `make peer`; do not edit.
+
+{doc}
 
 {versions}; torch {torch} on both sides, {threads}
 thread(s), width {width}. Seconds of the run that keeps what the matrices need, then seconds and MiB for the matrices
@@ -226,6 +228,10 @@ themselves. The last column is the peer's seconds for them over ours.
 | model | tokens | the two matrices | run, ours | run, peer | maps, ours | maps, peer | MiB, ours | MiB, peer | ratio |
 | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {lines}
+
+Zamba2 sets a lower limit to its time step, which the peer's matrix leaves out. For Qwen3-Next its matrix takes q and k
+before they are normalised, which is most of its error; leaving out that a key removes what it held costs 3 % to 250 %
+by itself (`python -m benchmarks.delta_map`).
 """
 
 
