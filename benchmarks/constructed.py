@@ -28,9 +28,16 @@ from mambascope.theory.constructed import MECHANISMS, constructed_models
 
 PAGE = """# Where the truth is known by construction
 
-Made by `python -m benchmarks.constructed --page docs/constructed.md`; do not edit.
+Made by `make constructed`; do not edit.
 
-{about}
+{about} Each model read {texts} texts.
+
+What fails does so by the method's definition. Methods that average the steps of single layers give a relay's answer to
+the token that relayed it. Hidden attention and rollout see neither the convolution (`copy`) nor the gate (`gate`).
+Knockout and value zeroing cut what is mixed, after the convolution, so they name its neighbour. MambaLRP halves at an
+open gate, so half of it is on the token that the answer is read from: leave that token out of the ranking, as here.
+Gradient × input is small at sources, since a norm ignores the size of what it reads. Occlusion puts a text outside of
+what the model is made for.
 
 {mechanisms}
 
@@ -90,6 +97,7 @@ def written(table: pandas.DataFrame) -> str:
     lines = [f"* `{one.name}` ({', '.join(one.architectures)}): {one.does}." for one in MECHANISMS.values()]
     return PAGE.format(
         about=(__doc__ or "").strip().split("\n\n")[2],
+        texts=table["sample"].nunique(),
         mechanisms="\n".join(lines),
         shares=markdown(cells),
         signs=markdown(signs.map(number)),
