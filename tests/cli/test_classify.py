@@ -42,6 +42,12 @@ def test_the_layers_of_a_model(run):
     assert found["evidence"]["far"] > 1e-2
 
 
+def test_all_has_no_layer_to_name(run):
+    code, out, err = run("classify", "--all", "--layer", "2")
+    assert (code, out) == (2, "")
+    assert "--layer names a layer of a model; --all has none" in err
+
+
 @pytest.mark.parametrize("words", [(), ("tiny-mamba", "--all")])
 def test_a_model_or_all(run, words):
     code, out, err = run("classify", *words)

@@ -99,6 +99,34 @@ def test_the_evidence_says_what_changed():
     assert selective.far > 1e-2
 
 
+class TokenWise(Plain):
+    """Gates that read their own token, and nothing is mixed."""
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.q(x)) * self.v(x))
+
+
+def test_a_layer_in_which_nothing_decides_stays_undecided():
+    found = classify(TokenWise(), length=18)
+    assert found.kind is None
+    assert str(found).startswith("undecided")
+    silent = TokenWise()
+    with torch.no_grad():
+        silent.out.weight.zero_()
+    assert classify(silent, length=18).kind is None
+
+
+def test_factors_that_cannot_be_told_apart_are_not_called_data_controlled():
+    """A gated mixer whose values are cut to one direction: its Jacobians have no inverse."""
+    layer = Gated()
+    with torch.no_grad():
+        layer.v.weight[1:] = layer.v.weight[:1]
+        layer.out.weight[1:] = layer.out.weight[:1]
+    found = classify(layer, length=18)
+    assert found.evidence.input > 1e-2
+    assert found.kind is None, found.evidence
+
+
 def test_an_operator_alone_shows_its_form_but_not_its_kind():
     draw = torch.Generator().manual_seed(0)
     dt = torch.rand(1, 20, 4, generator=draw, dtype=torch.float64)

@@ -105,6 +105,15 @@ def test_every_layer_of_a_model_says_how_far_it_looks(family):
             assert -1 <= found.similarity <= 1
 
 
+def test_each_of_two_mixers_side_by_side_has_its_state_or_none():
+    """Falcon-H1's scan keeps a state, its attention none."""
+    trace = mambascope.capture(hybrid_model("falcon_h1"), input_ids=IDS)
+    by_kind = {one.kind: one.held for one in memory(trace, 0)}
+    assert by_kind["attention"] is None
+    assert by_kind["scan"].shape == (12,)
+    assert abs(float(by_kind["scan"].sum()) - 1) < 1e-12, "float64 shares of their sum"
+
+
 def test_what_cannot_be_asked_is_refused_by_name():
     trace = mambascope.capture(stock_transformer("gpt2"), input_ids=IDS)
     with pytest.raises(UnsupportedModelError, match="mixes by attention, which keeps no state of fixed size"):

@@ -259,6 +259,8 @@ def classify(
     from mambascope.errors import InputError
 
     if all and model is None:
+        if layer is not None:
+            raise InputError("--layer names a layer of a model; --all has none")
         classifying.classify_all(as_json=json)
         return
     if all or model is None:

@@ -11,17 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mambascope.cli.asked import text_asked
+from mambascope.cli.describing import probe
 from mambascope.errors import InputError
-from mambascope.explanation.subject import read_subject
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.theory.classification import Classification, classify
 from mambascope.trace import capture
 
 #: Relative change of α that rounding explains in the precision of most models.
 TOLERANCE = 1e-3
-
-PROBE = "When Mary and John went to the store, John gave a drink to"
 
 
 def classify_all(*, as_json: bool) -> None:
@@ -39,7 +36,7 @@ def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bo
     """Print how the layers of a model mix tokens; the model runs again with other inputs to each."""
     if reads_pictures(model):
         raise InputError("layers of models that read pictures cannot be classified within the model yet")
-    trace = capture(model, **read_subject(model, tokenizer, text_asked(PROBE)).inputs)
+    trace = capture(model, **probe(model, tokenizer))
     numbers = range(len(trace.layers)) if layer is None else [trace.index(layer)]
     found = [(str(number), classify(trace, number=number, tolerance=TOLERANCE)) for number in numbers]
     if as_json:

@@ -31,7 +31,7 @@ PROBE_LENGTH = 16
 
 def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
     """Print what a model is, and the self-check on a probe."""
-    trace = capture(model, partial=True, **_probe(model, tokenizer))
+    trace = capture(model, partial=True, **probe(model, tokenizer))
     facts, layers = _facts(name, model, trace), layer_map(trace)
     if as_json:
         missing = [dataclasses.asdict(part) for part in trace.missing]
@@ -64,7 +64,7 @@ def _facts(name: str, model: PreTrainedModel, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+def probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """Return what to try a model on: a text, or a picture of random pixels."""
     if reads_pictures(model):
         channels = getattr(model.config, "num_channels", 3)

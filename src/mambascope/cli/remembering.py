@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mambascope.cli.asked import short, text_asked
 from mambascope.cli.delivering import FIGURES
-from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.errors import InputError
 from mambascope.explanation.subject import read_subject
 from mambascope.files import check_place
 from mambascope.inputs.preparation import reads_pictures
-from mambascope.theory.memory import WITHIN, LayerMemory, held, memory
-from mambascope.trace import Trace, capture
+from mambascope.theory.memory import WITHIN, LayerMemory, memory
+from mambascope.trace import capture
 
 #: Quantiles over a layer's maps that are printed.
 QUANTILES = (0.05, 0.5, 0.95)
@@ -36,29 +36,20 @@ def print_stats(text: str, model: Any, tokenizer: Any, *, as_json: bool, out: Pa
     if trace.shape[1] < FEWEST:
         raise InputError(f"{short(text)} is {trace.shape[1]} tokens; --stats needs {FEWEST} or more")
     found = [one for layer in range(len(trace.layers)) for one in memory(trace, layer)]
-    states = {one.name: states_held(trace, one.layer) for one in found}
     if out is not None:
         from mambascope.show.memory_figure import save_memory_figure
 
-        save_memory_figure(found, states, out)
+        save_memory_figure(found, out)
     if as_json:
-        print(json.dumps([_values(one, states[one.name]) for one in found]))
+        print(json.dumps([_values(one) for one in found]))
         return
     console = Console()
-    console.print(_table(found, states))
+    console.print(_table(found))
     print()
     print(_legend(trace.shape[1]))
 
 
-def states_held(trace: Trace, layer: int) -> Tensor | None:
-    """Return the shares of the last state that the tokens hold, the last token first; None if there is no state."""
-    try:
-        return held(trace, layer)[0].flip(0)
-    except UnsupportedModelError:
-        return None
-
-
-def _table(found: list[LayerMemory], states: dict[str, Tensor | None]) -> Table:
+def _table(found: list[LayerMemory]) -> Table:
     """Return a line for every mixer."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name in ("layer", "kind", "maps", "distance", "reach", "entropy", "decay", "state", "likeness"):
@@ -73,7 +64,7 @@ def _table(found: list[LayerMemory], states: dict[str, Tensor | None]) -> Table:
             f"{reach[1]:.0f}",
             f"{entropy[1]:.1f}",
             f"{decay[0]:.2f}–{decay[2]:.2f}",
-            _tokens(states[one.name]),
+            _tokens(one.held),
             "–" if one.similarity != one.similarity else f"{one.similarity:.2f}",
         )
     return table
@@ -86,7 +77,7 @@ def quantiles(values: Tensor) -> Tensor:
 
 def _tokens(shares: Tensor | None) -> str:
     """Return how many of the last tokens hold most of the state."""
-    return "–" if shares is None else str(int((shares.cumsum(0) < WITHIN).sum()) + 1)
+    return "–" if shares is None else str(int((shares.flip(0).cumsum(0) < WITHIN).sum()) + 1)
 
 
 def _legend(length: int) -> str:
@@ -102,7 +93,7 @@ def _legend(length: int) -> str:
     ))  # fmt: skip
 
 
-def _values(one: LayerMemory, shares: Tensor | None) -> dict[str, Any]:
+def _values(one: LayerMemory) -> dict[str, Any]:
     """Return a mixer's numbers as plain values."""
     per_map = {name: getattr(one, name).tolist() for name in ("distance", "reach", "entropy", "decay")}
     known = one.similarity == one.similarity
@@ -112,5 +103,5 @@ def _values(one: LayerMemory, shares: Tensor | None) -> dict[str, Any]:
         "kind": one.kind,
         **per_map,
         "similarity": one.similarity if known else None,
-        "state_held": None if shares is None else shares.tolist(),
+        "state_held": None if one.held is None else one.held.tolist(),
     }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from mambascope.show.figure import save_sheet
 from mambascope.show.sheet import Sheet
@@ -26,23 +25,21 @@ COLOURS = {
 }
 
 
-def save_memory_figure(found: Sequence[LayerMemory], states: Mapping[str, Tensor | None], path: Path) -> Path:
+def save_memory_figure(found: Sequence[LayerMemory], path: Path) -> Path:
     """Write `memory_figure` to a .png, .pdf or .svg file, and return its path.
 
     Raises:
         InputError: if the file has another ending, or its folder does not exist.
         OutputError: if the file cannot be written.
     """
-    return save_sheet(lambda: memory_figure(found, states), path)
+    return save_sheet(lambda: memory_figure(found), path)
 
 
-def memory_figure(found: Sequence[LayerMemory], states: Mapping[str, Tensor | None]) -> Sheet:
+def memory_figure(found: Sequence[LayerMemory]) -> Sheet:
     """Return the figure.
 
     Args:
         found: What `mambascope.theory.memory.memory` returned, layer by layer.
-        states: By name of the mixer, the shares of the last state that tokens hold, the last token first; None of one
-            that keeps no state.
     """
     sheet = Sheet(figsize=(8.5, 6.4), layout="constrained")
     axes = sheet.subplots(2, 3)
@@ -50,7 +47,7 @@ def memory_figure(found: Sequence[LayerMemory], states: Mapping[str, Tensor | No
     _boxes(axes[0, 1], found, "reach", "tokens with 90 % of |α|")
     _boxes(axes[0, 2], found, "entropy", "entropy of |α|, bits")
     _spectra(axes[1, 0], found)
-    _states(axes[1, 1], found, states)
+    _states(axes[1, 1], found)
     _likeness(axes[1, 2], found)
     kinds = dict.fromkeys(one.kind for one in found)
     handles = [axes[0, 0].plot([], [], color=_colour(kind), linewidth=4, label=kind)[0] for kind in kinds]
@@ -85,12 +82,11 @@ def _spectra(axes: Axes, found: Sequence[LayerMemory]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _states(axes: Axes, found: Sequence[LayerMemory], states: Mapping[str, Tensor | None]) -> None:
+def _states(axes: Axes, found: Sequence[LayerMemory]) -> None:
     """Draw the share of the last state that each token holds, by how many came after it."""
     for one, style in _lines(found):
-        shares = states.get(one.name)
-        if shares is not None:
-            axes.plot(np.arange(len(shares)), shares.cpu().numpy(), **style)
+        if one.held is not None:
+            axes.plot(np.arange(len(one.held)), one.held.flip(0).cpu().numpy(), **style)
     if not axes.lines:
         axes.text(0.5, 0.5, "no layer keeps a state", ha="center", va="center", transform=axes.transAxes, fontsize=8)
     _named(axes, "tokens since", "share of the state")

@@ -64,7 +64,8 @@ class Classification:
     """How a layer mixes tokens, with the evidence.
 
     Attributes:
-        kind: The kind of theorem 1; None if one frozen matrix was given, which cannot show what it depends on.
+        kind: The kind of theorem 1; None if one frozen matrix was given, which cannot show what it depends on, or if
+            what would decide was too small to be seen, as in a layer that mixes nothing.
         toeplitz: Whether α_ij depends on i - j alone.
         causal: Whether no target depends on later tokens.
         maps: Number of matrices; of a module without a known operator, one for every pair of channels.
@@ -85,7 +86,7 @@ class Classification:
     tolerance: float
 
     def __str__(self) -> str:
-        kind = self.kind or "one frozen matrix"
+        kind = self.kind or "undecided"
         form = "Toeplitz" if self.toeplitz else "not Toeplitz"
         lowest, middle, highest = self.ranks
         return f"{kind}, {form}, {self.maps} maps of rank {lowest} to {highest} (median {middle})"
@@ -135,11 +136,18 @@ def _measured(probe: Probe, length: int, tolerance: float, draw: torch.Generator
     far, separable = _by_parts(probe, base, length, draw)
     lag = _off_lags(matrices[:1])
     evidence = Evidence(whole, doubled, far, separable, lag)
-    changed = max(part for part in (whole, doubled, 0.0) if part == part) > tolerance
-    kind: Kind = "fixed"
-    if changed:
-        kind = "data-controlled" if far > tolerance or not separable <= tolerance else "diagonal data control"
-    return _described(kind, matrices[:1], evidence, tolerance)
+    return _described(_kind(evidence, tolerance), matrices[:1], evidence, tolerance)
+
+
+def _kind(evidence: Evidence, tolerance: float) -> Kind | None:
+    """Return what the evidence shows; None where what would decide was too small to be seen."""
+    if math.isnan(evidence.input) or math.isnan(evidence.scale):
+        return None
+    if max(evidence.input, evidence.scale) <= tolerance:
+        return "fixed"
+    if evidence.far > tolerance or evidence.separable > tolerance:
+        return "data-controlled"
+    return None if math.isnan(evidence.far) or math.isnan(evidence.separable) else "diagonal data control"
 
 
 def _by_parts(probe: Probe, base: Tensor, length: int, draw: torch.Generator) -> tuple[float, float]:

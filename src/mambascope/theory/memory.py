@@ -42,6 +42,7 @@ class LayerMemory:
         entropy: Of |α_ij| over the sources, in bits; 2 to its power is how many tokens share the weight.
         decay: Factor per token by which |α_ij| falls with i - j (least squares); 0 where it falls within one token.
         similarity: Mean cosine of the stream's vectors of two different tokens, after the layer; NaN without a stream.
+        held: How much of the last state each token still holds, see `held`; None if the mixer keeps no state.
     """
 
     layer: int
@@ -52,6 +53,7 @@ class LayerMemory:
     entropy: Float[Tensor, " M"]
     decay: Float[Tensor, " M"]
     similarity: float
+    held: Float[Tensor, " L"] | None
 
     __repr__ = brief
 
@@ -81,7 +83,9 @@ def _of_mixer(layer: int, branch: Branch, similar: float) -> LayerMemory:
     """Return what a mixer remembers."""
     found = [read_maps(maps, rows) for maps, rows in _maps(branch.operator().scan)]
     distance, reach, entropy, decay = (torch.cat(part) for part in zip(*found, strict=True))
-    return LayerMemory(layer, branch.name, branch.kind, distance, reach, entropy, decay, similar)
+    operator: Any = branch.operator()
+    shares = _held(operator)[0] if isinstance(operator.scan, Recurrent) else None
+    return LayerMemory(layer, branch.name, branch.kind, distance, reach, entropy, decay, similar, shares)
 
 
 def _maps(scan: TokenMixer) -> Iterator[tuple[Float[Tensor, "M t L"], Tensor]]:
@@ -145,7 +149,8 @@ def state(trace: Trace, layer: int, position: int) -> Float[Tensor, "b D N"]:
         InputError: if the layer or the position does not exist.
         UnsupportedModelError: if the mixer keeps no state of fixed size, or the layer has several mixers.
     """
-    scan, v = _recurrent(trace, layer)
+    operator = _recurrent(trace, layer)
+    scan, v = operator.scan, operator.slope * operator.preactivation
     length = trace.shape[1]
     place = whole_number(position, "position")
     if not -length <= place < length:
@@ -169,23 +174,28 @@ def held(trace: Trace, layer: int) -> Float[Tensor, "b L"]:
         InputError: if the layer does not exist.
         UnsupportedModelError: if the mixer keeps no state of fixed size, or the layer has several mixers.
     """
-    scan, v = _recurrent(trace, layer)
-    last = slice(trace.shape[1] - 1, trace.shape[1])
+    return _held(_recurrent(trace, layer))
+
+
+def _held(operator: Any) -> Float[Tensor, "b L"]:
+    """Return the shares of the last state of a mixer's recurrence."""
+    scan, v = operator.scan, operator.slope * operator.preactivation
+    length = v.shape[1]
     squares = torch.zeros_like(v[..., 0], dtype=torch.float64)
     with torch.no_grad():
         for number in range(scan.state_size):
-            row = scan.channels(scan.reading(number).tile(last, slice(0, last.stop)))[:, :, 0]
+            row = scan.channels(scan.reading(number).tile(slice(length - 1, length), slice(0, length)))[:, :, 0]
             squares += (row.transpose(1, 2) * v).double().square().sum(dim=-1)
     sizes = squares.sqrt()
     return sizes / sizes.sum(dim=1, keepdim=True).clamp_min(1e-300)
 
 
-def _recurrent(trace: Trace, layer: int) -> tuple[Recurrent, Float[Tensor, "b L D"]]:
-    """Return a layer's recurrence and the values that it reads."""
+def _recurrent(trace: Trace, layer: int) -> Any:
+    """Return the affine map of a layer whose mixer is a recurrence; its values are what the slope leaves of u."""
     branch = trace.layers[trace.index(layer)].branch
     operator: Any = branch.operator()
     if not isinstance(operator.scan, Recurrent):
         raise UnsupportedModelError(
             f"layer {trace.index(layer)} ({branch.name}) mixes by {branch.kind}, which keeps no state of fixed size"
         )
-    return operator.scan, operator.slope * operator.preactivation
+    return operator
