@@ -63,8 +63,8 @@ def test_no_layer_sees_later_tokens_and_texts_do_not_mix(make):
     changed = x.clone()
     changed[0, 12:] += 1
     before, after = layer(x), layer(changed)
-    assert torch.equal(before[0, :12], after[0, :12])
-    assert torch.equal(before[1], after[1])
+    assert distance(before[0, :12], after[0, :12]) < 1e-12, "rounding: products of the whole text, in another order"
+    assert distance(before[1], after[1]) < 1e-12
     assert not torch.allclose(before[0, 12:], after[0, 12:])
     assert torch.allclose(layer(x[:, :9]), before[:, :9], rtol=1e-12, atol=1e-14)
 
@@ -82,7 +82,9 @@ def test_a_seed_decides_the_weights_and_torchs_generator_is_left_alone(make):
     first, again, other = (make(WIDTH, seed=seed) for seed in (7, 7, 8))
     assert torch.equal(torch.random.get_rng_state(), state)
     x = tokens(5, dtype=torch.float32)
-    assert torch.equal(first(x), again(x))
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), "drawn from one seed, and nothing computed since"
+    assert distance(first(x), again(x)) < 1e-6
     assert not torch.allclose(first(x), other(x))
 
 
