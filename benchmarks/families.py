@@ -81,7 +81,9 @@ def stream(trace: Any) -> float:
 
 def real(trace: Any) -> Tensor:
     """Return True at real tokens, (b, L)."""
-    return torch.ones(trace.shape).bool() if trace.attention_mask is None else trace.attention_mask.bool()
+    if trace.attention_mask is None:
+        return torch.ones(trace.shape, dtype=torch.bool, device=trace.layers[0].x.device)
+    return trace.attention_mask.bool()
 
 
 def by_columns(scan: Any, batch: int, length: int) -> Tensor:
@@ -150,7 +152,7 @@ def lrp(trace: Any) -> float:
 def knockout(trace: Any) -> float:
     """Cut all sources of one target in one mixer at a time: the same as to write what the mixer makes of nothing."""
     worst, target = 0.0, 0 if trace.logits.ndim == 2 else trace.shape[1] - 2  # BERT reads its first token
-    everything = torch.ones(trace.shape, dtype=torch.bool)
+    everything = torch.ones_like(real(trace))
     for branch in trace.branches:
         dtype = torch.promote_types(branch.captured.y.dtype, torch.float32)
         operator = branch.family.affine(branch.mixer, branch.captured, dtype)
@@ -221,24 +223,35 @@ def of_trace(trace: Any) -> dict[str, Callable[[], float]]:
     }
 
 
-def measure(family: str, dtype: torch.dtype) -> dict[str, float | None]:
-    """Return the errors of a family in one precision, by column; None where a method refuses by name."""
+def measure(
+    family: str, dtype: torch.dtype, device: str = "cpu", unless: Callable[[Callable[[], float]], Any] | None = None
+) -> dict[str, Any]:
+    """Return the errors of a family in one precision, by column; None where a method refuses by name.
+
+    Args:
+        family: Its name.
+        dtype: The precision of the weights.
+        device: Where the model runs.
+        unless: Runs each measurement; by default one that is refused gives None, and other exceptions pass.
+    """
+    run = _unless_refused if unless is None else unless
     with made(family, dtype) as model:
-        ids, mask = padded_batch(LENGTH, TEXTS, PADDED.get(family, "left"))
-        whole = {"input_ids": torch.randint(1, 50, ids.shape, generator=torch.Generator().manual_seed(1))}
+        model.to(device)
+        ids, mask = (t.to(device) for t in padded_batch(LENGTH, TEXTS, PADDED.get(family, "left")))
+        whole = {"input_ids": torch.randint(1, 50, ids.shape, generator=torch.Generator().manual_seed(1)).to(device)}
         padded = whole if family in UNPADDED else {"input_ids": ids, "attention_mask": mask}
         trace = capture(model, **padded)
         columns = of_trace(trace) | {"batch": lambda: batch(model, whole)}
         if padded is not whole:
-            behind = dict(zip(("input_ids", "attention_mask"), padded_batch(LENGTH, TEXTS, "right"), strict=True))
-            columns["padding"] = lambda: padding(model, behind)
-        return {name: _unless_refused(columns[name]) if name in columns else None for name in COLUMNS}
+            ids, mask = (t.to(device) for t in padded_batch(LENGTH, TEXTS, "right"))
+            columns["padding"] = lambda: padding(model, {"input_ids": ids, "attention_mask": mask})
+        return {name: run(columns[name]) if name in columns else None for name in COLUMNS}
 
 
-def in_bfloat16(family: str) -> float:
+def in_bfloat16(family: str, device: str = "cpu") -> float:
     """Return the error of the mixers' outputs in bfloat16."""
     with made(family, torch.bfloat16) as model:
-        return output(capture(model, input_ids=padded_batch(LENGTH, TEXTS, "left")[0]))
+        return output(capture(model.to(device), input_ids=padded_batch(LENGTH, TEXTS, "left")[0].to(device)))
 
 
 def _unless_refused(run: Callable[[], float]) -> float | None:

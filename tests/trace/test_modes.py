@@ -71,6 +71,16 @@ def test_what_the_models_own_code_raises_is_said_in_one_sentence(generate):
         mambascope.explain(model, None, {"input_ids": IDS}, method="hidden-attention", generate=generate)
 
 
+def test_what_a_compiled_kernel_refuses_is_said_in_one_sentence(monkeypatch):
+    """As causal_conv1d does where channels are no multiple of eight, or weights are in float64."""
+    kernel = {"__name__": "causal_conv1d.cpp_functions"}
+    exec("def refuse(*args, **kwargs): raise RuntimeError('channels must be divisible by 8')", kernel)
+    monkeypatch.setattr("transformers.models.mamba.modeling_mamba.causal_conv1d_fn", kernel["refuse"])
+    said = "^MambaForCausalLM's own code cannot run on these inputs: RuntimeError: channels must be divisible by 8$"
+    with pytest.raises(InputError, match=said):
+        capture(stock_model("mamba"), input_ids=IDS)
+
+
 def test_what_a_hook_raises_passes_as_it_is():
     model = stock_model("mamba")
 
