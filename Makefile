@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-oldest lint fuzz bench methods families peer retrieval layers constructed agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed agreement evaluate evaluate-pictures house figures vision-figures zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -24,6 +24,10 @@ test-ray: .venv-test/ray
 # The rooms that touch transformers. TORCH=2.13.0 takes another release of torch, where the oldest is too large to fetch.
 OLDEST_TORCH = $(shell sed -n "s/^torch==//p" constraints-oldest.txt)
 OLDEST = tests/families tests/operators tests/trace tests/methods tests/models tests/extensions
+test-interop: .venv-test/ready
+	.venv-test/bin/python -m pip install --quiet -e ".[dev,interop]" -c constraints.txt
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/results/test_interop.py
+
 test-oldest: .venv-oldest/ready
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray and not wide" $(OLDEST)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,11 +18,8 @@ from mambascope.errors import InputError
 from mambascope.explained import WHOLE_MODEL, Model, Target
 from mambascope.grid import Grid
 from mambascope.numbering import shown, whole_number
-from mambascope.saved_results import COMPLETE, read_saved, write_saved
-
-if TYPE_CHECKING:
-    import matplotlib.figure
-    import xarray
+from mambascope.saved_results import read_saved
+from mambascope.verbs import Verbs, path_of
 
 
 class Source(NamedTuple):
@@ -36,7 +32,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(Verbs):
     """Scores of how much each target position drew from each source position, layer by layer.
 
     Attributes:
@@ -221,57 +217,6 @@ class Attribution:
         rows = [self.row(position, layer).abs() for layer in self.axes["layer"]]
         return torch.stack([row.sum(dtype=torch.float64) for row in rows])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row in focus, and each row if several were asked for, as plain values: what `--json` prints.
-
-        Numbers that are not finite, which JSON does not have, are None.
-        """
-        row = self.row()
-        facts = {
-            "tokens": list(self.tokens),
-            "method": self.method,
-            "position": self.target.position,
-            "scores": row.tolist(),
-            "layers": [{"layer": layer, "scores": self.row(layer=layer).tolist()} for layer in self.axes["layer"]],
-            "target": asdict(self.target),
-            **({} if not self.targets else {"targets": [self._row_facts(one) for one in self.targets]}),
-            "model": asdict(self.model),
-            "signed": self.signed,
-            "over_layers": self.over_layers,
-            **({} if self.grid is None else {"grid": asdict(self.grid), "picture": self.picture().tolist()}),
-            "diagnostics": dict(self.diagnostics),
-        }
-        return {name: _finite(value) for name, value in facts.items()}
-
-    def _row_facts(self, target: Target) -> dict[str, Any]:
-        return asdict(target) | {"scores": self.row(target.position).tolist()}
-
-    def save(self, path: str | Path, *others: Attribution) -> Path:
-        """Write the result in the format of the file's ending, whole or not at all, and return its path.
-
-        `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
-        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` a table of all
-        scores (layer, target, source and their tokens), `.npz` numpy's arrays, with the rest as JSON in `facts`.
-
-        Args:
-            path: The file.
-            others: For a page, results of other methods on the same text; other formats leave them out.
-
-        Raises:
-            InputError: if the ending is unknown, or the folder does not exist.
-            OutputError: if the file cannot be written, as on a full disk.
-        """
-        path = _path(path)
-        _check_results(others)
-        if path.suffix.lower() != COMPLETE:
-            from mambascope import show
-
-            show.save(self, path, *others)
-            return path
-        kept = {"scores": self.scores, "image": self.image, "pixels": self.pixels}
-        write_saved(path, header(self), {name: tensor for name, tensor in kept.items() if tensor is not None})
-        return path
-
     @classmethod
     def load(cls, path: str | Path) -> Attribution:
         """Read what `save` wrote to a `.safetensors` file.
@@ -280,42 +225,7 @@ class Attribution:
             CheckpointError: if the file is of another kind, missing, cut short, not an attribution, or one whose parts
                 do not fit each other; the message says which.
         """
-        return cls(**read_saved(_path(path)))
-
-    def to_xarray(self) -> xarray.DataArray:
-        """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate."""
-        import xarray
-
-        coordinates: dict[str, Any] = {name: list(values) for name, values in self.axes.items()}
-        coordinates["token"] = ("source", list(self.tokens))
-        return xarray.DataArray(
-            self.scores.numpy(), dims=("layer", "target", "source"), coords=coordinates, name=self.method
-        )
-
-    def show(self) -> None:
-        """Print the result in the terminal: shaded text, top sources, layers, evidence."""
-        from mambascope import show
-
-        show.print_attribution(self)
-
-    def to_html(self, *others: Attribution) -> str:
-        """Return a self-contained page; it can switch to the results of other methods on the same text."""
-        from mambascope import show
-
-        _check_results(others)
-
-        return show.html_page(self, *others)
-
-    def plot(self) -> matplotlib.figure.Figure:
-        """Return a matplotlib figure fit for a paper: the map, or for a single target its sources as bars."""
-        from mambascope import show
-
-        return show.figure(self)
-
-    def _repr_html_(self) -> str:
-        from mambascope import show
-
-        return show.notebook_frame(self)
+        return cls(**read_saved(path_of(path)))
 
 
 def _check_kinds(result: Attribution) -> None:
@@ -334,41 +244,3 @@ def _check_kinds(result: Attribution) -> None:
     for name, kind in (("target", Target), ("model", Model)):
         if not isinstance(getattr(result, name), kind):
             raise InputError(f"{name} must be a {kind.__name__}, found {shown(getattr(result, name))}")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _check_results(others: tuple[Any, ...]) -> None:
-    """Raise InputError unless these are results."""
-    for other in others:
-        if not isinstance(other, Attribution):
-            raise InputError(f"a page shows results that mambascope.explain returned, found {shown(other)}")
-
-
-def _path(path: Any) -> Path:
-    """Return the path of a file; raises InputError if it is none."""
-    if not isinstance(path, (str, Path)):
-        raise InputError(f"a file must be named by a text or a path, found {shown(path)}")
-    return Path(path)
-
-
-def header(attribution: Attribution) -> dict[str, Any]:
-    """Return everything in a result except its tensors, as plain values."""
-    return {
-        "tokens": list(attribution.tokens),
-        "axes": {name: list(values) for name, values in attribution.axes.items()},
-        "method": attribution.method,
-        "target": asdict(attribution.target),
-        "targets": [asdict(one) for one in attribution.targets],
-        "model": asdict(attribution.model),
-        "signed": attribution.signed,
-        "over_layers": attribution.over_layers,
-        "grid": None if attribution.grid is None else asdict(attribution.grid),
-        "diagnostics": dict(attribution.diagnostics),
-    }

@@ -109,6 +109,14 @@ def explain(
         Literal["published", "reference-code"],
         typer.Option(help="The papers' formulas, or what their code does where it differs."),
     ] = "published",
+    words: Annotated[bool, typer.Option("--words", help="Take the tokens of each word together.")] = False,
+    span: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take tokens together: name=12:40 (may be repeated), sentences, lines or paragraphs.",
+            metavar="NAME=N:N|KIND",
+        ),
+    ] = None,
     json: JsonOption = False,
     out: Annotated[
         Path | None,
@@ -146,6 +154,8 @@ def explain(
         layer=layer,
         variant=variant,
         keep_size=keep_size,
+        words=words,
+        span=span or [],
         as_json=json,
         out=out,
     )

@@ -6,6 +6,7 @@ import sys
 
 from mambascope.errors import InputError
 from mambascope.numbering import Layers, read_layers, read_positions, shown
+from mambascope.results.units import UNITS
 
 
 def layers_asked(layer: str) -> Layers:
@@ -36,6 +37,35 @@ def patch_asked(patch: str | None) -> tuple[int, int] | None:
         return int(row), int(column)
     except ValueError:
         raise InputError(f"--patch {shown(patch)} is not a row and a column from 0, such as 3,7") from None
+
+
+def spans_asked(words: bool, spans: list[str]) -> str | dict[str, tuple[int, int]] | None:
+    """Return what `--words` and `--span` ask to take together; None if nothing.
+
+    `--span sentences`, `lines` and `paragraphs` name kinds of unit; anything else is a name and a slice, `name=12:40`.
+    """
+    if words and spans:
+        raise InputError("--words and --span both say which tokens are taken together; give one of them")
+    if words or not spans:
+        return "words" if words else None
+    if len(spans) == 1 and spans[0] in UNITS:
+        return spans[0]
+    named: dict[str, tuple[int, int]] = {}
+    for span in spans:
+        name, equals, ends = span.rpartition("=")
+        try:
+            start, stop = (int(end) for end in ends.split(":"))
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise InputError(
+                f"--span {shown(span)} is not a name and its tokens, such as question=12:40, nor one of "
+                f"{', '.join(UNITS)}"
+            )
+        if name in named:
+            raise InputError(f"--span names {shown(name)} twice")
+        named[name] = (start, stop)
+    return named
 
 
 def text_asked(argument: str) -> str:

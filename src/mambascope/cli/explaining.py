@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, text_asked
+from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, spans_asked, text_asked
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
@@ -33,6 +33,8 @@ def explain(
     layer: str,
     variant: Literal["published", "reference-code"],
     keep_size: bool,
+    words: bool,
+    span: list[str],
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -43,6 +45,9 @@ def explain(
     if not source:
         raise InputError("the text is empty; pass at least one word")
     layers, places, place = layers_asked(layer), positions_asked(positions), patch_asked(patch)
+    spans = spans_asked(words, span)
+    if spans is not None and is_picture:
+        raise InputError("--words and --span are for texts; a picture has patches")
     check_out(out)
     if method is not None:
         check_options([find_method(method)], layers, variant)
@@ -71,4 +76,6 @@ def explain(
         results = explain_source(model, processor, read, views=True, **asked)
     else:
         results = [explain_source(model, processor, read, **asked)]
+    if spans is not None:
+        results = [one.spans(spans) for one in results]
     deliver(results, as_json, out, **({} if is_picture else {"text": source}))

@@ -10,7 +10,7 @@ from torch import nn
 
 from mambascope.arguments import callback, flag
 from mambascope.attribution import Attribution
-from mambascope.errors import InputError
+from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.answering import Progress, answer
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.options import ask, check_options, check_targets
@@ -21,6 +21,7 @@ from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
 from mambascope.numbering import LayersAsked, read_layers, read_positions, shown
+from mambascope.progress import told
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import own_precision
 
@@ -40,6 +41,17 @@ class Options(TypedDict, total=False):
     variant: Variant
     keep_size: bool
     progress: Progress
+
+
+@overload
+def explain(
+    model: nn.Module,
+    processor: Any,
+    source: list[str],
+    *,
+    method: str | None = None,
+    **options: Unpack[Options],
+) -> list[Attribution]: ...
 
 
 @overload
@@ -101,7 +113,7 @@ def explain(
         processor: The model's tokenizer; for a vision model, its image processor or None.
         source: What the model reads: a text; a picture (a file, its bytes, a Pillow image, an array or tensor of
             pixels, or what `read_picture` returns); or the model's own inputs by name, such as `{"input_ids": ids}`,
-            for one text or picture.
+            for one text or picture. A list of any of these gives a list of results, one for each.
         method: The name of a method, see `methods.METHODS`; a list of names gives a list of results. By default
             `mamba-lrp` (`alti-logit` for Transformers), which explains the prediction; `latim` for single layers, for
             all positions, for a patch, and for models without a head.
@@ -130,7 +142,8 @@ def explain(
             position, methods that cost little). `results[0].to_html(*results[1:])` is then the page that
             `mambascope explain --out page.html` writes.
         progress: By default a bar appears in a terminal or notebook once the work has taken two seconds. False shows
-            none; a function is called with (steps done, steps in all), one step per layer captured and scored.
+            none; a function is called with (steps done, steps in all), one step per layer captured and scored, or of a
+            list, one per text or picture.
 
     Raises:
         InputError: if the text is empty, the picture cannot be read, the model reads something else, or the method,
@@ -141,6 +154,13 @@ def explain(
             when it reads the whole text at once.
         MapTooLargeError: if the rows of all positions would not fit in memory.
     """
+    if isinstance(source, (list, tuple)):
+        options: dict[str, Any] = {
+            "method": method, "target": target, "foil": foil, "position": position, "positions": positions,
+            "patch": patch, "continuation": continuation, "generate": generate, "layer": layer, "stage": stage,
+            "variant": variant, "keep_size": keep_size,
+        }  # fmt: skip
+        return _each(model, processor, source, views, progress, options)
     model = plain_model(model)
     flag(keep_size, "keep_size")
     flag(views, "views")
@@ -173,3 +193,32 @@ def explain(
         stage = stage_number(model, chosen, stage)
         results = [*with_views(subject, first, question, layer=layers, stage=stage, started=started), *rest]
     return results[0] if isinstance(method, str | None) and not views else results
+
+
+def _each(
+    model: nn.Module, processor: Any, sources: Sequence[Any], views: bool, progress: Progress, options: dict[str, Any]
+) -> list[Attribution]:
+    """Return the result of each of several texts or pictures.
+
+    Raises:
+        InputError: if there are none, several methods or the views of a page are asked for, or one cannot be explained;
+            the message says which.
+    """
+    if not sources:
+        raise InputError("the list of texts is empty; pass at least one")
+    if views or not isinstance(options["method"], str | None):
+        raise InputError("a list of texts is explained by one method, without views; explain each text by itself")
+    if not isinstance(progress, bool):
+        callback(progress, "progress")
+    results = []
+    with told(progress, f"explaining {len(sources)} texts") as steps:
+        for number, source in enumerate(sources):
+            if isinstance(source, (list, tuple)):
+                raise InputError(f"text {number} is a list itself, {shown(source)}; pass one list of texts")
+            try:
+                results.append(explain(model, processor, source, progress=False, **options))
+            except MambascopeError as error:
+                raise type(error)(f"text {number}: {error}") from error
+            if steps is not None:
+                steps(number + 1, len(sources))
+    return results

@@ -29,6 +29,8 @@ def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
             "rest",
         ),
         _said(diagnostics, "reconstruction_error", "layers rebuilt to within {}"),
+        _merged(diagnostics.get("merged")),
+        _combined(diagnostics.get("combined")),
     ]
     return [clause for clause in found if clause] or ["no error was measured"]
 
@@ -54,6 +56,18 @@ def _terms(diagnostics: Mapping[str, Any]) -> str:
         if value or name == "tokens"
     ]
     return f"{', '.join(parts)} of the number explained, which they add up to within {error:.1e}"
+
+
+def _merged(merged: Any) -> str:
+    """Return how tokens became the positions of a result."""
+    if not isinstance(merged, Mapping):
+        return ""
+    how = "summed" if merged.get("sources") == "sum" else "largest score of each"
+    return f"{merged.get('tokens')} tokens taken together as {merged.get('units')} ({how})"
+
+
+def _combined(combined: Any) -> str:
+    return f"{combined.get('by')} of {combined.get('results')} results" if isinstance(combined, Mapping) else ""
 
 
 def _said(diagnostics: Mapping[str, Any], key: str, says: str) -> str:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mambascope.attribution import COMPLETE, Attribution, header
-from mambascope.characters import piece_names
+from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
+from mambascope.results import tables
+from mambascope.results.plain import header
+from mambascope.saved_results import COMPLETE
 from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
-
-#: The columns of a table, which has a line for every layer, target and source.
-COLUMNS = ("layer", "target", "target_token", "source", "source_token", "score")
 
 
 def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
@@ -65,19 +63,7 @@ def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> N
 
 def _table(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_lines(attribution))
-
-
-def _lines(attribution: Attribution) -> Iterator[tuple[Any, ...]]:
-    axes = attribution.axes
-    tokens = dict(zip(axes["source"], piece_names(attribution.tokens), strict=True))
-    for layer, targets in zip(axes["layer"], attribution.scores.numpy(), strict=True):
-        for target, row in zip(axes["target"], targets, strict=True):
-            # numpy writes float32 scores with the fewest digits that give them back
-            for source, score in zip(axes["source"], row.astype(str), strict=True):
-                yield layer, target, tokens[target], source, tokens[source], score
+        tables.write_csv(attribution, file)
 
 
 def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:

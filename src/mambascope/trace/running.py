@@ -105,7 +105,7 @@ def usable(value: Any) -> Any:
 
 def in_texts(readout: Callable[[Any], Any], inputs: Mapping[str, Any]) -> Callable[[Any], Any]:
     """Return the readout, with its positions counted within each text if it has positions and the texts are padded."""
-    if not callable(readout):
+    if not callable(readout) or isinstance(readout, type):
         raise InputError(
             f"a readout must be a function of a model's outputs, such as readouts.token(…), found {shown(readout)}"
         )
