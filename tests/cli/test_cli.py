@@ -126,7 +126,7 @@ def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
     assert str(path) in out.replace("\n", "")
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
     content = path.read_bytes()
-    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"layer,"}
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"method,layer,"}
     starts |= {"npz": b"PK"}
     assert content.startswith(starts.get(suffix, b""))
     if suffix == "safetensors":
@@ -364,3 +364,27 @@ def test_input_that_is_no_text_is_refused_in_one_sentence(run, monkeypatch, tmp_
     assert (code, out) == (2, "")
     assert err.strip().endswith("standard input is not text in utf-8: invalid start byte")
     assert err.count("\n") == 1
+
+
+def test_words_and_spans(run, tmp_path):
+    out = run("explain", "Mr. Bolton was rich", "--words", "--out", str(tmp_path / "page.html"), "--json")[1]
+    assert json.loads(out)["tokens"] == ["Mr", ".", " Bolton", " was", " rich"]
+    assert "taken together as words" in (tmp_path / "page.html").read_text()
+    out = run("explain", "Mr. Bolton was rich", "--span", "who=0:2", "--json")[1]
+    assert json.loads(out)["tokens"][0] == "who"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--span", "who=2"], "--span 'who=2' is not a name and its tokens, such as question=12:40, nor one of words"),
+        (["--span", "=1:2"], "--span '=1:2' is not a name and its tokens"),
+        (["--span", "a=0:1", "--span", "a=1:2"], "--span names 'a' twice"),
+        (["--words", "--span", "a=0:1"], "--words and --span both say which tokens are taken together"),
+        (["--span", "a=5:90"], "the span 'a', 5:90, holds no tokens of a text of"),
+    ],
+)
+def test_spans_that_cannot_be_read(options, said, run):
+    code, _, error = run("explain", "Mr. Bolton was rich", *options)
+    assert code == 2
+    assert said in " ".join(error.split())

@@ -153,3 +153,14 @@ def test_what_does_not_exist_is_refused(loaded, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MapTooLargeError, match="explain one position, or shorten the text"):
         mambascope.explain(*loaded, TEXT, positions="all")
+
+
+def test_a_list_of_texts_gives_a_result_for_each(loaded):
+    told = []
+    texts = [TEXT, "When the"]
+    results = mambascope.explain(*loaded, texts, method="latim", progress=lambda *steps: told.append(steps))
+    assert told == [(1, 2), (2, 2)]
+    for text, result in zip(texts, results, strict=True):
+        alone = mambascope.explain(*loaded, text, method="latim")
+        assert "".join(result.tokens) == text
+        torch.testing.assert_close(result.scores, alone.scores)

@@ -95,6 +95,12 @@ def verbs(result: Attribution, folder: Path, *, formats: Iterable[str] = (), dra
         "notebook": result._repr_html_,
         "page": result.to_html,
         "array": result.to_xarray,
+        "frame": result.to_dataframe,
+        "table": result.to_csv,
+        "heads": lambda: [result.to_bertviz(), result.to_circuitsvis()],
+        "words": lambda: [result.words(), result.words(sources="max", targets="sum")],
+        "sentences": lambda: result.spans("sentences").to_html(),
+        "sum": lambda: result + result,
     }
     if draw:
         calls["figure"] = result.plot

@@ -214,11 +214,11 @@ def _each(
     with told(progress, f"explaining {len(sources)} texts") as steps:
         for number, source in enumerate(sources):
             if isinstance(source, (list, tuple)):
-                raise InputError(f"text {number} is a list itself, {shown(source)}; pass one list of texts")
+                raise InputError(f"item {number} is a list itself, {shown(source)}; pass one list of texts")
             try:
                 results.append(explain(model, processor, source, progress=False, **options))
             except MambascopeError as error:
-                raise type(error)(f"text {number}: {error}") from error
+                raise type(error)(f"item {number}: {error}") from error
             if steps is not None:
                 steps(number + 1, len(sources))
     return results

@@ -32,6 +32,8 @@ def added(results: Sequence[Attribution], *, mean: bool = False) -> Attribution:
     Raises:
         InputError: if there are none, or they do not answer to each other.
     """
+    if not isinstance(results, (list, tuple)):
+        raise InputError(f"results must be given as a list, found {shown(results)}")
     for one in results:
         if not isinstance(one, Attribution):
             raise InputError(f"only results that mambascope.explain returned can be added, found {shown(one)}")

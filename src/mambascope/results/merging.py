@@ -45,7 +45,7 @@ def in_units(
     if result.grid is not None:
         raise InputError("patches of a picture make no words; this is for results of texts")
     for name, value in {"sources": sources, "targets": targets}.items():
-        if value not in WAYS[name]:
+        if not isinstance(value, str) or value not in WAYS[name]:
             raise InputError(f"{name} must be {' or '.join(map(repr, WAYS[name]))}, found {shown(value)}")
     runs, names = _runs(result, units)
     unit_of = {position: number for number, run in enumerate(runs) for position in run}

@@ -27,7 +27,8 @@ def shares(result: Attribution) -> Float[np.ndarray, "layer target source"]:
     sizes = result.scores.numpy().astype(np.float64)
     np.abs(sizes, out=sizes)
     totals = sizes.sum(axis=-1, keepdims=True)
-    return np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
+    with np.errstate(invalid="ignore"):  # scores read from a file may be infinite, and have no shares
+        return np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
 
 
 def lines(result: Attribution) -> Iterator[tuple[Any, ...]]:

@@ -41,6 +41,10 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "layer_mass": ("position",),
     "save": ("path",),
     "to_html": ("another",),
+    "words": ("sources", "targets"),
+    "spans": ("spans", "sources", "targets"),
+    "mean": ("results",),
+    "__add__": ("other",),
     "load": ("path",),
 }
 
@@ -63,7 +67,12 @@ def _verb(case: Case, folder: Path) -> None:
         with contextlib.chdir(folder):
             getattr(result, case["verb"])(given.get("path", path))
         return
+    if case["verb"] in ("spans", "mean", "__add__"):
+        usual = {"spans": ("spans", "lines"), "mean": ("results", [result, result]), "__add__": ("other", result)}
+        given = dict([usual[case["verb"]]]) | given
     found = getattr(result, case["verb"])(**given)
+    if isinstance(found, Attribution):
+        found = found.matrix()
     scores = [one.score for one in found] if case["verb"] == "top" else found.flatten().tolist()
     require(all(map(math.isfinite, scores)), "NaN or infinity", case["verb"])
 
