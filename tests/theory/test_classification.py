@@ -10,6 +10,8 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.theory.classification import classify
 from models import stock_model, stock_transformer
+from picture_mixer_models import grid_model, tokens
+from vision_models import pictures, vision_mamba
 
 IDS = torch.randint(1, 50, (1, 12), generator=torch.Generator().manual_seed(0))
 
@@ -160,6 +162,32 @@ def test_a_mamba_whose_coefficients_are_constant_is_fixed():
     handle.remove()
     assert found.kind == "fixed", found.evidence
     assert found.toeplitz
+
+
+def test_layers_of_a_model_that_reads_pictures_are_classified_within_it():
+    model = vision_mamba(image_size=(20, 20))
+    pixels = pictures(model)
+    found = classify(mambascope.capture(model, pixel_values=pixels), number=1, tolerance=1e-3)
+    assert found.kind == "data-controlled", found.evidence
+    assert not found.causal
+    drawn = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    handles = [
+        part.register_forward_hook(lambda part, _, out: drawn[: part.out_features].expand_as(out))
+        for name, part in model.named_modules()
+        if "x_proj" in name
+    ]
+    found = classify(mambascope.capture(model, pixel_values=pixels), number=1, tolerance=1e-3)
+    for handle in handles:
+        handle.remove()
+    assert handles
+    assert found.kind == "fixed", found.evidence
+
+
+def test_layers_of_models_with_stages_are_refused():
+    model = grid_model()
+    trace = mambascope.capture(model, tokens=tokens(model, length=12))
+    with pytest.raises(UnsupportedModelError, match="read text, or pictures in one stage"):
+        classify(trace, number=0)
 
 
 def test_what_cannot_be_classified_is_refused_by_name():

@@ -6,8 +6,11 @@ import torch
 import mambascope
 from hybrids import hybrid_model
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.theory.memory import held, memory, read_maps, similarity, state
+from mambascope.grid import Grid
+from mambascope.inputs.patches import patch_grid
+from mambascope.theory.memory import held, memory, patches_apart, read_maps, similarity, state
 from models import stock_model, stock_transformer
+from vision_models import pictures, vision_mamba
 
 IDS = torch.randint(1, 50, (1, 12), generator=torch.Generator().manual_seed(0))
 
@@ -19,13 +22,41 @@ def test_maps_whose_distances_are_known():
     lags = rows[:, None] - torch.arange(length)
     previous, even = (lags == 1).double(), ((lags >= 0) & (lags < 4)).double()
     halved = torch.where(lags >= 0, 0.5 ** lags.clamp(min=0).double(), 0.0)
-    distance, reach, entropy, decay = read_maps(torch.stack([previous, even, halved]), rows)
+    distance, reach, entropy, decay = read_maps(torch.stack([previous, even, halved]), lags.abs())
     torch.testing.assert_close(distance[:2], torch.tensor([1.0, 1.5]).double())
     assert abs(distance[2] - 1) < 0.02, "Σ n / 2^n less what lies before the text"
     assert reach.tolist() == [2, 4, 4]
     torch.testing.assert_close(entropy[:2], torch.tensor([0.0, 2.0]).double())
     assert decay[0] == 0
     assert abs(decay[2] - 0.5) < 1e-12
+
+
+def test_distances_in_a_picture_are_those_of_its_patches():
+    """All on the patch below, which is a row of tokens away; even over all patches."""
+    apart = patches_apart(Grid(3, 4, None, 2, 2))
+    assert apart[0, 4] == 1
+    assert apart[0, 5] == pytest.approx(2**0.5, rel=1e-12)
+    below, even = torch.zeros(12, 12), torch.ones(12, 12)
+    below[torch.arange(12), (torch.arange(12) + 4) % 12] = 1
+    distance, reach, entropy, _ = read_maps(torch.stack([below, even]).double()[:, :8], apart[:8])
+    assert distance[0] == 1
+    assert distance[1] == pytest.approx(float(apart[:8].mean()), rel=1e-12)
+    assert reach[0] == 1
+    assert entropy[1] == pytest.approx(float(torch.log2(torch.tensor(12.0))), rel=1e-6)
+
+
+def test_a_class_token_is_left_out_of_a_pictures_distances():
+    model = vision_mamba(class_token="middle")
+    trace = mambascope.capture(model, pixel_values=pictures(model))
+    grid = patch_grid(model, trace.inputs)
+    (found,) = memory(trace, 0, grid=grid)
+    alpha, places = mambascope.methods.hidden_attention(trace, 0)[0].double().abs(), list(grid.patch_positions)
+    maps = alpha[:, places][:, :, places]
+    expected = read_maps(maps, patches_apart(grid))
+    for name, value in zip(("distance", "reach", "entropy", "decay"), expected, strict=True):
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="a grid of 4 tokens does not match"):
+        memory(trace, 0, grid=Grid(2, 2, None, 4, 4))
 
 
 def test_tokens_that_are_alike_have_similarity_one():

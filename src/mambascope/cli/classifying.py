@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mambascope.cli.describing import probe
-from mambascope.errors import InputError
-from mambascope.inputs.preparation import reads_pictures
 from mambascope.theory.classification import Classification, classify
 from mambascope.trace import capture
 
@@ -34,8 +32,6 @@ def classify_all(*, as_json: bool) -> None:
 
 def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bool) -> None:
     """Print how the layers of a model mix tokens; the model runs again with other inputs to each."""
-    if reads_pictures(model):
-        raise InputError("layers of models that read pictures cannot be classified within the model yet")
     trace = capture(model, **probe(model, tokenizer))
     numbers = range(len(trace.layers)) if layer is None else [trace.index(layer)]
     found = [(str(number), classify(trace, number=number, tolerance=TOLERANCE)) for number in numbers]

@@ -25,26 +25,28 @@ COLOURS = {
 }
 
 
-def save_memory_figure(found: Sequence[LayerMemory], path: Path) -> Path:
+def save_memory_figure(found: Sequence[LayerMemory], path: Path, *, patches: bool = False) -> Path:
     """Write `memory_figure` to a .png, .pdf or .svg file, and return its path.
 
     Raises:
         InputError: if the file has another ending, or its folder does not exist.
         OutputError: if the file cannot be written.
     """
-    return save_sheet(lambda: memory_figure(found), path)
+    return save_sheet(lambda: memory_figure(found, patches=patches), path)
 
 
-def memory_figure(found: Sequence[LayerMemory]) -> Sheet:
+def memory_figure(found: Sequence[LayerMemory], *, patches: bool = False) -> Sheet:
     """Return the figure.
 
     Args:
         found: What `mambascope.theory.memory.memory` returned, layer by layer.
+        patches: Whether distances are those of patches in a picture.
     """
+    unit = "patches" if patches else "tokens"
     sheet = Sheet(figsize=(8.5, 6.4), layout="constrained")
     axes = sheet.subplots(2, 3)
-    _boxes(axes[0, 0], found, "distance", "mean distance, tokens")
-    _boxes(axes[0, 1], found, "reach", "tokens with 90 % of |α|")
+    _boxes(axes[0, 0], found, "distance", f"mean distance, {unit}")
+    _boxes(axes[0, 1], found, "reach", "radius of 90 % of |α|, patches" if patches else "tokens with 90 % of |α|")
     _boxes(axes[0, 2], found, "entropy", "entropy of |α|, bits")
     _spectra(axes[1, 0], found)
     _states(axes[1, 1], found)
@@ -78,7 +80,7 @@ def _spectra(axes: Axes, found: Sequence[LayerMemory]) -> None:
     for one, style in _lines(found):
         values = one.decay.sort().values.cpu().numpy()
         axes.plot(np.linspace(0, 1, len(values)), values, marker="o" if len(values) == 1 else None, **style)
-    _named(axes, "share of the maps", "decay per token")
+    _named(axes, "share of the maps", "decay per token or patch")
     axes.set_ylim(bottom=0)
 
 

@@ -109,7 +109,8 @@ def classify(
             open; or any module that maps (b, L, D) to (b, L, D).
         width: D, for a module that does not say it as `width`.
         number: Which layer of a trace.
-        length: L, the number of random tokens; at least 18. Ranks up to L / 2 can be seen.
+        length: L, the number of random tokens; at least 18. Ranks up to L / 2 can be seen. A model that reads pictures
+            has its own.
         tolerance: The relative change of α that counts as none. In float32, 1e-6 is rounding: pass 1e-3.
         seed: Of the random inputs.
 
@@ -120,11 +121,12 @@ def classify(
     length, seed = whole_number(length, "length"), whole_number(seed, "seed")
     if not 0 < real_number(tolerance, "tolerance") < 1:
         raise InputError(f"tolerance must lie between 0 and 1, found {shown(tolerance)}")
-    if length < 4 * REACH + 2:
-        raise InputError(f"length={length} leaves no tokens far from both i and j; ask for {4 * REACH + 2} or more")
     if isinstance(layer, TokenMixer):
         return _frozen(layer, tolerance)
     probe = probe_of(layer, width=width, number=number, length=length)
+    length = length if probe.length is None else probe.length
+    if length < 4 * REACH + 2:
+        raise InputError(f"{length} tokens leave none far from both i and j; ask for {4 * REACH + 2} or more")
     return _measured(probe, length, tolerance, torch.Generator().manual_seed(seed))
 
 

@@ -1,7 +1,8 @@
 """What a layer remembers: how far it looks back, how fast it forgets, and the state that it keeps.
 
-All is read from the layer's matrices α, map by map (a map is a channel of Mamba-1, a head of most others), over the
-targets of the second half of a text, which have half of it or more before them.
+All is read from the layer's matrices α, map by map (a map is a channel of Mamba-1, a head of most others): of a text,
+over the targets of its second half, which have half of it or more before them; of a picture, over all its patches, and
+distances are those of patches in the picture.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.grid import Grid
 from mambascope.numbering import whole_number
 from mambascope.operators.token_mixer import Recurrent, TokenMixer
 from mambascope.trace import Trace
@@ -37,10 +39,11 @@ class LayerMemory:
         layer: Number of its layer.
         name: Its name in the model.
         kind: Its kind.
-        distance: Mean of |i - j|, weighted by |α_ij|, in tokens: the attention distance.
-        reach: How many tokens, from the target on, hold 90 % of |α_ij|: the effective receptive field.
+        distance: Mean of |i - j|, weighted by |α_ij|, in tokens: the attention distance. Of a picture, in patches.
+        reach: How many tokens, from the target on, hold 90 % of |α_ij|: the effective receptive field. Of a picture,
+            the radius within which 90 % lie, in whole patches.
         entropy: Of |α_ij| over the sources, in bits; 2 to its power is how many tokens share the weight.
-        decay: Factor per token by which |α_ij| falls with i - j (least squares); 0 where it falls within one token.
+        decay: Factor by which |α_ij| falls per token or patch (least squares); 0 where it falls within one.
         similarity: Mean cosine of the stream's vectors of two different tokens, after the layer; NaN without a stream.
         held: How much of the last state each token still holds, see `held`; None if the mixer keeps no state.
     """
@@ -58,70 +61,91 @@ class LayerMemory:
     __repr__ = brief
 
 
-def memory(trace: Trace, layer: int) -> list[LayerMemory]:
+def memory(trace: Trace, layer: int, *, grid: Grid | None = None) -> list[LayerMemory]:
     """Return what each mixer of a layer remembers; nearly always there is one.
 
     Args:
-        trace: A capture of one text or picture, of at least 4 tokens.
+        trace: A capture of one text or picture, of at least 4 tokens. Of a model with stages, the trace of one.
         layer: Number of the layer, from 0; negative numbers count from the end.
+        grid: For a picture, where its patches are. What goes to or comes from a class token is left out.
 
     Raises:
-        InputError: if the layer does not exist, or the trace is of several texts or of fewer tokens.
+        InputError: if the layer does not exist, the trace is of several texts or of fewer tokens, or the grid is of
+            another number of tokens.
     """
     if trace.shape[0] != 1 or trace.shape[1] < 4:
         raise InputError(
             f"what a layer remembers is read from one text of 4 tokens or more; this trace holds {trace.shape[0]} of "
             f"{trace.shape[1]}"
         )
+    if grid is not None and grid.tokens != trace.shape[1]:
+        raise InputError(f"a grid of {grid.tokens} tokens does not match the {trace.shape[1]} of the trace")
     number = trace.index(layer)
     block = trace.layers[number]
-    similar = float("nan") if block.stream_out is None else similarity(block.stream_out[0])
-    return [_of_mixer(number, branch, similar) for branch in block.branches]
+    places = None if grid is None else list(grid.patch_positions)
+    stream = None if block.stream_out is None else block.stream_out[0]
+    similar = float("nan") if stream is None else similarity(stream if places is None else stream[places])
+    return [_of_mixer(number, branch, similar, grid) for branch in block.branches]
 
 
-def _of_mixer(layer: int, branch: Branch, similar: float) -> LayerMemory:
+def _of_mixer(layer: int, branch: Branch, similar: float, grid: Grid | None) -> LayerMemory:
     """Return what a mixer remembers."""
-    found = [read_maps(maps, rows) for maps, rows in _maps(branch.operator().scan)]
+    length = branch.captured.x.shape[1]
+    if grid is None:
+        rows, places = slice(length // 2, length), list(range(length))
+        apart: Tensor = (torch.arange(length)[rows, None] - torch.arange(length)).abs()
+    else:
+        rows, places = slice(0, length), list(grid.patch_positions)
+        apart = patches_apart(grid)
+    targets = slice(None) if grid is None else places
+    found = [read_maps(maps[:, targets][:, :, places], apart.to(maps.device))
+             for maps in _maps(branch.operator().scan, length, rows)]  # fmt: skip
     distance, reach, entropy, decay = (torch.cat(part) for part in zip(*found, strict=True))
     operator: Any = branch.operator()
     shares = _held(operator)[0] if isinstance(operator.scan, Recurrent) else None
     return LayerMemory(layer, branch.name, branch.kind, distance, reach, entropy, decay, similar, shares)
 
 
-def _maps(scan: TokenMixer) -> Iterator[tuple[Float[Tensor, "M t L"], Tensor]]:
-    """Yield |α| of some maps at a time, for the targets of the second half, and which targets they are."""
-    length = max(block.rows.stop for block in scan.blocks())
-    rows = slice(length // 2, length)
-    some = max(1, AT_ONCE // (length * (length - rows.start)))
+def _maps(scan: TokenMixer, length: int, rows: slice) -> Iterator[Float[Tensor, "M t L"]]:
+    """Yield |α| of some targets, some maps at a time."""
+    some = max(1, AT_ONCE // (length * (rows.stop - rows.start)))
     for start in range(0, scan.maps, some):
         chosen = list(range(start, min(start + some, scan.maps)))
-        tile = scan.tile(rows, slice(0, length), chosen)[0]
-        yield tile.abs().double(), torch.arange(length, device=tile.device)[rows]
+        yield scan.tile(rows, slice(0, length), chosen)[0].abs().double()
 
 
-def read_maps(maps: Float[Tensor, "M t L"], rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def patches_apart(grid: Grid) -> Float[Tensor, "P P"]:
+    """Return the distance of every two patches, in patches."""
+    places = torch.cartesian_prod(torch.arange(grid.rows), torch.arange(grid.columns)).double()
+    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def read_maps(maps: Float[Tensor, "M t s"], apart: Real[Tensor, "t s"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return distance, reach, entropy and decay of maps of absolute values, each (M,).
 
     Args:
-        maps: |α|, of the targets named by `rows`.
-        rows: Their positions, (t,).
+        maps: |α| of some targets and sources.
+        apart: How far each source is from each target: whole numbers of tokens, or distances in patches.
     """
-    lags = (rows[:, None] - torch.arange(maps.shape[-1], device=maps.device)).abs()
     shares = maps / maps.sum(dim=-1, keepdim=True).clamp_min(1e-300)
-    distance = (shares * lags).sum(dim=-1).mean(dim=-1)
+    distance = (shares * apart).sum(dim=-1).mean(dim=-1)
     entropy = torch.special.entr(shares).sum(dim=-1).mean(dim=-1) / torch.log(torch.tensor(2.0, dtype=maps.dtype))
-    by_lag = torch.zeros_like(shares).scatter_add_(-1, lags.expand_as(shares), shares)
-    reach = (by_lag.cumsum(dim=-1) < WITHIN).sum(dim=-1).double().add(1).mean(dim=-1)
+    tokens = not apart.is_floating_point()
+    lags = apart if tokens else apart.ceil().long()
+    by_lag = shares.new_zeros(*shares.shape[:-1], int(lags.max()) + 1)
+    by_lag.scatter_add_(-1, lags.expand_as(shares), shares)
+    reach = (by_lag.cumsum(dim=-1) < WITHIN).sum(dim=-1).double().add(1 if tokens else 0).mean(dim=-1)
     return distance, reach, entropy, decays(maps, lags)
 
 
-def decays(maps: Float[Tensor, "M t L"], lags: Int[Tensor, "t L"]) -> Float[Tensor, " M"]:
+def decays(maps: Float[Tensor, "M t s"], lags: Int[Tensor, "t s"]) -> Float[Tensor, " M"]:
     """Return the factor per token by which the mean of |α| falls with the lag, by least squares; 0 in three tokens."""
-    length = maps.shape[-1]
-    sums = maps.new_zeros(maps.shape[0], length).scatter_add_(-1, lags.flatten().expand(len(maps), -1), maps.flatten(1))
+    most = int(lags.max())
+    sums = maps.new_zeros(maps.shape[0], most + 1)
+    sums.scatter_add_(-1, lags.flatten().expand(len(maps), -1), maps.flatten(1))
     used = maps.amax(dim=0) > 0  # what no map reads, such as the future, is no pair
-    counts = torch.bincount(lags[used], minlength=length).clamp_min(1)
-    sizes = (sums / counts)[:, 1 : length // 2 + 1]
+    counts = torch.bincount(lags[used], minlength=most + 1).clamp_min(1)
+    sizes = (sums / counts)[:, 1 : (most + 1) // 2 + 1]
     at = torch.arange(1, sizes.shape[1] + 1, device=maps.device, dtype=maps.dtype)
     seen = (sizes > SEEN * maps.amax(dim=(1, 2))[:, None]).to(maps.dtype)
     count = seen.sum(dim=-1, keepdim=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.memory import require_room
 from mambascope.numbering import whole_number
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace, capture
@@ -21,7 +22,13 @@ ROWS = 4096
 
 
 class Probe(ABC):
-    """A layer that can be asked for its matrices."""
+    """A layer that can be asked for its matrices.
+
+    Attributes:
+        length: The number of tokens that it reads, if it cannot read another.
+    """
+
+    length: int | None = None
 
     @abstractmethod
     def draw(self, count: int, length: int, generator: torch.Generator) -> Float[Tensor, "b L D"]:
@@ -53,6 +60,8 @@ def probe_of(layer: object, *, width: int | None, number: int | None, length: in
 def whole_matrices(mixer: TokenMixer) -> Float[Tensor, "b M L L"]:
     """Return the matrices of every map, whole, in float64."""
     length = max(block.rows.stop for block in mixer.blocks())
+    corner = mixer.tile(slice(0, 1), slice(0, 1)).double()
+    require_room((len(corner), mixer.maps, length, length), corner, "choose a layer of fewer maps, or fewer tokens")
     return mixer.tile(slice(0, length), slice(0, length)).double()
 
 
@@ -83,8 +92,12 @@ class InModel(Probe):
     def __init__(self, trace: Trace, number: int) -> None:
         self.trace, self.number = trace, trace.index(number)
         self.branch = trace.layers[self.number].branch
-        if "input_ids" not in trace.inputs:
-            raise UnsupportedModelError("only layers of models that read text can be classified within their model")
+        self.read = next((name for name in ("input_ids", "pixel_values") if name in trace.inputs), "")
+        if not self.read or len(trace.stages) > 1:
+            raise UnsupportedModelError(
+                "only layers of models that read text, or pictures in one stage, can be classified within their model"
+            )
+        self.length = None if self.read == "input_ids" else trace.shape[1]
 
     def draw(self, count: int, length: int, generator: torch.Generator) -> Float[Tensor, "b L D"]:
         """Return tokens that are distributed, channel by channel, as those that the layer read in the trace."""
@@ -95,12 +108,13 @@ class InModel(Probe):
 
     def matrices(self, x: Float[Tensor, "b L D"]) -> Float[Tensor, "b M L L"]:
         """Return the matrices of the layer's operator when it reads x."""
-        ids = self.trace.inputs["input_ids"][:1, :1].expand(*x.shape[:2])
+        given = self.trace.inputs[self.read][:1]
+        given = given[:, :1].expand(*x.shape[:2]) if self.read == "input_ids" else given.expand(len(x), -1, -1, -1)
         handle = self.trace.model.get_submodule(self.branch.name).register_forward_pre_hook(
             lambda _, args, kwargs: _reading(x, args, kwargs), with_kwargs=True
         )
         try:
-            again = capture(self.trace.model, input_ids=ids)
+            again = capture(self.trace.model, **{self.read: given})
         finally:
             handle.remove()
         with torch.no_grad():
