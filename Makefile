@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed agreement evaluate evaluate-pictures house figures vision-figures zoo clean
+.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed agreement evaluate evaluate-pictures house figures vision-figures wheel zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -97,6 +97,17 @@ vision-figures: .venv-test/ready
 	  .venv-test/bin/python -m benchmarks.vision_figures $$one --models $(PAIR) --picture 10 --out docs/vision_$$one.png || exit 1; \
 	done
 	.venv-test/bin/mambascope compare docs/digits.png --models $(PAIR) --target 6 --out docs/vision_compare.png
+
+# The wheel as users get it: built, checked, installed into an empty environment, and used away from the clone.
+wheel: .venv-test/ready
+	rm -rf dist .venv-wheel
+	.venv-test/bin/python -m hatchling build -d dist
+	.venv-test/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && ../.venv-wheel/bin/mambascope explain "$(TEXT)" --out wheel.html
+	cd dist && ../.venv-wheel/bin/python -c "import mambascope as m; m.explain(*m.load('tiny-mamba2'), 'a b', generate=2).show()"
 
 zoo: .venv/ready
 	.venv/bin/python -m training.zoo.manifest
