@@ -257,7 +257,7 @@ METHODS = [
         signed=True,
         needs="interventions",
         cost="quadratic",
-        growth=1.0,
+        growth=1.0,  # at most; where the position runs alone, four passes or so in all
         score=_knocked_out,
         asks=True,
     ),

@@ -156,7 +156,7 @@ class EarlierScan:
         s, recalled = call.s.to(working), scan.recalled()[:, 0]
         own = (scan.channels(scan.immediate().transpose(1, 2)).transpose(1, 2) + scan.skip) * s
         own[copies.cut_own] = 0
-        o = torch.einsum("bmn,mpn->bmp", recalled, self.state[0]).flatten(1)[:, None] + own
+        o = _read(recalled, self.state[0]).flatten(1)[:, None] + own
         if copies.cut_before.stop:
             written = self.scan.written(copies.before)[0].transpose(0, 1)
             alpha = (recalled[copies.cut_before] * written).sum(dim=-1)
@@ -175,6 +175,13 @@ def _state(scan: Stepwise, s: Float[Tensor, "1 t D"]) -> Float[Tensor, "1 M P N"
         sources = slice(start, min(start + group, s.shape[1]))
         state += torch.einsum("bmcn,bcmp->bmpn", scan.written(sources), values[:, sources])
     return state
+
+
+def _read(recalled: Float[Tensor, "b M N"], state: Float[Tensor, "M P N"]) -> Float[Tensor, "b M P"]:
+    """Return what copies read of a state; where maps have one channel each, without a product of matrices for each."""
+    if state.shape[1] == 1:
+        return (recalled * state[:, 0]).sum(dim=-1, keepdim=True)
+    return torch.einsum("bmn,mpn->bmp", recalled, state)
 
 
 @dataclass(frozen=True, eq=False)
