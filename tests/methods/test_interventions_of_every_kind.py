@@ -42,12 +42,12 @@ LENGTH = 7
 def case(request):
     """A model in float64, its inputs, a readout, and a target."""
     family = request.param
-    model = stock_transformer(family, torch.float64)
     given = transformer_inputs(family, torch.float64, length=LENGTH, side="none")
     inputs = {key: value[:1] for key, value in given.items()}
     causal = family in ("gpt2", "llama")
     readout = readouts.token(LENGTH - 1, 7, 3) if causal else readouts.class_(1, 0)
-    return family, model, inputs, readout, LENGTH - 1 if causal else 0
+    with without_downcasts(family):
+        yield family, stock_transformer(family, torch.float64), inputs, readout, LENGTH - 1 if causal else 0
 
 
 @contextlib.contextmanager

@@ -27,11 +27,14 @@ class Effect:
         scores: The readout of the intact model less the readout without source j: positive if j supports it.
         value: The readout of the intact model.
         outputs: What the intact model returned.
+        alone: For a knockout for which one position ran alone, how far its run with nothing cut is from the text's
+            own, relative to it; None if the whole text ran for every source.
     """
 
     scores: Float[Tensor, " L"]
     value: float
     outputs: Any
+    alone: float | None = None
 
     __repr__ = brief
 

@@ -4,14 +4,17 @@
 * Value zeroing (Mohebbi et al. 2023, arXiv 2301.12971): one token's value is zero in one layer.
 * Occlusion (`mambascope.methods.occlusion`): one token of the text is hidden.
 
-Each runs the stock model once per source, in batches of copies of one text; `mambascope.trace.cutting` says exactly
-what is cut in which kind of mixer.
+Each runs the stock model on copies of one text, each of which does without one source; `mambascope.trace.cutting` says
+exactly what is cut in which kind of mixer. A knockout of one target that is also what is read runs that position alone
+for all sources (`mambascope.trace.single_position`), so that it costs a few forward passes and not one per source.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -26,11 +29,13 @@ from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import looks_ahead, positions, without_padding
 from mambascope.numbering import shown
+from mambascope.readouts import read, read_at
 from mambascope.trace import Block, Trace
 from mambascope.trace.block import precision
 from mambascope.trace.calls import Call
 from mambascope.trace.intervene import Knockout, intervening
 from mambascope.trace.running import call, in_texts, running
+from mambascope.trace.single_position import COPIES, single_position
 
 
 @checked
@@ -51,6 +56,12 @@ def knockout(
     result. A source is a position in what is mixed, where a convolution has already brought in the K-1 positions before
     it. Of mixers side by side, each is cut.
 
+    If a readout of `mambascope.readouts` reads the one target alone, and no layer looks ahead, cutting its edges
+    changes nothing at any other position. The text then runs once, and after it that position alone, in a copy for
+    every source: a few forward passes in all, instead of one per source. A model that cannot run so, which is tried
+    first, or that has hooks of the caller's, runs the whole text for every source; scores are the same within
+    rounding. `Effect.alone` says which it was.
+
     Args:
         trace: A capture of one text.
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
@@ -58,7 +69,7 @@ def knockout(
             text's own last token.
         layers: First and last layer of a window, both included; None for all.
         kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
-        batch: Copies of the text per batch; by default as many as make 2048 tokens.
+        batch: Copies of the text, or of the one position, per batch; by default as many as make 2048 tokens, or 256.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
@@ -67,7 +78,7 @@ def knockout(
     """
     model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
-    readout, own = in_texts(readout, inputs), getattr(readout, "positions", None)
+    number, own = in_texts(readout, inputs), getattr(readout, "positions", None)
     targets = own if targets is None else targets
     if targets is None:
         raise InputError("this readout has no positions; pass targets, the positions that lose the source")
@@ -81,12 +92,18 @@ def knockout(
             with intervening(own, Knockout(mixers, one_each(start, stop, length, device), rows)):
                 return call(own, copies(inputs, stop - start))
 
-        ahead = any(looks_ahead(trace, number) for number in window)
+        ahead = any(looks_ahead(trace, layer) for layer in window)
         sources = length if ahead else max(rows) + 1  # later ones give the targets nothing
-        return measure(
-            readout, trace.outputs, without,
-            length=length, sources=sources, padding=padding_of(inputs), batch=batch, progress=progress,
-        )  # fmt: skip
+        measured = partial(
+            measure, number, length=length, sources=sources, padding=padding_of(inputs), progress=progress
+        )
+        if len(rows) == 1 and _reads_alone(trace, readout, rows[0]):
+            position = single_position(own, inputs, trace.outputs, rows[0], length, mixers)
+            if position is not None:
+                effect = measured(position.outputs, position.without, batch=COPIES if batch is None else batch)
+                value = float(read(number, trace.outputs))
+                return replace(effect, value=value, outputs=trace.outputs, alone=position.error)
+        return measured(trace.outputs, without, batch=batch)
 
 
 @checked
@@ -136,6 +153,20 @@ def value_zeroing(
                 progress(stop, length)
     distances = without_padding(trace, distances[None])
     return distances.tril_() if causal else distances  # targets before the source differ by rounding only
+
+
+def _reads_alone(trace: Trace, readout: Any, place: int) -> bool:
+    """Return whether a readout reads one position, whose computation enters that of no other position.
+
+    Where padding looks ahead, as it may in attention, no scan may read it.
+    """
+    read_there = read_at(readout)
+    if not read_there or trace.missing or set(positions(trace, read_there)[0].tolist()) != {place}:
+        return False
+    if any(looks_ahead(trace, layer) for layer in range(len(trace.layers))):
+        return False
+    unmasked = any(branch.kind != "attention" and branch.captured.mask is None for branch in trace.branches)
+    return not unmasked or all(branch.operator().scan.causal for branch in trace.branches)
 
 
 def _call(trace: Trace, block: Block) -> Call:
@@ -204,7 +235,8 @@ def _mixers(trace: Trace, window: Sequence[int], kinds: Collection[Kind] | None)
 
 def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     effect = knockout(trace, number_of(readout))
-    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value})
+    ran = {} if effect.alone is None else {"alone_error": effect.alone}
+    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value, **ran})
 
 
 METHODS = [
@@ -225,7 +257,7 @@ METHODS = [
         signed=True,
         needs="interventions",
         cost="quadratic",
-        growth=1.0,
+        growth=1.0,  # at most; where the position runs alone, four passes or so in all
         score=_knocked_out,
         asks=True,
     ),

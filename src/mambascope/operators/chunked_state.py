@@ -123,6 +123,10 @@ class ChunkedState(PerHead):
         """Return vᵀ times the mean of alpha over heads, by the reversed recurrence, one channel per head: O(L·H·N)."""
         return self.apply_transposed(v[..., None].expand(-1, -1, self.maps)).mean(dim=-1)
 
+    def written(self, sources: slice) -> Float[Tensor, "b H c N"]:
+        """Return what some sources have written to the state as the last token leaves it, per unit of their values."""
+        return self._written(sources, self.chunks.read.shape[2])
+
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; future pairs are exactly zero.
 

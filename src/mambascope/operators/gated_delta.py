@@ -22,7 +22,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.operators.chunked_state import ChunkedState, StateChunks
 from mambascope.operators.delta_chunks import delta_chunks
-from mambascope.operators.recurrence import one_hot
+from mambascope.operators.recurrence import decay_from, one_hot
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,19 @@ class GatedDeltaRule(ChunkedState):
     def chunks(self) -> StateChunks:
         """What every chunk of tokens does to the state."""
         return delta_chunks(self.q, self.k, self.beta, self.decay)
+
+    def recalled(self) -> Float[Tensor, "b L H N"]:
+        """Return a_i ∘ (q_i - β_i (q_i · k_i) k_i); see `Stepwise`."""
+        q, k = (self._of_heads(part) for part in (self.q, self.k))
+        return decay_from(self.decay) * (q - self.immediate()[..., None] * k)
+
+    def immediate(self) -> Float[Tensor, "b L H"]:
+        """Return alpha_ii = β_i (q_i · k_i)."""
+        return self.beta * self._of_heads((self.q * self.k).sum(dim=-1))
+
+    def _of_heads(self, groups: Float[Tensor, "b L G *n"]) -> Float[Tensor, "b L H *n"]:
+        """Return what the heads of every group share, head by head."""
+        return groups.repeat_interleave(self.maps // groups.shape[2], dim=2)
 
     def reading(self, number: int) -> GatedDeltaRule:
         """Return the rule that reads one number of every channel's state, in place of q."""

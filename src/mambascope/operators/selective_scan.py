@@ -73,6 +73,21 @@ class SelectiveScan:
         """Return the scan that reads one number of every channel's state, in place of C."""
         return replace(self, C=one_hot(self.C, number), skip=torch.zeros_like(self.skip))
 
+    def written(self, sources: slice) -> Float[Tensor, "b D c N"]:
+        """Return exp(A[d,n] (S_last - S_j)[d]) Δ_j[d] B_j[n]; see `Stepwise`."""
+        elapsed = self.dt.double().cumsum(dim=1)
+        since = (elapsed[:, -1:] - elapsed[:, sources]).to(self.dt.dtype)
+        kept = decay_in_place(since[..., None] * self.A)
+        return kept.mul_(self.dt[:, sources, :, None]).mul_(self.B[:, sources, None]).transpose(1, 2)
+
+    def recalled(self) -> Float[Tensor, "b L D N"]:
+        """Return C_i[n] exp(A[d,n] Δ_i[d]); see `Stepwise`."""
+        return decay_in_place(self.dt[..., None] * self.A).mul_(self.C[:, :, None])
+
+    def immediate(self) -> Float[Tensor, "b L D"]:
+        """Return alpha_ii."""
+        return self.dt * (self.C * self.B).sum(dim=-1, keepdim=True)
+
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, by the scan: O(L·D·N)."""
         return channel_recurrence(self.dt * v, self.dt, self.A, self.B, self.C)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,6 +55,20 @@ class ShortConvolution(PerHead):
     def state_size(self) -> int:
         """N, the tokens before the current one that a target sees."""
         return self.taps.shape[1] - 1
+
+    def written(self, sources: slice) -> Float[Tensor, "b D c N"]:
+        """Return each source's gate at its place in the state, which holds the last K - 1 values; see `Stepwise`."""
+        age = self.length - 1 - numbers(sources, self.taps.device)
+        places = age[:, None] == torch.arange(self.state_size, device=age.device)
+        return self.write[:, sources].transpose(1, 2)[..., None] * places
+
+    def recalled(self) -> Float[Tensor, "b L D N"]:
+        """Return read_i w_{n+1}, the taps on the tokens before; see `Stepwise`."""
+        return self.read[..., None] * self.taps[:, 1:]
+
+    def immediate(self) -> Float[Tensor, "b L D"]:
+        """Return alpha_ii."""
+        return self.read * self.taps[:, 0] * self.write
 
     def blocks(self, taps: int = 1) -> Iterator[Block]:
         """Yield the blocks of the band alone: every other pair is zero."""

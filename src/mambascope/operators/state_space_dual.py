@@ -66,6 +66,24 @@ class StateSpaceDual(PerHead):
         """Return the scan that reads one number of every channel's state, in place of C."""
         return replace(self, C=one_hot(self.C, number), skip=torch.zeros_like(self.skip))
 
+    def written(self, sources: slice) -> Float[Tensor, "b H c N"]:
+        """Return exp(A_h (S_last - S_j)[h]) Δ_j[h] B_j; see `Stepwise`."""
+        elapsed = self.dt.double().cumsum(dim=1)
+        kept = decay_in_place((elapsed[:, -1:] - elapsed[:, sources]).to(self.dt.dtype) * self.A)
+        return ((kept * self.dt[:, sources])[..., None] * self._of_heads(self.B[:, sources])).transpose(1, 2)
+
+    def recalled(self) -> Float[Tensor, "b L H N"]:
+        """Return exp(A_h Δ_i[h]) C_i; see `Stepwise`."""
+        return decay_in_place(self.dt * self.A)[..., None] * self._of_heads(self.C)
+
+    def immediate(self) -> Float[Tensor, "b L H"]:
+        """Return alpha_ii."""
+        return self.dt * self._of_heads((self.C * self.B).sum(dim=-1))
+
+    def _of_heads(self, groups: Float[Tensor, "b L G *n"]) -> Float[Tensor, "b L H *n"]:
+        """Return what the heads of every group share, head by head."""
+        return groups.repeat_interleave(self.maps // groups.shape[2], dim=2)
+
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""
         heads = rearrange(v, "b L (h p) -> b L h p", h=self.maps) * self.dt[..., None]

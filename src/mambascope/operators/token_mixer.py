@@ -85,3 +85,22 @@ class Recurrent(TokenMixer, Protocol):
 
     def reading(self, number: int) -> TokenMixer:
         """Return the mixer that reads one number of every channel's state, so that its outputs are that number."""
+
+
+@runtime_checkable
+class Stepwise(TokenMixer, Protocol):
+    """A token mixer that can be run one token further, from the state that the tokens before it have left.
+
+    With w_j what source j has written to the state before target i, per unit of its value, and r_i what the target
+    reads of that state, alpha_ij = Σ_n r_i[n] w_j[n] for j < i; alpha_ii stands by itself. The state is
+    Σ_j w_j v_j, with a row of N numbers for every channel of a map.
+    """
+
+    def written(self, sources: slice) -> Float[Tensor, "b M c N"]:
+        """Return what some sources have written to the state as the last token leaves it, per unit of their values."""
+
+    def recalled(self) -> Float[Tensor, "b L M N"]:
+        """Return what every token reads of the state that the token before it has left."""
+
+    def immediate(self) -> Float[Tensor, "b L M"]:
+        """Return alpha_ii, what every token reads of its own value; without D."""
