@@ -280,6 +280,26 @@ def classify(
 
 
 @app.command()
+def heads(
+    model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")],
+    text: Annotated[
+        str | None, typer.Option(help="The text on which separators are looked for.", metavar="TEXT")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="One layer of the model; by default all.")] = None,
+    json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Say what each head looks at: the token before, the first, the same token, what followed it, punctuation."""
+    from mambascope.cli import listing_heads, loading
+
+    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    listing_heads.list_heads(*loaded, text=text, layer=layer, as_json=json)
+
+
+@app.command()
 def maps(
     text: Annotated[
         str,

@@ -1,0 +1,73 @@
+"""`mambascope heads MODEL`."""
+
+import json
+import sys
+
+import pytest
+
+from mambascope.cli import main
+from picture_checkpoints import vim
+from small_checkpoint import make_checkpoint
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        capsys.readouterr()  # what making the checkpoint printed
+        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_a_line_for_every_layer_within_80_columns(run):
+    code, out, err = run("heads", "tiny-mamba2")
+    assert (code, err) == (0, "")
+    assert max(len(line) for line in out.splitlines()) <= 80
+    lines = [line.split() for line in out.split("\n\n")[0].splitlines()]
+    assert lines[0] == ["layer", "kind", "heads", "label", "with", "it", "share", "lift", "distance", "which"]
+    assert [line[:4] for line in lines[1:]][1] == ["1", "scan", "8", "induction"]
+    assert [line[3] for line in lines[1:]] == ["–", "induction", "–", "–", "–"]
+
+
+def test_the_scores_behind_every_label(run):
+    code, out, _ = run("heads", "tiny-hybrid", "--layer", "-3", "--json", "--text", "A, b. C, d; e.\nF, g.")
+    found = json.loads(out)
+    assert code == 0
+    assert found["text"] == "A, b. C, d; e.\nF, g."
+    assert [head["head"] for head in found["heads"]] == [0, 1, 2, 3]
+    for head in found["heads"]:
+        assert head["layer"] == 2
+        assert set(head["shares"]) == set(head["lifts"]) == {"previous", "first", "same", "induction", "separator"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--layer", "9"], "layer 9 does not exist: the model has 5 layers"),
+        (["--text", "no marks at all here"], "the text has no marks of punctuation and no line's end to look at"),
+        (["--text", ""], "the text is empty"),
+    ],
+)
+def test_what_cannot_be_measured(run, words, said):
+    code, _, err = run("heads", "tiny-mamba2", *words)
+    assert code == 2
+    assert said in " ".join(err.split())
+
+
+def test_pictures_have_no_such_heads(run, tmp_path):
+    vim().save_pretrained(tmp_path / "vim")
+    code, _, err = run("heads", tmp_path / "vim")
+    assert code == 2
+    assert "this model reads pictures" in err
+
+
+def test_a_checkpoint_without_a_tokenizer(run, tmp_path):
+    folder = make_checkpoint(tmp_path / "model")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    code, out, err = run("heads", folder, "--json")
+    assert (code, json.loads(out)["text"]) == (0, None), err
