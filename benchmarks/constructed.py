@@ -2,7 +2,7 @@
 
     python -m benchmarks.constructed [--limit 30] [--out runs/constructed] [--page docs/constructed.md]
 
-The models of `mambascope.theory.constructed` are stock classes whose weights were written down, so it is known for each
+The models of `mambascope.models.constructed` are stock classes whose weights were written down, so it is known for each
 text which tokens the answer is made of (sources), which only guide the reading, and which must get nothing. A cell has
 the share of the K sources that are among the K highest scores, guides left out, and after it the share of all |score|
 on sources and on tokens that must get nothing, in percent; what is left is on guides. Means over texts and over the
@@ -24,7 +24,7 @@ from mambascope.evaluate.summary import ALL_LAYERS, long_table
 from mambascope.evaluate.tasks import find_task
 from mambascope.files import write_whole
 from mambascope.methods.registry import METHODS
-from mambascope.theory.constructed import MECHANISMS, constructed_models
+from mambascope.models.constructed import MECHANISMS, constructed_models
 
 PAGE = """# Where the truth is known by construction
 

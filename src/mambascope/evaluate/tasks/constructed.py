@@ -1,6 +1,6 @@
 """Constructed models: is what a score says true, where the truth is known without training?
 
-The models (`mambascope.theory.constructed`) copy, recall, overwrite, count, add, subtract and do induction, by weights
+The models (`mambascope.models.constructed`) copy, recall, overwrite, count, add, subtract and do induction, by weights
 that were written down. For each text it is known which tokens the answer is made of, with which sign, which tokens only
 guide the reading, such as the key that is asked for, and which must get nothing. What is explained is the logit of the
 answer, after the last token.
@@ -27,7 +27,7 @@ from mambascope.evaluate.metrics.span_mass import sign_agreement, span_mass, spa
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
 from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported, find_variant
-from mambascope.theory.constructed import MECHANISMS, Case, constructed_models, mechanism_of
+from mambascope.models.constructed import MECHANISMS, Case, constructed_models, mechanism_of
 from mambascope.trace import capture
 
 

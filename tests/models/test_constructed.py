@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mambascope.errors import InputError
-from mambascope.theory.constructed import MECHANISMS, build, constructed_models, mechanism_of
-from mambascope.theory.constructed.adding import COUNT
-from mambascope.theory.constructed.expected import expected_logits
-from mambascope.theory.constructed.in_softmax import in_softmax
-from mambascope.theory.constructed.mechanisms import OVERWRITE, RECALL
+from mambascope.models.constructed import MECHANISMS, build, constructed_models, mechanism_of
+from mambascope.models.constructed.adding import COUNT
+from mambascope.models.constructed.expected import expected_logits
+from mambascope.models.constructed.in_softmax import in_softmax
+from mambascope.models.constructed.mechanisms import OVERWRITE, RECALL
 
 #: The longest texts of which all are enumerated, each time and by `make test-slow`.
 LONGEST = {
@@ -134,11 +134,16 @@ def test_softmax_cannot_count():
 
 
 def test_what_does_not_exist_is_refused(monkeypatch):
-    with pytest.raises(InputError, match="there is no constructed model 'constructed:sum-softmax'; choose one of "):
+    with pytest.raises(
+        InputError, match="'constructed:sum-softmax'; near it are constructed:sum-mamba, constructed:sum-mamba2"
+    ):
         build("constructed:sum-softmax")
+    named = "they are named constructed:MECHANISM-ARCHITECTURE, with the mechanisms copy, relay, .*, softmax$"
+    with pytest.raises(InputError, match=named):
+        build("constructed:")
     with pytest.raises(InputError, match="sum reads up to 11 tokens, and 12 were asked for"):
         MECHANISMS["sum"].draw(12, torch.Generator())
-    monkeypatch.setattr("mambascope.theory.constructed.mechanism.TRIES", 100)
+    monkeypatch.setattr("mambascope.models.constructed.mechanism.TRIES", 100)
     with pytest.raises(InputError, match="no text of 2 tokens that tells something of recall was found"):
         RECALL.draw(2, torch.Generator())
 

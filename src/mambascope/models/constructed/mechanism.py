@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from mambascope.errors import InputError
-from mambascope.theory.constructed.machine import Machine
+from mambascope.models.constructed.machine import Machine
 
 Architecture = Literal["mamba", "mamba2", "delta", "softmax"]
 #: How many texts are drawn before a length is given up.

@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.theory.constructed.in_mamba import EPSILON
-from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanism
+from mambascope.models.constructed.in_mamba import EPSILON
+from mambascope.models.constructed.mechanism import Architecture, Case, Mechanism
 
 
 def expected_logits(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mambascope.theory.constructed.machine import ALWAYS, Address, Carry, Layer, Machine
-from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanism
+from mambascope.models.constructed.machine import ALWAYS, Address, Carry, Layer, Machine
+from mambascope.models.constructed.mechanism import Architecture, Case, Mechanism
 
 #: Those whose memory adds up: softmax takes means, and the norm of a delta net's head divides a lone sum by itself.
 ADDING: tuple[Architecture, ...] = ("mamba", "mamba2")

@@ -17,8 +17,8 @@ from typing import Any
 
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
-from mambascope.theory.constructed.in_mamba import TAPS, flip, norm_weight, zero
-from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, Layer, Machine
+from mambascope.models.constructed.in_mamba import TAPS, flip, norm_weight, zero
+from mambascope.models.constructed.machine import ALWAYS, FAR, FIRST, ONE, Layer, Machine
 
 EPSILON = 1e-6
 #: The length of keys and queries before they are normalised: SiLU(LONG) is LONG, within e^-LONG of it.
