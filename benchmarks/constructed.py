@@ -116,9 +116,9 @@ def number(value: float) -> str:
     return "–" if pandas.isna(value) else f"{value:.2f}"
 
 
-def markdown(table: pandas.DataFrame) -> str:
-    """Return a table of texts as Markdown."""
-    head = [["method", *table.columns], ["---"] * (1 + len(table.columns))]
+def markdown(table: pandas.DataFrame, lines_are: str = "method") -> str:
+    """Return a table of texts as Markdown; `lines_are` heads its first column."""
+    head = [[lines_are, *table.columns], ["---"] * (1 + len(table.columns))]
     lines = [*head, *([method, *cells] for method, cells in zip(table.index, table.to_numpy(), strict=True))]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

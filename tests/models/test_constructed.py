@@ -9,6 +9,7 @@ from mambascope.errors import InputError
 from mambascope.models.constructed import MECHANISMS, build, constructed_models, mechanism_of
 from mambascope.models.constructed.adding import COUNT
 from mambascope.models.constructed.expected import expected_logits
+from mambascope.models.constructed.in_delta_net import in_delta_net
 from mambascope.models.constructed.in_softmax import in_softmax
 from mambascope.models.constructed.mechanisms import OVERWRITE, RECALL
 
@@ -58,7 +59,9 @@ def test_every_longer_text_too(name):
     assert_exact(name, LONGEST[mechanism_of(name).name][1], every=97)
 
 
-@pytest.mark.parametrize("name", ["recall-mamba", "overwrite-mamba2", "induction-delta", "count-mamba", "sum-mamba2"])
+@pytest.mark.parametrize(
+    "name", ["recall-mamba", "overwrite-mamba2", "induction-delta", "count-mamba", "count-delta", "sum-mamba2"]
+)
 def test_long_random_texts_too(name):
     mechanism, architecture = constructed_models()[f"constructed:{name}"]
     model = build(f"constructed:{name}")
@@ -131,6 +134,19 @@ def test_softmax_cannot_count():
     found = [int(logits(model, COUNT, [case])[0].argmax()) for case in cases]
     assert found != answers
     assert len(set(found)) == 1
+
+
+def test_a_delta_net_counts_by_steps_and_not_by_adding_up():
+    """Ones that are written whole replace each other: the machine without steps cannot tell 1 from 11."""
+    machine = COUNT.machine_in("delta")
+    assert machine.tokens == COUNT.machine.tokens, "one tokenizer reads for all"
+    (layer,) = machine.layers
+    whole = dataclasses.replace(layer, addresses=tuple(dataclasses.replace(one, step=1.0) for one in layer.addresses))
+    cases = [COUNT.rule(("0", *"1" * ones, "?")) for ones in range(1, 15)]
+    answers = [COUNT.machine.ids[case.answer] for case in cases]
+    for made, due in ((machine, True), (dataclasses.replace(machine, layers=(whole,)), False)):
+        model = in_delta_net(made)
+        assert ([int(logits(model, COUNT, [case])[0].argmax()) for case in cases] == answers) is due
 
 
 def test_what_does_not_exist_is_refused(monkeypatch):

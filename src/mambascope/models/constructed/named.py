@@ -52,7 +52,7 @@ def build(name: str) -> PreTrainedModel:
         InputError: if there is no such model.
     """
     mechanism, architecture = _find(name)
-    model = SET[architecture](mechanism.machine)
+    model = SET[architecture](mechanism.machine_in(architecture))
     model.name_or_path = model.config.name_or_path = name
     return model
 
