@@ -32,6 +32,10 @@ Made by `make constructed`; do not edit.
 
 {about} Each model read {texts} texts.
 
+Of what is known of methods this comes first, since nothing here was learnt; then come models that were trained from
+several seeds on tasks whose answers can come from one token alone ([trained_seeds.md](trained_seeds.md)), and then
+interventions on models of real text ([agreement.md](agreement.md)).
+
 What fails does so by the method's definition. Methods that average the steps of single layers give a relay's answer to
 the token that relayed it. Hidden attention and rollout see neither the convolution (`copy`) nor the gate (`gate`).
 Knockout and value zeroing cut what is mixed, after the convolution, so they name its neighbour. MambaLRP halves at an
@@ -40,6 +44,13 @@ Gradient × input is small at sources, since a norm ignores the size of what it 
 what the model is made for.
 
 {mechanisms}
+
+`gate` needs a gate that depends on the target, which only Mamba and Mamba-2 have. Softmax takes means, so it can
+neither count nor add up. What a delta net writes replaces part of what it holds: n ones in a row make
+1 - (1 - 1/16)^n, which tells n exactly, but a sum would depend on the order of its numbers.
+
+To read a text with one of these models: `mambascope info constructed:recall-mamba2` gives a text to try, and
+`mambascope explain "a=1 . b=3 , a?" --model constructed:recall-mamba2` explains it.
 
 ## Sources first, share on sources, share on tokens that must get nothing
 
