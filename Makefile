@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed agreement evaluate evaluate-pictures house figures vision-figures wheel zoo clean
+.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement evaluate evaluate-pictures house figures vision-figures wheel zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -61,7 +61,10 @@ layers: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.sequence_layers --out docs/sequence_layers.md
 
 constructed: .venv-test/ready
-	.venv-test/bin/python -m benchmarks.constructed --limit 3 --page docs/constructed.md
+	.venv-test/bin/python -m benchmarks.constructed --limit 10 --page docs/constructed.md
+
+seeds: .venv-test/ready
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m benchmarks.trained_seeds --seeds 5 --out docs/trained_seeds.md
 
 retrieval: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.hybrid_retrieval --scores 3 --out docs/hybrid_retrieval.md

@@ -39,11 +39,16 @@ FAST = [m.name for m in METHODS.values() if m.needs != "interventions" and m.rea
 BASELINES = ("recency", "random")
 RESAMPLES = 2000
 
-PAGE = """# Which method to trust
+PAGE = """# Which method agrees with interventions
 
 Made by `{command}`; do not edit.
 
 {about}
+
+This is the third kind of evidence: where the truth is known it goes before, by construction
+([constructed.md](constructed.md)) and in trained models whose answers come from one token
+([trained_seeds.md](trained_seeds.md)). Interventions are no truth: the two here agree less with each other than
+with some of the methods.
 
 {tables}
 

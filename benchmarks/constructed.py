@@ -2,7 +2,7 @@
 
     python -m benchmarks.constructed [--limit 30] [--out runs/constructed] [--page docs/constructed.md]
 
-The models of `mambascope.theory.constructed` are stock classes whose weights were written down, so it is known for each
+The models of `mambascope.models.constructed` are stock classes whose weights were written down, so it is known for each
 text which tokens the answer is made of (sources), which only guide the reading, and which must get nothing. A cell has
 the share of the K sources that are among the K highest scores, guides left out, and after it the share of all |score|
 on sources and on tokens that must get nothing, in percent; what is left is on guides. Means over texts and over the
@@ -24,13 +24,17 @@ from mambascope.evaluate.summary import ALL_LAYERS, long_table
 from mambascope.evaluate.tasks import find_task
 from mambascope.files import write_whole
 from mambascope.methods.registry import METHODS
-from mambascope.theory.constructed import MECHANISMS, constructed_models
+from mambascope.models.constructed import MECHANISMS, constructed_models
 
 PAGE = """# Where the truth is known by construction
 
 Made by `make constructed`; do not edit.
 
 {about} Each model read {texts} texts.
+
+Of what is known of methods this comes first, since nothing here was learnt; then come models that were trained from
+several seeds on tasks whose answers can come from one token alone ([trained_seeds.md](trained_seeds.md)), and then
+interventions on models of real text ([agreement.md](agreement.md)).
 
 What fails does so by the method's definition. Methods that average the steps of single layers give a relay's answer to
 the token that relayed it. Hidden attention and rollout see neither the convolution (`copy`) nor the gate (`gate`).
@@ -40,6 +44,13 @@ Gradient × input is small at sources, since a norm ignores the size of what it 
 what the model is made for.
 
 {mechanisms}
+
+`gate` needs a gate that depends on the target, which only Mamba and Mamba-2 have. Softmax takes means, so it can
+neither count nor add up. What a delta net writes replaces part of what it holds: n ones in a row make
+1 - (1 - 1/16)^n, which tells n exactly, but a sum would depend on the order of its numbers.
+
+To read a text with one of these models: `mambascope info constructed:recall-mamba2` gives a text to try, and
+`mambascope explain "a=1 . b=3 , a?" --model constructed:recall-mamba2` explains it.
 
 ## Sources first, share on sources, share on tokens that must get nothing
 
@@ -116,9 +127,9 @@ def number(value: float) -> str:
     return "–" if pandas.isna(value) else f"{value:.2f}"
 
 
-def markdown(table: pandas.DataFrame) -> str:
-    """Return a table of texts as Markdown."""
-    head = [["method", *table.columns], ["---"] * (1 + len(table.columns))]
+def markdown(table: pandas.DataFrame, lines_are: str = "method") -> str:
+    """Return a table of texts as Markdown; `lines_are` heads its first column."""
+    head = [[lines_are, *table.columns], ["---"] * (1 + len(table.columns))]
     lines = [*head, *([method, *cells] for method, cells in zip(table.index, table.to_numpy(), strict=True))]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

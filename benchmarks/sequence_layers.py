@@ -110,7 +110,7 @@ become.
 ## Where the truth is known
 
 Models with weights set by hand copy, recall by key, overwrite, count, add, subtract and do induction; what their
-answers come from is known without training (`mambascope.theory.constructed`). `mambascope evaluate constructed`
+answers come from is known without training (`mambascope.models.constructed`). `mambascope evaluate constructed`
 judges methods on them: [docs/constructed.md](constructed.md).
 """
 

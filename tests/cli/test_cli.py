@@ -195,6 +195,7 @@ def test_lists_name_every_method_and_model(run):
     assert all(name in out for name in mambascope.methods.METHODS)
     out = run("models")[1]
     assert all(name in out for name in mambascope.bundled_models())
+    assert "constructed:recall-mamba" in out
 
 
 @pytest.mark.parametrize(("channels", "count"), [("all", 24), ("mean", None), ("3,1", 2)])
@@ -282,7 +283,7 @@ def test_a_text_that_the_tokenizer_cannot_read_is_one_sentence(run, tmp_path, mo
     more = () if verb == "explain" else ("--layer", "0", "--out", tmp_path / "m.safetensors")
     code, out, err = run(verb, "-", "--model", folder, *more)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "this model's tokenizer cannot read 'When Mary and John went to the store' (WordLevel error" in err
+    assert "this model's tokenizer cannot read 'When Mary and John went to the store' (it has no token 'W')" in err
     assert "it knows 8 tokens, such as 'a', 'b'" in err
     code, _, err = run(verb, "bad", "--model", folder, *more)
     assert code == 0, err

@@ -9,12 +9,12 @@ import torch
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.evaluate.metrics.registry import listed_metrics
 from mambascope.evaluate.metrics.span_mass import sign_agreement
-from mambascope.evaluate.models import load_model
 from mambascope.evaluate.run import run
 from mambascope.evaluate.score_rows import ScoredRows
 from mambascope.evaluate.tasks import constructed, find_task
 from mambascope.evaluate.tasks.constructed import Constructed
-from mambascope.theory.constructed import MECHANISMS, constructed_models, mechanism_of
+from mambascope.loading.load import load as load_model
+from mambascope.models.constructed import MECHANISMS, constructed_models, mechanism_of
 from models import stock_model
 
 TASK = Constructed(lengths=(6,), per_length=1)
@@ -132,7 +132,7 @@ def test_texts_are_the_same_every_time_and_of_every_mechanism():
 
 
 def test_other_models_and_methods_are_refused():
-    with pytest.raises(InputError, match="there is no constructed model ''; choose one of "):
+    with pytest.raises(InputError, match="there is no constructed model ''; they are named constructed:MECH"):
         TASK.check((stock_model("mamba"), None), ["latim"])
     with pytest.raises(InputError, match="unknown method 'latin'"):
         TASK.check(load_model("constructed:copy-mamba"), ["latin"])
@@ -140,19 +140,6 @@ def test_other_models_and_methods_are_refused():
         TASK.check(load_model("constructed:copy-mamba"), ["norm-based"])
     with pytest.raises(InputError, match="there is no constructed model 'constructed:copy'"):
         load_model("constructed:copy")
-
-
-def test_a_model_is_loaded_in_the_precision_asked_for():
-    model, tokenizer = load_model("constructed:copy-mamba", dtype=torch.float64)
-    assert model.dtype == torch.float64
-    assert tokenizer is None
-    assert load_model("tiny-mamba")[1] is not None
-    with pytest.raises(InputError, match="constructed:copy-mamba cannot be put on the device nowhere: "):
-        load_model("constructed:copy-mamba", device="nowhere")
-    with pytest.raises(InputError, match="device meta holds no weights"):
-        load_model("constructed:copy-mamba", device="meta")
-    with pytest.raises(InputError, match="constructed:copy-mamba has its own tokens and reads no text"):
-        load_model("constructed:copy-mamba", tokenizer="tiny-mamba")
 
 
 def test_signs_agree_where_there_is_one():

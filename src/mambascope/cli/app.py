@@ -16,9 +16,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+MODEL = "A bundled name, zoo:NAME, constructed:NAME, a folder or a hub id."
+
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="NAME|PATH|HUB_ID"),
+    typer.Option(
+        "--model",
+        "-m",
+        help=MODEL,
+        metavar="NAME|PATH|HUB_ID",
+    ),
 ]
 TokenizerOption = Annotated[
     str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
@@ -224,7 +231,7 @@ def methods(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help=MODEL, metavar="MODEL")],
     stats: Annotated[
         str | None,
         typer.Option(help="Print what each layer remembers of a text (`-`: standard input).", metavar="TEXT"),
@@ -254,7 +261,8 @@ def info(
 @app.command()
 def classify(
     model: Annotated[
-        str | None, typer.Argument(help="A bundled name, zoo:NAME, a folder or a hub id.", metavar="MODEL")
+        str | None,
+        typer.Argument(help=MODEL, metavar="MODEL"),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="The reference layers of every kind, against theorem 1.")] = False,
     layer: Annotated[int | None, typer.Option(help="One layer of the model; by default all.")] = None,
@@ -342,7 +350,7 @@ def evaluate(
     methods: Annotated[str, typer.Option(help="The methods to judge, separated by commas.", metavar="A,B,C")],
     models: Annotated[
         str | None,
-        typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, separated by commas; default: the task's own."),
+        typer.Option(help="Names as in `explain`, separated by commas; default: the task's own."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Other data in the task's format: a path, or for records a hub id.")

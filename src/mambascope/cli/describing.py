@@ -18,6 +18,8 @@ from mambascope.inputs.checks import longest_text
 from mambascope.inputs.patches import patch_grid
 from mambascope.inputs.preparation import own_size, reads_pictures
 from mambascope.inputs.tokens import encode, text_ids
+from mambascope.loading.constructed import is_constructed
+from mambascope.models.constructed import mechanism_of
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
@@ -27,6 +29,9 @@ PROBE = "When Mary and John went to the store, John gave a drink to"
 
 #: Length of the probe in tokens when the model has no tokenizer, or one that cannot read the text.
 PROBE_LENGTH = 16
+
+#: Length in tokens of the text that a constructed model is shown with.
+EXAMPLE_LENGTH = 7
 
 
 def print_info(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, as_json: bool) -> None:
@@ -54,6 +59,7 @@ def _facts(name: str, model: PreTrainedModel, trace: Trace) -> dict[str, Any]:
         "layers": len(trace.layers),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
+        **(_mechanism(name) if is_constructed(name) else {}),
         **_reads(model, trace.inputs),
         **_sizes(trace.operator(0)),
         "probe_tokens": trace.layers[0].x.shape[1],
@@ -61,6 +67,20 @@ def _facts(name: str, model: PreTrainedModel, trace: Trace) -> dict[str, Any]:
         "probe_scan_error": max(record.scan_error for record in trace.layers),
         "probe_seconds": round(trace.seconds, 3),
         **{f"residual_{rule}": _residual(trace, rule) for rule in get_args(ActivationRule)},
+    }
+
+
+def _mechanism(name: str) -> dict[str, Any]:
+    """Return what a constructed model does, and a text with its answer and the words that the answer is made of."""
+    mechanism = mechanism_of(name)
+    case = mechanism.draw(EXAMPLE_LENGTH, torch.Generator().manual_seed(0))
+    sources = sorted(case.signs)
+    return {
+        "does": mechanism.does,
+        "words": " ".join(mechanism.machine.tokens),
+        "text": " ".join(token for token in case.tokens if token != mechanism.opens),
+        "text_answer": case.answer,
+        "text_sources": ", ".join(f"{place} {case.tokens[place]!r}" for place in sources),
     }
 
 

@@ -15,10 +15,10 @@ import transformers
 
 from mambascope.cli.means import averages, means_table
 from mambascope.errors import InputError
-from mambascope.evaluate.models import load_model
 from mambascope.evaluate.run import RunResult, run
 from mambascope.evaluate.task import Task
 from mambascope.evaluate.tasks import find_task
+from mambascope.loading.load import load as load_model
 from mambascope.numbering import shown
 from mambascope.progress import LateProgress
 

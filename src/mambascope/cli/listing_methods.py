@@ -25,8 +25,11 @@ or, where they ask for none, a position. *Time* is for one target as the text gr
 quadratic. *Reads* names the models: of selective scans alone (Mamba), of softmax attention alone (Transformers), or
 all, hybrids among them. Some take `variant="reference-code"`, which does what the paper's code does where it differs
 from its formulas. The default is `{answer}` (`alti-logit` for Transformers), which explains what is predicted, and
-`{default}` for single layers, for all positions and for models without a head; [evaluation.md](evaluation.md) and
-[agreement.md](agreement.md) say why.
+`{default}` for single layers, for all positions and for models without a head. Three pages say why, in this order:
+[constructed.md](constructed.md), on models whose weights were written down, so that the truth is known;
+[trained_seeds.md](trained_seeds.md), on small models trained from several seeds on tasks whose answers can come from
+one token alone; [agreement.md](agreement.md), on interventions. [evaluation.md](evaluation.md) has single trained
+models.
 
 {rows}
 """

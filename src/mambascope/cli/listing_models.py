@@ -14,6 +14,11 @@ from mambascope.errors import CheckpointError
 from mambascope.loading.bundled import packaged_models
 from mambascope.loading.zoo import how_to_get, place, zoo_models
 
+CONSTRUCTED = (
+    "Models known by construction are named constructed:MECHANISM-ARCHITECTURE, such as constructed:recall-mamba; "
+    "docs/constructed.md lists them, and `mambascope info constructed:recall-mamba` gives a text to try."
+)
+
 
 def print_models() -> None:
     """Print the bundled models with their families and sizes, and the zoo's with their tasks and sizes."""
@@ -43,6 +48,7 @@ def print_models() -> None:
     absent = [model for name, model in zoo_models().items() if model.address is None and place(name) is None]
     if absent:
         console.print(f"\n{len(absent)} of these are not here: {how_to_get('the folders of the models')}")
+    console.print(f"\n{CONSTRUCTED}")
 
 
 def parameters(file: Path) -> int:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.loading.bundled import bundled_models
+from mambascope.loading.constructed import is_constructed
 from mambascope.loading.load import load as load_model
 from mambascope.loading.zoo import PREFIX
 
@@ -23,7 +24,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return the model and tokenizer that the options name; raises as `mambascope.load` does."""
     transformers.logging.set_verbosity_error()
-    local = name in bundled_models() or name.startswith(PREFIX) or os.path.exists(name)
+    local = name in bundled_models() or name.startswith(PREFIX) or is_constructed(name) or os.path.exists(name)
     with warnings.catch_warnings(record=True) as assumed:
         warnings.simplefilter("always")
         with Console(stderr=True).status(f"loading {escape(name)}") if local else nullcontext():  # downloads show bars

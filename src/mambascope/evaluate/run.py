@@ -13,11 +13,11 @@ from mambascope.errors import InputError
 from mambascope.evaluate.fingerprint import Fingerprint, versions
 from mambascope.evaluate.fingerprint import fingerprint as model_fingerprint
 from mambascope.evaluate.manifest import Manifest, read_manifest
-from mambascope.evaluate.models import load_model
 from mambascope.evaluate.results import Damaged, ShardWriter, StoredRun, check_folder, claim, read_run, tidy
 from mambascope.evaluate.run_lock import LOCKS, locked
 from mambascope.evaluate.sample_runner import SampleResult, SampleRunner, Samples, in_subset, run_locally
 from mambascope.evaluate.task import Sample, Task
+from mambascope.loading.load import load as load_model
 from mambascope.loading.zoo import spelling
 from mambascope.numbering import shown
 

@@ -182,14 +182,30 @@ def _said(tokenizer: Any, text: str) -> Iterator[None]:
     except BaseException as error:
         if not _is_tokenizers_own(error):
             raise
+        unknown = _unknown_word(tokenizer, text)
+        reason = one_line(error) if unknown is None else f"it has no token {shown(unknown)}"
         raise InputError(
-            f"this model's tokenizer cannot read {shown(text)} ({one_line(error)}){_vocabulary(tokenizer)}"
+            f"this model's tokenizer cannot read {shown(text)} ({reason}){_vocabulary(tokenizer)}"
         ) from error
 
 
 def _is_tokenizers_own(error: BaseException) -> bool:
     """Return whether an error is the tokenizer's, rather than ours, an interruption or a lack of memory."""
     return is_tokenizers_own(error) and not isinstance(error, InputError)
+
+
+def _unknown_word(tokenizer: Any, text: str) -> str | None:
+    """Return the first word of a text that a tokenizer of whole words does not know; None if it is not of that kind."""
+    try:
+        rules = tokenizer.backend_tokenizer
+        if type(rules.model).__name__ != "WordLevel":
+            return None
+        written = text if rules.normalizer is None else rules.normalizer.normalize_str(text)
+        cut = [(written, (0, 0))] if rules.pre_tokenizer is None else rules.pre_tokenizer.pre_tokenize_str(written)
+        known = tokenizer.get_vocab()
+        return next((word for word, _ in cut if word not in known), None)
+    except Exception:  # the message already says what is wrong
+        return None
 
 
 def _vocabulary(tokenizer: Any) -> str:

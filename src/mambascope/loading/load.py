@@ -20,6 +20,7 @@ from mambascope.families import kinds_of_type, model_types
 from mambascope.loading import hub, mamba_ssm, mistral, pretrained, released_mambavision, released_vim, released_vmamba
 from mambascope.loading.bundled import bundled_folder, bundled_names
 from mambascope.loading.checkpoint import build_model, quiet, read_config
+from mambascope.loading.constructed import is_constructed, load_constructed
 from mambascope.loading.containers import SUFFIXES, read_contents
 from mambascope.loading.json_files import checked, is_file, is_folder, one_line
 from mambascope.loading.model_class import named_class, stock_class
@@ -67,11 +68,11 @@ def load(
 
     Args:
         name: a bundled model (`tiny-mamba`, `tiny-mamba2`, `tiny-hybrid`, `tiny-delta-hybrid`); one of the zoo, such as
-            `zoo:copying-mamba2`; a folder with config.json and weights, in the layout of transformers or of the
-            original `mamba_ssm` package; a folder with params.json, Mistral's own layout, of a Mamba model; a hub id,
-            `organisation/name`, of one of the first two layouts; or a file of Vim, VMamba or MambaVision as its authors
-            released it. The model's class is the one that config.json names in `architectures`, such as
-            BertForSequenceClassification.
+            `zoo:copying-mamba2`; one known by construction, such as `constructed:recall-mamba`; a folder with
+            config.json and weights, in the layout of transformers or of the original `mamba_ssm` package; a folder with
+            params.json, Mistral's own layout, of a Mamba model; a hub id, `organisation/name`, of one of the first two
+            layouts; or a file of Vim, VMamba or MambaVision as its authors released it. The model's class is the one
+            that config.json names in `architectures`, such as BertForSequenceClassification.
         dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
             is slow, and scores computed in it are inexact.
         device: where to put the model; by default the CPU.
@@ -88,13 +89,16 @@ def load(
     Raises:
         CheckpointError: if there is no such checkpoint, or it is incomplete, damaged, or larger than free memory.
         UnsupportedModelError: if the model belongs to a family, or has parts, that mambascope cannot read.
-        InputError: if dtype, device or image_size cannot be used.
+        InputError: if dtype, device or image_size cannot be used, or there is no constructed model of that name.
     """
     for given, what in ((name, "load"), (tokenizer, "tokenizer")):
         if not isinstance(given, (str, Path)) and (given is not None or what == "load"):
             raise InputError(f"{what} takes a name, a folder or a hub id, found {shown(given)}")
     flag(trust_remote_code, "trust_remote_code")
     dtype, device, image_size = _checked_dtype(dtype), _checked_device(device), _checked_size(image_size)
+    if is_constructed(name):
+        model, own_tokenizer = load_constructed(name, tokenizer=tokenizer, dtype=dtype)
+        return model.to(device), own_tokenizer
     own_tokenizer = None
     try:
         with quiet():

@@ -1,1 +1,1 @@
-"""Model code of our own: Vim, VMamba, MambaVision, which transformers does not have, and reference layers."""
+"""Model code of our own: Vim, VMamba, MambaVision, which transformers lacks; reference layers; constructed models."""

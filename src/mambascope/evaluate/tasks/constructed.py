@@ -1,6 +1,6 @@
 """Constructed models: is what a score says true, where the truth is known without training?
 
-The models (`mambascope.theory.constructed`) copy, recall, overwrite, count, add, subtract and do induction, by weights
+The models (`mambascope.models.constructed`) copy, recall, overwrite, count, add, subtract and do induction, by weights
 that were written down. For each text it is known which tokens the answer is made of, with which sign, which tokens only
 guide the reading, such as the key that is asked for, and which must get nothing. What is explained is the logit of the
 answer, after the last token.
@@ -27,7 +27,7 @@ from mambascope.evaluate.metrics.span_mass import sign_agreement, span_mass, spa
 from mambascope.evaluate.score_rows import ScoredRows, score_rows
 from mambascope.evaluate.task import MainTable, Row, Sample
 from mambascope.evaluate.variants import check_supported, find_variant
-from mambascope.theory.constructed import MECHANISMS, Case, constructed_models, mechanism_of
+from mambascope.models.constructed import MECHANISMS, Case, constructed_models, mechanism_of
 from mambascope.trace import capture
 
 
@@ -71,7 +71,7 @@ class Constructed:
         """Raise if the model is not a constructed one, or no method can read it."""
         model = loaded[0]
         mechanism_of(model.name_or_path)
-        if not self._readable(model, methods):
+        if not readable(model, methods):
             check_supported(model, methods)
 
     def evaluate(self, loaded: Any, sample: Sample, methods: Sequence[str], seed: int) -> list[Row]:
@@ -79,33 +79,50 @@ class Constructed:
         model = loaded[0]
         mechanism = mechanism_of(model.name_or_path)
         case = self._case(mechanism.name, sample)
-        inputs: dict[str, Any] = {"input_ids": torch.tensor([mechanism.ids(case)], device=model.device)}
-        trace = capture(model, **inputs)
-        answer = readouts.token(case.target, mechanism.machine.ids[case.answer])
-        rows = []
-        for name in self._readable(model, methods):
-            try:
-                for scored in score_rows(model, inputs, [name], [answer], trace):
-                    rows += _rows(scored, case)
-            except UnsupportedModelError:  # what a method finds out only from the text, such as gradients without mean
-                continue
-        return rows
+        return judge(model, mechanism.ids(case), mechanism.machine.ids[case.answer], case, methods)
 
     def _case(self, mechanism: str, sample: Sample) -> Case:
         generator = torch.Generator().manual_seed(int(sample.data["seed"]))
         return MECHANISMS[mechanism].draw(int(sample.data["length"]), generator)
 
-    def _readable(self, model: Any, methods: Sequence[str]) -> list[str]:
-        """Return the methods that can read the model; raises InputError for a name that is none."""
-        able = []
-        for name in methods:
-            find_variant(name)
-            try:
-                check_supported(model, [name])
-            except UnsupportedModelError:
-                continue
-            able.append(name)
-        return able
+
+def judge(model: Any, ids: Sequence[int], answer: int, case: Case, methods: Sequence[str]) -> list[Row]:
+    """Return the metrics of every method that can read a model, in each layer and for the whole model.
+
+    Args:
+        model: A model that answers the case.
+        ids: The case's tokens in the model's vocabulary.
+        answer: The token whose logit is explained, after the last one.
+        case: What is known of the text.
+        methods: Names of methods; those that cannot read the model have no rows.
+
+    Raises:
+        InputError: if there is no method of that name.
+    """
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    trace = capture(model, **inputs)
+    explained = readouts.token(case.target, answer)
+    rows = []
+    for name in readable(model, methods):
+        try:
+            for scored in score_rows(model, inputs, [name], [explained], trace):
+                rows += _rows(scored, case)
+        except UnsupportedModelError:  # what a method finds out only from the text, such as gradients without mean
+            continue
+    return rows
+
+
+def readable(model: Any, methods: Sequence[str]) -> list[str]:
+    """Return the methods that can read the model; raises InputError for a name that is none."""
+    able = []
+    for name in methods:
+        find_variant(name)
+        try:
+            check_supported(model, [name])
+        except UnsupportedModelError:
+            continue
+        able.append(name)
+    return able
 
 
 def _rows(scored: ScoredRows, case: Case) -> list[Row]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MambaConfig, MambaForCausalLM
 
-from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, REWRITE, UNIT, Carry, Layer, Machine
+from mambascope.models.constructed.machine import ALWAYS, FAR, FIRST, ONE, REWRITE, UNIT, Carry, Layer, Machine
 
 #: The decay rate of a memory that a reset clears: a step of FAR / SLOW does.
 SLOW = 1e-8

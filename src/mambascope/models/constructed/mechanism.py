@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from mambascope.errors import InputError
-from mambascope.theory.constructed.machine import Machine
+from mambascope.models.constructed.machine import Machine
 
 Architecture = Literal["mamba", "mamba2", "delta", "softmax"]
 #: How many texts are drawn before a length is given up.
@@ -62,6 +62,7 @@ class Mechanism:
         architectures: Those in which it is exact.
         opens: A token that begins each text; none if empty.
         tells: Whether a case shows what the mechanism is about; only such are drawn.
+        instead: Machines of the same tokens, for architectures that do the same in a way of their own.
     """
 
     name: str
@@ -73,6 +74,11 @@ class Mechanism:
     architectures: tuple[Architecture, ...]
     opens: str = ""
     tells: Callable[[Case], bool] = lambda case: bool(case.idle)
+    instead: Mapping[Architecture, Machine] = field(default_factory=dict)
+
+    def machine_in(self, architecture: Architecture) -> Machine:
+        """Return the machine that is set into the weights of an architecture."""
+        return self.instead.get(architecture, self.machine)
 
     def texts(self, length: int) -> Iterator[tuple[str, ...]]:
         """Yield all texts of a length."""

@@ -7,8 +7,8 @@ architectures: Mamba-1, Mamba-2, the gated delta net and softmax attention (`in_
 computed by plain arithmetic (`expected.py`) and asserted over all inputs of small sizes.
 """
 
-from mambascope.theory.constructed.mechanism import Case, Mechanism
-from mambascope.theory.constructed.mechanisms import MECHANISMS
-from mambascope.theory.constructed.named import PREFIX, build, constructed_models, mechanism_of
+from mambascope.models.constructed.mechanism import Case, Mechanism
+from mambascope.models.constructed.mechanisms import MECHANISMS
+from mambascope.models.constructed.named import PREFIX, build, constructed_models, mechanism_of
 
 __all__ = ["MECHANISMS", "PREFIX", "Case", "Mechanism", "build", "constructed_models", "mechanism_of"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mambascope.models.constructed.adding import COUNT, SUM
+from mambascope.models.constructed.machine import ALWAYS, FIRST, REWRITE, Address, Carry, Layer, Machine
+from mambascope.models.constructed.mechanism import Architecture, Case, Mechanism
 from mambascope.registry import Registry
-from mambascope.theory.constructed.adding import COUNT, SUM
-from mambascope.theory.constructed.machine import ALWAYS, FIRST, REWRITE, Address, Carry, Layer, Machine
-from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanism
 
 ALL: tuple[Architecture, ...] = ("mamba", "mamba2", "delta", "softmax")
 #: Those whose gate follows what is read and depends on the target.

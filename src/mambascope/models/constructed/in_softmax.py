@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mambascope.theory.constructed.in_mamba import EPSILON, zero
-from mambascope.theory.constructed.machine import ALWAYS, FIRST, REWRITE, Layer, Machine
+from mambascope.models.constructed.in_mamba import EPSILON, zero
+from mambascope.models.constructed.machine import ALWAYS, FIRST, REWRITE, Layer, Machine
 
 MARGIN = 40.0
 

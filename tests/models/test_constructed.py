@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from mambascope.errors import InputError
-from mambascope.theory.constructed import MECHANISMS, build, constructed_models, mechanism_of
-from mambascope.theory.constructed.adding import COUNT
-from mambascope.theory.constructed.expected import expected_logits
-from mambascope.theory.constructed.in_softmax import in_softmax
-from mambascope.theory.constructed.mechanisms import OVERWRITE, RECALL
+from mambascope.models.constructed import MECHANISMS, build, constructed_models, mechanism_of
+from mambascope.models.constructed.adding import COUNT
+from mambascope.models.constructed.expected import expected_logits
+from mambascope.models.constructed.in_delta_net import in_delta_net
+from mambascope.models.constructed.in_softmax import in_softmax
+from mambascope.models.constructed.mechanisms import OVERWRITE, RECALL
 
 #: The longest texts of which all are enumerated, each time and by `make test-slow`.
 LONGEST = {
@@ -58,7 +59,9 @@ def test_every_longer_text_too(name):
     assert_exact(name, LONGEST[mechanism_of(name).name][1], every=97)
 
 
-@pytest.mark.parametrize("name", ["recall-mamba", "overwrite-mamba2", "induction-delta", "count-mamba", "sum-mamba2"])
+@pytest.mark.parametrize(
+    "name", ["recall-mamba", "overwrite-mamba2", "induction-delta", "count-mamba", "count-delta", "sum-mamba2"]
+)
 def test_long_random_texts_too(name):
     mechanism, architecture = constructed_models()[f"constructed:{name}"]
     model = build(f"constructed:{name}")
@@ -133,12 +136,30 @@ def test_softmax_cannot_count():
     assert len(set(found)) == 1
 
 
+def test_a_delta_net_counts_by_steps_and_not_by_adding_up():
+    """Ones that are written whole replace each other: the machine without steps cannot tell 1 from 11."""
+    machine = COUNT.machine_in("delta")
+    assert machine.tokens == COUNT.machine.tokens, "one tokenizer reads for all"
+    (layer,) = machine.layers
+    whole = dataclasses.replace(layer, addresses=tuple(dataclasses.replace(one, step=1.0) for one in layer.addresses))
+    cases = [COUNT.rule(("0", *"1" * ones, "?")) for ones in range(1, 15)]
+    answers = [COUNT.machine.ids[case.answer] for case in cases]
+    for made, due in ((machine, True), (dataclasses.replace(machine, layers=(whole,)), False)):
+        model = in_delta_net(made)
+        assert ([int(logits(model, COUNT, [case])[0].argmax()) for case in cases] == answers) is due
+
+
 def test_what_does_not_exist_is_refused(monkeypatch):
-    with pytest.raises(InputError, match="there is no constructed model 'constructed:sum-softmax'; choose one of "):
+    with pytest.raises(
+        InputError, match="'constructed:sum-softmax'; near it are constructed:sum-mamba, constructed:sum-mamba2"
+    ):
         build("constructed:sum-softmax")
+    named = "they are named constructed:MECHANISM-ARCHITECTURE, with the mechanisms copy, relay, .*, softmax$"
+    with pytest.raises(InputError, match=named):
+        build("constructed:")
     with pytest.raises(InputError, match="sum reads up to 11 tokens, and 12 were asked for"):
         MECHANISMS["sum"].draw(12, torch.Generator())
-    monkeypatch.setattr("mambascope.theory.constructed.mechanism.TRIES", 100)
+    monkeypatch.setattr("mambascope.models.constructed.mechanism.TRIES", 100)
     with pytest.raises(InputError, match="no text of 2 tokens that tells something of recall was found"):
         RECALL.draw(2, torch.Generator())
 

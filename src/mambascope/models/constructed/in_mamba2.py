@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
-from mambascope.theory.constructed.in_mamba import EPSILON, SLOW, TAPS, flip, norm_weight, zero
-from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, REWRITE, UNIT, Layer, Machine
+from mambascope.models.constructed.in_mamba import EPSILON, SLOW, TAPS, flip, norm_weight, zero
+from mambascope.models.constructed.machine import ALWAYS, FAR, FIRST, ONE, REWRITE, UNIT, Layer, Machine
 
 
 def in_mamba2(machine: Machine) -> Mamba2ForCausalLM:

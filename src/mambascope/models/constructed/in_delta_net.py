@@ -1,7 +1,8 @@
 """A machine as gated delta nets, those of Qwen3-Next: keys are written, read, and written over.
 
 A layer is one head: the key is the address that a token writes, the query the one that it reads, the value what is
-carried. β = σ(FAR) is 1, so writing an address again removes what it held; nothing else decays. A token without an
+carried. β = σ(FAR) is 1, so writing an address again removes what it held, unless the address is written in steps; then
+β is the step. Nothing else decays, but that a reset forgets all. A token without an
 address has the key 0, which writes nothing. A lag is a tap of the convolution of values under one constant key. The
 norm before the gate divides what is read by its own size; W_o multiplies it again, by the size that an answer has. The
 MLPs are zero.
@@ -17,8 +18,8 @@ from typing import Any
 
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
-from mambascope.theory.constructed.in_mamba import TAPS, flip, norm_weight, zero
-from mambascope.theory.constructed.machine import ALWAYS, FAR, FIRST, ONE, Layer, Machine
+from mambascope.models.constructed.in_mamba import TAPS, flip, norm_weight, zero
+from mambascope.models.constructed.machine import ALWAYS, FAR, FIRST, ONE, Layer, Machine
 
 EPSILON = 1e-6
 #: The length of keys and queries before they are normalised: SiLU(LONG) is LONG, within e^-LONG of it.
@@ -70,8 +71,13 @@ def _write(layer: Layer, mixer: Any, places: dict[str, int]) -> None:
     keys, values = mixer.head_k_dim, mixer.head_v_dim
     mixer.norm.weight.fill_(1)
     mixer.in_proj_qkvz.weight[2 * keys + values :, places[ALWAYS]] = ONE
-    mixer.in_proj_ba.weight[0, places[ALWAYS]] = FAR  # β
-    if layer.lag is None:
+    _step(layer, mixer, places)
+    if layer.resets:  # Δ is e^-FAR, and FAR where all is forgotten
+        mixer.A_log.fill_(0)
+        mixer.dt_bias.fill_(-FAR)
+        mixer.in_proj_ba.weight[1, places[str(layer.forgets)]] = 2 * FAR
+        addresses = [(address.written, address.read) for address in layer.addresses]
+    elif layer.lag is None:
         mixer.A_log.fill_(-FAR)
         addresses = [(address.written, address.read) for address in layer.addresses]
     else:  # everything is forgotten at once: exp(-e^10 softplus(0)) is 0
@@ -85,6 +91,16 @@ def _write(layer: Layer, mixer: Any, places: dict[str, int]) -> None:
     for k, carry in enumerate(layer.carries):
         _see(mixer, 2 * keys + k, carry.feature, ONE, places, lag=layer.lag or 0)
         mixer.out_proj.weight[places[carry.slot], k] = carry.weight * scale
+
+
+def _step(layer: Layer, mixer: Any, places: dict[str, int]) -> None:
+    """Set β, by the address that is written if they differ."""
+    if all(address.step == 1 for address in layer.addresses):
+        mixer.in_proj_ba.weight[0, places[ALWAYS]] = FAR
+        return
+    for address in layer.addresses:
+        step = math.log(address.step / (1 - address.step)) if address.step < 1 else FAR
+        mixer.in_proj_ba.weight[0, places[address.written]] = step
 
 
 def _see(mixer: Any, channel: int, feature: str, size: float, places: dict[str, int], lag: int = 0) -> None:

@@ -40,10 +40,14 @@ class Carry:
 
 @dataclass(frozen=True)
 class Address:
-    """A place of the memory: sources with the feature `written` are kept there, targets with `read` read them."""
+    """A place of the memory: sources with the feature `written` are kept there, targets with `read` read them.
+
+    Of delta nets, `step` is the part of what is kept that each source writes over.
+    """
 
     written: str
     read: str
+    step: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from mambascope.theory.constructed.machine import ALWAYS, Address, Carry, Layer, Machine
-from mambascope.theory.constructed.mechanism import Architecture, Case, Mechanism
+from collections.abc import Sequence
 
-#: Those whose memory adds up: softmax takes means, and the norm of a delta net's head divides a lone sum by itself.
+from mambascope.models.constructed.machine import ALWAYS, Address, Carry, Layer, Machine
+from mambascope.models.constructed.mechanism import Architecture, Case, Mechanism
+
+#: Those whose memory adds up: softmax takes means, and what a delta net writes depends on what it holds.
 ADDING: tuple[Architecture, ...] = ("mamba", "mamba2")
 NUMBERS = ("1", "2", "3")
+#: The part of what is missing to 1 that a delta net writes for each one: n ones make 1 - (1 - STEP)^n.
+STEP = 1 / 16
+MOST = 15
 
 
-def _decoded(most: int) -> dict[str, dict[str, float]]:
-    """Return readouts of a number n: 2kn - k² is highest for k = n, and stays so if both are divided by anything."""
-    return {f"={k}": {"total": 2.0 * k, "unit": -float(k * k)} for k in range(most + 1)}
+def _decoded(numbers: Sequence[int] | Sequence[float]) -> dict[str, dict[str, float]]:
+    """Return readouts of any numbers x: 2xn - x² is highest for x = n, and stays so if both are divided by anything."""
+    return {f"={k}": {"total": 2.0 * x, "unit": -float(x * x)} for k, x in enumerate(numbers)}
 
 
 def _counted(text: tuple[str, ...]) -> Case | None:
@@ -24,21 +29,37 @@ def _counted(text: tuple[str, ...]) -> Case | None:
         return None
     guides = {target, begin - 1} if begin else {target}
     count = target - begin
-    return Case(text, f"={count}", dict.fromkeys(range(begin, target), 1), frozenset(guides), ({"one": count},))
+    held = ({"one": count, "asks": 1},)
+    return Case(text, f"={count}", dict.fromkeys(range(begin, target), 1), frozenset(guides), held)
 
 
+_BITS = {"0": ("zero",), "1": ("one",), "?": ("asks",), **{f"={k}": () for k in range(MOST + 1)}}
+#: A delta net that is written into at one address takes steps towards 1; it keeps the question at another.
+_COUNT_BY_STEPS = Machine(
+    _BITS,
+    _decoded([1 - (1 - STEP) ** k for k in range(MOST + 1)]),
+    (
+        Layer(
+            (Carry("one", "total"), Carry("asks", "unit")),
+            (Address("one", ALWAYS, STEP), Address("asks", "asks")),
+            forgets="zero",
+            at_once=2,
+        ),
+    ),
+)
 COUNT = Mechanism(
     "count",
     "counts the ones in a row at the end",
     Machine(
-        {"0": ("zero",), "1": ("one",), "?": ("asks",), **dict.fromkeys(_decoded(15), ())},
-        _decoded(15),
+        _BITS,
+        _decoded(range(MOST + 1)),
         (Layer((Carry("one", "total"),), (Address("one", ALWAYS),), forgets="zero", reference="unit"),),
     ),
     ("0", "1"),
     ("?",),
     _counted,
-    ADDING,
+    (*ADDING, "delta"),
+    instead={"delta": _COUNT_BY_STEPS},
 )
 
 
@@ -62,9 +83,9 @@ SUM = Mechanism(
             **{value: ("number", f"number {value}") for value in NUMBERS},
             "[": ("opens",),
             "]": ("closes",),
-            **dict.fromkeys(_decoded(30), ()),
+            **{f"={k}": () for k in range(31)},
         },
-        _decoded(30),
+        _decoded(range(31)),
         (
             Layer(
                 tuple(Carry(f"number {value}", "total", float(value)) for value in NUMBERS),
