@@ -76,8 +76,8 @@ def load(
             is slow, and scores computed in it are inexact.
         device: where to put the model; by default the CPU.
         tokenizer: folder or hub id of the tokenizer, if the model's own folder has none.
-        image_size: side in pixels of the pictures that a released Vim or MambaVision was trained on, for files that do
-            not say it; by default 224, as in the published models.
+        image_size: side in pixels of the pictures that a released Vim, VMamba or MambaVision was trained on, for files
+            that do not say it; by default 224, as in the published models. A folder's config.json says it.
         trust_remote_code: allow a checkpoint to run its own Python code. Only for code that you have read.
 
     Returns:
@@ -88,7 +88,8 @@ def load(
     Raises:
         CheckpointError: if there is no such checkpoint, or it is incomplete, damaged, or larger than free memory.
         UnsupportedModelError: if the model belongs to a family, or has parts, that mambascope cannot read.
-        InputError: if dtype, device or image_size cannot be used.
+        InputError: if dtype, device or image_size cannot be used, or image_size is given for anything but a released
+            file.
     """
     for given, what in ((name, "load"), (tokenizer, "tokenizer")):
         if not isinstance(given, (str, Path)) and (given is not None or what == "load"):
@@ -101,6 +102,11 @@ def load(
             released = _released(name, dtype=dtype, image_size=image_size)
             if released is not None:
                 model, told = released
+            elif image_size is not None:
+                raise InputError(
+                    f"image_size={image_size} is for files of Vim, VMamba or MambaVision as their authors released "
+                    f"them, which do not say it, and {shown(str(name))[1:-1]} is no such file; leave it out"
+                )
             else:
                 model, own_tokenizer, told = _from_folder(name, dtype, tokenizer, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -121,7 +127,7 @@ def _released(name: str | Path, *, dtype: torch.dtype, image_size: int | None) -
     if found := find_released(contents, released_vim.LAYOUT):
         model, notes = released_vim.build(found, image_size=image_size, dtype=dtype)
     elif found := find_released(contents, released_vmamba.LAYOUT):
-        model, notes = released_vmamba.build(found, dtype=dtype)
+        model, notes = released_vmamba.build(found, image_size=image_size, dtype=dtype)
     elif found := find_released(contents, released_mambavision.LAYOUT):
         model, notes = released_mambavision.build(found, image_size=image_size, dtype=dtype)
     else:
