@@ -73,7 +73,11 @@ def load(
             released it. The model's class is the one that config.json names in `architectures`, such as
             BertForSequenceClassification.
         dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
-            is slow, and scores computed in it are inexact.
+            is slow, and scores computed in it are inexact. In bfloat16 and float16, transformers keeps some parameters
+            in float32 all the same: A_log of Zamba and OlmoHybrid, dt_bias of Kimi Linear, the routers of NemotronH and
+            Kimi Linear (gate.weight, e_score_correction_bias), expert_bias of LFM2-MoE, the frequencies of rotary
+            embeddings; in float16 also time_decay and time_first of RWKV-4. A_log, D and dt_bias of other families are
+            rounded like all weights.
         device: where to put the model; by default the CPU.
         tokenizer: folder or hub id of the tokenizer, if the model's own folder has none.
         image_size: side in pixels of the pictures that a released Vim, VMamba or MambaVision was trained on, for files
