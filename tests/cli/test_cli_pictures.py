@@ -12,6 +12,7 @@ import mambascope
 from browser import open_file
 from mambascope.cli import main
 from mambascope.explanation import explain
+from mambascope.models.vim import VisionMamba, VisionMambaConfig
 from page_contents import data_of
 from picture_checkpoints import PROCESSOR, astronaut, cat, saved, vim, vit
 
@@ -287,3 +288,44 @@ def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, t
         assert words in err, arguments
         assert err.count("\n") == 1, err
         assert not out
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A Vim for 32 pixels in a file that does not say so."""
+    path = tmp_path / "vim.pth"
+    torch.save({"model": vim().state_dict()}, path)
+    return path
+
+
+def test_a_released_file_whose_size_is_not_known_is_loaded_with_the_option_that_its_refusal_names(
+    run, models, photographs, released
+):
+    picture = photographs / "cat.jpg"
+    code, out, err = run("explain", picture, "--model", released)
+    assert (code, out) == (2, "")
+    assert "say which size with --image-size 32 if patches are side by side" in err
+    for verb in (("explain", picture, "--model", released), ("info", released)):
+        code, out, err = run(*verb, "--image-size", 32, "--json")
+        assert code == 0, err
+    code, out, err = run("compare", picture, "--models", f"{released},{models['vit']}", "--image-size", 32, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["models"]) == 2
+
+
+def test_a_size_is_refused_where_the_model_says_its_own(run, models, photographs):
+    picture = photographs / "cat.jpg"
+    code, _, err = run("explain", picture, "--model", models["vim"], "--image-size", 32)
+    assert code == 2
+    assert "--image-size 32 is for files of Vim, VMamba or MambaVision" in err
+    code, _, err = run("compare", picture, "--models", f"{models['vim']},{models['vit']}", "--image-size", 32)
+    assert code == 2
+    assert "none of these is one" in err
+
+
+def test_an_assumed_size_is_told_with_the_option(run, tmp_path):
+    config = VisionMambaConfig(image_size=224, patch_size=16, hidden_size=16, num_hidden_layers=1, num_labels=3)
+    torch.save({"model": VisionMamba(config).state_dict()}, tmp_path / "vim.pth")
+    code, _, err = run("info", tmp_path / "vim.pth")
+    assert code == 0
+    assert "pictures of 224 pixels, a stride of 16 (--image-size … says otherwise)" in err

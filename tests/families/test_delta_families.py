@@ -227,11 +227,11 @@ def test_a_rule_that_is_not_the_models_is_caught_on_the_first_tokens(monkeypatch
     """Read without the scale of q, and without the removal of what a key held: the usual heuristic."""
 
     def unscaled(*args, **kwargs):
-        call = qwen3_next.read(*args, **kwargs)
+        call = gated_delta.read(*args, **kwargs)
         return replace(call, coefficients=call.coefficients | {"q": call.coefficients["q"] * 2})
 
     def nothing_removed(consumed, dtype):
-        return NothingRemoved(**vars(qwen3_next.gated_delta(consumed, dtype)))
+        return NothingRemoved(**vars(gated_delta.gated_delta(consumed, dtype)))
 
     model = hybrid_model("qwen3_next")
     for wrong in ({"read": unscaled}, {"scan": nothing_removed}):

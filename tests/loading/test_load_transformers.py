@@ -11,6 +11,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, GPT2Config, GPT2Model
 
 import mambascope
+from hybrids import hybrid_model
 from mambascope.errors import CheckpointError, UnsupportedModelError
 from mambascope.families import kinds_of_type, model_types
 from mambascope.loading import hub
@@ -422,3 +423,43 @@ def test_a_vision_model_has_no_tokenizer(tmp_path):
     saved(stock_transformer("vit"), tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor"}')
     assert load(tmp_path)[1] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_decays_that_follow_from_the_configuration_may_be_missing(tmp_path, dtype):
+    """MiniMax stores them; its class computes them anew if they are not in the file. Nothing else may be missing."""
+    lost = "model.layers.0.self_attn.qkv_proj.weight"
+    folder = saved(hybrid_model("minimax", num_hidden_layers=3), tmp_path)
+    names = {name for name in load_file(folder / "model.safetensors") if name.endswith(("_decay", "slope_rate"))}
+    assert names
+    whole = load(folder, dtype=dtype)[0]
+    edit_tensors(folder, lambda tensors: {name: value for name, value in tensors.items() if name not in names})
+    given, found = whole.state_dict(), load(folder, dtype=dtype)[0].state_dict()
+    assert given.keys() == found.keys()
+    for name in given:
+        assert found[name].dtype == given[name].dtype, name
+        torch.testing.assert_close(found[name], given[name], rtol=1e-6, atol=0, msg=name)  # float32 decays
+    edit_tensors(folder, lambda tensors: {name: value for name, value in tensors.items() if name != lost})
+    refused(CheckpointError, f"lacks 1 tensor that a MiniMaxForCausalLM needs: {lost}", folder)
+
+
+#: What the docstring of `load` says of half precision, besides the frequencies of rotary embeddings.
+KEPT = {
+    "zamba": {"A_log"},
+    "olmo_hybrid": {"A_log"},
+    "kimi_linear": {"dt_bias", "gate.weight", "e_score_correction_bias"},
+    "nemotron_h": {"gate.weight", "e_score_correction_bias"},
+    "lfm2_moe": {"expert_bias"},
+    "jamba": set(),
+    "qwen3_next": set(),
+}
+
+
+@pytest.mark.parametrize("family", KEPT)
+def test_what_stays_in_float32_in_half_precision_is_what_the_docstring_says(tmp_path, family):
+    model = load(saved(hybrid_model(family), tmp_path), dtype=torch.bfloat16)[0]
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    wider = {name for name, value in tensors.items() if value.is_floating_point() and value.dtype != torch.bfloat16}
+    kept = {name for name in wider if not name.endswith("inv_freq")}
+    assert {name for name in kept if not name.endswith(tuple(KEPT[family]) or "none")} == set()
+    assert {end for end in KEPT[family] if any(name.endswith(end) for name in kept)} == KEPT[family]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mambascope.errors import InputError
+from mambascope.inputs.preparation import own_size
 from mambascope.loading.load import load
 from mambascope.models.vim import VisionMamba, VisionMambaConfig
 from refusals import refused
@@ -27,7 +28,7 @@ def tensors_of(patch, positions, width=16):
 def test_pictures_of_another_size_are_not_taken_for_224_pixels(tmp_path, patch, size):
     torch.save({"model": tensors_of(patch, (size // patch) ** 2)}, tmp_path / "vim.pth")
     message = refused(tmp_path / "vim.pth", "do not have at a plausible stride")
-    assert f"pass image_size to mambascope.load, such as image_size={size} for patches side by side" in message
+    assert f"say which size with image_size={size} if patches are side by side" in message
     held = torch.load(tmp_path / "vim.pth", weights_only=True)
     torch.save(held | {"args": {"model": "vim_midclstok_div2"}}, tmp_path / "vim.pth")  # then nothing is assumed
     config = load(tmp_path / "vim.pth", image_size=size)[0].config
@@ -91,4 +92,17 @@ def test_the_windows_of_a_mambavision_follow_from_the_size_of_its_pictures(tmp_p
     torch.save({"state_dict": small("mambavision", torch.float32).state_dict()}, tmp_path / "mv.pth.tar")
     with pytest.warns(UserWarning, match="heads by stage"):
         assert load(tmp_path / "mv.pth.tar", image_size=256)[0].config.windows == [8, 8, 16, 8]
-    refused(tmp_path / "mv.pth.tar", "must be a multiple of 32", image_size=100)
+    refused(tmp_path / "mv.pth.tar", "is not a multiple of 32", image_size=100)
+
+
+def test_a_vmamba_resizes_pictures_to_the_size_that_it_was_trained_on(tmp_path):
+    """It reads any size, so nothing else in it depends on this."""
+    torch.save({"model": small("vmamba", torch.float32).state_dict()}, tmp_path / "vmamba.pth")
+    for given, side in ((None, 224), (384, 384)):
+        assert own_size(load(tmp_path / "vmamba.pth", image_size=given)[0]) == (side, side)
+
+
+@pytest.mark.parametrize("name", ["tiny-mamba", "no-such-model"])
+def test_a_size_is_refused_for_anything_but_a_released_file(name):
+    with pytest.raises(InputError, match=f"image_size=32 is for files of Vim.* and {name} is no such file; leave it"):
+        load(name, image_size=32)

@@ -75,7 +75,7 @@ def test_products_and_the_whole_tile_are_those_of_the_recurrence(decay, length):
     check_products(rule)
 
 
-@pytest.mark.parametrize("extreme", [0.0, -1e-9, -50.0, -400.0])
+@pytest.mark.parametrize("extreme", [0.0, -1e-9, -50.0, -400.0, -torch.inf])
 @pytest.mark.parametrize("decay", DECAYS)
 def test_extreme_decays_neither_overflow_nor_lose_anything(decay, extreme):
     """Without any decay, β = 2 and equal keys flip the sign of the state at every token."""

@@ -27,7 +27,7 @@ HEADS, N, WIDE = 3, 5, 6  # two channels for each matrix
 
 
 class Draws:
-    """Normal numbers from one seed, and logarithms of decays, some of them extreme."""
+    """Normal numbers from one seed, and logarithms of decays, some of them extreme; a decay of 0 has the log -∞."""
 
     def __init__(self, seed, texts):
         self.generator, self.texts = torch.Generator().manual_seed(seed), texts
@@ -38,7 +38,7 @@ class Draws:
     def fall(self, *shape, extreme):
         fall = torch.nn.functional.logsigmoid(2 * self.normal(*shape) + 1)
         chosen = self.normal(*shape) > 0.5
-        return fall if extreme is None else fall.masked_fill(chosen, math.log(extreme))
+        return fall if extreme is None else fall.masked_fill(chosen, math.log(extreme) if extreme else -math.inf)
 
 
 def skip():
@@ -147,13 +147,15 @@ def test_products_and_tiles_are_those_of_the_recurrence(make, length):
     check(scan, alpha)
 
 
-@pytest.mark.parametrize("extreme", [1e-6, 0.999999, 1.0, 1e-200])
+@pytest.mark.parametrize("extreme", [1e-6, 0.999999, 1.0, 1e-200, 0.0])
 def test_extreme_decays_neither_overflow_nor_lose_anything(make, extreme):
     check(*make(130, extreme=extreme))
 
 
-def test_float32_loses_its_own_rounding_only(make):
-    scan, alpha = make(130)
+@pytest.mark.parametrize("extreme", [None, 1e-60, 0.0])
+def test_float32_loses_its_own_rounding_only(make, extreme):
+    """Also where strong decays would make sums of their logarithms large: 64 of e^-138 have a spacing of 5e-4."""
+    scan, alpha = make(130, extreme=extreme)
     cached = ("chunks", "at_once", "afterwards", "_kept")
     given = {name: part if part is None else part.float() for name, part in vars(scan).items() if name not in cached}
     check(type(scan)(**given), alpha, bound=2e-5)

@@ -1,10 +1,13 @@
 """Hidden attention in all its forms against the loops of `naive`; products; blocks; recurrences."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dense_reference import distance
 from mambascope.operators import naive
 from mambascope.operators.blocks import Block, Workspace, causal_blocks, split
 from mambascope.operators.recurrence import channel_recurrence, head_recurrence
@@ -44,6 +47,31 @@ def test_products_are_those_of_the_matrix(kind, length):
     v = torch.randn(2, length, len(scan.skip), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(scan.apply(v), torch.einsum("bdij,bjd->bid", matrix, v), rtol=1e-11, atol=1e-12)
     assert torch.allclose(scan.apply_transposed(v), torch.einsum("bid,bdij->bjd", v, matrix), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rate_of_minus_infinity_forgets_everything_before(kind, dtype):
+    """As in the model, whose decays exp(Δ A) are zero then; beside it, rates that are no more than strong."""
+    length = 70
+    scan = make_scan(kind, length)
+    scan = replace(scan, A=scan.A.index_fill(0, torch.tensor([1]), -torch.inf).index_fill(0, torch.tensor([2]), -900))
+    dense, bound = naive_maps(scan), {torch.float64: 1e-11, torch.float32: 2e-5}[dtype]
+    low = replace(scan, **{name: getattr(scan, name).to(dtype) for name in ("dt", "A", "B", "C", "skip")})
+    matrix, whole, mean = scan.channels(dense), torch.zeros_like(scan.channels(dense)), torch.zeros_like(dense[:, 0])
+    v = torch.randn(2, length, len(scan.skip), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for block in low.blocks():
+        whole[:, :, block.rows, block.columns] = low.mix(block, None, None, Workspace()).double()
+        mean[:, block.rows, block.columns] = low.mean(block, None, None, Workspace()).double()
+    for found, wanted in (
+        (low.tile(slice(0, length), slice(0, length)), dense),
+        (low.apply(v.to(dtype)), torch.einsum("bdij,bjd->bid", matrix, v)),
+        (low.apply_transposed(v.to(dtype)), torch.einsum("bid,bdij->bjd", v, matrix)),
+        (low.pull(v[..., 0].to(dtype)), torch.einsum("bi,bij->bj", v[..., 0], dense.mean(dim=1))),
+        (whole, matrix),
+        (mean, matrix.mean(dim=1)),
+    ):
+        assert distance(found.double(), wanted) < bound
 
 
 @pytest.mark.parametrize("taps", [None, 1, 2, 4])

@@ -1,5 +1,7 @@
 """Operators of short convolutions, gated recurrences and decaying attention, against loops over pairs in float64."""
 
+import functools
+
 import pytest
 import torch
 
@@ -37,8 +39,14 @@ def short_convolution(length):
     return ShortConvolution(w, write, read, skip=torch.zeros(MAPS, dtype=torch.float64)), alpha
 
 
-def gated_recurrence(length):
-    a, write = normal(2, length, MAPS).sigmoid(), normal(2, length, MAPS, seed=1)
+def decays(length, forgets):
+    """Decays of which one in three is exactly zero, if asked."""
+    a = normal(2, length, MAPS).sigmoid()
+    return a.masked_fill(normal(2, length, MAPS, seed=9) > 0.4, 0) if forgets else a
+
+
+def gated_recurrence(length, forgets=False):
+    a, write = decays(length, forgets), normal(2, length, MAPS, seed=1)
     alpha = torch.zeros(2, MAPS, length, length, dtype=torch.float64)
     for j in range(length):
         kept = write[:, j]
@@ -48,20 +56,23 @@ def gated_recurrence(length):
     return GatedRecurrence(a.log(), write, skip=torch.zeros(WIDE, dtype=torch.float64)), alpha
 
 
-def weighted_average(length):
+def weighted_average(length, forgets=False):
+    """RWKV-4's weights, whose first channel keeps nothing of a token but until the next, if asked."""
     key, decay, bonus = 3 * normal(2, length, MAPS), normal(MAPS, seed=1).exp(), normal(MAPS, seed=2)
+    if forgets:
+        decay[0] = torch.inf
     alpha = torch.zeros(2, MAPS, length, length, dtype=torch.float64)
     for i in range(length):
         for j in range(i):
-            alpha[:, :, i, j] = (key[:, j] - (i - 1 - j) * decay).exp()
+            alpha[:, :, i, j] = key[:, j].exp() * (-decay).exp() ** (i - 1 - j)
         alpha[:, :, i, i] = (key[:, i] + bonus).exp()
     alpha /= alpha.sum(dim=-1, keepdim=True)
     return WeightedAverage.of_keys(key, decay, bonus, skip=torch.zeros(WIDE, dtype=torch.float64)), alpha
 
 
-def decayed_attention(length):
+def decayed_attention(length, forgets=False):
     a, write, read = (
-        normal(2, length, MAPS).sigmoid(),
+        decays(length, forgets),
         normal(2, length, MAPS, 5, seed=1),
         normal(2, length, MAPS, 5, seed=2),
     )
@@ -74,9 +85,17 @@ def decayed_attention(length):
     return DecayedAttention(a.log(), write, read, skip=torch.zeros(WIDE, dtype=torch.float64)), alpha
 
 
-@pytest.fixture(
-    params=[short_convolution, gated_recurrence, weighted_average, decayed_attention], ids=lambda f: f.__name__
-)
+def forgetting(make):
+    """The same mixer where decays of exactly zero forget all that came before."""
+    wrapped = functools.partial(make, forgets=True)
+    wrapped.__name__ = f"forgetting {make.__name__}"
+    return wrapped
+
+
+DECAYING = [gated_recurrence, weighted_average, decayed_attention]
+
+
+@pytest.fixture(params=[short_convolution, *DECAYING, *map(forgetting, DECAYING)], ids=lambda f: f.__name__)
 def make(request):
     return request.param
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from mambascope.models.vim.mixer import VimMixer
-from mambascope.operators.recurrence import channel_recurrence, decay_from, head_recurrence
+from mambascope.operators.decays import decay_from
+from mambascope.operators.recurrence import channel_recurrence, head_recurrence
 from training.running.fused import fused_channel_recurrence, fused_head_recurrence
 
 #: Whether the processor has the wide vectors with which the compiled scan of heads is faster than matrix products.

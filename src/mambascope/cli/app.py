@@ -34,6 +34,10 @@ DtypeOption = Annotated[
     Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision to run the model in.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Device to run the model on, such as cpu or cuda.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--image-size", help="For a released picture model: the side of its pictures in pixels.", metavar="N"),
+]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
 AsTextOption = Annotated[
     bool, typer.Option("--text", help="Treat the argument as a text, even if it looks like a path.")
@@ -134,6 +138,7 @@ def explain(
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
     compat: FormerOption = None,
     targets: FormerOption = None,
@@ -147,7 +152,7 @@ def explain(
         pictures_asked.check_alone(continuation=continuation, generate=generate, position=position, tokenizer=tokenizer)
     explaining.explain(
         text,
-        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code, image_size),
         is_picture=is_picture,
         method=method,
         target=target,
@@ -192,6 +197,7 @@ def compare(
     ] = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Show what several models drew from in one picture: a row for each model, a column for each method."""
@@ -199,8 +205,9 @@ def compare(
 
     comparing.compare(
         picture,
-        lambda name: loading.load(name, None, dtype, device, trust_remote_code),
+        lambda name, size: loading.load(name, None, dtype, device, trust_remote_code, size),
         models=models,
+        image_size=image_size,
         methods=methods,
         target=target,
         foil=foil,
@@ -243,6 +250,7 @@ def info(
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Print a model's family, layers and sizes, and how exactly its mixers' outputs are rebuilt on a probe."""
@@ -251,7 +259,7 @@ def info(
 
     if out is not None and stats is None:
         raise InputError("--out is the figure of --stats; pass a text with --stats")
-    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code, image_size)
     if stats is not None:
         remembering.print_stats(stats, *loaded, as_json=json, out=out)
         return
@@ -270,6 +278,7 @@ def classify(
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure how layers mix tokens: fixed, gated, or controlled by the data; of a model, or of every known kind."""
@@ -283,7 +292,7 @@ def classify(
         return
     if all or model is None:
         raise InputError("name a model, or pass --all for the reference layers")
-    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code)
+    loaded = loading.load(model, tokenizer, dtype, device, trust_remote_code, image_size)
     classifying.classify_model(*loaded, layer=layer, as_json=json)
 
 
@@ -328,6 +337,7 @@ def maps(
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write one layer's matrices for a text or picture to a file, one per channel (Mamba-1) or head (Mamba-2)."""
@@ -335,7 +345,7 @@ def maps(
 
     mapping.write_maps(
         text,
-        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code),
+        lambda: loading.load(model, tokenizer, dtype, device, trust_remote_code, image_size),
         as_text=as_text,
         out=out,
         layer=layer,
@@ -375,6 +385,7 @@ def evaluate(
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
+    image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Judge methods on a task whose answers are known, and print the means; --resume continues an interrupted run."""
@@ -397,6 +408,7 @@ def evaluate(
         tokenizer=tokenizer,
         dtype=dtype,
         device=device,
+        image_size=image_size,
         trust_remote_code=trust_remote_code,
         all_metrics=all_metrics,
         as_json=json,

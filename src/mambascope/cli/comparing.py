@@ -16,6 +16,7 @@ from rich.markup import escape
 from mambascope.attribution import Attribution
 from mambascope.cli.asked import patch_asked
 from mambascope.cli.delivering import FIGURES, check_out, command_line, write_and_print
+from mambascope.cli.loading import check_size, size_for
 from mambascope.errors import InputError
 from mambascope.explanation.answering import answer
 from mambascope.explanation.options import ask, check_targets, has_features
@@ -43,9 +44,10 @@ COLUMNS = ("raw attention", "rollout", "attribution", "relevance")
 
 def compare(
     file: str,
-    load: Callable[[str], tuple[Any, Any]],
+    load: Callable[[str, int | None], tuple[Any, Any]],
     *,
     models: str,
+    image_size: int | None,
     methods: str | None,
     target: str | None,
     foil: str | None,
@@ -63,9 +65,11 @@ def compare(
     if not os.path.isfile(file):
         raise InputError(f"there is no picture {file}")
     question = {"target": target, "foil": foil, "patch": patch_asked(patch)}
+    names = _names(models, "--models")
+    check_size(image_size, names)
     rows = []
-    for name in _names(models, "--models"):
-        model, _ = load(name)
+    for name in names:
+        model, _ = load(name, size_for(name, image_size))
         with Console(stderr=True).status(f"explaining with {escape(name)}"):
             subject = read_subject(model, None, Path(file), keep_size=keep_size)
             rows.append(_row(subject, columns, question))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from mambascope.cli.loading import check_size, size_for
 from mambascope.cli.means import averages, means_table
 from mambascope.errors import InputError
 from mambascope.evaluate.run import RunResult, run
@@ -41,6 +42,7 @@ def evaluate(
     tokenizer: str | None,
     dtype: str,
     device: str,
+    image_size: int | None,
     trust_remote_code: bool,
     all_metrics: bool,
     as_json: bool,
@@ -49,8 +51,15 @@ def evaluate(
     chosen = find_task(task, data)
     if out is None and (resume or overwrite or shard):
         raise InputError("--resume, --overwrite and --shard apply to stored results; name their folder with --out")
+    names = None if models is None else _names(models)
+    check_size(image_size, names or ())
     load = functools.partial(
-        _load, tokenizer=tokenizer, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        _load,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=device,
+        image_size=image_size,
+        trust_remote_code=trust_remote_code,
     )
     place: AbstractContextManager[Any] = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
     with place as folder:
@@ -58,7 +67,7 @@ def evaluate(
             with LateProgress(f"evaluating {task}") as progress:
                 result = run(
                     chosen,
-                    None if models is None else _names(models),
+                    names,
                     _names(methods),
                     folder,
                     limit=limit,
@@ -69,7 +78,7 @@ def evaluate(
                     resume=resume,
                     overwrite=overwrite,
                     shard=(0, 1) if shard is None else _shard(shard),
-                    options={"dtype": dtype},
+                    options={"dtype": dtype} | ({} if image_size is None else {"image_size": image_size}),
                     load=load,
                     progress=progress,
                 )
@@ -106,11 +115,24 @@ def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: boo
     print("kept      nothing; --out DIR keeps every result" if out is None else f"kept      {out}")
 
 
-def _load(name: str, *, tokenizer: str | None, dtype: str, device: str, trust_remote_code: bool) -> Any:
+def _load(
+    name: str,
+    *,
+    tokenizer: str | None,
+    dtype: str,
+    device: str,
+    image_size: int | None,
+    trust_remote_code: bool,
+) -> Any:
     """Return a model and its tokenizer, printing nothing: the run shows its own progress bar."""
     transformers.logging.set_verbosity_error()
     return load_model(
-        name, dtype=getattr(torch, dtype), device=device, tokenizer=tokenizer, trust_remote_code=trust_remote_code
+        name,
+        dtype=getattr(torch, dtype),
+        device=device,
+        tokenizer=tokenizer,
+        image_size=size_for(name, image_size),
+        trust_remote_code=trust_remote_code,
     )
 
 

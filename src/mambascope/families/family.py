@@ -316,6 +316,7 @@ class PlainFamily:
         holds: Given the mixer, returns how many numbers per token it holds beyond what its linear maps return.
         unshare: Given a private copy of a model and a mixer in it, gives the mixer tensors of its own where the model's
             code would change them in place; None if it changes none.
+        constants: Names of the mixer's buffers that its class computes from the configuration when a file lacks them.
     """
 
     model_type: str
@@ -330,6 +331,7 @@ class PlainFamily:
     renews: bool = False
     holds: Callable[[Any], Held] = nothing_more
     unshare: Callable[[nn.Module, Any], None] | None = None
+    constants: tuple[str, ...] = ()
 
     __repr__ = brief
 

@@ -86,6 +86,7 @@ FAMILIES = (
         kind="recurrence",
         affine=affine,
         holds=holds,
+        constants=("slope_rate", "query_decay", "key_decay", "diagonal_decay"),
         scale=beta,
         residual=normed_stream,
         renews=True,

@@ -2,7 +2,8 @@
 
 Three rules. No file runs code. Nothing is built that is larger than what the file holds. And a model is returned only
 if every one of its tensors came from the file, because transformers would fill gaps with random numbers and carry on,
-and if every tensor of the file has a place in the model, unless the caller allows it to be left out.
+or is a constant that the class computes from the configuration; and if every tensor of the file has a place in the
+model, unless the caller allows it to be left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from mambascope.errors import CheckpointError, MambascopeError
+from mambascope.families import FAMILIES, PlainFamily
 from mambascope.loading.containers import WRAPPERS, shared_prefix
 from mambascope.loading.json_files import is_file, one_line, read_json
 from mambascope.loading.schemas import ConfigFile
@@ -172,7 +174,7 @@ def _check_report(
     class_name = type(model).__name__
     for key, found, asked in sorted(report["mismatched_keys"]):
         _check_shapes({key: asked}, {key: torch.empty(found, device="meta")}, name=name)
-    missing = sorted(report["missing_keys"])
+    missing = sorted(key for key in report["missing_keys"] if not _is_constant(model, key))
     if missing and _is_whole_head(model, set(missing)):
         raise CheckpointError(
             f"{name} holds no head for a {class_name}, so its head would be random ({_few(missing)}); in its "
@@ -187,6 +189,17 @@ def _check_report(
         )
     if report["error_msgs"]:
         raise CheckpointError(f"{name}: {one_line(ValueError(report['error_msgs'][0]))}")
+
+
+def _is_constant(model: PreTrainedModel, key: str) -> bool:
+    """Return whether a tensor is a buffer that the class of a mixer computes from the configuration."""
+    place, _, buffer = key.rpartition(".")
+    mixer = model.get_submodule(place)
+    return any(
+        buffer in family.constants and family.describes(mixer)
+        for family in FAMILIES.values()
+        if isinstance(family, PlainFamily)
+    )
 
 
 def _is_whole_head(model: PreTrainedModel, missing: set[str]) -> bool:

@@ -74,11 +74,15 @@ def load(
             layouts; or a file of Vim, VMamba or MambaVision as its authors released it. The model's class is the one
             that config.json names in `architectures`, such as BertForSequenceClassification.
         dtype: precision of the model; by default float32, whatever the precision of the file: on a CPU half precision
-            is slow, and scores computed in it are inexact.
+            is slow, and scores computed in it are inexact. In bfloat16 and float16, transformers keeps some parameters
+            in float32 all the same: A_log of Zamba and OlmoHybrid, dt_bias of Kimi Linear, the routers of NemotronH and
+            Kimi Linear (gate.weight, e_score_correction_bias), expert_bias of LFM2-MoE, the frequencies of rotary
+            embeddings; in float16 also time_decay and time_first of RWKV-4. A_log, D and dt_bias of other families are
+            rounded like all weights.
         device: where to put the model; by default the CPU.
         tokenizer: folder or hub id of the tokenizer, if the model's own folder has none.
-        image_size: side in pixels of the pictures that a released Vim or MambaVision was trained on, for files that do
-            not say it; by default 224, as in the published models.
+        image_size: side in pixels of the pictures that a released Vim, VMamba or MambaVision was trained on, for files
+            that do not say it; by default 224, as in the published models. A folder's config.json says it.
         trust_remote_code: allow a checkpoint to run its own Python code. Only for code that you have read.
 
     Returns:
@@ -89,7 +93,8 @@ def load(
     Raises:
         CheckpointError: if there is no such checkpoint, or it is incomplete, damaged, or larger than free memory.
         UnsupportedModelError: if the model belongs to a family, or has parts, that mambascope cannot read.
-        InputError: if dtype, device or image_size cannot be used, or there is no constructed model of that name.
+        InputError: if dtype, device or image_size cannot be used, image_size is given for anything but a released file,
+            or there is no constructed model of that name.
     """
     for given, what in ((name, "load"), (tokenizer, "tokenizer")):
         if not isinstance(given, (str, Path)) and (given is not None or what == "load"):
@@ -105,6 +110,11 @@ def load(
             released = _released(name, dtype=dtype, image_size=image_size)
             if released is not None:
                 model, told = released
+            elif image_size is not None:
+                raise InputError(
+                    f"image_size={image_size} is for files of Vim, VMamba or MambaVision as their authors released "
+                    f"them, which do not say it, and {shown(str(name))[1:-1]} is no such file; leave it out"
+                )
             else:
                 model, own_tokenizer, told = _from_folder(name, dtype, tokenizer, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -125,7 +135,7 @@ def _released(name: str | Path, *, dtype: torch.dtype, image_size: int | None) -
     if found := find_released(contents, released_vim.LAYOUT):
         model, notes = released_vim.build(found, image_size=image_size, dtype=dtype)
     elif found := find_released(contents, released_vmamba.LAYOUT):
-        model, notes = released_vmamba.build(found, dtype=dtype)
+        model, notes = released_vmamba.build(found, image_size=image_size, dtype=dtype)
     elif found := find_released(contents, released_mambavision.LAYOUT):
         model, notes = released_mambavision.build(found, image_size=image_size, dtype=dtype)
     else:

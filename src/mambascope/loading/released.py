@@ -14,6 +14,9 @@ from mambascope.errors import CheckpointError
 from mambascope.loading.containers import Contents, is_average, read_contents, under
 from mambascope.numbering import shown
 
+#: Side of the pictures that most published models of all layouts were trained on.
+PUBLISHED_IMAGE_SIZE = 224
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mambascope.errors import CheckpointError
 from mambascope.loading.checkpoint import build_model
-from mambascope.loading.released import Layout, Released, require_released
+from mambascope.loading.released import PUBLISHED_IMAGE_SIZE, Layout, Released, require_released
 from mambascope.models.mambavision.model import MambaVision, MambaVisionConfig
 
 #: The first mixer, which has a tensor that no other model has.
@@ -37,7 +37,7 @@ HEADS = (2, 4, 8, 16)
 
 #: Side of the pictures that most published models read, and the reduction of its resolution by which a window of a
 #: later stage covers a picture of this size.
-PUBLISHED_IMAGE_SIZE, REDUCTIONS = 224, (16, 32)
+REDUCTIONS = (16, 32)
 
 #: Sides of the windows of the first two stages, which do not use them.
 UNUSED = (8, 8)
@@ -85,11 +85,11 @@ def build(
         side = image_size or PUBLISHED_IMAGE_SIZE
         windows = (*UNUSED, *(side // reduction for reduction in REDUCTIONS))
         if side % REDUCTIONS[-1]:
-            raise CheckpointError(f"{found.name}: image_size must be a multiple of {REDUCTIONS[-1]}, found {side}")
-        if image_size is None:
-            notes.append(
-                f"windows for pictures of {PUBLISHED_IMAGE_SIZE} pixels (in Python, image_size=… says otherwise)"
+            raise CheckpointError(
+                f"{found.name}: image_size={side} is not a multiple of {REDUCTIONS[-1]}, so no windows fit it"
             )
+        if image_size is None:
+            notes.append(f"windows for pictures of {PUBLISHED_IMAGE_SIZE} pixels (image_size=… says otherwise)")
     config = _configuration(found, heads, windows)
     model = build_model(MambaVision, config, _folded(kept, held), name=found.name, dtype=held)
     model.name_or_path = model.config.name_or_path = Path(found.name).stem

@@ -20,14 +20,11 @@ from pydantic import Field
 from mambascope.errors import CheckpointError
 from mambascope.loading.checkpoint import build_model
 from mambascope.loading.json_files import checked
-from mambascope.loading.released import Layout, Released, require_released
+from mambascope.loading.released import PUBLISHED_IMAGE_SIZE, Layout, Released, require_released
 from mambascope.loading.schemas import Named
 from mambascope.models.vim.configuration import VisionMambaConfig
 from mambascope.models.vim.grid import ClassToken
 from mambascope.models.vim.model import VisionMamba
-
-#: Side of the pictures that the published checkpoints were trained on.
-PUBLISHED_IMAGE_SIZE = 224
 
 LAYOUT = Layout("Vim", "layers.0.mixer.A_b_log", ("patch_embed.proj.weight", "layers.0.mixer.A_b_log", "head.weight"))
 
@@ -80,9 +77,7 @@ def _configuration(found: Released, image_size: int | None) -> tuple[VisionMamba
     stride = _stride(size or PUBLISHED_IMAGE_SIZE, patch, patches, told=size is not None, name=found.name)
     notes = []
     if size is None:
-        notes.append(
-            f"pictures of {PUBLISHED_IMAGE_SIZE} pixels, a stride of {stride} (in Python, image_size=… says otherwise)"
-        )
+        notes.append(f"pictures of {PUBLISHED_IMAGE_SIZE} pixels, a stride of {stride} (image_size=… says otherwise)")
     if not said.model:
         notes.append(
             "its class token in the middle and its directions averaged" if has_class else "averaged directions"
@@ -129,9 +124,9 @@ def _stride(size: int, patch: int, patches: int, *, told: bool, name: str) -> in
         if told and largest >= 1 and (size - patch) // largest + 1 == side:
             return largest
     without = "" if told else " (the file does not say their size, and 224 is that of the published models)"
-    meant = f", such as image_size={side * patch} for patches side by side" if side**2 == patches else ""
+    meant = f"image_size={side * patch} if patches are side by side" if side**2 == patches else "image_size=…"
     raise CheckpointError(
         f"{name} has {patches} positions of patches, which pictures of {size} x {size} pixels{without} in patches of "
-        f"{patch} do not have at a plausible stride; pass image_size to mambascope.load{meant}, or save the model as a "
-        "folder with config.json"
+        f"{patch} do not have at a plausible stride; say which size with {meant}, or save the model as a folder with "
+        "config.json"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mambascope.loading.checkpoint import build_model
-from mambascope.loading.released import Layout, Released, require_released
+from mambascope.loading.released import PUBLISHED_IMAGE_SIZE, Layout, Released, require_released
 from mambascope.models.vmamba.model import VMamba, VMambaConfig
 
 #: The first block's scan, which has a tensor that no other model has.
@@ -38,16 +38,20 @@ def load_released(path: str | Path, *, dtype: torch.dtype | None = None) -> VMam
     return build(require_released(path, LAYOUT), dtype=dtype)[0]
 
 
-def build(found: Released, *, dtype: torch.dtype | None = None) -> tuple[VMamba, tuple[str, ...]]:
-    """Return the model of a file's tensors, and what was chosen, a clause each; raises as `load_released` does."""
-    model = build_model(
-        VMamba, _configuration(found), dict(found.tensors), name=found.name, dtype=dtype or torch.float32
-    )
+def build(
+    found: Released, *, image_size: int | None = None, dtype: torch.dtype | None = None
+) -> tuple[VMamba, tuple[str, ...]]:
+    """Return the model of a file's tensors, and what was chosen, a clause each; raises as `load_released` does.
+
+    `image_size` is the side of the pictures that it was made for, to which others are resized; it reads any size.
+    """
+    config = _configuration(found, image_size or PUBLISHED_IMAGE_SIZE)
+    model = build_model(VMamba, config, dict(found.tensors), name=found.name, dtype=dtype or torch.float32)
     model.name_or_path = model.config.name_or_path = Path(found.name).stem
     return model, found.notes
 
 
-def _configuration(found: Released) -> VMambaConfig:
+def _configuration(found: Released, image_size: int) -> VMambaConfig:
     pattern = re.compile(r"layers\.([0-9]{1,9})\.blocks\.([0-9]{1,9})\.op\.A_logs")
     places = [tuple(map(int, match.groups())) for match in map(pattern.fullmatch, found.tensors) if match]
     stages = found.count({stage for stage, _ in places}, "stage")
@@ -55,6 +59,7 @@ def _configuration(found: Released) -> VMambaConfig:
     widths = [found.shape(f"layers.{stage}.blocks.0.norm.weight", 1)[0] for stage in range(stages)]
     D = found.shape(f"{FIRST}.op.dt_projs_weight", 3)[1]
     return VMambaConfig(
+        image_size=image_size,
         num_channels=found.shape("patch_embed.0.weight", 4)[1],
         depths=depths,
         hidden_sizes=widths,

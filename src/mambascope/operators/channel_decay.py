@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.chunked_state import ChunkedState, StateChunks, in_chunks
 from mambascope.operators.decayed_products import decayed_products, products_before
-from mambascope.operators.recurrence import decay_from
+from mambascope.operators.decays import Fallen, decay_from
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +70,19 @@ class ChannelDecay(ChunkedState):
         return in_chunks(_read_before, (self.read, self.write, self.own[..., None]), self.fall)
 
 
-def _read_after(read: Tensor, write: Tensor, fall: Float[Tensor, "b H c C N"]) -> tuple[Tensor, ...]:
-    """Return R, M, Z and Φ of some chunks; `fall` is the log decay since the chunk's start, in float64."""
-    entering = decay_from(fall.to(read.dtype))
+def _read_after(read: Tensor, write: Tensor, fall: Fallen) -> tuple[Tensor, ...]:
+    """Return R, M, Z and Φ of some chunks; `fall` sums log decays since the chunk's start, in float64."""
+    entering = decay_from(fall.whole.to(read.dtype))
     return read * entering, decayed_products(read, write, fall), *_written(write, fall)
 
 
-def _read_before(read: Tensor, write: Tensor, own: Tensor, fall: Float[Tensor, "b H c C N"]) -> tuple[Tensor, ...]:
+def _read_before(read: Tensor, write: Tensor, own: Tensor, fall: Fallen) -> tuple[Tensor, ...]:
     """Return the same where a token decays the state only after it has been read."""
-    entering = decay_from(F.pad(fall[..., :-1, :], (0, 0, 1, 0)).to(read.dtype))
+    entering = decay_from(fall.before().whole.to(read.dtype))
     return read * entering, products_before(read, write, fall) + torch.diag_embed(own[..., 0]), *_written(write, fall)
 
 
-def _written(write: Tensor, fall: Float[Tensor, "b H c C N"]) -> tuple[Tensor, Tensor]:
+def _written(write: Tensor, fall: Fallen) -> tuple[Tensor, Tensor]:
     """Return Z and Φ: what is left of the tokens at the chunk's end, and of the state that entered."""
-    leaving, whole = (decay_from(part.to(write.dtype)) for part in (fall[..., -1:, :] - fall, fall[..., -1, :]))
+    leaving, whole = (decay_from(part.to(write.dtype)) for part in (fall[..., -1:, :] - fall, fall[..., -1, :].whole))
     return write * leaving, torch.diag_embed(whole)

@@ -25,6 +25,7 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.operators.blocks import Places, Workspace, count
 from mambascope.operators.decayed_products import PAIRWISE
+from mambascope.operators.decays import Fallen
 from mambascope.operators.per_head import PerHead
 from mambascope.operators.recurrence import CHUNK
 
@@ -86,15 +87,16 @@ def in_chunks(
         solve: Returns R, M, Z and Φ of some chunks, from their parts and their decays, each (b, H, c, C, s).
         parts: What tokens read and write, the first of them N wide; tokens of zeros must read and write nothing.
         fall: Logarithm of the decay, at most 0: n is 1 for one decay per head, or N for one per key channel. `solve`
-            is given its sum since the chunk's start, in float64.
+            is given its sums since the chunk's start, in float64, as `Fallen`.
     """
     (b, L, H, n), N = fall.shape, parts[0].shape[-1]
     size = min(CHUNK, max(L, 1))
     cut = [_cut(part, size) for part in parts]
-    fallen = _cut(fall, size).double().cumsum(dim=-2)
+    fallen = Fallen.of(_cut(fall, size).double(), dim=-2)
     pairs = b * H * size * (size if n == 1 else PAIRWISE * N)
     group = max(1, GROUP_ELEMENTS // max(pairs, 1))
-    found = [solve(*some) for some in zip(*(part.split(group, dim=2) for part in (*cut, fallen)), strict=True)]
+    groups = zip(*(part.split(group, dim=2) for part in cut), fallen.split(group, dim=2), strict=True)
+    found = [solve(*some) for some in groups]
     return StateChunks(*(torch.cat(parts, dim=2) for parts in zip(*found, strict=True)))
 
 

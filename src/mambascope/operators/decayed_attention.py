@@ -19,8 +19,9 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, future
+from mambascope.operators.decays import Fallen, decay_from
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import decay_from, head_recurrence, one_hot, reverse_in_time
+from mambascope.operators.recurrence import head_recurrence, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +58,9 @@ class DecayedAttention(PerHead):
         return self.write.shape[-1]
 
     @cached_property
-    def fallen(self) -> Float[Tensor, "b H L"]:
-        """Σ_{k≤i} fall_k, in float64."""
-        return self.fall.double().cumsum(dim=1).transpose(1, 2)
+    def fallen(self) -> Fallen:
+        """Σ_{k≤i} fall_k, in float64: (b, H, L)."""
+        return Fallen.of(self.fall.double().transpose(1, 2), dim=-1)
 
     def reading(self, number: int) -> DecayedAttention:
         """Return the attention that reads one number of every channel's state, in place of the queries."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mambascope.operators.chunked_state import StateChunks, in_chunks
 from mambascope.operators.decayed_products import decayed_products
-from mambascope.operators.recurrence import decay_from
+from mambascope.operators.decays import Fallen, decay_from
 
 
 def delta_chunks(
@@ -46,10 +46,10 @@ def delta_chunks(
     return in_chunks(_solved, (q, k, beta[..., None]), decay)
 
 
-def _solved(q: Tensor, k: Tensor, beta: Tensor, fall: Float[Tensor, "b H c C n"]) -> tuple[Tensor, ...]:
-    """Return R, M, Z and Φ of some chunks; `fall` is the log decay since the chunk's start, in float64."""
+def _solved(q: Tensor, k: Tensor, beta: Tensor, fall: Fallen) -> tuple[Tensor, ...]:
+    """Return R, M, Z and Φ of some chunks; `fall` sums log decays since the chunk's start, in float64."""
     dtype, size = k.dtype, k.shape[-2]
-    entering, leaving = (decay_from(part.to(dtype)) for part in (fall, fall[..., -1:, :] - fall))
+    entering, leaving = (decay_from(part.to(dtype)) for part in (fall.whole, fall[..., -1:, :] - fall))
     whole = entering[..., -1, :].expand(k[..., 0, :].shape)
     removed = decayed_products(beta * k, k, fall).tril(-1)
     known = torch.cat([beta * k * entering, torch.diag_embed(beta[..., 0])], dim=-1)

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, future, numbers
+from mambascope.operators.decays import Fallen, decay_from
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import channel_recurrence, decay_from, reverse_in_time
+from mambascope.operators.recurrence import channel_recurrence, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +63,9 @@ class GatedRecurrence(PerHead):
         return 1
 
     @cached_property
-    def fallen(self) -> Float[Tensor, "b M L"]:
-        """Σ_{k≤i} fall_k, in float64."""
-        return self.fall.double().cumsum(dim=1).transpose(1, 2)
+    def fallen(self) -> Fallen:
+        """Σ_{k≤i} fall_k, in float64: (b, M, L)."""
+        return Fallen.of(self.fall.double().transpose(1, 2), dim=-1)
 
     def reading(self, number: int) -> GatedRecurrence:
         """Return the recurrence whose outputs are the states, of which every channel has one."""

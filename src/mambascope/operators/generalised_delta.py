@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.chunked_state import ChunkedState, StateChunks, in_chunks
 from mambascope.operators.decayed_products import decayed_products, products_before
-from mambascope.operators.recurrence import decay_from
+from mambascope.operators.decays import Fallen, decay_from
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +72,11 @@ class GeneralisedDeltaRule(ChunkedState):
         return in_chunks(_solved, (self.read, self.probe, self.erase, self.write), self.fall)
 
 
-def _solved(
-    read: Tensor, probe: Tensor, erase: Tensor, write: Tensor, fall: Float[Tensor, "b H c C n"]
-) -> tuple[Tensor, ...]:
-    """Return R, M, Z and Φ of some chunks; `fall` is the log decay since the chunk's start, in float64."""
+def _solved(read: Tensor, probe: Tensor, erase: Tensor, write: Tensor, fall: Fallen) -> tuple[Tensor, ...]:
+    """Return R, M, Z and Φ of some chunks; `fall` sums log decays since the chunk's start, in float64."""
     size, N = write.shape[-2:]
-    before, leaving = F.pad(fall[..., :-1, :], (0, 0, 1, 0)), fall[..., -1:, :] - fall
-    entering, entering_before, leaving = (decay_from(part.to(read.dtype)) for part in (fall, before, leaving))
+    exponents = fall.whole, fall.before().whole, fall[..., -1:, :] - fall
+    entering, entering_before, leaving = (decay_from(part.to(read.dtype)) for part in exponents)
     known = torch.cat([probe * entering_before, products_before(probe, write, fall)], dim=-1)
     found = torch.linalg.solve_triangular(-products_before(probe, erase, fall), known, upper=False, unitriangular=True)
     from_state, from_values = found.split([N, size], dim=-1)

@@ -22,16 +22,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.operators.decays import Fallen, decay_from, finite_rates
+
 #: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
 CACHED_ELEMENTS = 1 << 18
 
 #: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the others are recomputed.
 CHECKPOINT_STEPS = 8
-
-#: Exponents below which a decay is set to zero, for each of two factors that will be multiplied. e^-32 of a float32
-#: number is seven orders of magnitude below its rounding error, and products stay far from the denormal numbers under
-#: e^-87, which processors multiply at a tenth of the speed. In float64 the cut is near the end of the range.
-NEGLIGIBLE = {torch.float32: -32.0, torch.float64: -340.0}
 
 #: Tokens per chunk of the Mamba-2 recurrence: inside a chunk it is a masked matrix product, between chunks a loop.
 CHUNK = 64
@@ -45,7 +42,7 @@ def channel_recurrence(
     read: Float[Tensor, "b L N"],
 ) -> Float[Tensor, "b L D"]:
     """Return o of the Mamba-1 recurrence; time O(L·D·N), memory O(D·N) beyond the answer, O(L/8·D·N) under autograd."""
-    tensors = (v, step, A, write, read)
+    tensors = (v, step, finite_rates(A), write, read)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _ChannelRecurrence.apply(*tensors)
     return _channel_forward(*tensors, states=None)
@@ -138,36 +135,21 @@ def head_recurrence(
     v, step, write, read = (_pad_tokens(tensor, short) for tensor in (v, step, write, read))
     v = rearrange(v, "b (c s) (g k) p -> b c g k s p", s=size, g=G)
     write, read = (rearrange(tensor, "b (c s) g n -> b c g s n", s=size) for tensor in (write, read))
-    fall = rearrange(step * A, "b (c s) (g k) -> b c g k s", s=size, g=G).cumsum(dim=-1)
+    fall = Fallen.of(rearrange(step * finite_rates(A), "b (c s) (g k) -> b c g k s", s=size, g=G), dim=-1)
     causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
     decay = decay_from((fall[..., :, None] - fall[..., None, :]).masked_fill(~causal, -torch.inf))
     inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ v
     to_end = decay_from(fall[..., -1:] - fall)
     written = (v * to_end[..., None]).transpose(-1, -2) @ write.unsqueeze(3)
-    kept = decay_from(fall[..., -1])
+    kept = decay_from(fall.whole[..., -1])
     state = torch.zeros_like(written[:, 0])
     states = []
     for c in range(written.shape[1]):
         states.append(state)
         state = kept[:, c, ..., None, None] * state + written[:, c]
     entering = torch.stack(states, dim=1)
-    before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * decay_from(fall)[..., None]
+    before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * decay_from(fall.whole)[..., None]
     return rearrange(inside + before, "b c g k s p -> b (c s) (g k) p")[:, :L]
-
-
-def decay_from(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor, "*s"]:
-    """Return exp of exponents ≤ 0, exactly zero where the decay is negligible (`NEGLIGIBLE`).
-
-    Args:
-        exponent: Exponents; minus infinity gives zero.
-        factors: How many such factors will be multiplied together: with two, each is cut earlier.
-    """
-    return F.threshold(exponent, 2 * NEGLIGIBLE[exponent.dtype] / factors, -torch.inf).exp()
-
-
-def decay_in_place(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor, "*s"]:
-    """Write `decay_from` over the exponents and return them; not differentiable."""
-    return torch.threshold_(exponent, 2 * NEGLIGIBLE[exponent.dtype] / factors, -torch.inf).exp_()
 
 
 def _pad_tokens(tensor: Tensor, count: int) -> Tensor:

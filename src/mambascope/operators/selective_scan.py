@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
-from mambascope.operators.recurrence import channel_recurrence, decay_in_place, one_hot, reverse_in_time
+from mambascope.operators.decays import decay_in_place, finite_rates
+from mambascope.operators.recurrence import channel_recurrence, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,11 @@ class SelectiveScan:
     def elapsed(self) -> Float[Tensor, "b D L"]:
         """S = cumsum(Δ) in float64, channels first."""
         return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+
+    @cached_property
+    def rates(self) -> Float[Tensor, "D N"]:
+        """A, with the least number in place of minus infinity."""
+        return finite_rates(self.A)
 
     def channels(self, maps: Float[Tensor, "b M *s"]) -> Float[Tensor, "b D *s"]:
         """Return the per-channel form of per-map values; here every channel has its own map."""
@@ -110,7 +116,7 @@ class SelectiveScan:
             maps: Channels to return, all by default.
         """
         chosen = slice(None) if maps is None else torch.as_tensor(maps, device=self.A.device)
-        elapsed, A = self.elapsed[:, chosen], self.A[chosen]
+        elapsed, A = self.elapsed[:, chosen], self.rates[chosen]
         masked = future(Block(rows, columns), self.A.device)
         fall = (elapsed[..., rows, None] - elapsed[..., None, columns]).to(self.dt.dtype)
         if masked is not None:
@@ -159,7 +165,7 @@ class SelectiveScan:
         """Return gate_i C_i[n] exp(A[d,n] (S_i - S_r)[d])."""
         since = (self.elapsed[..., block.rows] - self.elapsed[..., block.reference, None]).to(self.dt.dtype)
         factor = workspace.take("target", (*since.shape, self.state_size), self.dt)
-        decay_in_place(torch.mul(since[..., None], self.A[:, None], out=factor), factors=2)
+        decay_in_place(torch.mul(since[..., None], self.rates[:, None], out=factor), factors=2)
         factor *= self.C[:, None, block.rows]
         return factor if gate is None else factor.mul_(gate.transpose(1, 2)[..., None])
 
@@ -170,7 +176,7 @@ class SelectiveScan:
         places = slice(block.columns.start, block.columns.stop + reach)
         until = (self.elapsed[..., block.reference, None] - self.elapsed[..., places]).to(self.dt.dtype)
         factor = workspace.take("source", (b, self.maps, self.state_size, c + reach), self.dt)
-        decay_in_place(torch.mul(until[:, :, None], self.A[:, :, None], out=factor), factors=2)
+        decay_in_place(torch.mul(until[:, :, None], self.rates[:, :, None], out=factor), factors=2)
         factor *= self.B[:, places].transpose(1, 2)[:, None]
         factor *= self.dt[:, places].transpose(1, 2)[:, :, None]
         if taps is None:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, future
+from mambascope.operators.decays import Fallen, decay_in_place, finite_rates
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import decay_in_place, head_recurrence, one_hot, reverse_in_time
+from mambascope.operators.recurrence import head_recurrence, one_hot, reverse_in_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,9 @@ class StateSpaceDual(PerHead):
         return self.B.shape[-1]
 
     @cached_property
-    def elapsed(self) -> Float[Tensor, "b H L"]:
-        """S = cumsum(Δ) in float64, heads first."""
-        return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+    def fallen(self) -> Fallen:
+        """A S = Σ A Δ in float64, heads first: (b, H, L)."""
+        return Fallen.of(self.dt.transpose(1, 2).double() * finite_rates(self.A.double())[:, None], dim=-1)
 
     def reading(self, number: int) -> StateSpaceDual:
         """Return the scan that reads one number of every channel's state, in place of C."""
@@ -112,10 +113,11 @@ class StateSpaceDual(PerHead):
         chosen = torch.arange(self.maps) if maps is None else torch.as_tensor(maps)
         chosen = chosen.to(self.A.device)
         masked = future(Block(rows, columns), self.A.device)
-        fall = (self.elapsed[..., rows, None] - self.elapsed[..., None, columns])[:, chosen].to(self.dt.dtype)
+        fallen = self.fallen[:, chosen]
+        fall = (fallen[..., rows, None] - fallen[..., None, columns]).to(self.dt.dtype)
         if masked is not None:
             fall = fall.masked_fill_(masked, 0)
-        alpha = decay_in_place(fall.mul_(self.A[chosen, None, None]))
+        alpha = decay_in_place(fall)
         group = chosen // (self.maps // self.B.shape[2])
         alpha *= torch.einsum("btgn,bcgn->bgtc", self.C[:, rows], self.B[:, columns])[:, group]
         alpha *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]

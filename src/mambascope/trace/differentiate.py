@@ -172,11 +172,7 @@ def differentiable(
         rules: The propagation rules.
         ledger: Where the relevance of biases is noted, or None.
         mode: What answers elementary functions, with rules and ledger of its own; by default one with those given.
-
-    Raises:
-        InputError: if the model's weights are quantised, so that no gradient flows through them.
     """
-    refuse_quantised(own)
     mixers, mode = find_mixers(own), Elementary(rules, ledger, RULES) if mode is None else mode
     scans = [family for _, _, family in mixers if isinstance(family, Family)]
     points = {point: reader for family in scans for point, reader in family.patch_points.items()}
@@ -189,16 +185,6 @@ def differentiable(
         if mode.rules != GRADIENT or mode.ledger is not None:
             stack.enter_context(mode)
         yield
-
-
-def refuse_quantised(model: nn.Module) -> None:
-    """Raise InputError if the model's weights are stored as integers: gradients cannot flow through them."""
-    quantised = getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False)
-    if quantised or any(not p.is_floating_point() for p in model.parameters()):
-        raise InputError(
-            f"this {type(model).__name__} is quantised and gradients do not flow through quantised weights; load it in "
-            "float32 or bfloat16, or choose a method that needs the forward pass only"
-        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.families import check_model, unshare
+from mambascope.trace.quantised import refuse_quantised
 from mambascope.trace.references import References
 from mambascope.trace.wrappers import HOOKS, adapts, check_unwrapped, inside, merged
 
@@ -28,6 +29,7 @@ def plain_model(model: Any) -> Any:
         UnsupportedModelError: as `private_copy` does.
     """
     check_model(model)
+    refuse_quantised(model)
     outside = model
     while (wrapped := inside(model)) is not None:
         if any(getattr(model, name) for name in HOOKS):
@@ -50,9 +52,10 @@ def private_copy(model: nn.Module, *, eager: bool = False) -> nn.Module:
 
     Raises:
         InputError: if this is not a model.
-        UnsupportedModelError: if weights are not in memory as a whole, or an adapter cannot be merged.
+        UnsupportedModelError: if weights are quantised or not in memory as a whole, or an adapter cannot be merged.
     """
     check_model(model)
+    refuse_quantised(model)
     copying = _Copying(model, eager)
     twin = copying.module(model)
     copying.rebind()

@@ -79,7 +79,8 @@ class References:
                 f"{self.name(tensor)} of this {type(self.model).__name__} has no numbers in memory: the model was "
                 "made without weights, or they were offloaded; load it as a whole, without device_map, and pass that"
             )
-        if distributed is not None and isinstance(tensor, distributed.DTensor):
+        deepspeed = hasattr(tensor, "ds_tensor") and not tensor.numel()  # stage 3 of ZeRO, between two passes
+        if deepspeed or (distributed is not None and isinstance(tensor, distributed.DTensor)):
             raise UnsupportedModelError(
                 f"{self.name(tensor)} of this {type(self.model).__name__} is split over several processes; save the "
                 "model, and load it in one process"

@@ -21,6 +21,8 @@ WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.optim.swa_utils.AveragedModel": "module",
+    "deepspeed.runtime.engine.DeepSpeedEngine": "module",
+    "deepspeed.inference.engine.InferenceEngine": "module",
     "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper": "_checkpoint_wrapped_module",
     "peft.peft_model.PeftModel": "base_model",
     "peft.mixed_model.PeftMixedModel": "base_model",
@@ -30,7 +32,13 @@ WRAPPERS = {
 #: Classes of layers that adapt the layer inside them.
 ADAPTERS = {"peft.tuners.tuners_utils.BaseTunerLayer", "peft.utils.other.AuxiliaryTrainingWrapper"}
 
-SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+#: Classes of models whose weights are split over processes, with the name of what splits them. While such a model is
+#: used its weights may be whole for a moment, so the weights do not tell.
+SHARDED = {
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "FullyShardedDataParallel",
+    "torch.distributed.fsdp.FSDPModule": "fully_shard",
+    "torch.distributed.fsdp._fully_shard._fully_shard.FSDPModule": "fully_shard",  # its home, which some releases name
+}
 
 #: Kinds of adapter that change how the model runs rather than its weights, besides PEFT's prompt learning.
 ROUTED = {"XLORA"}
@@ -61,10 +69,11 @@ def inside(module: nn.Module) -> nn.Module | None:
     if attribute is not None:
         _refuse_prompts(module)
         return getattr(module, attribute)
-    if SHARDED in _names(kind):
+    by = next((SHARDED[name] for name in SHARDED if name in _names(kind)), None)
+    if by is not None:
         raise UnsupportedModelError(
-            "this model is split into shards by FullyShardedDataParallel, so no process has its weights as a whole; "
-            "save it, and load it in one process"
+            f"this model is split into shards by {by}, so no process has its weights as a whole; save it, and load it "
+            "in one process"
         )
     return None
 
@@ -112,8 +121,6 @@ def merged(adapter: Any, name: Callable[[], str]) -> nn.Module:
     layer = adapter.get_base_layer()
     if any(getattr(layer, hooks) for hooks in HOOKS if hooks.startswith("_forward")):
         raise _unmerged(adapter, name(), "the layer inside it has hooks of its own")
-    if not all(parameter.is_floating_point() for parameter in layer.parameters()):
-        raise _unmerged(adapter, name(), "the layer inside it is quantised")
     _own_state(adapter, layer)
     try:
         with torch.no_grad():
