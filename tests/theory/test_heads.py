@@ -6,7 +6,7 @@ import torch
 from hybrids import hybrid_model
 from mambascope import bundled_models, load
 from mambascope.errors import InputError
-from mambascope.theory.constructed import build
+from mambascope.models.constructed import build
 from mambascope.theory.heads import EARLIEST, _share_and_lift, heads, repeated_rows
 from models import stock_model, stock_transformer
 
