@@ -3,13 +3,19 @@
 import base64
 import hashlib
 import html
+import json
+import os
 import re
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
 
-from mambascope.errors import InputError
+from mambascope import memory
+from mambascope.errors import InputError, MapTooLargeError
 from mambascope.grid import Grid
 from mambascope.methods.registry import METHODS
 from mambascope.show import html_page, notebook, notebook_frame
@@ -17,6 +23,8 @@ from mambascope.show.notebook import frame_height
 from mambascope.show.tokens import visible
 from page_contents import Elements, data_of
 from show_results import HOSTILE, PLAIN, picture_result, result
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def test_nothing_is_loaded():
@@ -177,3 +185,30 @@ def test_a_frame_grows_with_what_it_shows():
     tall, wide = (picture_result(Grid(rows, columns, 0, 8, 8)) for rows, columns in ((8, 4), (4, 8)))
     assert frame_height(wide) < frame_height(tall)
     assert frame_height(result()) < frame_height(result(caution="do not rely on this"))
+
+
+def test_a_page_that_would_not_fit_is_refused_before_it_is_made(monkeypatch, tmp_path):
+    made = result(200, layers=2)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2**20)
+    says = r"a page of 2 x 200 x 200 scores needs .* are free; explain fewer positions or layers, or write the scores"
+    with pytest.raises(MapTooLargeError, match=says):
+        html_page(made)
+    with pytest.raises(MapTooLargeError, match=says):
+        made.save(tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+    made.save(tmp_path / "result.safetensors")  # the way out that is named
+    html_page(result(20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layers", "tokens"), [(1, 1500), (12, 1000)])
+def test_the_estimate_of_a_page_is_near_the_measured_peak(layers, tokens):
+    """From as much to twice as much, with scores that are hard to pack."""
+    run = subprocess.run(
+        [sys.executable, SUPPORT / "page_peaks.py", str(layers), str(tokens)],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-800:]
+    taken, said = json.loads(run.stdout.splitlines()[-1])
+    assert taken <= said <= 2 * taken, f"took {taken:.0f} MiB, said {said:.0f} MiB"

@@ -11,6 +11,8 @@ import torch
 from hybrids import hybrid_model
 from mambascope import capture
 from mambascope.families import find_mixers
+from mambascope.models.mambavision import MambaVision, MambaVisionConfig
+from mambascope.models.vmamba import VMamba, VMambaConfig
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.footprint import bytes_of_pass
 from models import stock_model, stock_transformer
@@ -34,12 +36,31 @@ XLSTM = SMALL | {"hidden_size": 256, "num_heads": 4, "chunk_size": 64}
 RWKV = SMALL | {"hidden_size": 256, "attention_hidden_size": 256}
 
 
+#: Many thin layers, of which a capture keeps much more than it holds at once.
+MANY = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 12}
+#: Kinds of layers in turn, three recurrent ones for each attention.
+IN_TURN = {"layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 3, "mlp_only_layers": list(range(12))}
+NARROW = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+THIN = {"num_heads": 8, "head_dim": 16, "state_size": 64, "n_groups": 1}
+VMAMBA = {"depths": (2, 2, 4, 2), "hidden_sizes": (24, 48, 96, 192), "num_labels": 10}
+MAMBAVISION = {"depths": (1, 2, 4, 4), "hidden_size": 20, "num_heads": (1, 2, 4, 8), "num_labels": 10}
+
+
 def text(texts, length):
     return {"input_ids": torch.ones(texts, length, dtype=torch.long)}
 
 
 def picture(side):
     return {"pixel_values": torch.zeros(1, 3, side, side), "interpolate_pos_encoding": True}
+
+
+def seen(side):
+    return {"pixel_values": torch.zeros(1, 3, side, side)}
 
 
 def hybrid(family, **options):
@@ -59,6 +80,13 @@ PASSES = {
     "minimax": hybrid("minimax", **MINIMAX),
     "xlstm": hybrid("xlstm", **XLSTM),
     "rwkv": hybrid("rwkv", **RWKV),
+    "many mamba": (lambda: stock_model("mamba", **MANY), text(1, 8), text(1, 1000)),
+    "many mamba2": (lambda: stock_model("mamba2", **MANY, **THIN), text(1, 8), text(1, 1000)),
+    "many llama": (lambda: stock_transformer("llama", **MANY, intermediate_size=128), text(1, 8), text(1, 1000)),
+    "many qwen3_next": hybrid("qwen3_next", **MANY, **IN_TURN, intermediate_size=128, **NARROW),
+    "many jamba": hybrid("jamba", **MANY, intermediate_size=128, attn_layer_period=4, mamba_d_state=16),
+    "vmamba": (lambda: VMamba(VMambaConfig(**VMAMBA)).eval(), seen(32), seen(384)),
+    "mambavision": (lambda: MambaVision(MambaVisionConfig(**MAMBAVISION)).eval(), seen(32), seen(448)),
 }
 
 
@@ -74,7 +102,7 @@ def main(name: str) -> None:
 
     def run(inputs):
         if backward:
-            return differentiate(model, lambda outputs: outputs.logits[:, -1, 1], **inputs)
+            return differentiate(model, lambda outputs: outputs.logits.reshape(1, -1)[:, -1], **inputs)
         return capture(model, **inputs)
 
     run(few)

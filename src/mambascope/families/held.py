@@ -26,10 +26,12 @@ class Held:
     Attributes:
         at_once: While its map is made and compared with what the model computed; freed before the next mixer runs.
         backward: Until a backward pass has run, in every layer.
+        kept: With the record of a capture, of every layer.
     """
 
     at_once: int = 0
     backward: int = 0
+    kept: int = 0
 
     __repr__ = brief
 
@@ -55,3 +57,9 @@ def chunked_state(heads: int, N: int, P: int) -> Held:
     """Return what `head_recurrence` holds, which runs one decay and one N x P state per head in chunks."""
     state = N * P // CHUNK
     return Held(heads * (4 * N + 5 * P + 2 * CHUNK + 3 * state), heads * (4 * CHUNK + 2 * state))
+
+
+def cross_scan(D: int, N: int, rank: int) -> Held:
+    """Return what four scans hold, each with projections of its own and an order in which it reads the tokens."""
+    steps = 4 * (D + rank + 2 * N + 2)  # Δ, B, C and the order, whose integers have eight bytes
+    return Held(at_once=18 * D, backward=4 * (2 * D + D * N // 8), kept=steps)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mambascope.families import mamba
 from mambascope.families.family import Captured, Family, Reading, ScanCall, weights
+from mambascope.families.held import Held, cross_scan
 from mambascope.models.convolutions import neighbour_convolution
 from mambascope.models.vmamba.cross_scan import NAMES
 from mambascope.operators.grid_convolution import GridConvolution, GridConvolutionMixer
@@ -61,6 +62,12 @@ def affine(mixer: Any, captured: Captured, dtype: torch.dtype) -> GridConvolutio
     )
 
 
+def holds(mixer: Any) -> Held:
+    """Return what the four scans hold."""
+    _, D, rank = mixer.dt_projs_weight.shape
+    return cross_scan(D, mixer.A_logs.shape[1], rank)
+
+
 READINGS = tuple(Reading(name, None) for name in NAMES)
 
 FAMILY = Family(
@@ -76,4 +83,5 @@ FAMILY = Family(
     readings=READINGS,
     convolve=neighbour_convolution,
     gate_function="gate_fn",
+    holds=holds,
 )

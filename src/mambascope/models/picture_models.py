@@ -28,6 +28,21 @@ class PictureOutput(ModelOutput):
     last_hidden_state: Float[Tensor, "b H W E"] | None = None
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """What the parts of one stage read of some pictures.
+
+    Attributes:
+        count: How many sequences: one of each picture, or one of each window.
+        tokens: L, the number of tokens of each.
+        width: E, the width of the stream.
+    """
+
+    count: int
+    tokens: int
+    width: int
+
+
 class StagedModel(PreTrainedModel):
     """A model whose stages read fewer and fewer tokens; its tokens are those of the first stage.
 
@@ -52,6 +67,10 @@ class StagedModel(PreTrainedModel):
 
     def cells(self) -> tuple[int, ...]:
         """Return the side of a token in pixels, for each stage that mixes tokens."""
+        raise NotImplementedError
+
+    def sequences(self, pictures: int, height: int, width: int) -> tuple[Sequences, ...]:
+        """Return what each stage reads of some pictures of this size in pixels, also stages that mix no tokens."""
         raise NotImplementedError
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:

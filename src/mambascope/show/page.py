@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
+from mambascope.memory import require_bytes
 from mambascope.show.picture_page import picture_page
 from mambascope.show.text_page import text_page
+
+#: Bytes that each score of one layer takes while it is packed: integers that order it, its code, its share.
+PACKING = 64
+
+#: Bytes of the page for each score of a layer: its code in base64, in the block, in the page, and as it is written.
+PACKED = 4
 
 
 def html_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
@@ -18,8 +27,19 @@ def html_page(attribution: Attribution, *others: Attribution, command: str | Non
 
     Raises:
         InputError: if the results do not belong on one page, or hold scores that are not finite numbers.
+        MapTooLargeError: if the page of one would not fit in memory.
     """
-    if len({one.grid is None for one in (attribution, *others)}) > 1:
+    results = (attribution, *others)
+    if len({one.grid is None for one in results}) > 1:
         raise InputError("results of a text and of a picture cannot share a page; make one for each")
+    for one in results:
+        scores = "{} x {} x {}".format(*one.scores.shape)
+        way_out = "explain fewer positions or layers, or write the scores as .safetensors"
+        require_bytes(bytes_of_page(*one.scores.shape), torch.device("cpu"), f"a page of {scores} scores", way_out)
     make = text_page if attribution.grid is None else picture_page
     return make(attribution, *others, command=command)
+
+
+def bytes_of_page(layers: int, targets: int, sources: int) -> int:
+    """Return about how many bytes the page of a result takes while it is made, beyond the result."""
+    return targets * sources * (PACKING + PACKED * (layers + 1))

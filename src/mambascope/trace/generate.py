@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from mambascope.errors import InputError
 from mambascope.inputs.checks import check_inputs, longest_text
 from mambascope.numbering import whole_number
+from mambascope.trace.footprint import require_generation
 from mambascope.trace.running import refusals_named, running
 
 
@@ -24,6 +25,7 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: 
         count: How many tokens; fewer come back where the model ends the text before.
 
     Raises:
+        MapTooLargeError: if the text with all of them would not fit in memory.
         InputError: if there are several texts or ids out of range, the model predicts no next token, `count` is not a
             whole number from 1, or the model has no positions for so long a text.
     """
@@ -44,6 +46,7 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: 
             f"the text has {length} tokens and generate={count} adds more, and {type(model).__name__} has positions "
             f"for {longest}; shorten the text"
         )
+    require_generation(model, input_ids, count)
     known = getattr(model, "generation_config", None)
     ends = getattr(known, "eos_token_id", None)
     pad = getattr(known, "pad_token_id", None)

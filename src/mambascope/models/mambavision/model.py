@@ -20,7 +20,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from mambascope.models.mambavision.attention import MambaVisionAttention
 from mambascope.models.mambavision.mixer import MambaVisionMixer
 from mambascope.models.mambavision.windows import from_windows, to_windows
-from mambascope.models.picture_models import Mlp, PictureOutput, StagedModel
+from mambascope.models.picture_models import Mlp, PictureOutput, Sequences, StagedModel
 from mambascope.models.vim.embedding import TokenSequence
 
 #: Stages of convolutions, which come first.
@@ -186,6 +186,18 @@ class MambaVision(StagedModel):
     def cells(self) -> tuple[int, ...]:
         """Return the side of a token in pixels, for each stage that mixes tokens."""
         return tuple(self.embedded_cell * 2**stage for stage in range(CONVOLUTIONAL, len(self.config.depths)))
+
+    def sequences(self, pictures: int, height: int, width: int) -> tuple[Sequences, ...]:
+        """Return what each stage reads of some pictures of this size in pixels: grids, then windows."""
+        found = []
+        for stage, side in enumerate(self.config.windows):
+            cell, E = self.embedded_cell * 2**stage, self.config.width(stage)
+            rows, columns = -(-height // cell), -(-width // cell)
+            if stage < CONVOLUTIONAL:
+                found.append(Sequences(pictures, rows * columns, E))
+            else:
+                found.append(Sequences(pictures * -(-rows // side) * -(-columns // side), side**2, E))
+        return tuple(found)
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
         """Return the pictures' patches, as a grid."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
 
-from mambascope.models.picture_models import ChannelsFirst, ChannelsLast, Mlp, PictureOutput, StagedModel
+from mambascope.models.picture_models import ChannelsFirst, ChannelsLast, Mlp, PictureOutput, Sequences, StagedModel
 from mambascope.models.vim.embedding import TokenSequence
 from mambascope.models.vmamba.mixer import SS2D
 
@@ -139,6 +139,14 @@ class VMamba(StagedModel):
     def cells(self) -> tuple[int, ...]:
         """Return the side of a token in pixels, stage by stage."""
         return tuple(self.embedded_cell * 2**stage for stage in range(len(self.config.depths)))
+
+    def sequences(self, pictures: int, height: int, width: int) -> tuple[Sequences, ...]:
+        """Return what each stage reads of some pictures of this size in pixels: a sequence of each."""
+        sides = ((-(-height // cell), -(-width // cell)) for cell in self.cells())
+        return tuple(
+            Sequences(pictures, rows * columns, E)
+            for (rows, columns), E in zip(sides, self.config.hidden_sizes, strict=True)
+        )
 
     def patches(self, pixel_values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W E"]:
         """Return the pictures' patches, as a grid."""
