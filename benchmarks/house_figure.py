@@ -53,7 +53,7 @@ class Leg(NamedTuple):
         leaves: Where its line leaves the first, in inches to the right of the middle.
         enters: Where it enters the second.
         beside: Where the verb is written, in inches to the right of the middle of the line; below 0 it ends there.
-        upward: Whether it goes up, along the one import that may.
+        upward: Whether it goes up, along an import that may.
     """
 
     start: str
@@ -86,16 +86,17 @@ LEGS = (
     Leg("AffineMap", "Method", "rows, tiles", leaves=0.12, beside=0.1),
     Leg("Method", "explain", leaves=0.16, enters=-0.12),
     Leg("explain", "Attribution", leaves=0.2, enters=-0.14),
-    Leg("Attribution", "show", ".show(),\nthe one\nimport up", leaves=0.24, upward=True),
+    Leg("Attribution", "show", ".show(), an\nimport that\ngoes up", leaves=0.24, upward=True),
 )
 
 
 def contract() -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the rooms and files at the ground from top to bottom, and the imports that may go up."""
+    """Return the rooms and files at the ground from top to bottom, and the imports that may go up to rooms."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
     (layers,) = [one for one in settings["contracts"] if one["type"] == "layers"]
-    upward = [tuple(_parts(end)[0] for end in line.split(" -> ")) for line in layers.get("ignore_imports", ())]
-    return [_parts(module)[0] for module in layers["layers"]], [(start, end) for start, end in upward]
+    order = [_parts(module)[0] for module in layers["layers"]]
+    ends = [[_parts(end)[0] for end in line.split(" -> ")] for line in layers.get("ignore_imports", ())]
+    return order, [(start, end) for start, end in ends if (SOURCES / end).is_dir()]
 
 
 def in_source() -> set[str]:

@@ -69,7 +69,7 @@ def test_every_format_is_written_whole(run, models, photographs, tmp_path, suffi
     assert code == 0, err
     assert str(path) in out.replace("\n", "")
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "no partial file is left"
-    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"layer,"}
+    starts = {"html": b"<!", "png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "json": b"{", "csv": b"method,layer,"}
     starts |= {"npz": b"PK"}
     assert path.read_bytes().startswith(starts.get(suffix, b""))
     if suffix == "safetensors":

@@ -22,6 +22,7 @@ SOURCE = Path(inspect.getfile(mambascope)).parent
 PYTHON_ONLY = {
     *("mixers", "pixels", "use_cache", "layers", "interpolate_pos_encoding", "return_dict", "snum", "partial"),
     *("width", "length"),
+    "question",  # the name of a span in an example
 }
 #: Files whose messages name functions to those who call them; the command reaches none of these.
 CALLERS_ONLY = {

@@ -27,7 +27,7 @@ def test_a_file_holds_what_its_ending_says(tmp_path, of, ending):
     assert result.save(path) == result.save(str(path)) == path
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no partial file is left"
     starts = {".html": b"<!doctype html>", ".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml", ".npz": b"PK"}
-    starts |= {".json": b'{"tokens"', ".csv": b"layer,target,target_token,source,source_token,score\n"}
+    starts |= {".json": b'{"tokens"', ".csv": b"method,layer,target,target_token,source,source_token,score,share\n"}
     assert path.read_bytes().startswith(starts.get(ending.lower(), b""))
     if ending == ".safetensors":
         assert torch.equal(Attribution.load(path).scores, result.scores)

@@ -317,9 +317,9 @@ def explain_calls():
         yield f"explain model={label(wrong)}", lambda wrong=wrong: run(model=wrong)
     for wrong in ("gpt2", 3, [], model, *THINGS):
         yield f"explain tokenizer={label(wrong)}", lambda wrong=wrong: run(tokenizer=wrong)
-    for wrong in (None, "", 3, ["a"], b"text", {}, {"input_ids": None}, {"text": "a"}, {"input_ids": [[1]]}, {1: ids},
-                  {"input_ids": ids, "seq_idx": ids}, {"input_ids": torch.cat([ids, ids])}, "\ud800", object(), pixels,
-                  Path("a.png"), 1.5, True):  # fmt: skip
+    for wrong in (None, "", 3, [""], [["a"]], b"text", {}, {"input_ids": None}, {"text": "a"}, {"input_ids": [[1]]},
+                  {1: ids}, {"input_ids": ids, "seq_idx": ids}, {"input_ids": torch.cat([ids, ids])}, "\ud800", object(),
+                  pixels, Path("a.png"), 1.5, True):  # fmt: skip
         yield f"explain source={label(wrong)}", lambda wrong=wrong: run(source=wrong)
     for wrong in ("", "nothing", 3, [], ["latim", "nothing"], [3], [None], ["latim", ["latim"]], *THINGS):
         yield f"explain method={label(wrong)}", lambda wrong=wrong: run(method=wrong)
@@ -417,6 +417,12 @@ def other_calls(folder):
     foreign.write_bytes(b"nothing of the kind")
     yield "Attribution.load foreign", lambda: mambascope.Attribution.load(foreign)
     for wrong in (None, 3, "x", single.scores, *THINGS):
+        yield f"add={label(wrong)}", lambda wrong=wrong: result + wrong
+        yield f"mean={label(wrong)}", lambda wrong=wrong: mambascope.Attribution.mean(wrong)
+        yield f"mean of={label(wrong)}", lambda wrong=wrong: mambascope.Attribution.mean([result, wrong])
+        yield f"spans={label(wrong)}", lambda wrong=wrong: result.spans(wrong)
+        yield f"words sources={label(wrong)}", lambda wrong=wrong: result.words(sources=wrong)
+        yield f"words targets={label(wrong)}", lambda wrong=wrong: result.words(targets=wrong)
         yield f"to_html={label(wrong)}", lambda wrong=wrong: result.to_html(wrong)
         yield f"save others={label(wrong)}", lambda wrong=wrong: result.save(folder / "x.html", wrong)
     facts = {name: getattr(single, name) for name in ("scores", "tokens", "axes", "method", "target", "model")}
