@@ -317,9 +317,10 @@ def explain_calls():
         yield f"explain model={label(wrong)}", lambda wrong=wrong: run(model=wrong)
     for wrong in ("gpt2", 3, [], model, *THINGS):
         yield f"explain tokenizer={label(wrong)}", lambda wrong=wrong: run(tokenizer=wrong)
+    rows = {"input_ids": torch.cat([ids, ids])}
     for wrong in (None, "", 3, [""], [["a"]], b"text", {}, {"input_ids": None}, {"text": "a"}, {"input_ids": [[1]]},
-                  {1: ids}, {"input_ids": ids, "seq_idx": ids}, {"input_ids": torch.cat([ids, ids])}, "\ud800", object(),
-                  pixels, Path("a.png"), 1.5, True):  # fmt: skip
+                  {1: ids}, {"input_ids": ids, "seq_idx": ids}, rows, "\ud800", object(), pixels, Path("a.png"), 1.5,
+                  True):  # fmt: skip
         yield f"explain source={label(wrong)}", lambda wrong=wrong: run(source=wrong)
     for wrong in ("", "nothing", 3, [], ["latim", "nothing"], [3], [None], ["latim", ["latim"]], *THINGS):
         yield f"explain method={label(wrong)}", lambda wrong=wrong: run(method=wrong)
