@@ -39,6 +39,7 @@ def test_the_wheel_explains_a_text(built, tmp_path):
     assert Path(used.strip()).is_relative_to(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wheel_without_the_zoo_says_how_to_get_a_model(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

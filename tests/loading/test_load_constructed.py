@@ -9,6 +9,7 @@ from mambascope.errors import InputError
 from mambascope.models.constructed import constructed_models, mechanism_of
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", constructed_models())
 def test_the_words_of_a_text_are_the_tokens_of_its_case(name):
     model, tokenizer = mambascope.load(name)

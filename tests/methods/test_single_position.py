@@ -69,6 +69,7 @@ def assert_alike(fast, slow, bound=BOUND):
     assert fast.scores.dtype == slow.scores.dtype
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("model", EVERY, indirect=True)
 def test_one_position_alone_gives_what_whole_texts_give(model):
     """At the end, in the middle and at the start of a text; in all layers, in one, and in one kind of mixer."""
@@ -84,6 +85,7 @@ def test_one_position_alone_gives_what_whole_texts_give(model):
         assert plain or fast.alone < 1e-12
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", [name for name in EVERY if name not in PLAIN])
 def test_in_single_precision_and_beside_padding(family, side):

@@ -48,6 +48,7 @@ def assert_exact(name, longest, every=1):
         assert ((found[some] - due).abs() <= ROUNDING * size).all()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", constructed_models())
 def test_every_text_gets_exactly_the_logits_of_the_rule(name):
     assert_exact(name, LONGEST[mechanism_of(name).name][0], every=7)
