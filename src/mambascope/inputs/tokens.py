@@ -17,6 +17,7 @@ from mambascope.errors import InputError
 from mambascope.loading.json_files import one_line
 from mambascope.loading.tokenizer import is_tokenizers_own
 from mambascope.numbering import shown
+from mambascope.panics import panics_unprinted
 
 #: How many tokens a message names at most.
 EXAMPLES = 8
@@ -178,7 +179,8 @@ def _check_text(text: str) -> None:
 def _said(tokenizer: Any, text: str) -> Iterator[None]:
     """Turn whatever error a tokenizer raises into an InputError of one sentence; its libraries have various errors."""
     try:
-        yield
+        with panics_unprinted():
+            yield
     except BaseException as error:
         if not _is_tokenizers_own(error):
             raise

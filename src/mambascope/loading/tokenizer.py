@@ -19,6 +19,7 @@ from mambascope.errors import CheckpointError, MambascopeError
 from mambascope.families import kinds_of_type
 from mambascope.loading.json_files import is_file, one_line, read_json
 from mambascope.loading.schemas import ConfigFile, TokenizerFile, TokenizerSettings
+from mambascope.panics import panics_unprinted
 
 #: A folder with any of these files has a tokenizer of its own.
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -45,8 +46,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
     """Return the tokenizer in a folder; raises CheckpointError if it cannot be read or fails on a short text."""
     try:
         _check_rules(folder)
-        tokenizer = _read(folder, trust_remote_code=trust_remote_code)
-        _try(tokenizer)
+        with panics_unprinted():
+            tokenizer = _read(folder, trust_remote_code=trust_remote_code)
+            _try(tokenizer)
     except BaseException as error:
         if not is_tokenizers_own(error):
             raise
