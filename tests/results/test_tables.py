@@ -1,6 +1,7 @@
 """Tables of a result: data frame, CSV."""
 
 import csv
+import dataclasses
 import io
 import sys
 
@@ -40,6 +41,11 @@ def test_a_row_of_zeros_has_no_shares():
     result = make()
     result.scores[:] = 0
     assert not result.to_dataframe().share.any()
+
+
+def test_half_a_character_is_written_as_its_escape():
+    result = dataclasses.replace(make(), tokens=("a", "\udcff", "<c>", "\n"))
+    assert list(result.to_dataframe().source_token[:2]) == ["a", "\\udcff"]
 
 
 @pytest.mark.parametrize(("package", "call"), [("pandas", "to_dataframe"), ("xarray", "to_xarray")])

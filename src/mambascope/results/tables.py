@@ -67,15 +67,20 @@ def to_dataframe(result: Attribution) -> pandas.DataFrame:
     except ImportError:
         raise InputError("data frames need pandas, which is not installed: pip install pandas") from None
     layers, targets, sources = (list(result.axes[name]) for name in ("layer", "target", "source"))
-    tokens = dict(zip(sources, piece_names(result.tokens), strict=True))
+    tokens = {source: _writable(name) for source, name in zip(sources, piece_names(result.tokens), strict=True)}
     index = pandas.MultiIndex.from_product([layers, targets, sources], names=["layer", "target", "source"])
     frame = index.to_frame(index=False)
-    frame.insert(0, "method", result.method)
+    frame.insert(0, "method", _writable(result.method))
     frame.insert(3, "target_token", frame["target"].map(tokens))
     frame.insert(5, "source_token", frame["source"].map(tokens))
     frame["score"] = result.scores.numpy().reshape(-1)
     frame["share"] = shares(result).reshape(-1)
     return frame
+
+
+def _writable(text: str) -> str:
+    """Return a text that UTF-8 can write: half a character becomes its escape, as in files."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_xarray(result: Attribution) -> xarray.DataArray:
