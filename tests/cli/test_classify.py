@@ -1,25 +1,11 @@
 """`mambascope classify`: the table of theorem 1, and the layers of a model."""
 
 import json
-import sys
 
 import pytest
 
-from mambascope.cli import main
 from mambascope.models.layers import LAYERS
 from mambascope.theory.theorem import STOCK, THEOREM
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mambascope", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_the_table_agrees_with_the_theorem(run):

@@ -1,24 +1,8 @@
 """The command on models known by construction: what they are, what they read, and names and words that none has."""
 
 import json
-import sys
 
 import pytest
-
-from mambascope.cli import main
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command with these arguments; returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def test_a_constructed_model_says_what_it_does_and_shows_a_text_to_explain(run):

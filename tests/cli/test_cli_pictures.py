@@ -1,7 +1,6 @@
 """`explain` on pictures, end to end: known by the file, every format, refusals in one sentence with exit code 2."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from safetensors.torch import load_file
 
 import mambascope
 from browser import open_file
-from mambascope.cli import main
 from mambascope.explanation import explain
 from mambascope.models.vim import VisionMamba, VisionMambaConfig
 from page_contents import data_of
@@ -29,21 +27,6 @@ def photographs(tmp_path_factory):
     Image.fromarray(astronaut()).save(folder / "astronaut.png")
     Image.fromarray(cat()).save(folder / "cat.jpg")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command with these arguments; returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 @pytest.mark.parametrize("name", ["vit", "vim"])

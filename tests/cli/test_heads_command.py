@@ -1,26 +1,11 @@
 """`mambascope heads MODEL`."""
 
 import json
-import sys
 
 import pytest
 
-from mambascope.cli import main
 from picture_checkpoints import vim
 from small_checkpoint import make_checkpoint
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        capsys.readouterr()  # what making the checkpoint printed
-        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_a_line_for_every_layer_within_80_columns(run):

@@ -1,30 +1,15 @@
 """`mambascope info MODEL --stats TEXT`: the table, the values and the figure."""
 
 import json
-import sys
 
 import pytest
 import torch
 
 import mambascope
-from mambascope.cli import main
 from mambascope.theory.memory import held, memory
 from small_checkpoint import make_checkpoint
 
 TEXT = "When Mary and John went to the store"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        capsys.readouterr()  # what making the checkpoint printed
-        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_every_layer_has_a_line_within_80_columns(run):
