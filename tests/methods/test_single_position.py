@@ -8,8 +8,10 @@ from transformers.models.llama import modeling_llama
 
 from hybrids import HYBRIDS, hybrid_model, in_double
 from mambascope import readouts
+from mambascope.errors import InputError
 from mambascope.methods import METHODS, interventions
 from mambascope.methods.interventions import knockout
+from mambascope.methods.occlusion import occlusion
 from mambascope.trace import capture, earlier_tokens, single_position
 from mambascope.trust import TOLERANCE
 from models import FAMILIES, TRANSFORMERS, padded_batch, stock_model, stock_transformer, without_downcasts
@@ -292,3 +294,25 @@ def test_a_batch_of_one_token():
     effect = knockout(capture(small("llama"), input_ids=IDS[:, :1]), token(0))
     assert effect.alone is not None
     assert effect.scores.shape == (1,)
+
+
+@pytest.mark.parametrize("model", ["mamba", "mamba2", "llama", "qwen3_next", "lfm2", "rwkv"], indirect=True)
+def test_some_sources_alone_score_what_they_score_among_all(model):
+    """With the target among the sources or not; the others are NaN, and those out of reach are zero."""
+    trace = capture(model, input_ids=IDS)
+    for remove in (knockout, occlusion):
+        every = remove(trace, token(7)).scores
+        for sources in ([1, 2, 5], [7, 0], [9, 3], [-1]):
+            some = remove(trace, token(7), sources=sources).scores
+            asked = torch.zeros(LENGTH, dtype=torch.bool)
+            asked[sources] = True
+            assert some[~asked].isnan().all()
+            assert float((some - every)[asked].abs().max()) <= BOUND * float(every.abs().max())
+
+
+def test_sources_must_be_positions():
+    trace = capture(stock_model("mamba", torch.float32), input_ids=IDS)
+    for remove in (knockout, occlusion):
+        for wrong in ([LENGTH], [-LENGTH - 1], []):
+            with pytest.raises(InputError, match="source"):
+                remove(trace, token(-1), sources=wrong)

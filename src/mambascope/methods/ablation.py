@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
+from mambascope.positions import positions_in
 from mambascope.readouts import read
 
 #: Tokens in one batch of copies, unless the caller gives a number of copies: with a vocabulary of 50,000, the logits
@@ -24,7 +25,8 @@ class Effect:
     """The effect on a readout of removing each source.
 
     Attributes:
-        scores: The readout of the intact model less the readout without source j: positive if j supports it.
+        scores: The readout of the intact model less the readout without source j: positive if j supports it. NaN for
+            sources that nobody asked for.
         value: The readout of the intact model.
         outputs: What the intact model returned.
         alone: For a knockout for which one position ran alone, how far its run with nothing cut is from the text's
@@ -42,22 +44,24 @@ class Effect:
 def measure(
     readout: Callable[[Any], Float[Tensor, " b"]],
     outputs: Any,
-    without: Callable[[int, int], Any],
+    without: Callable[[Int[Tensor, " n"]], Any],
     *,
     length: int,
-    sources: int,
+    reach: int,
+    sources: Sequence[int] | None,
     padding: Bool[Tensor, " L"] | None,
     batch: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Effect:
-    """Return the effect of sources 0 to `sources` - 1, measured in batches; zero for later sources and for padding.
+    """Return the effect of each source, measured in batches; zero for sources out of reach and for padding.
 
     Args:
         readout: Given a model's outputs, returns one number per text.
         outputs: What the intact model returned.
-        without: Given a range of sources, returns the model's outputs for copies of the text, each without one of them.
+        without: Given sources in ascending order, returns the model's outputs for copies of the text, each without one.
         length: Number of tokens of the text.
-        sources: Number of sources.
+        reach: How many sources, from the first on, the readout may depend on.
+        sources: The sources asked for, from 0; None for all.
         padding: True at padding, which is no source; None if there is none.
         batch: Copies per batch; by default as many as make `BATCH_TOKENS` tokens.
         progress: Called with (sources done, sources in all) after each batch.
@@ -66,12 +70,15 @@ def measure(
         InputError: if the readout does not return one number per text, or the batch is empty.
     """
     intact = read(readout, outputs).detach()
-    scores = intact.new_zeros(length, dtype=torch.promote_types(intact.dtype, torch.float32))
-    for start, stop in batches(sources, length, batch):
-        left = read(readout, without(start, stop), gaps=True).detach()
-        scores[start:stop] = intact.to(scores.dtype) - left.to(scores.dtype)
+    asked = torch.arange(length) if sources is None else torch.tensor(sorted(set(sources)), dtype=torch.long)
+    scores = intact.new_full((length,), torch.nan, dtype=torch.promote_types(intact.dtype, torch.float32))
+    scores[asked] = 0
+    asked = asked[asked < reach].to(scores.device)
+    for start, stop in batches(len(asked), length, batch):
+        left = read(readout, without(asked[start:stop]), gaps=True).detach()
+        scores[asked[start:stop]] = intact.to(scores.dtype) - left.to(scores.dtype)
         if progress is not None:
-            progress(stop, sources)
+            progress(stop, len(asked))
     return Effect(scores if padding is None else scores.masked_fill(padding, 0), float(intact), outputs)
 
 
@@ -86,9 +93,18 @@ def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int,
         yield start, min(start + size, sources)
 
 
-def one_each(start: int, stop: int, length: int, device: torch.device) -> Bool[Tensor, "b L"]:
-    """Return True at one source per copy: at `start` in the first, at `stop` - 1 in the last."""
-    return torch.arange(length, device=device) == torch.arange(start, stop, device=device)[:, None]
+def chosen(sources: Sequence[int] | None, mask: Tensor | None, length: int) -> list[int] | None:
+    """Return the sources asked for, counted from 0, for a text with this mask; None for all.
+
+    Raises:
+        InputError: if one is not a position of the text, or padding.
+    """
+    return None if sources is None else positions_in(mask, (1, length), sources, "source")[0].tolist()
+
+
+def one_each(sources: Int[Tensor, " b"], length: int) -> Bool[Tensor, "b L"]:
+    """Return True at one source per copy of the text."""
+    return torch.arange(length, device=sources.device) == sources[:, None]
 
 
 def padding_of(inputs: dict[str, Any]) -> Bool[Tensor, " L"] | None:

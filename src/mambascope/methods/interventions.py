@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import Kind
 from mambascope.memory import require_room
-from mambascope.methods.ablation import Effect, batches, copies, measure, one_each, padding_of, require_one_text
+from mambascope.methods.ablation import Effect, batches, chosen, copies, measure, one_each, padding_of, require_one_text
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import looks_ahead, positions, without_padding
@@ -44,6 +45,7 @@ def knockout(
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     targets: int | Sequence[int] | None = None,
+    sources: Sequence[int] | None = None,
     layers: tuple[int, int] | None = None,
     kinds: Collection[Kind] | None = None,
     batch: int | None = None,
@@ -67,6 +69,7 @@ def knockout(
         readout: Given the model's outputs, returns one number per text; see `mambascope.readouts`.
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
+        sources: The sources to remove, one at a time; negative numbers likewise. None for all; others score NaN.
         layers: First and last layer of a window, both included; None for all.
         kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
         batch: Copies of the text, or of the one position, per batch; by default as many as make 2048 tokens, or 256.
@@ -88,14 +91,19 @@ def knockout(
         length, device = trace.shape[1], trace.layers[0].x.device
         rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
 
-        def without(start: int, stop: int) -> Any:
-            with intervening(own, Knockout(mixers, one_each(start, stop, length, device), rows)):
-                return call(own, copies(inputs, stop - start))
+        def without(cut: Tensor) -> Any:
+            with intervening(own, Knockout(mixers, one_each(cut.to(device), length), rows)):
+                return call(own, copies(inputs, len(cut)))
 
         ahead = any(looks_ahead(trace, layer) for layer in window)
-        sources = length if ahead else max(rows) + 1  # later ones give the targets nothing
         measured = partial(
-            measure, number, length=length, sources=sources, padding=padding_of(inputs), progress=progress
+            measure,
+            number,
+            length=length,
+            reach=length if ahead else max(rows) + 1,  # later ones give the targets nothing
+            sources=chosen(sources, trace.attention_mask, length),
+            padding=padding_of(inputs),
+            progress=progress,
         )
         if len(rows) == 1 and _reads_alone(trace, readout, rows[0]):
             position = single_position(own, inputs, trace.outputs, rows[0], length, mixers)
@@ -145,7 +153,8 @@ def value_zeroing(
         distances = intact.new_zeros(length, length)
         mixers = [branch.name for branch in block.branches]
         for start, stop in batches(length, length, batch):
-            with intervening(own, Knockout(mixers, one_each(start, stop, length, intact.device))):
+            cut = one_each(torch.arange(start, stop, device=intact.device), length)
+            with intervening(own, Knockout(mixers, cut)):
                 without = _in_working_precision(made.again(module, stop - start))
             first = start if causal else 0
             distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import InputError
 from mambascope.inputs.tokens import check_ids
-from mambascope.methods.ablation import Effect, copies, measure, padding_of, require_one_text
+from mambascope.methods.ablation import Effect, chosen, copies, measure, padding_of, require_one_text
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import positions, reach
@@ -31,6 +31,7 @@ def occlusion(
     readout: Callable[[Any], Float[Tensor, " b"]],
     *,
     replacement: str | int = "zero",
+    sources: Sequence[int] | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Effect:
@@ -44,6 +45,8 @@ def occlusion(
         replacement: What replaces a token: `zero`, a vector of zeros; `mean`, the mean of all embeddings; a token id;
             or `delete`, nothing, so that the text becomes shorter. A position's outputs are then read where its token
             has moved to, and those of the deleted token at the token before it; the score is NaN if there is none.
+        sources: The tokens to occlude, one at a time; negative numbers count back from the text's own last token. None
+            for all; others score NaN.
         batch: Copies of the text per batch; by default as many as make 2048 tokens.
         progress: Called with (tokens done, tokens in all) after each batch.
 
@@ -56,16 +59,17 @@ def occlusion(
     with running(trace.model) as own:
         text = embedded(own, inputs)
         length = text.shape[1]
+        mask = trace.attention_mask if length == trace.shape[1] else None
         occluded = _occluding(own, inputs, replacement, length)
 
-        def without(start: int, stop: int) -> Any:
+        def without(places: Tensor) -> Any:
             with intervening(own, None):
-                return occluded(torch.arange(start, stop, device=text.device))
+                return occluded(places.to(text.device))
 
         return measure(
             number, trace.outputs, without,
-            length=length, sources=_seen(trace, readout, length), padding=padding_of(inputs), batch=batch,
-            progress=progress,
+            length=length, reach=_seen(trace, readout, length), sources=chosen(sources, mask, length),
+            padding=padding_of(inputs), batch=batch, progress=progress,
         )  # fmt: skip
 
 

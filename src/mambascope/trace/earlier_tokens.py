@@ -46,22 +46,35 @@ class Copies:
     Attributes:
         place: The position, t.
         count: The number of copies.
-        sources: The sources that they lose, one copy each; none are lost where it is empty.
+        sources: The sources that they lose, one copy each, ascending; none are lost where it is empty.
     """
 
     place: int
     count: int
-    sources: range = range(0)
+    sources: tuple[int, ...] = ()
 
     @property
-    def before(self) -> slice:
+    def before(self) -> list[int]:
         """The sources before t."""
-        return slice(self.sources.start, max(self.sources.start, min(self.sources.stop, self.place)))
+        return [source for source in self.sources if source < self.place]
+
+    @property
+    def runs(self) -> Iterator[slice]:
+        """The sources before t as slices, each of sources that follow each other."""
+        start = stop = -1
+        for source in self.before:
+            if source != stop:
+                if stop > start:
+                    yield slice(start, stop)
+                start = source
+            stop = source + 1
+        if stop > start:
+            yield slice(start, stop)
 
     @property
     def cut_before(self) -> slice:
         """The copies that lose them."""
-        return slice(0, self.before.stop - self.before.start)
+        return slice(0, len(self.before))
 
     @property
     def cut_own(self) -> slice:
@@ -158,7 +171,7 @@ class EarlierScan:
         own[copies.cut_own] = 0
         o = _read(recalled, self.state[0]).flatten(1)[:, None] + own
         if copies.cut_before.stop:
-            written = self.scan.written(copies.before)[0].transpose(0, 1)
+            written = torch.cat([self.scan.written(run) for run in copies.runs], dim=2)[0].transpose(0, 1)
             alpha = (recalled[copies.cut_before] * written).sum(dim=-1)
             o[copies.cut_before, 0] -= scan.channels(alpha) * self.s[0, copies.before]
         o = o if call.bias is None else o + call.bias.to(working)
@@ -235,7 +248,7 @@ class EarlierAttention:
         output = output.transpose(0, 1)
         places = torch.arange(n, device=p.device)
         for cut, columns in (
-            (copies.cut_before, torch.arange(copies.before.start, copies.before.stop, device=p.device)),
+            (copies.cut_before, torch.tensor(copies.before, dtype=torch.long, device=p.device)),
             (copies.cut_own, t + places[copies.cut_own]),
         ):
             share = p[0][:, places[cut], columns, None] * _of_heads(values[0, :, columns], p.shape[1])

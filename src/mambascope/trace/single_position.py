@@ -79,12 +79,12 @@ class SinglePosition:
 
     __repr__ = brief
 
-    def without(self, start: int, stop: int) -> Any:
-        """Return the model's outputs for copies of the position, each without one of these sources.
+    def without(self, sources: Tensor) -> Any:
+        """Return the model's outputs for copies of the position, each without one of these sources, which ascend.
 
         They are as if the whole text had run, with the position's own outputs at every position.
         """
-        return self.run(Copies(self.place, stop - start, range(start, stop)))[0]
+        return self.run(Copies(self.place, len(sources), tuple(sources.tolist())))[0]
 
     def run(self, copies: Copies) -> tuple[Any, float]:
         """Return the outputs for copies and, if they lose nothing, how far their calls are from the text's.
