@@ -27,11 +27,11 @@ import transformers
 
 import mambascope
 from mambascope.errors import InputError
-from mambascope.evaluate.metrics.ranking import rank_correlation
 from mambascope.explanation import explain
 from mambascope.files import write_whole
 from mambascope.methods.method import SCAN
 from mambascope.methods.registry import METHODS
+from mambascope.ranks import rank_correlation
 from training.language.corpus import data_folder, read_novels, split_novels
 
 INTERVENTIONS = ("occlusion", "knockout")

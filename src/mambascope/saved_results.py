@@ -33,6 +33,19 @@ MOST_PIXELS = 2**24
 LARGEST = 2**31
 
 
+class _Verified(TypedDict):
+    """What removing sources did to the number explained at one position."""
+
+    position: NonNegativeInt
+    asked: Text
+    value: float
+    sources: list[NonNegativeInt]
+    scores: list[float]
+    knockout: list[float | None]
+    occlusion: list[float | None]
+    rank_correlation: dict[Literal["knockout", "occlusion"], float | None]
+
+
 class _Evidence(TypedDict, total=False):
     """The entries that are written out in words; there may be others."""
 
@@ -61,6 +74,8 @@ class _Evidence(TypedDict, total=False):
     stage: int | None
     stages: int
     per_target: list[dict[str, Any]]
+    verified: list[_Verified]
+    seconds_verified: float | None
 
 
 class _Axes(BaseModel):
@@ -113,6 +128,8 @@ class _Facts(BaseModel):
             raise ValueError(f"{len(self.model.kinds)} kinds were given for {self.model.layers} layers")
         if self.grid is not None:
             _check_grid(self.grid, length)
+        for entry in self.diagnostics.get("verified", ()):
+            _check_verified(entry, rows, length)
         return self
 
 
@@ -124,6 +141,14 @@ def _check_target(target: Target, length: int) -> None:
         raise ValueError(f"the value of a target is {target.value}")
     if not all(0 <= probability <= 1.001 for _, probability in target.next_tokens):  # the sum of rounded numbers
         raise ValueError("a probability does not lie between 0 and 1")
+
+
+def _check_verified(entry: _Verified, rows: tuple[int, ...], length: int) -> None:
+    sources = entry["sources"]
+    if entry["position"] not in rows or any(source >= length for source in sources):
+        raise ValueError("sources were removed of a target or at a place that the result does not have")
+    if any(len(found) != len(sources) for found in (entry["scores"], entry["knockout"], entry["occlusion"])):
+        raise ValueError(f"{len(sources)} sources were removed, but there are more or fewer measurements")
 
 
 def _check_grid(grid: Grid, length: int) -> None:

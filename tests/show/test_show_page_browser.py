@@ -11,7 +11,7 @@ from browser import ATTEMPTS, open_file, with_script
 from mambascope.grid import Grid
 from mambascope.show import html_page, notebook_frame
 from mambascope.show.notebook import frame_height
-from show_results import HOSTILE, picture_result, result
+from show_results import HOSTILE, picture_result, result, with_removals
 
 pytestmark = pytest.mark.browser
 
@@ -137,6 +137,7 @@ FRAMED = {
     "layers, long": result(464, single=True),
     "caution": result(caution="the scores miss the number explained by 12 %: do not rely on them " * 3),
     "picture": picture_result(Grid(8, 8, 0, 8, 8)),
+    "removed": with_removals(result(single=True)),
 }
 
 
@@ -158,3 +159,76 @@ def test_a_frame_is_as_tall_as_its_page_with_all_but_the_first_section_folded(op
     assert opened_up > folded
     assert first > 200
     assert 0.95 * folded - 20 < frame_height(FRAMED[case]) < 1.1 * folded + 80
+
+
+PANEL = """const panel = () => ({
+  says: document.getElementById("removal-says").textContent,
+  bars: [...document.querySelectorAll(".losses dd.number")].map((one) => one.textContent),
+  dots: document.querySelectorAll(".losses-plot circle title").length,
+  pressed: [...document.querySelectorAll("#sources .remove")].map((one) => one.getAttribute("aria-pressed")),
+});"""
+
+
+def test_a_source_is_removed_and_put_back(opened):
+    """What the score predicts, and what was measured when it was cut and when it was zeroed, with their signs."""
+    shown = with_removals(result(single=True, signed=True, conservation_error=1e-7))
+    script = f"""{PANEL}
+      const before = panel(), [first, second] = document.querySelectorAll("#sources .remove");
+      first.click(); const removed = panel();
+      document.querySelectorAll("#sources .remove")[1].click(); const other = panel();
+      document.querySelector("#text .token").click(); const nothing = panel();
+      document.querySelectorAll("#sources .remove")[1].click();
+      return [before, removed, other, nothing, panel()];"""
+    dom, messages = opened(with_script(html_page(shown), script))
+    assert not messages
+    before, removed, other, nothing, back = json.loads(
+        next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"]
+    )
+    assert before["bars"] == []
+    assert before == back
+    assert before["pressed"] == ["false"] * 4, "the top four of the eight that are listed were removed"
+    assert before["dots"] == 8
+    best, *_ = shown.top(2)
+    number = lambda value: f"{value:.4g}".replace("-", "\u2212")  # noqa: E731
+    assert removed["bars"] == [number(best.score), number(2 * best.score), number(-best.score)]
+    way, opposite = ("falls", "rises") if best.score > 0 else ("rises", "falls")
+    size = number(abs(best.score))
+    assert f"its score predicts that the logit of ' Mary' {way} by {size}" in removed["says"]
+    assert f"its embedding is zero, it {opposite} by {size}" in removed["says"]
+    assert removed["pressed"] == ["true", "false", "false", "false"]
+    assert other["pressed"] == ["false", "true", "false", "false"]
+    assert nothing == other, "a token that was not removed has nothing to show"
+
+
+def test_every_target_has_its_own_removals_and_methods_in_other_units_say_so(opened):
+    first = with_removals(result(signed=True, conservation_error=1e-7))
+    other = with_removals(result(method="latim"))
+    script = f"""{PANEL}
+      document.querySelector('#text [data-position="5"]').click();
+      document.querySelector("#sources .remove").click(); const fifth = panel();
+      const choose = document.getElementById("method");
+      choose.value = 1; choose.dispatchEvent(new Event("change"));
+      await new Promise((go) => setTimeout(go, 200));
+      document.querySelectorAll("#sources .remove")[1].click();
+      return [fifth, panel(), document.getElementById("removal").textContent];"""
+    dom, messages = opened(with_script(html_page(first, other), script))
+    assert not messages
+    fifth, latim, text = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
+    assert (
+        f"its score predicts that the logit of ' Mary' {'falls' if first.top(1, 5)[0].score > 0 else 'rises'}"
+        in fifth["says"]
+    )
+    assert "its score is " in latim["says"]
+    assert "The score is in a unit of its own." in text
+
+
+def test_patches_are_removed_too(opened):
+    shown = with_removals(picture_result(single=True))
+    script = f"""{PANEL}
+      document.querySelector("#sources .remove").click();
+      return panel();"""
+    dom, messages = opened(with_script(html_page(shown), script))
+    assert not messages
+    panel = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
+    assert panel["bars"]
+    assert panel["says"].startswith("Without ")

@@ -13,7 +13,7 @@ from mambascope.errors import InputError
 from mambascope.show import print_attribution
 from mambascope.show.excerpt import excerpt
 from mambascope.show.screen import EIGHTHS, number, percent
-from show_results import HOSTILE, PLAIN, result
+from show_results import HOSTILE, PLAIN, result, with_removals
 
 #: Every case of a product: most of them are left to `make test-slow`.
 pytestmark = pytest.mark.product
@@ -45,6 +45,7 @@ CASES = {
     "single target": result(single=True),
     "left padding": result(("",) * 5 + PLAIN),
     "one layer": result(layers=1),
+    "removed": with_removals(result(single=True, signed=True)),
     "cut characters": result(("a", *CUT, *CUT, " b"), layers=1),
 }
 
@@ -283,3 +284,17 @@ def test_excerpt_keeps_the_target_and_the_budget(length, budget):
         assert kept == list(range(length))
     elif budget == 100:
         assert 0 in kept
+
+
+def test_what_was_measured_stands_beside_the_scores_where_there_is_room():
+    shown = with_removals(result(single=True, signed=True), count=3)
+    lines = printed(shown).splitlines()
+    head = next(line for line in lines if line.startswith("top position"))
+    assert head.endswith("cut   zeroed")
+    for rank, source in enumerate(shown.top(4), start=1):
+        line = next(line for line in lines if line.startswith(f"{rank:>3} "))
+        ending = f"{number(2 * source.score):>9}{number(-source.score):>9}" if rank < 4 else "%"
+        assert line.endswith(ending)
+    assert "3 sources removed one at a time" in " ".join(printed(shown).split())
+    assert "zeroed" not in printed(shown, width=70)
+    assert "zeroed" not in printed(result(single=True, signed=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mambascope.attribution import Attribution, Model, Target
@@ -76,6 +78,18 @@ def result(
         | {"reconstruction_error_per_layer": [4.1e-7] * layers}
         | diagnostics,
     )
+
+
+def with_removals(made: Attribution, count: int = 4) -> Attribution:
+    """Return a result whose top sources were removed: each cut loses twice its score, each zeroed one the negative."""
+    entries = []
+    for position in made.axes["target"]:
+        tops = sorted(source.position for source in made.top(count, position))
+        scores = made.row(position)[tops].tolist()
+        entry = {"position": position, "asked": "logit of ' Mary'", "value": 4.5, "sources": tops, "scores": scores}
+        entry |= {"knockout": [2 * score for score in scores], "occlusion": [-score for score in scores]}
+        entries.append(entry | {"rank_correlation": {"knockout": 1.0, "occlusion": -1.0}})
+    return replace(made, diagnostics={**made.diagnostics, "verified": entries})
 
 
 def picture_result(

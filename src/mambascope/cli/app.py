@@ -128,6 +128,13 @@ def explain(
             metavar="NAME=N:N|KIND",
         ),
     ] = None,
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            help="Remove the K top sources one by one, and measure what is lost; default: 8 for a page, if quick.",
+            metavar="K",
+        ),
+    ] = None,
     json: JsonOption = False,
     out: Annotated[
         Path | None,
@@ -168,6 +175,7 @@ def explain(
         keep_size=keep_size,
         words=words,
         span=span or [],
+        verify=verify,
         as_json=json,
         out=out,
     )

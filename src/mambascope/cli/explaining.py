@@ -35,6 +35,7 @@ def explain(
     keep_size: bool,
     words: bool,
     span: list[str],
+    verify: int | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -48,6 +49,8 @@ def explain(
     spans = spans_asked(words, span)
     if spans is not None and is_picture:
         raise InputError("--words and --span are for texts; a picture has patches")
+    if verify and spans is not None:
+        raise InputError("--verify removes single tokens; leave out --words and --span")
     check_out(out)
     if method is not None:
         check_options([find_method(method)], layers, variant)
@@ -70,6 +73,7 @@ def explain(
         "layer": layers,
         "variant": variant,
         "keep_size": keep_size,
+        "verify": verify if spans is None else 0,
     }
     read = Path(source) if is_picture else source
     if out is not None and out.suffix.lower() == ".html":

@@ -16,11 +16,12 @@ from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.options import ask, check_options, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
+from mambascope.explanation.verifying import verified
 from mambascope.explanation.views import with_views
 from mambascope.former_names import formerly
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
-from mambascope.numbering import LayersAsked, read_layers, read_positions, shown
+from mambascope.numbering import LayersAsked, read_layers, read_positions, shown, whole_number
 from mambascope.progress import told
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import own_precision
@@ -40,6 +41,7 @@ class Options(TypedDict, total=False):
     stage: int | None
     variant: Variant
     keep_size: bool
+    verify: int | None
     progress: Progress
 
 
@@ -98,6 +100,7 @@ def explain(
     variant: Variant = "published",
     keep_size: bool = False,
     views: bool = False,
+    verify: int | None = None,
     progress: Progress = None,
 ) -> Attribution | list[Attribution]:
     """Return how much an output drew from each token of a text, or from each patch of a picture.
@@ -141,6 +144,10 @@ def explain(
         views: Return a list: what was asked for, followed by the other views that a page offers (the sources of every
             position, methods that cost little). `results[0].to_html(*results[1:])` is then the page that
             `mambascope explain --out page.html` writes.
+        verify: Remove this many top sources of each target, one at a time, and measure what the number explained loses:
+            cut, so that the mixers pass nothing from them to the explained positions, and with their embedding zeroed.
+            `diagnostics["verified"]` has the drops and their rank correlation with the scores. 0 for none; by default
+            8 with `views`, where that takes no more than a few seconds, else none.
         progress: By default a bar appears in a terminal or notebook once the work has taken two seconds. False shows
             none; a function is called with (steps done, steps in all), one step per layer captured and scored, or of a
             list, one per text or picture.
@@ -158,12 +165,15 @@ def explain(
         options: dict[str, Any] = {
             "method": method, "target": target, "foil": foil, "position": position, "positions": positions,
             "patch": patch, "continuation": continuation, "generate": generate, "layer": layer, "stage": stage,
-            "variant": variant, "keep_size": keep_size,
+            "variant": variant, "keep_size": keep_size, "verify": verify,
         }  # fmt: skip
         return _each(model, processor, source, views, progress, options)
     model = plain_model(model)
     flag(keep_size, "keep_size")
     flag(views, "views")
+    verify = None if verify is None else whole_number(verify, "verify")
+    if verify is not None and verify < 0:
+        raise InputError(f"verify must be 0 or more, found {verify}")
     if not isinstance(progress, bool):
         callback(progress, "progress")
     layers = read_layers(layer)
@@ -192,6 +202,8 @@ def explain(
         first, *rest = results
         stage = stage_number(model, chosen, stage)
         results = [*with_views(subject, first, question, layer=layers, stage=stage, started=started), *rest]
+    if verify or (verify is None and views):
+        results = verified(subject, results, question, verify)
     return results[0] if isinstance(method, str | None) and not views else results
 
 

@@ -77,6 +77,8 @@ def viewable(subject: Subject, question: Question, layer: Layers, stage: int | N
     if isinstance(model, StagedModel) and stage is not None:
         able = [one for one in able if explains_stage(model, one, stage)]
     logits = subject.trace().logits
+    if logits is None:
+        able = [one for one in able if not one.asks]
     a_place = question.positions is not None and logits is not None and logits.ndim == 2  # where a class is not read
     return [one for one in able if one.by_place or not a_place]
 

@@ -19,6 +19,8 @@ from mambascope.results.units import UNITS
 WAYS = {"sources": ("sum", "max"), "targets": ("mean", "sum")}
 #: Evidence about single rows, which holds for none once rows are merged.
 OF_ROWS = ("per_target",)
+#: Evidence about single tokens as sources.
+OF_TOKENS = ("verified", "seconds_verified")
 
 
 def in_units(
@@ -60,7 +62,7 @@ def in_units(
     kept = {
         name: value
         for name, value in result.diagnostics.items()
-        if name not in OF_ROWS or len(rows) == len(result.targets)
+        if name not in OF_TOKENS and (name not in OF_ROWS or len(rows) == len(result.targets))
     }
     return replace(
         result,

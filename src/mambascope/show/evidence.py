@@ -15,6 +15,9 @@ TERMS = {
     "constant": "final norm and head",
 }
 
+#: What was done to a source, in words.
+REMOVED = {"knockout": "where they are cut from the mixers", "occlusion": "where their embedding is zero"}
+
 
 def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
     """Return what was measured, one clause each: first about the method's own scores, then about the layers."""
@@ -28,6 +31,7 @@ def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
             "pixels hold {} of what the tokens hold; the class token, the positions and the patches' biases hold the "
             "rest",
         ),
+        _removed(diagnostics.get("verified")),
         _said(diagnostics, "reconstruction_error", "layers rebuilt to within {}"),
         _merged(diagnostics.get("merged")),
         _combined(diagnostics.get("combined")),
@@ -56,6 +60,22 @@ def _terms(diagnostics: Mapping[str, Any]) -> str:
         if value or name == "tokens"
     ]
     return f"{', '.join(parts)} of the number explained, which they add up to within {error:.1e}"
+
+
+def _removed(verified: Any) -> str:
+    """Return how far what interventions found agrees with the scores, for one target or as the mean of several."""
+    if not verified:
+        return ""
+    agreements = []
+    for name, says in REMOVED.items():
+        found = [one["rank_correlation"].get(name) for one in verified]
+        known = [value for value in found if value is not None]
+        if known:
+            agreements.append(f"{sum(known) / len(known):.2f} {says}".replace("-", "\N{MINUS SIGN}"))
+    sources = sum(len(one["sources"]) for one in verified)
+    where = f" of {len(verified)} targets" if len(verified) > 1 else ""
+    agree = f": rank correlation with the scores {' and '.join(agreements)}" if agreements else ""
+    return f"{sources} sources{where} removed one at a time{agree}"
 
 
 def _merged(merged: Any) -> str:

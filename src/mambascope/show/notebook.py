@@ -24,6 +24,7 @@ TABLE, CLASSES, SETTINGS = 160, 50, 110
 STAGE, HIGHEST = 400, 620  # the most that a picture takes across and down, see `picturepage.js`
 FOLDED = 46
 CAUTION = 40
+REMOVALS = 340
 
 
 def notebook_frame(attribution: Attribution) -> str:
@@ -56,7 +57,7 @@ def frame_height(attribution: Attribution) -> int:
     if words := caution(attribution.diagnostics):
         how += CAUTION + LINE * math.ceil(len(words) / LETTERS)
     rows = min(TOP, len(attribution.tokens)) + (len(attribution.tokens) > TOP)
-    side = TABLE + ROW * rows
+    side = TABLE + ROW * rows + (REMOVALS if attribution.diagnostics.get("verified") else 0)
     if attribution.grid is None:
         text = sum(len(visible(token)) for token in attribution.tokens)
         breaks = sum(token.count("\n") for token in attribution.tokens)

@@ -28,7 +28,7 @@ from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "sources.js", "scene.js", "evidence.js", "patches.js", "overlay.js",
+    "decode.js", "colour.js", "sources.js", "removal.js", "scene.js", "evidence.js", "patches.js", "overlay.js",
     "folding.js", "picturepage.js",
 )  # fmt: skip
 

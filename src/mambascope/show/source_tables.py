@@ -15,20 +15,24 @@ MARKED_SOURCES = 5
 TARGET_LINES = 20
 #: The least width at which the table of sources has room for bars.
 FULL_TABLE = 60
+#: Cells of each number that was measured.
+MEASURED = 9
 
 
 def source_table(attribution: Attribution, top: list[Source], screen: Screen) -> Text:
     """Return the top sources, one line each: rank, position, token, score, bar, share of the row's total.
 
-    A narrow screen has no bars.
+    If removing them was measured, what the number explained lost follows. A narrow screen has no bars.
     """
     wide = screen.width >= FULL_TABLE
+    lost = measured(attribution) if screen.width >= FULL_TABLE + 2 * MEASURED else {}
+    after = f"{'cut':>{MEASURED}}{'zeroed':>{MEASURED}}" if lost else ""
     digits = max(len(str(len(attribution.tokens) - 1)), 3)
     place, gap = (8, "  ") if wide else (digits, " ")
     token_cells = 20 if wide else max(screen.width - digits - 24, 6)
-    bar_cells = screen.width - 56 if wide else 0
+    bar_cells = max(screen.width - 56 - len(after), 0) if wide else 0
     columns = f"{'top':>3} {'position' if wide else 'pos':>{place}}{gap}{'source':<{token_cells}} {'score':>10}"
-    table = Text(f"{columns}{gap}{'':{bar_cells}}{' share':>{7 + wide}}\n", style="dim")
+    table = Text(f"{columns}{gap}{'':{bar_cells}}{' share':>{7 + wide}}{after}\n", style="dim")
     largest = abs(top[0].score) if top else 0.0
     for rank, source in enumerate(top, start=1):
         token = set_cell_size(screen.fit(quoted(source.token, token_cells)), token_cells)
@@ -36,15 +40,28 @@ def source_table(attribution: Attribution, top: list[Source], screen: Screen) ->
         table.append(f"{rank:>3} {source.position:>{place}}{gap}{token} {score:>10}{gap}", style="not dim")
         hue = BAR_HUES["negative" if source.score < 0 else "positive"]
         table.append(screen.fit(bar(source.score, largest, bar_cells)), style=f"not dim {hue}")
-        table.append(f"{percent(source.share):>{7 + wide}}\n", style="not dim")
+        table.append(f"{percent(source.share):>{7 + wide}}", style="not dim")
+        drops = ("" if drop is None else number(drop) for drop in lost.get(source.position, ()))
+        table.append(screen.fit("".join(f"{drop:>{MEASURED}}" for drop in drops) + "\n"), style="not dim")
     others = len(attribution.top(len(attribution.tokens))) - len(top)  # those before the target, or all that it sees
     if others > 0:
         rest = percent(max(0.0, 1.0 - sum(source.share for source in top)))
         label = f"{others} other source{'s' if others > 1 else ''}"
         before = 4 + place + len(gap)
-        table.append(f"{'':{before}}{label:<{screen.width - before - 7 - wide}}{rest:>{7 + wide}}\n")
+        table.append(f"{'':{before}}{label:<{screen.width - before - 7 - wide - len(after)}}{rest:>{7 + wide}}\n")
     table.append("share: absolute score over the sum of all absolute scores\n")
+    if lost:
+        table.append("cut: what the number loses when the mixers pass nothing of a source to the target\n")
+        table.append("zeroed: what it loses when the embedding of the source is zero\n")
     return table
+
+
+def measured(attribution: Attribution) -> dict[int, tuple[float | None, float | None]]:
+    """Return what the number explained loses without each source that was removed, for the target in focus."""
+    for one in attribution.diagnostics.get("verified", ()):
+        if one["position"] == attribution.target.position:
+            return dict(zip(one["sources"], zip(one["knockout"], one["occlusion"], strict=True), strict=True))
+    return {}
 
 
 def target_table(attribution: Attribution, screen: Screen) -> Text:

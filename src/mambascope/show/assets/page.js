@@ -86,7 +86,7 @@ function showFocus() {
   if (method().rows) showHead();
   shadeText(state.data, t);
   markTarget(focused(), state.pinned !== null && !single());
-  showSources(focused(), top, state.data.lengths[t], follow);
+  showSources(focused(), top, state.data.lengths[t], follow, method().targets[t]);
   if (layered()) showBars(state.totals, t, state.block);
   drawLegend(byId("text-legend"), state.data.scales[t], method().signed, `(${layerName(state.block)})`);
   byId("contrast").parentElement.hidden = view.grid.rows < 2;
@@ -187,6 +187,7 @@ function listen() {
   textBox.addEventListener("focusin", (event) => look(positionOf(event)));
   textBox.addEventListener("click", (event) => {
     const j = positionOf(event);
+    if (single()) remove(j);
     if (!isTarget(j) || single()) return;
     if (state.pinned === j) { state.pinned = null; state.looked = j; showFocus(); } else pin(j);
   });

@@ -6,8 +6,10 @@ const element = (name, properties = {}, ...children) => {
   return made;
 };
 
-// top: what `topSources` gives for the target at a position, of `count` sources in all.
-function showSources(position, top, count, follow) {
+// top: what `topSources` gives for the target at a position, of `count` sources in all; place: the target's position.
+function showSources(position, top, count, follow, place = position) {
+  const { verified, conservation_error: adds } = method().diagnostics;
+  offerRemoval(verified?.find((one) => one.position === place), typeof adds === "number");
   const table = document.getElementById("sources"), largest = Math.abs(top[0]?.score ?? 0);
   table.dataset.target = position;
   document.getElementById("sources-title").textContent = `Top sources of ${targetName(position)}`;
@@ -21,7 +23,7 @@ function showSources(position, top, count, follow) {
       element("td", {}, name, element("span", { className: "place", textContent: sourcePlace(j) })),
       element("td", { className: "number", textContent: formatScore(score), title: String(score) }),
       element("td", { className: "number", textContent: formatShare(share) }),
-      element("td", { className: "bar" }, bar));
+      element("td", { className: "bar" }, bar), removeButton(j));
     Object.assign(row.dataset, { position: j, score: String(score), share: String(share) });
     row.addEventListener("mouseenter", () => mark(j, true));
     row.addEventListener("mouseleave", () => mark(j, false));
@@ -32,10 +34,11 @@ function showSources(position, top, count, follow) {
     const rest = Math.max(0, 1 - top.reduce((sum, { share }) => sum + share, 0));
     rows.push(element("tr", { className: "rest" },
       element("td"), element("td", { textContent: `${others} other${others > 1 ? "s" : ""}` }), element("td"),
-      element("td", { className: "number", textContent: formatShare(rest) }), element("td")));
+      element("td", { className: "number", textContent: formatShare(rest) }), element("td"), element("td")));
   }
   unmark();
   table.tBodies[0].replaceChildren(...rows);
+  if (removal.entry) showRemoval();
 }
 
 // What a method's scores mean, and the caution about them, if any.
