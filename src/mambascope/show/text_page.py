@@ -15,8 +15,9 @@ from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "overview.js", "strip.js", "map.js",
-    "mapinput.js", "scene.js", "textscene.js", "evidence.js", "folding.js", "page.js",
+    "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "span.js", "overview.js", "strip.js", "map.js",
+    "mapinput.js", "scene.js", "textscene.js", "exports.js", "address.js", "textview.js", "evidence.js", "folding.js",
+    "page.js",
 )  # fmt: skip
 
 #: What the text shows for a token that continues the character before it.
