@@ -34,11 +34,7 @@ def classify_all(*, as_json: bool) -> None:
 def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bool) -> None:
     """Print how the layers of a model mix tokens; the model runs again with other inputs to each."""
     trace = capture(model, **probe(model, tokenizer))
-    if layer is not None:
-        number = trace.index(layer)
-        found, left = [(str(number), classify(trace, number=number, tolerance=TOLERANCE))], {}
-    else:
-        found, left = _each(trace)
+    found, left = _each(trace, range(len(trace.layers)) if layer is None else [trace.index(layer)])
     if as_json:
         reasons = [{"layer": number, "kind": None, "reason": reason} for number, reason in left.items()]
         print(json.dumps([*({"layer": int(name)} | plain(one) for name, one in found), *reasons]))
@@ -49,8 +45,8 @@ def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bo
         print(f"layer {number} is left out: {reason}")
 
 
-def _each(trace: Trace) -> tuple[list[tuple[str, Classification]], dict[int, str]]:
-    """Return every layer's classification, and why layers have none.
+def _each(trace: Trace, numbers: Iterable[int]) -> tuple[list[tuple[str, Classification]], dict[int, str]]:
+    """Return layers' classifications, and why others have none.
 
     Raises:
         MambascopeError: as the first layer does, if none has one.
@@ -58,7 +54,7 @@ def _each(trace: Trace) -> tuple[list[tuple[str, Classification]], dict[int, str
     found: list[tuple[str, Classification]] = []
     left: dict[int, str] = {}
     refused: MambascopeError | None = None
-    for number in range(len(trace.layers)):
+    for number in numbers:
         try:
             found.append((str(number), classify(trace, number=number, tolerance=TOLERANCE)))
         except (InputError, UnsupportedModelError, MapTooLargeError) as error:
