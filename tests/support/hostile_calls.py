@@ -111,9 +111,11 @@ METHODS = {
     "implicit_attention_row": {"trace": trace, "layer": 0, "target": 2},
     "implicit_rollout_row": {"trace": trace, "target": 2},
     "knockout": {
-        "trace": trace, "readout": readout, "targets": None, "layers": None, "batch": None, "progress": None,
+        "trace": trace, "readout": readout, "targets": None, "sources": None, "layers": None, "batch": None,
+        "progress": None,
     },
     "value_zeroing": {"trace": trace, "layer": 0, "batch": None, "progress": None},
+    "logit_lens": {"trace": trace, "places": -1},
     "contributions": {"trace": trace, "layer": 0, "target": 2, "rule": "secant"},
     "latim": {"trace": trace, "layer": 0, "norm": 2, "rule": "secant"},
     "latim_row": {"trace": trace, "layer": 0, "target": 2, "norm": 2, "rule": "secant"},
@@ -122,7 +124,7 @@ METHODS = {
     "norm_based": {"trace": of_attention, "layer": 0},
     "norm_based_row": {"trace": of_attention, "layer": 0, "target": 2},
     "occlusion": {
-        "trace": trace, "readout": readout, "replacement": "zero", "batch": None, "progress": None,
+        "trace": trace, "readout": readout, "replacement": "zero", "sources": None, "batch": None, "progress": None,
     },
     "raw_attention": {"trace": trace, "layer": 0},
     "raw_attention_row": {"trace": trace, "layer": 0, "target": 2, "variant": "published"},
@@ -140,7 +142,7 @@ RIGHT = {
 RUNS = {
     "norm_based": (trace,), "norm_based_row": (trace,), "transformer_attribution": (trace,),
     "mamba_lrp": (headless,), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
-    "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
+    "logit_lens": (two, headless), "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
     "integrated_gradients": (headless,), "smooth_grad": (headless,), "mamba_attribution": (headless,),
 }  # fmt: skip
 

@@ -51,7 +51,9 @@ class GSS(SequenceLayer):
     def operator(self, x: Float[Tensor, "b L E"]) -> LongConvolution:
         """Return the convolution with DSS's kernel, whose first tap holds the direct path, behind the gate."""
         W, step = torch.view_as_complex(self.W), torch.ones_like(self.D)
-        kernel = dss_kernel(self.eigenvalues.expand_as(W), W, step, x.shape[1]) + F.pad(self.D[:, None], (0, x.shape[1] - 1))
+        kernel = dss_kernel(self.eigenvalues.expand_as(W), W, step, x.shape[1]) + F.pad(
+            self.D[:, None], (0, x.shape[1] - 1)
+        )
         gate = torch.special.ndtr(self.values(x))
         return LongConvolution(kernel, gate, torch.ones_like(gate), torch.zeros_like(self.D))
 
