@@ -425,6 +425,9 @@ def other_calls(folder):
         yield f"words sources={label(wrong)}", lambda wrong=wrong: result.words(sources=wrong)
         yield f"words targets={label(wrong)}", lambda wrong=wrong: result.words(targets=wrong)
         yield f"to_html={label(wrong)}", lambda wrong=wrong: result.to_html(wrong)
+        yield f"to_xarray={label(wrong)}", lambda wrong=wrong: result.to_xarray(wrong)
+        yield f"to_dataframe={label(wrong)}", lambda wrong=wrong: result.to_dataframe(wrong)
+        yield f"to_csv={label(wrong)}", lambda wrong=wrong: result.to_csv(wrong)
         yield f"save others={label(wrong)}", lambda wrong=wrong: result.save(folder / "x.html", wrong)
     facts = {name: getattr(single, name) for name in ("scores", "tokens", "axes", "method", "target", "model")}
     for argument, values in {
