@@ -37,15 +37,15 @@ class Verbs:
         """Write the result in the format of the file's ending, whole or not at all, and return its path.
 
         `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
-        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` the table of
-        `to_csv`, `.npz` numpy's arrays, with the rest as JSON in `facts`.
+        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.graph.json` the graph
+        of `to_neuronpedia`, `.csv` the table of `to_csv`, `.npz` numpy's arrays, with the rest as JSON in `facts`.
 
         Args:
             path: The file.
             others: For a page, results of other methods on the same text; other formats leave them out.
 
         Raises:
-            InputError: if the ending is unknown, or the folder does not exist.
+            InputError: if the ending is unknown, the folder does not exist, or the result has no such form.
             OutputError: if the file cannot be written, as on a full disk.
         """
         path = path_of(path)
@@ -116,6 +116,24 @@ class Verbs:
         from mambascope.results import interop
 
         return interop.to_circuitsvis(self)
+
+    def to_neuronpedia(self: Any, position: int | None = None) -> dict[str, Any]:
+        """Return the path of the answer as an attribution graph in Neuronpedia's JSON form.
+
+        Its nodes are the tokens, what each layer adds to the number explained, the terms that no token accounts for,
+        and the number; the edges into it add up to it. `save("answer.graph.json")` writes it. Of ALTI-Logit only: other
+        methods have no parts per layer that add up.
+
+        Args:
+            position: The target; by default the one in focus.
+
+        Raises:
+            InputError: if the method has no such parts, that position is not in the result, or parts were merged so
+                that they no longer add up.
+        """
+        from mambascope.results import neuronpedia
+
+        return neuronpedia.to_neuronpedia(self, position)
 
     def words(self: Any, *, sources: str = "sum", targets: str = "mean") -> Attribution:
         """Return a result whose positions are words instead of tokens.

@@ -49,6 +49,7 @@ readout = readouts.token(4, 7)
 reader = stock_model("mamba", vocab_size=300)
 result = mambascope.explain(reader, tokenizer, "some words", method="latim", positions="all", progress=False)
 single = mambascope.explain(reader, tokenizer, "some words", method="latim", progress=False)
+parts = mambascope.explain(reader, tokenizer, "some words", method="alti-logit", progress=False)
 pixels = np.zeros((32, 32, 3), dtype=np.uint8)
 
 #: Wrong as anything: no public function takes any of them where it takes a number, a name or a tensor.
@@ -409,11 +410,14 @@ def other_calls(folder):
         yield f"top layer={label(wrong)}", lambda wrong=wrong: result.top(layer=wrong)
         yield f"layer_mass={label(wrong)}", lambda wrong=wrong: result.layer_mass(wrong)
         yield f"picture={label(wrong)}", lambda wrong=wrong: result.picture(wrong)
+        yield f"to_neuronpedia={label(wrong)}", lambda wrong=wrong: parts.to_neuronpedia(wrong)
     for wrong in (0, -1, None, "3", 1.5, True, [], NAN, *THINGS):
         yield f"top k={label(wrong)}", lambda wrong=wrong: result.top(wrong)
     for wrong in (None, 3, "", "x", "x.doc", "/absent/folder/x.json", "x.\0json", folder, [], *THINGS):
         yield f"save={label(wrong)}", lambda wrong=wrong: result.save(wrong)
         yield f"Attribution.load={label(wrong)}", lambda wrong=wrong: mambascope.Attribution.load(wrong)
+    yield "to_neuronpedia of latim", result.to_neuronpedia
+    yield "save a graph of latim", lambda: result.save(folder / "x.graph.json")
     foreign = folder / "foreign.safetensors"
     foreign.write_bytes(b"nothing of the kind")
     yield "Attribution.load foreign", lambda: mambascope.Attribution.load(foreign)
