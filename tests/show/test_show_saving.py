@@ -20,15 +20,10 @@ from mambascope.show.saving import GRAPH
 from show_results import picture_result
 
 
-def of_form(result, ending):
-    """Return a result that a file of this ending can hold: graphs need its parts."""
-    return in_parts(result) if ending.lower() == GRAPH else result
-
-
 @pytest.mark.parametrize("ending", [*FORMATS, ".HTML", ".Npz", ".Graph.JSON"])
 @pytest.mark.parametrize("of", ["text", "picture"])
 def test_a_file_holds_what_its_ending_says(tmp_path, of, ending):
-    result = of_form(make() if of == "text" else picture_result(), ending)
+    result = in_parts(make() if of == "text" else picture_result())
     path = tmp_path / f"x{ending}"
     assert result.save(path) == result.save(str(path)) == path
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no partial file is left"
@@ -92,8 +87,8 @@ def test_arrays_are_numpys(tmp_path):
 
 def save_all(folder):
     for ending in FORMATS:
-        of_form(make(), ending).save(folder / f"text{ending}")
-        of_form(picture_result(), ending).save(folder / f"picture{ending}")
+        in_parts(make()).save(folder / f"text{ending}")
+        in_parts(picture_result()).save(folder / f"picture{ending}")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -130,7 +125,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, ending, monkeypatch):
-    result = of_form(make(), ending)
+    result = in_parts(make())
     with pytest.raises(InputError, match="does not exist; create it or choose another folder"):
         result.save(tmp_path / "no" / f"x{ending}")
     path = tmp_path / f"x{ending}"
