@@ -13,7 +13,9 @@ from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
 from mambascope.explanation.options import check_options, check_targets
 from mambascope.inputs.preparation import reads_pictures
-from mambascope.methods.registry import find_method
+from mambascope.methods.registry import METHODS, find_method
+from mambascope.results.path_graph import no_parts
+from mambascope.show.saving import GRAPH, ending
 
 
 def explain(
@@ -52,6 +54,10 @@ def explain(
     if verify and spans is not None:
         raise InputError("--verify removes single tokens; leave out --words and --span")
     check_out(out)
+    if out is not None and ending(out) == GRAPH:
+        method = method or next(one.name for one in METHODS.values() if one.split)
+        if not find_method(method).split:
+            raise InputError(no_parts(method))
     if method is not None:
         check_options([find_method(method)], layers, variant)
         check_targets([find_method(method)], target, foil)

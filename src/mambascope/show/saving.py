@@ -13,11 +13,15 @@ from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
 from mambascope.results import tables
+from mambascope.results.neuronpedia import to_neuronpedia
 from mambascope.results.plain import header
 from mambascope.saved_results import COMPLETE
 from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
+
+#: The ending of Neuronpedia's attribution graphs.
+GRAPH = ".graph.json"
 
 
 def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
@@ -28,12 +32,17 @@ def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
         OutputError: if the file cannot be written, as on a full disk.
     """
     check_file(path)
-    suffix = path.suffix.lower()
+    suffix = ending(path)
     if suffix in FIGURES:
         save_figure(attribution, path)
         return
     with whole_file(path) as partial:
         WRITERS[suffix](attribution, partial, others)
+
+
+def ending(path: Path) -> str:
+    """Return what says the format of a file: its suffix in small letters, or both of `.graph.json`."""
+    return GRAPH if path.name.lower().endswith(GRAPH) else path.suffix.lower()
 
 
 def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "") -> None:
@@ -45,10 +54,10 @@ def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "")
         name: The option that gave it, such as `--out`, for the message.
     """
     formats = FORMATS if formats is None else formats
-    if path.suffix.lower() not in formats:
+    if ending(path) not in formats:
         called = f"{name} {path}".strip()
-        ending = "an unknown ending" if path.suffix else "no ending"
-        raise InputError(f"{called} has {ending}; choose one of {', '.join(formats)}")
+        found = "an unknown ending" if path.suffix else "no ending"
+        raise InputError(f"{called} has {found}; choose one of {', '.join(formats)}")
     check_place(path)
 
 
@@ -57,7 +66,15 @@ def _page(attribution: Attribution, path: Path, others: Sequence[Attribution]) -
 
 
 def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
-    written = json.dumps(attribution.to_dict(), ensure_ascii=False)
+    _write_json(path, attribution.to_dict())
+
+
+def _graph(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+    _write_json(path, to_neuronpedia(attribution))
+
+
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    written = json.dumps(facts, ensure_ascii=False)
     path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may contain any bytes
 
 
@@ -79,9 +96,10 @@ def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> N
 WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution]], None]] = {
     ".html": _page,
     ".json": _object,
+    GRAPH: _graph,
     ".csv": _table,
     ".npz": _arrays,
 }
 
 #: The endings of files that results are written to.
-FORMATS = (".html", ".png", ".pdf", ".svg", ".json", ".csv", ".npz", COMPLETE)
+FORMATS = (".html", ".png", ".pdf", ".svg", ".json", GRAPH, ".csv", ".npz", COMPLETE)
