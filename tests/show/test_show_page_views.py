@@ -220,3 +220,73 @@ def test_the_row_is_saved_as_numbers(told, shown):
     lines = bytes.fromhex(csv).decode().split("\r\n")
     assert lines[0] == "position,token,score,exact"
     assert torch.equal(torch.tensor([one["position"] for one in found["sources"]]), torch.arange(len(row)))
+
+
+def with_path(**options):
+    """Return a result of ALTI-Logit whose layers and terms add up to the number."""
+    shown = result(signed=True, method="alti-logit", **options)
+    rows = shown.scores.double().sum(dim=(0, 2))
+    terms = {"residual": 0.5, "bias": -0.25, "other": 0.0, "constant": 0.125}
+    each = [
+        {"terms": {"tokens": float(row)} | terms, "value": float(row) + 0.375, "conservation_error": 0.0}
+        for row in rows
+    ]
+    targets = tuple(
+        Target(j, shown.tokens[j], asked=f"logit {j}", value=each[j]["value"]) for j in shown.axes["target"]
+    )
+    lens = {
+        "position": 13, "layers": [0, 2, 4, None], "explained": [0.1, 0.2, 0.3, 0.4], "rank": [9, 5, 2, 1],
+        "error": 1e-7,
+        "likeliest": [[["<b>", 0.5], ["x", 0.25]]] * 3 + [[[" Mary", 0.4]]],
+    }  # fmt: skip
+    diagnostics = {**shown.diagnostics, **each[-1], "per_target": each, "lens": [lens]}
+    return dataclasses.replace(shown, over_layers="sum", targets=targets, target=targets[-1], diagnostics=diagnostics)
+
+
+PATH = """const path = () => ({
+  hidden: document.getElementById("path-title").closest("section").hidden,
+  says: document.getElementById("path-says").textContent,
+  layers: [...document.querySelectorAll(".path .stop title")].map((one) => one.textContent),
+  terms: [...document.querySelectorAll(".path .term title")].map((one) => one.textContent),
+  number: document.querySelector(".path .number")?.textContent,
+  chosen: [...document.querySelectorAll(".path .chosen text")].map((one) => one.textContent),
+  lens: document.getElementById("lens").hidden ? null
+    : [...document.querySelectorAll("#lens tbody tr")]
+      .map((row) => [...row.cells].slice(0, 3).map((cell) => cell.textContent)),
+});"""
+
+
+def test_the_path_shows_every_layer_and_term_and_the_number_that_they_add_up_to(told):
+    shown, other = with_path(), result(method="latim")
+    script = f"""{PATH}
+      const first = path();
+      document.querySelector(".path .stop").dispatchEvent(new MouseEvent("click", {{ bubbles: true }})); await rest();
+      const isolated = [path(), document.getElementById("layer").value];
+      document.querySelector('#text [data-position="4"]').click(); await rest();
+      const fourth = path();
+      const choose = document.getElementById("method");
+      choose.value = 1; choose.dispatchEvent(new Event("change")); await rest();
+      return [first, isolated, fourth, path()];"""
+    first, (isolated, block), fourth, latim = told(html_page(shown, other), script)
+    sums = shown.scores[:, -1].double().sum(dim=1)
+    number = lambda value: f"{value:.4g}".replace("-", "\u2212")  # noqa: E731
+    assert first["layers"] == [f"layer {2 * k}: {number(float(total))}" for k, total in enumerate(sums)]
+    assert [term.rpartition(": ")[2] for term in first["terms"]] == ["0.5", "\u22120.25", "0", "0.125"]
+    assert first["number"] == number(float(sums.sum()) + 0.375)
+    assert first["chosen"] == []
+    assert first["lens"] == [
+        ["embeddings", "‘<b>’ 50.0 %", "10.0 % (#9)"],
+        ["after layer 0", "‘<b>’ 50.0 %", "20.0 % (#5)"],
+        ["after layer 2", "‘<b>’ 50.0 %", "30.0 % (#2)"],
+        ["after layer 4", "‘ Mary’ 40.0 %", "40.0 % (#1)"],
+    ]
+    assert isolated["chosen"] == ["0"]
+    assert block == "1"
+    assert fourth["lens"] is None, "the lens was read at another position"
+    assert fourth["number"] == number(float(shown.scores[:, 4].double().sum()) + 0.375)
+    assert latim["says"] == "latim has no parts per layer that add up; choose alti-logit to see the path."
+    assert latim["layers"] == []
+
+
+def test_a_page_without_path_and_lens_has_no_section_for_them(told):
+    assert told(html_page(result()), f"{PATH} return [path().hidden];") == [True]

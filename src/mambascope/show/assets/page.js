@@ -98,6 +98,7 @@ function showFocus() {
   showSources(focused(), top, data.lengths[t], follow, state.rows ? null : method().targets[t]);
   if (state.rows) byId("sources-title").textContent = `Top sources of ${rowsName()}, added up`;
   if (layered()) showBars(state.totals, first, last, state.block);
+  showPath(focus(), method().targets[focus()], state.block, toggleBlock);
   drawLegend(byId("text-legend"), data.scales[t], method().signed, `(${layerName(state.block)})`);
   byId("contrast").parentElement.hidden = view.grid.rows < 2;
   drawOverviewNow();
