@@ -30,6 +30,9 @@ COUNTS = re.compile(
     r"(n|num|d)_.*|.*(_size|_sizes|layers?|labels|heads|depths?|width|kernel|rank|expand|ratio|stride|groups|positions)"
 )
 
+#: Settings by which outputs are multiplied, which must be numbers.
+FACTORS = re.compile(r"(ssm|attention|attn)_(in|out)_multiplier|residual_multiplier|.*_(alpha|beta)_factor")
+
 #: Settings by which lists are made, one entry for each.
 LISTED = re.compile(r".*(layer|label|depth|block|stage|expert).*|n_layer")
 
@@ -70,6 +73,10 @@ class ConfigFile(Named):
                 raise ValueError(f"{shown(key)} is not the name of a setting")
         for key, value in _numbers(kept):
             _check_number(key, value)
+        for settings in _dicts(kept):
+            for key, value in settings.items():
+                if FACTORS.fullmatch(key) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                    raise ValueError(f"{key} must be a number, found {shown(value)}")
         return kept
 
     @field_validator("hidden_act", "activation_function")
@@ -185,6 +192,14 @@ def _kept(value: Any) -> Any:
     if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
         return float(value["__float__"])
     return {key: _kept(inner) for key, inner in value.items() if not LEFT_OUT.fullmatch(key)}
+
+
+def _dicts(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield settings, and those inside others."""
+    yield value
+    for inner in value.values():
+        if isinstance(inner, dict):
+            yield from _dicts(inner)
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
