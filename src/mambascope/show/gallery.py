@@ -18,6 +18,8 @@ from mambascope.show.page_parts import block
 from mambascope.theory.gallery import Gallery, MixerGallery
 from mambascope.theory.heads import LIFT, SHARES, Head
 
+#: Letters that are shown of the text that separators were looked for in.
+LETTERS = 60
 #: What the sources of each label are, in the page's words.
 SOURCES = {
     "previous": "the token before",
@@ -48,7 +50,7 @@ def gallery_facts(gallery: Gallery | None, tokens: tuple[str, ...]) -> dict[str,
         "labels": [{"name": name, "share": SHARES[name], "sources": SOURCES[name]} for name in SHARES],
         "lift": LIFT,
         "rows": [len(probes.rows), probes.span],
-        "read": probes.read,
+        "read": None if probes.read is None else _start(probes.read),
     }
 
 
@@ -70,9 +72,17 @@ def _head_facts(head: Head) -> dict[str, Any]:
         "label": head.label,
         "spread": head.spread,
         "distance": _short(head.distance),
+        "near": _short(head.near),
+        "even": _short(head.even),
         "shares": [_short(head.shares.get(name)) for name in SHARES],
         "lifts": [_short(head.lifts.get(name)) for name in SHARES],
     }
+
+
+def _start(text: str) -> str:
+    """Return a text on one line, shortened."""
+    line = " ".join(text.split())
+    return line if len(line) <= LETTERS else line[: LETTERS - 1] + "…"
 
 
 def _short(value: float | None) -> float | None:

@@ -12,9 +12,12 @@ function enlargeHead(number) {
   document.getElementById("head-detail").hidden = number === null;
   if (number === null) return;
   const head = mixer().heads[number], far = tokensFar(head.distance), at = labelPlace(head.label);
+  const near = `90 % of its weight is on the nearest ${formatShare(head.near)} of the tokens that a target sees`;
+  const even = `as many tokens share its weight as ${formatShare(head.even)} of those that a target sees`;
   const does = head.label
     ? `${head.label}: ${formatShare(head.shares[at])} of its weight is on ${GALLERY.labels[at].sources}, ${liftOf(head.lifts[at])} times that of their neighbours. Its distance is ${far} tokens.`
-    : head.spread === "local" ? `local, with a memory of ${far} tokens.` : `${head.spread ?? "no label"}; its distance is ${far} tokens.`;
+    : head.spread === "local" ? `local, with a memory of ${far} tokens: ${near}.`
+      : head.spread === "diffuse" ? `diffuse: ${even}. Its distance is ${far} tokens.` : `no label. Its distance is ${far} tokens; ${near}, and ${even}.`;
   document.getElementById("head-says").textContent = `Layer ${mixer().layer}, ${headName(head)}: ${does}`;
   const measured = GALLERY.labels.map(({ name }, k) => (head.shares[k] === null ? null : `${name} ${formatShare(head.shares[k])} (lift ${liftOf(head.lifts[k])})`));
   document.getElementById("head-shares").textContent = `All shares: ${measured.filter(Boolean).join(", ")}.`;

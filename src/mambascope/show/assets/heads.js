@@ -6,8 +6,8 @@ const mixer = () => GALLERY.mixers[gallery.mixer];
 const headName = (head) => (mixer().channels ? `group ${head.number}` : `head ${head.number}`);
 const labelPlace = (name) => GALLERY.labels.findIndex((one) => one.name === name);
 const shareOf = (head) => (head.label ? head.shares[labelPlace(head.label)] : null);
-const tokensFar = (distance) => String(Number(distance.toPrecision(3)));
-const liftOf = (lift) => (lift >= 1000 ? ">999" : String(Number(lift.toPrecision(2))));
+const tokensFar = (distance) => distance.toFixed(1);
+const liftOf = (lift) => (lift >= 1000 ? ">999" : lift.toFixed(lift < 10 ? 1 : 0));
 
 const ORDERS = {
   number: (head) => head.number,
@@ -92,7 +92,7 @@ function startHeads() {
   }));
   document.getElementById("heads-layer").addEventListener("change", (event) => chooseMixer(Number(event.target.value)));
   document.getElementById("heads-order").addEventListener("change", buildHeads);
-  const [rows, span] = GALLERY.rows, marks = GALLERY.read === null ? "" : `; separator on the text ‘${GALLERY.read.replace(/\s+/g, " ")}’`;
+  const [rows, span] = GALLERY.rows, marks = GALLERY.read === null ? "" : `; separator on the text ‘${GALLERY.read}’`;
   document.getElementById("heads-measured").textContent = `What heads do is not measured on this page’s text, but on ${rows} rows of ${span} random tokens, written twice${marks}. `
     + `A label needs a lift of ${GALLERY.lift}: each such source has so many times the weight of its neighbours; and a share of the weight: `
     + `${GALLERY.labels.map(({ name, share, sources }) => `${name}, ${sources}, ${Math.round(100 * share)} %`).join("; ")}. `
