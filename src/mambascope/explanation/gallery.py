@@ -7,7 +7,7 @@ from typing import Any
 from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.subject import Subject, read_subject
 from mambascope.inputs.preparation import reads_pictures
-from mambascope.theory.channel_groups import GROUPS, channel_groups
+from mambascope.theory.channel_groups import GROUPS, by_channel, channel_groups
 from mambascope.theory.gallery import Gallery, mixer_galleries
 from mambascope.theory.heads import heads_of
 from mambascope.theory.probe_texts import ProbeTexts, probe_texts
@@ -99,7 +99,7 @@ def _is_quick(subject: Subject, probes: ProbeTexts) -> bool:
         for branch in block.branches:
             operator: Any = branch.operator()
             scan = operator.scan
-            grouped = scan.maps == len(scan.skip) > GROUPS
+            grouped = by_channel(scan)
             shown = GROUPS if grouped else scan.maps
             maps, seconds = maps + shown, seconds + PER_NUMBER * numbers * shown
             seconds += PER_STATE * (numbers + rows) * scan.maps * scan.state_size if grouped else 0.0

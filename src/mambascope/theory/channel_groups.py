@@ -1,6 +1,6 @@
-"""Channels with matrices of their own (Mamba-1), taken together in groups of like memory.
+"""Channels with matrices of their own (Mamba-1, RWKV-4, RG-LRU), taken together in groups of like memory.
 
-A layer of Mamba-1 has as many matrices as channels, more than anyone can look at. Sorted by memory length, which is the
+Such a layer has as many matrices as channels, more than anyone can look at. Sorted by memory length, which is the
 mean distance of source and target weighted by |α|, they are cut into groups of equal size; a group's map is the mean of
 |α| over its channels.
 """
@@ -25,7 +25,7 @@ GROUPS = 16
 TILE = 64
 
 #: The group of every channel, from the shortest memory to the longest, by the mixer's name and layer.
-Groups = Mapping[tuple[str, int], Int[Tensor, " D"]]
+Groups = Mapping[tuple[str, int], Int[Tensor, " M"]]
 
 
 def channel_groups(trace: Trace, count: int = GROUPS) -> Groups:
@@ -41,7 +41,7 @@ def channel_groups(trace: Trace, count: int = GROUPS) -> Groups:
         for branch in block.branches:
             operator: Any = branch.operator()
             scan = operator.scan
-            if scan.maps == len(scan.skip) > count:
+            if by_channel(scan, count):
                 order = memory_lengths(scan, *trace.shape).argsort(stable=True)
                 parts = torch.arange(count, device=order.device).repeat_interleave(
                     torch.tensor([len(part) for part in order.tensor_split(count)], device=order.device)
@@ -50,7 +50,12 @@ def channel_groups(trace: Trace, count: int = GROUPS) -> Groups:
     return found
 
 
-def memory_lengths(scan: TokenMixer, texts: int, length: int) -> Float[Tensor, " D"]:
+def by_channel(scan: TokenMixer, count: int = GROUPS) -> bool:
+    """Return whether a mixer has a matrix for every channel (of RWKV-4, for its two sums), and more than the groups."""
+    return scan.maps > count and len(scan.skip) <= 2 * scan.maps
+
+
+def memory_lengths(scan: TokenMixer, texts: int, length: int) -> Float[Tensor, " M"]:
     """Return each channel's mean distance of source and target, weighted by |α|, over the targets of the second half.
 
     Args:
@@ -67,7 +72,7 @@ def memory_lengths(scan: TokenMixer, texts: int, length: int) -> Float[Tensor, "
     return (distances / weights.clamp_min(1e-300)).mean(dim=(0, 2))
 
 
-def group_maps(scan: TokenMixer, groups: Int[Tensor, " D"], texts: int, length: int) -> Float[Tensor, "b G L L"]:
+def group_maps(scan: TokenMixer, groups: Int[Tensor, " M"], texts: int, length: int) -> Float[Tensor, "b G L L"]:
     """Return each group's mean of |α| over its channels.
 
     Raises:
@@ -83,9 +88,9 @@ def group_maps(scan: TokenMixer, groups: Int[Tensor, " D"], texts: int, length: 
     return maps / sizes_of[:, None, None]
 
 
-def _tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
-    """Yield |α| of all channels; that is much faster than map by map, as far blocks are matrix products."""
-    workspace = Workspace()
+def _tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
+    """Yield |α| of all maps; that is much faster than map by map, as far blocks are matrix products."""
+    workspace, each = Workspace(), len(scan.skip) // scan.maps
     for coarse in scan.blocks():
         for block in split(coarse, TILE, TILE):
-            yield block, scan.mix(block, None, None, workspace).abs()
+            yield block, scan.mix(block, None, None, workspace)[:, ::each].abs()

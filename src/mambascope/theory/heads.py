@@ -13,11 +13,12 @@ A head has a label if these pairs have much of the weight, and much more than th
 over targets of what such sources have together, the *lift* is how many times the weight of the two sources on either
 side of it, if not in the set, each has. So a head that only forgets with distance has no label. Induction is measured
 on rows of random tokens, written twice (Olsson et al. 2022, arXiv 2209.11895), as are `same`, `previous` and `first`;
-`separator` is measured on a text; one mark alone is no evidence, since any token may draw weight, so a second must have
-twice its neighbours' weight.
+`separator` is measured on a text; one mark alone is no evidence, since any token may draw weight, so a second, which
+comes twice or more, must have twice its neighbours' weight.
 
 A head without a label may still be `local` or `diffuse`, which `mambascope.theory.spread` defines: on the same rows,
-its weight is near, or spread evenly. Random weights earn no label, but they may be either of these.
+its weight is near, or spread evenly. Random weights may be either, and hardly ever earn a label: of 1,152 heads of
+Mamba-2 as initialised (768 wide, 8 layers of 24 heads, 6 seeds), five earned `separator` and none another.
 """
 
 from __future__ import annotations
@@ -154,8 +155,10 @@ def _with_separators(
     """Yield heads with their share and lift of separators; the lift is a second mark's if that has too little."""
     text = trace.inputs["input_ids"][0]
     before = _before(len(text)).to(text.device)
-    marks = text[separators].unique()
-    pairs = {"separator": separators & before} | {str(int(mark)): (text == mark) & before for mark in marks}
+    marks, counts = text[separators].unique(return_counts=True)
+    pairs = {"separator": separators & before} | {
+        str(int(mark)): (text == mark) & before for mark in marks[counts > 1]
+    }
     measured = dict(_measured(trace, pairs, groups))
     for place, head in found:
         here = measured[place]
@@ -211,7 +214,7 @@ def _measured(
 
 
 def weights(
-    scan: TokenMixer, texts: int, length: int, groups: Int[Tensor, " D"] | None = None
+    scan: TokenMixer, texts: int, length: int, groups: Int[Tensor, " M"] | None = None
 ) -> Iterator[Float[Tensor, "b M L L"]]:
     """Yield |α| as shares of their row, some maps at a time; rows without weight are zero.
 
