@@ -1,5 +1,6 @@
 """Groups of channels: by memory length where decays are known, and maps that are means of the channels' own."""
 
+import itertools
 import math
 
 import pytest
@@ -40,7 +41,7 @@ def test_sizes_differ_by_one_at_most_and_memory_grows():
         assert sorted(groups.bincount().tolist()) == [3, 3, 3, 3, 4, 4, 4]
         lengths = memory_lengths(trace.operator(layer).scan, *trace.shape)
         means = [lengths[groups == number] for number in range(7)]
-        assert all(one.max() <= next_.min() for one, next_ in zip(means, means[1:], strict=False))
+        assert all(one.max() <= next_.min() for one, next_ in itertools.pairwise(means))
 
 
 @pytest.mark.parametrize("family", ["mamba", "rwkv"])

@@ -39,7 +39,7 @@ def test_the_three_numbers_of_a_head_that_forgets(rate):
     distance, near, even, _ = read(decaying(rate))
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     assert (distance, even) == pytest.approx((mean(distances), mean(evens)), abs=1e-9)
-    assert near == pytest.approx(mean(nears), abs=0.03)  # nine tenths of equal weights are a tie, which rounding settles
+    assert near == pytest.approx(mean(nears), abs=0.03)  # nine tenths of equal weights are a tie
 
 
 def test_what_each_is_called():

@@ -88,8 +88,7 @@ def _gallery(subject: Subject, probes: ProbeTexts | None = None) -> Gallery:
 
 def _is_quick(subject: Subject, probes: ProbeTexts) -> bool:
     """Return whether a gallery is small, and quickly made."""
-    ids = subject.inputs.get("input_ids")
-    if ids is not None and ids.shape[1] > TOKENS:
+    if subject.tokens is not None and len(subject.tokens) > TOKENS:
         return False
     trace = subject.trace()
     length, marked = trace.shape[1], 0 if probes.ids is None else probes.ids.shape[1]
@@ -104,4 +103,3 @@ def _is_quick(subject: Subject, probes: ProbeTexts) -> bool:
             maps, seconds = maps + shown, seconds + PER_NUMBER * numbers * shown
             seconds += PER_STATE * (numbers + rows) * scan.maps * scan.state_size if grouped else 0.0
     return maps <= MAPS and length <= TOKENS and seconds <= SECONDS
-

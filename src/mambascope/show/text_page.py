@@ -52,7 +52,8 @@ def text_page(
         styles=["page.css", "heads.css"],
         scripts=SCRIPTS,
         result=_description(results, command) | {"gallery": gallery_facts(gallery, attribution.tokens)},
-        blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)] + gallery_blocks(gallery),
+        blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)]
+        + gallery_blocks(gallery),
     )
 
 

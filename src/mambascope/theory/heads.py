@@ -143,7 +143,7 @@ def heads_of(
         groups: The groups of channels, see `channel_groups`; by default, every channel is a head.
     """
     groups = groups or {}
-    found = list(_measured(repeated, _of_repeated(repeated.inputs["input_ids"]), groups))
+    found = list(_measured(repeated, _of_repeated(repeated.inputs["input_ids"].cpu()), groups))
     if marked is None or not marked[1][EARLIEST:].any():
         return [head for _, head in found]
     return list(_with_separators(found, *marked, groups))
@@ -153,12 +153,10 @@ def _with_separators(
     found: Iterable[tuple[Place, Head]], trace: Trace, separators: Bool[Tensor, " T"], groups: Groups
 ) -> Iterator[Head]:
     """Yield heads with their share and lift of separators; the lift is a second mark's if that has too little."""
-    text = trace.inputs["input_ids"][0]
-    before = _before(len(text)).to(text.device)
+    text, separators = trace.inputs["input_ids"][0].cpu(), separators.cpu()
+    before = _before(len(text))
     marks, counts = text[separators].unique(return_counts=True)
-    pairs = {"separator": separators & before} | {
-        str(int(mark)): (text == mark) & before for mark in marks[counts > 1]
-    }
+    pairs = {"separator": separators & before} | {str(int(mark)): (text == mark) & before for mark in marks[counts > 1]}
     measured = dict(_measured(trace, pairs, groups))
     for place, head in found:
         here = measured[place]
@@ -194,9 +192,7 @@ def _of_repeated(ids: Int[Tensor, "b L"]) -> dict[str, Bool[Tensor, "b L L"]]:
     }
 
 
-def _measured(
-    trace: Trace, pairs: dict[str, Bool[Tensor, "b L L"]], groups: Groups
-) -> Iterator[tuple[Place, Head]]:
+def _measured(trace: Trace, pairs: dict[str, Bool[Tensor, "b L L"]], groups: Groups) -> Iterator[tuple[Place, Head]]:
     """Yield every head with its name, its layer and its number."""
     for layer, block in enumerate(trace.layers):
         for branch in block.branches:
