@@ -68,7 +68,7 @@ def test_a_head_takes_at_most_2304_bytes_before_they_are_deflated():
     gallery = made_gallery(tokens)
     page = html_page(result(200), gallery=gallery)
     assert codes(page, 0, (6, 48, 48)).shape == (6, 48, 48)
-    assert len(page) - len(html_page(result(200))) < 12_000
+    assert sum(len(one) for one in re.findall(r'id="heads-\d">([^<]*)<', page)) < 9 * 2304 / 2
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_does_not_belong_on_one_page(shown, gallery, says):
 def test_without_one_the_page_says_nothing_of_heads():
     page = html_page(result())
     assert data_of(page)["gallery"] is None
-    assert 'id="heads-0"' not in page
+    assert "heads" not in page, "neither its numbers nor its script"
 
 
 def test_it_is_saved_with_the_page_and_left_out_of_other_files(tmp_path):

@@ -43,10 +43,8 @@ def told(tmp_path):
 
 def test_a_map_for_every_head_with_its_label(told):
     page = html_page(result(), gallery=made_gallery())
-    (shown, section, options), _ = told(
-        page,
-        """return [words(), byName("heads-section").hidden,
-             [...byName("heads-layer").options].map((one) => one.textContent)];""",
+    (shown, options), _ = told(
+        page, """return [words(), [...byName("heads-layer").options].map((one) => one.textContent)];"""
     )
     assert shown == [
         ["head 0", "separator", "40.0 %, lift 9.0", "distance 12.0"],
@@ -56,7 +54,6 @@ def test_a_map_for_every_head_with_its_label(told):
         ["head 4", "local", "", "memory 8.0"],
         ["head 5", "diffuse", "", "distance 7.0"],
     ]
-    assert not section
     assert options == ["0 scan", "4 scan", "4 attention"]
 
 
@@ -166,11 +163,3 @@ def test_it_fits_a_narrow_window_and_hostile_names_do_not_run(told):
     assert max(wide) <= 360
     assert "data-hostile" not in next(attrs for tag, attrs in dom.elements if tag == "html")
     assert not [tag for tag, _ in dom.elements if tag == "img"]
-
-
-def test_without_a_gallery_there_is_no_section(tmp_path):
-    file = tmp_path / "page.html"
-    file.write_text(html_page(result()), "utf-8")
-    dom, messages = open_file(file)
-    assert not messages
-    assert "hidden" in dom.by_id("heads-section")

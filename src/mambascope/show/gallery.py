@@ -39,7 +39,7 @@ def gallery_facts(gallery: Gallery | None, tokens: tuple[str, ...]) -> dict[str,
     if gallery is None:
         return None
     if not isinstance(gallery, Gallery):
-        raise InputError(f"a page shows the gallery that mambascope.head_gallery returned, found {shown(gallery)}")
+        raise InputError(f"a page shows a gallery of heads, made for its text, found {shown(gallery)}")
     if gallery.tokens != tokens:
         raise InputError("the gallery of heads is of another text than the result; make one of the same text")
     probes = gallery.probes

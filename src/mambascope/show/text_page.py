@@ -18,7 +18,7 @@ from mambascope.theory.gallery import Gallery
 
 SCRIPTS = (
     "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "overview.js", "strip.js", "map.js",
-    "mapinput.js", "scene.js", "textscene.js", "headmap.js", "heads.js", "evidence.js", "folding.js", "page.js",
+    "mapinput.js", "scene.js", "textscene.js", "evidence.js", "folding.js", "page.js",
 )  # fmt: skip
 
 #: What the text shows for a token that continues the character before it.
@@ -47,10 +47,10 @@ def text_page(
     for result in results:
         require_finite(result)
     return assembled(
-        "page.html",
+        sections=["page.html", *([] if gallery is None else ["heads.html"])],
         about=attribution.model.name,
-        styles=["page.css", "heads.css"],
-        scripts=SCRIPTS,
+        styles=["page.css", *([] if gallery is None else ["heads.css"])],
+        scripts=[*SCRIPTS, *([] if gallery is None else ["headmap.js", "heads.js"])],
         result=_description(results, command) | {"gallery": gallery_facts(gallery, attribution.tokens)},
         blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)]
         + gallery_blocks(gallery),

@@ -43,9 +43,9 @@ const countOf = (sizes) => {
   return least === most ? String(least) : `${least} or ${most}`;
 };
 
-// The layer that the page shows is shown here too.
+// The layer that the page shows is shown here too; `page.js` calls this where it exists.
 function followLayer(layer) {
-  const index = GALLERY ? GALLERY.mixers.findIndex((one) => one.layer === layer) : -1;
+  const index = GALLERY.mixers.findIndex((one) => one.layer === layer);
   if (index >= 0 && mixer().layer !== layer) chooseMixer(index);
 }
 
@@ -84,7 +84,6 @@ function drawThumbnail(canvas, number) {
 }
 
 function startHeads() {
-  document.getElementById("heads-section").hidden = false;
   const several = (layer) => GALLERY.mixers.filter((one) => one.layer === layer).length > 1;
   const mixed = new Set(GALLERY.mixers.map((one) => one.kind)).size > 1;
   document.getElementById("heads-layer").replaceChildren(...GALLERY.mixers.map(({ layer, kind }, value) => {
@@ -103,4 +102,4 @@ function startHeads() {
   return chooseMixer(0);
 }
 
-if (GALLERY) startHeads();
+startHeads();
