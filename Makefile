@@ -7,7 +7,7 @@
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement evaluate evaluate-pictures house figures vision-figures wheel zoo clean
+.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement removals pages evaluate evaluate-pictures house figures vision-figures wheel zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -74,6 +74,13 @@ peer: .venv-peer/ready .venv-test/ready
 
 agreement: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.agreement --out docs/agreement.md
+
+removals: .venv-test/ready
+	.venv-test/bin/python -m benchmarks.removals --page docs/removals.md --out docs/removals.png
+
+pages: .venv-test/ready
+	.venv-test/bin/python -m pip install --quiet playwright
+	.venv-test/bin/python -m benchmarks.page_weight --page docs/pages.md
 
 evaluate: .venv-test/ready
 	.venv-test/bin/python -m benchmarks.evaluation --page docs/evaluation.md

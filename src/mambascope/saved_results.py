@@ -46,6 +46,17 @@ class _Verified(TypedDict):
     rank_correlation: dict[Literal["knockout", "occlusion"], float | None]
 
 
+class _Lens(TypedDict):
+    """What the residual stream predicts at one position, layer by layer."""
+
+    position: NonNegativeInt
+    layers: list[NonNegativeInt | None]
+    likeliest: list[list[tuple[Text, float]]]
+    explained: list[float] | None
+    rank: list[NonNegativeInt] | None
+    error: float
+
+
 class _Evidence(TypedDict, total=False):
     """The entries that are written out in words; there may be others."""
 
@@ -76,6 +87,7 @@ class _Evidence(TypedDict, total=False):
     per_target: list[dict[str, Any]]
     verified: list[_Verified]
     seconds_verified: float | None
+    lens: list[_Lens]
 
 
 class _Axes(BaseModel):
@@ -130,6 +142,10 @@ class _Facts(BaseModel):
             _check_grid(self.grid, length)
         for entry in self.diagnostics.get("verified", ()):
             _check_verified(entry, rows, length)
+        for lens in self.diagnostics.get("lens", ()):
+            each = (lens["likeliest"], lens["explained"], lens["rank"])
+            if any(values is not None and len(values) != len(lens["layers"]) for values in each):
+                raise ValueError("the logit lens has more or fewer predictions than streams")
         return self
 
 

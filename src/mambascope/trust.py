@@ -27,6 +27,16 @@ COMPLETE = 0.05
 #: SiLU's own rule leaves 0.16 to 0.45 of trained models' outputs, the identity 1.2 to 2.1 (`docs/activation_rules.md`).
 HALF = 0.5
 
+#: The terms that add up to a number: what methods call them, and what readers are told.
+TERMS = {
+    "tokens": "tokens",
+    "biases": "biases",
+    "residual": "the target's own embedding",
+    "bias": "biases of the mixers",
+    "other": "parts that mix no tokens",
+    "constant": "final norm and head",
+}
+
 
 def caution(evidence: Mapping[str, Any], dtype: torch.dtype | None = None) -> str:
     """Return why scores with this evidence should not be relied on, as a sentence; empty if there is no reason.

@@ -37,8 +37,8 @@ class Verbs:
         """Write the result in the format of the file's ending, whole or not at all, and return its path.
 
         `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
-        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.csv` the table of
-        `to_csv`, `.npz` numpy's arrays, with the rest as JSON in `facts`.
+        `.pdf` and `.svg` the figure of `plot`, `.json` what `mambascope explain --json` prints, `.graph.json` the graph
+        of `to_neuronpedia`, `.csv` the table of `to_csv`, `.npz` numpy's arrays, with the rest as JSON in `facts`.
 
         Args:
             path: The file.
@@ -46,7 +46,7 @@ class Verbs:
             gallery: For the page of a text, what `mambascope.head_gallery` returned; other formats leave it out.
 
         Raises:
-            InputError: if the ending is unknown, or the folder does not exist.
+            InputError: if the ending is unknown, the folder does not exist, or the result has no such form.
             OutputError: if the file cannot be written, as on a full disk.
         """
         path = path_of(path)
@@ -62,34 +62,49 @@ class Verbs:
         write_saved(path, header(self), {name: tensor for name, tensor in kept.items() if tensor is not None})
         return path
 
-    def to_dataframe(self: Any) -> pandas.DataFrame:
+    def to_dataframe(self: Any, *others: Attribution) -> pandas.DataFrame:
         """Return all scores as a pandas data frame with a line for every layer, target and source.
 
         Its columns are method, layer, target, target_token, source, source_token, score, and share: the absolute score
         over the sum of its row's.
+
+        Args:
+            others: Further results, such as those of a list of texts; a first column, result, then numbers all from 0.
 
         Raises:
             InputError: if pandas is not installed.
         """
         from mambascope.results import tables
 
-        return tables.to_dataframe(self)
+        _check_results(others)
+        return tables.to_dataframe(self, *others)
 
-    def to_csv(self: Any) -> str:
-        """Return the same table as comma-separated values; `save("scores.csv")` writes it."""
+    def to_csv(self: Any, *others: Attribution) -> str:
+        """Return the same table as comma-separated values; `save("scores.csv")` writes that of one result."""
         from mambascope.results import tables
 
-        return tables.to_csv(self)
+        _check_results(others)
+        return tables.to_csv(self, *others)
 
-    def to_xarray(self: Any) -> xarray.DataArray:
-        """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate.
+    def to_xarray(self: Any, *others: Attribution) -> xarray.DataArray:
+        """Return the scores as an `xarray.DataArray` with the dimensions layer, target and source.
+
+        Its coordinates are the positions and layers, `token` and `target_token`, and `method`, `model` and
+        `over_layers`; where a number is explained `asked` and `value`; for generated text `generated`, the position of
+        the explained token; for pictures `row` and `column` of each patch, -1 for a class token.
+
+        Args:
+            others: Further results, such as those of a list of texts. There is then a first dimension, result; scores
+                that one result lacks and another has are NaN.
 
         Raises:
-            InputError: if xarray is not installed.
+            InputError: if xarray is not installed, or some results are of pictures and some of texts.
+            MapTooLargeError: if several results' array would not fit in memory.
         """
-        from mambascope.results import tables
+        from mambascope.results import arrays
 
-        return tables.to_xarray(self)
+        _check_results(others)
+        return arrays.to_xarray(self, *others)
 
     def to_bertviz(self: Any) -> dict[str, Any]:
         """Return the arguments of `bertviz.head_view`, with each layer as one head: shares of absolute scores."""
@@ -102,6 +117,24 @@ class Verbs:
         from mambascope.results import interop
 
         return interop.to_circuitsvis(self)
+
+    def to_neuronpedia(self: Any, position: int | None = None) -> dict[str, Any]:
+        """Return the path of the answer as an attribution graph in Neuronpedia's JSON form.
+
+        Its nodes are the tokens, what each layer adds to the number explained, the terms that no token accounts for,
+        and the number; the edges into it add up to it. `save("answer.graph.json")` writes it. Of ALTI-Logit only: other
+        methods have no parts per layer that add up.
+
+        Args:
+            position: The target; by default the one in focus.
+
+        Raises:
+            InputError: if the method has no such parts, that position is not in the result, or parts were merged so
+                that they no longer add up.
+        """
+        from mambascope.results import neuronpedia
+
+        return neuronpedia.to_neuronpedia(self, position)
 
     def words(self: Any, *, sources: str = "sum", targets: str = "mean") -> Attribution:
         """Return a result whose positions are words instead of tokens.
@@ -207,7 +240,7 @@ def _check_results(others: tuple[Any, ...]) -> None:
     """Raise InputError unless these are results."""
     for other in others:
         if not isinstance(other, Verbs):
-            raise InputError(f"a page shows results that mambascope.explain returned, found {shown(other)}")
+            raise InputError(f"beside a result stand others that mambascope.explain returned, found {shown(other)}")
 
 
 def path_of(path: Any) -> Path:

@@ -133,6 +133,17 @@ def test_every_format_is_written_whole(run, checkpoint, tmp_path, suffix):
         assert mambascope.Attribution.load(path).method == "mamba-lrp"
 
 
+def test_a_graph_is_of_the_method_that_has_parts_per_layer(run, checkpoint, tmp_path):
+    path = tmp_path / "answer.graph.json"
+    code, out, err = run("explain", TEXT, "--model", checkpoint, "--out", path)
+    assert code == 0, err
+    assert "alti-logit" in out
+    graph = json.loads(path.read_text())
+    assert graph["metadata"]["prompt"] == TEXT
+    assert graph["metadata"]["generation_settings"]["method"] == "alti-logit"
+    assert {link["target"] for link in graph["links"]} <= {node["node_id"] for node in graph["nodes"]}
+
+
 @pytest.mark.parametrize("method", ["latim", "rollout", "mamba-lrp", "alti-logit", "value-zeroing"])
 def test_a_page_opens_with_any_kind_of_method(run, checkpoint, tmp_path, method):
     """Per layer, whole model with and without all targets, split by layer."""
@@ -230,7 +241,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
     gpt = tmp_path / "gpt2"
     gpt.mkdir()
     (gpt / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
-    use = ("--model", checkpoint)
+    use, graph = ("--model", checkpoint), tmp_path / "x.graph.json"
     cases = {
         ("explain", "", *use): "empty",
         ("explain", TEXT, "--model", "no-such-model"): "no-such-model",
@@ -248,6 +259,8 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, 
         ("explain", TEXT, *use, "--out", tmp_path / "no" / "x.html"): "does not exist",
         ("explain", TEXT, *use, "--out", tmp_path / "x.gif"): "x.gif has an unknown ending; choose one of .html, .png",
         ("explain", TEXT, *use, "--out", tmp_path / "x"): "x has no ending; choose one of .html, .png",
+        ("explain", TEXT, "--model", "no", "--method", "mamba-lrp", "--out", graph): "mamba-lrp has no parts per layer",
+        ("explain", TEXT, *use, "--layer", "1", "--out", graph): "alti-logit explains the whole model",
         ("explain", TEXT, *use, "--device", "cuda:9"): "cuda",
         ("maps", TEXT, *use, "--layer", "99", "--out", tmp_path / "m.safetensors"): "layer 99 does not exist",
         ("maps", TEXT, *use, "--layer", "0", "--channels", "x", "--out", tmp_path / "m.safetensors"): "--channels 'x'",

@@ -195,12 +195,13 @@ def picture_files() -> Files:
 
 @functools.cache
 def attributions() -> dict[str, Files]:
-    """Return saved results: of a text, of several positions, and of a picture."""
+    """Return saved results: of a text, of several positions, of an answer's parts per layer, and of a picture."""
     text, tokenizer = model("mamba")
     results = {
         "text": mambascope.explain(text, tokenizer, "The cat sat", method="latim"),
         "rows": mambascope.explain(text, tokenizer, "The cat", method="hidden-attention", positions="all"),
         "generated": mambascope.explain(text, tokenizer, "The cat", method="mamba-lrp", generate=2),
+        "parts": mambascope.explain(text, tokenizer, "The cat", method="alti-logit"),
         "picture": mambascope.explain(model("vim")[0], None, pixels(), method="mamba-lrp"),
     }
     files = {}
@@ -215,13 +216,15 @@ def _fixed(result: mambascope.Attribution) -> mambascope.Attribution:
     target = dataclasses.replace(
         result.target, next_tokens=tuple((name, round(p, 3)) for name, p in result.target.next_tokens), value=1.5
     )
-    layers = [1e-7] * len(result.axes["layer"])
+    layers, scores = [1e-7] * len(result.axes["layer"]), (result.scores * 64).round() / 64
+    terms = dict.fromkeys(("residual", "bias", "other", "constant"), 0.25)
+    parts = {"terms": terms, "value": float(scores.sum()) + 1} if result.method == "alti-logit" else {}
     return dataclasses.replace(
         result,
-        scores=(result.scores * 64).round() / 64,
+        scores=scores,
         target=target,
         targets=tuple(dataclasses.replace(one, next_tokens=(), value=0.5) for one in result.targets),
-        diagnostics={"reconstruction_error": 1e-7, "reconstruction_error_per_layer": layers, "seconds": 0.5},
+        diagnostics={"reconstruction_error": 1e-7, "reconstruction_error_per_layer": layers, "seconds": 0.5} | parts,
         pixels=None if result.pixels is None else result.pixels.round(),
     )
 

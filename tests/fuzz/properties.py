@@ -94,10 +94,11 @@ def verbs(result: Attribution, folder: Path, *, formats: Iterable[str] = (), dra
         "show": result.show,
         "notebook": result._repr_html_,
         "page": result.to_html,
-        "array": result.to_xarray,
-        "frame": result.to_dataframe,
-        "table": result.to_csv,
+        "array": lambda: [result.to_xarray(), result.to_xarray(result)],
+        "frame": lambda: [result.to_dataframe(), result.to_dataframe(result)],
+        "table": lambda: [result.to_csv(), result.to_csv(result)],
         "heads": lambda: [result.to_bertviz(), result.to_circuitsvis()],
+        "graph": result.to_neuronpedia,
         "words": lambda: [result.words(), result.words(sources="max", targets="sum")],
         "sentences": lambda: result.spans("sentences").to_html(),
         "sum": lambda: result + result,
@@ -109,8 +110,9 @@ def verbs(result: Attribution, folder: Path, *, formats: Iterable[str] = (), dra
         import matplotlib.pyplot as plt
 
         plt.close("all")
-    if "plain" in answers:
-        plain_numbers(answers["plain"], "to_dict")
+    for name, verb in (("plain", "to_dict"), ("graph", "to_neuronpedia")):
+        if name in answers:
+            plain_numbers(answers[name], verb)
     for ending in formats:
         path = folder / f"result.{ending}"
         path.write_text("an older result")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from made_results import make
+from made_results import in_parts, make
 from mambascope import show
 from mambascope.errors import InputError, MambascopeError, OutputError
 from mambascope.files import make_folder, whole_file
@@ -47,7 +47,7 @@ def test_a_file_written_again_keeps_its_permissions(tmp_path, ending):
     path = tmp_path / f"x{ending}"
     path.write_text(BEFORE)
     path.chmod(0o640)
-    assert mode(make().save(path)) == 0o640
+    assert mode(in_parts(make()).save(path)) == 0o640
     assert path.read_bytes() != BEFORE.encode()
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_keeps_the_former_file(tmp_path, ending):
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
     try:
         with pytest.raises(OutputError, match=r"could not be written: .*File too large"):
-            make().save(path)
+            in_parts(make()).save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

@@ -1,4 +1,4 @@
-"""Tables of a result: data frame, CSV."""
+"""Tables of one and of several results: data frame, CSV."""
 
 import csv
 import dataclasses
@@ -35,6 +35,19 @@ def test_the_csv_holds_the_same(tmp_path):
     np.testing.assert_allclose([float(line["share"]) for line in read], frame.share, rtol=1e-6)
     result.save(tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text() == result.to_csv()
+
+
+def test_several_results_are_one_table():
+    one, two = make(), make(targets=(1, 3), layers=(0,))
+    frame = one.to_dataframe(two)
+    assert tuple(frame.columns) == ("result", *COLUMNS)
+    assert list(frame.index) == list(range(one.scores.numel() + two.scores.numel()))
+    for number, result in enumerate((one, two)):
+        own = frame[frame.result == number].drop(columns="result").reset_index(drop=True)
+        assert own.equals(result.to_dataframe())
+    read = list(csv.DictReader(io.StringIO(one.to_csv(two))))
+    assert [int(line["result"]) for line in read] == list(frame.result)
+    np.testing.assert_array_equal([np.float32(line["score"]) for line in read], frame.score)
 
 
 def test_a_row_of_zeros_has_no_shares():

@@ -12,22 +12,27 @@ import numpy as np
 import pytest
 import torch
 
-from made_results import make
+from made_results import in_parts, make
 from mambascope import Attribution
 from mambascope.errors import CheckpointError, InputError, OutputError
 from mambascope.show import FORMATS
+from mambascope.show.saving import GRAPH
 from show_results import picture_result
 
 
-@pytest.mark.parametrize("ending", [*FORMATS, ".HTML", ".Npz"])
+@pytest.mark.parametrize("ending", [*FORMATS, ".HTML", ".Npz", ".Graph.JSON"])
 @pytest.mark.parametrize("of", ["text", "picture"])
 def test_a_file_holds_what_its_ending_says(tmp_path, of, ending):
-    result = make() if of == "text" else picture_result()
+    result = in_parts(make() if of == "text" else picture_result())
     path = tmp_path / f"x{ending}"
     assert result.save(path) == result.save(str(path)) == path
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no partial file is left"
     starts = {".html": b"<!doctype html>", ".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml", ".npz": b"PK"}
-    starts |= {".json": b'{"tokens"', ".csv": b"method,layer,target,target_token,source,source_token,score,share\n"}
+    starts |= {
+        ".json": b'{"tokens"',
+        GRAPH: b'{"metadata"',
+        ".csv": b"method,layer,target,target_token,source,source_token,score,share\n",
+    }
     assert path.read_bytes().startswith(starts.get(ending.lower(), b""))
     if ending == ".safetensors":
         assert torch.equal(Attribution.load(path).scores, result.scores)
@@ -82,8 +87,8 @@ def test_arrays_are_numpys(tmp_path):
 
 def save_all(folder):
     for ending in FORMATS:
-        make().save(folder / f"text{ending}")
-        picture_result().save(folder / f"picture{ending}")
+        in_parts(make()).save(folder / f"text{ending}")
+        in_parts(picture_result()).save(folder / f"picture{ending}")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -120,12 +125,13 @@ def test_other_endings_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, ending, monkeypatch):
+    result = in_parts(make())
     with pytest.raises(InputError, match="does not exist; create it or choose another folder"):
-        make().save(tmp_path / "no" / f"x{ending}")
+        result.save(tmp_path / "no" / f"x{ending}")
     path = tmp_path / f"x{ending}"
     path.mkdir()
     with pytest.raises(InputError, match="is a folder; name a file in it"):
-        make().save(path)
+        result.save(path)
     path.rmdir()
     path.write_text("what stood here before")
 
@@ -134,6 +140,6 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, ending, monkeypatch
 
     monkeypatch.setattr(type(path), "replace", full)
     with pytest.raises(OutputError, match="could not be written"):
-        make().save(path)
+        result.save(path)
     assert path.read_text() == "what stood here before"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

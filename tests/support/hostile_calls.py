@@ -49,6 +49,7 @@ readout = readouts.token(4, 7)
 reader = stock_model("mamba", vocab_size=300)
 result = mambascope.explain(reader, tokenizer, "some words", method="latim", positions="all", progress=False)
 single = mambascope.explain(reader, tokenizer, "some words", method="latim", progress=False)
+parts = mambascope.explain(reader, tokenizer, "some words", method="alti-logit", progress=False)
 pixels = np.zeros((32, 32, 3), dtype=np.uint8)
 
 #: Wrong as anything: no public function takes any of them where it takes a number, a name or a tensor.
@@ -111,9 +112,11 @@ METHODS = {
     "implicit_attention_row": {"trace": trace, "layer": 0, "target": 2},
     "implicit_rollout_row": {"trace": trace, "target": 2},
     "knockout": {
-        "trace": trace, "readout": readout, "targets": None, "layers": None, "batch": None, "progress": None,
+        "trace": trace, "readout": readout, "targets": None, "sources": None, "layers": None, "batch": None,
+        "progress": None,
     },
     "value_zeroing": {"trace": trace, "layer": 0, "batch": None, "progress": None},
+    "logit_lens": {"trace": trace, "places": -1},
     "contributions": {"trace": trace, "layer": 0, "target": 2, "rule": "secant"},
     "latim": {"trace": trace, "layer": 0, "norm": 2, "rule": "secant"},
     "latim_row": {"trace": trace, "layer": 0, "target": 2, "norm": 2, "rule": "secant"},
@@ -122,7 +125,7 @@ METHODS = {
     "norm_based": {"trace": of_attention, "layer": 0},
     "norm_based_row": {"trace": of_attention, "layer": 0, "target": 2},
     "occlusion": {
-        "trace": trace, "readout": readout, "replacement": "zero", "batch": None, "progress": None,
+        "trace": trace, "readout": readout, "replacement": "zero", "sources": None, "batch": None, "progress": None,
     },
     "raw_attention": {"trace": trace, "layer": 0},
     "raw_attention_row": {"trace": trace, "layer": 0, "target": 2, "variant": "published"},
@@ -140,7 +143,7 @@ RIGHT = {
 RUNS = {
     "norm_based": (trace,), "norm_based_row": (trace,), "transformer_attribution": (trace,),
     "mamba_lrp": (headless,), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
-    "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
+    "logit_lens": (two, headless), "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
     "integrated_gradients": (headless,), "smooth_grad": (headless,), "mamba_attribution": (headless,),
 }  # fmt: skip
 
@@ -442,11 +445,14 @@ def other_calls(folder):
         yield f"top layer={label(wrong)}", lambda wrong=wrong: result.top(layer=wrong)
         yield f"layer_mass={label(wrong)}", lambda wrong=wrong: result.layer_mass(wrong)
         yield f"picture={label(wrong)}", lambda wrong=wrong: result.picture(wrong)
+        yield f"to_neuronpedia={label(wrong)}", lambda wrong=wrong: parts.to_neuronpedia(wrong)
     for wrong in (0, -1, None, "3", 1.5, True, [], NAN, *THINGS):
         yield f"top k={label(wrong)}", lambda wrong=wrong: result.top(wrong)
     for wrong in (None, 3, "", "x", "x.doc", "/absent/folder/x.json", "x.\0json", folder, [], *THINGS):
         yield f"save={label(wrong)}", lambda wrong=wrong: result.save(wrong)
         yield f"Attribution.load={label(wrong)}", lambda wrong=wrong: mambascope.Attribution.load(wrong)
+    yield "to_neuronpedia of latim", result.to_neuronpedia
+    yield "save a graph of latim", lambda: result.save(folder / "x.graph.json")
     foreign = folder / "foreign.safetensors"
     foreign.write_bytes(b"nothing of the kind")
     yield "Attribution.load foreign", lambda: mambascope.Attribution.load(foreign)
@@ -458,6 +464,9 @@ def other_calls(folder):
         yield f"words sources={label(wrong)}", lambda wrong=wrong: result.words(sources=wrong)
         yield f"words targets={label(wrong)}", lambda wrong=wrong: result.words(targets=wrong)
         yield f"to_html={label(wrong)}", lambda wrong=wrong: result.to_html(wrong)
+        yield f"to_xarray={label(wrong)}", lambda wrong=wrong: result.to_xarray(wrong)
+        yield f"to_dataframe={label(wrong)}", lambda wrong=wrong: result.to_dataframe(wrong)
+        yield f"to_csv={label(wrong)}", lambda wrong=wrong: result.to_csv(wrong)
         yield f"save others={label(wrong)}", lambda wrong=wrong: result.save(folder / "x.html", wrong)
     for wrong in ("x", 3, model, result, single.scores, *THINGS):
         yield f"to_html gallery={label(wrong)}", lambda wrong=wrong: result.to_html(gallery=wrong)
@@ -512,6 +521,40 @@ def classify_calls():
             yield f"classify {name}={label(wrong)}", lambda given=given: mambascope.classify(layer, **given)
 
 
+def captum_calls():
+    made, masked = mambascope.CaptumAttribution, (torch.zeros(1, 5), ids[0], ids[:, :3], (ids, ids), "mask")
+    right, seen = made(model), made(seeing, "latim")
+    for wrong in (None, "tiny-mamba", 3, type(model), torch.nn.Linear(2, 2), *THINGS):
+        yield f"captum model={label(wrong)}", lambda wrong=wrong: made(wrong)
+    for wrong in ("", "nothing", 3, ["latim"], *THINGS):
+        yield f"captum method={label(wrong)}", lambda wrong=wrong: made(model, wrong)
+    for wrong in ([], [1], *NUMBERS):
+        yield f"captum position={label(wrong)}", lambda wrong=wrong: made(model, position=wrong)
+        yield f"captum layer={label(wrong)}", lambda wrong=wrong: made(model, "latim", layer=[wrong])
+    for wrong in (99, -99):
+        yield f"captum position={wrong}", lambda wrong=wrong: made(model, position=wrong).attribute(ids)
+        yield f"captum layer={wrong}", lambda wrong=wrong: made(model, "latim", layer=wrong).attribute(ids)
+        yield f"captum read position={wrong}", lambda wrong=wrong: made(model, position=wrong).forward_func(ids)
+    wrong_ids = (
+        None, 3, "text", [[1]], (), (ids, ids), ids.float(), ids.bool(), ids[0], ids[:, :0], ids[:0], ids * 0 - 1,
+        ids + 999, ids.to("meta"), *THINGS,
+    )  # fmt: skip
+    for wrong in wrong_ids:
+        yield f"captum inputs={label(wrong)}", lambda wrong=wrong: right.attribute(wrong)
+        yield f"captum read={label(wrong)}", lambda wrong=wrong: right.forward_func(wrong)
+    for wrong in (floats(3, 32, 32), floats(1, 4, 32, 32), floats(0, 3, 32, 32), floats(1, 3, 3, 3), ids, None):
+        yield f"captum picture={label(wrong)}", lambda wrong=wrong: seen.attribute(wrong)
+    for wrong in ([], [1, 2], (1,), (1, 2), [(1,)], [None], 99, -1, torch.tensor([1, 2]), torch.tensor(1.5), *NUMBERS):
+        yield f"captum target={label(wrong)}", lambda wrong=wrong: right.attribute(ids, target=wrong)
+    for wrong in (*masked, *NUMBERS):
+        yield f"captum mask={label(wrong)}", lambda wrong=wrong: right.attribute(ids, additional_forward_args=wrong)
+    for wrong in (None, "yes", 3, []):
+        yield f"captum delta={label(wrong)}", lambda wrong=wrong: right.attribute(ids, return_convergence_delta=wrong)
+    yield "captum a model without weights", lambda: made(nowhere).attribute(ids)
+    yield "captum delta of latim", lambda: made(model, "latim").attribute(ids, return_convergence_delta=True)
+    yield "captum right", lambda: right.attribute(ids, target=3, return_convergence_delta=True)
+
+
 def main():
     used = {"mamba": model, "gpt2": attending, "bert": bert, "vim": seeing, "reader": reader, "broken": broken}
     before = {name: fingerprint(one) for name, one in used.items()}
@@ -519,8 +562,8 @@ def main():
     with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
         os.chdir(name)
         groups = (
-            method_calls(), readout_calls(), capture_calls(), explain_calls(), classify_calls(), gallery_calls(),
-            other_calls(Path(name)),
+            method_calls(), readout_calls(), capture_calls(), explain_calls(), classify_calls(), captum_calls(),
+            gallery_calls(), other_calls(Path(name)),
         )  # fmt: skip
         for label_, call in (pair for group in groups for pair in group):
             with warnings.catch_warnings(record=True) as caught:

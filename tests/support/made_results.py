@@ -1,4 +1,6 @@
-"""A result of any size."""
+"""Results of any size."""
+
+from dataclasses import replace
 
 import torch
 
@@ -20,3 +22,11 @@ def make(targets=(0, 1, 2, 3), signed=True, layers=(1, 4)):
         signed=signed,
         diagnostics={"reconstruction_error": 1e-7, "reconstruction_error_per_layer": [1e-7, 1e-8], "seconds": 0.5},
     )
+
+
+def in_parts(result):
+    """Return a result with the terms that its layers lack to add up to a number, as ALTI-Logit's has them."""
+    summed = replace(result, method="alti-logit", over_layers="sum")
+    terms = dict.fromkeys(("residual", "bias", "other", "constant"), 0.25)
+    value = float(summed.row(summed.target.position).double().sum()) + sum(terms.values())
+    return replace(summed, diagnostics={**result.diagnostics, "terms": terms, "value": value})

@@ -22,9 +22,12 @@ MAMBAVISION = {
 }
 
 
-def small(kind, dtype=torch.float64):
+def small(kind, dtype=torch.float64, **options):
     """Return a small model with weights from N(0, 0.4) and variances around 1."""
-    made = VMamba(VMambaConfig(**VMAMBA)) if kind == "vmamba" else MambaVision(MambaVisionConfig(**MAMBAVISION))
+    if kind == "vmamba":
+        made = VMamba(VMambaConfig(**VMAMBA | options))
+    else:
+        made = MambaVision(MambaVisionConfig(**MAMBAVISION | options))
     model = drawn(made, dtype)
     draw = torch.Generator().manual_seed(1)
     for name, buffer in model.named_buffers():

@@ -9,8 +9,9 @@ from hybrids import hybrid_model
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.theory.classification import classify
+from mambascope.theory.probes import Places
 from models import stock_model, stock_transformer
-from picture_mixer_models import grid_model, tokens
+from small_staged_models import small
 from vision_models import pictures, vision_mamba
 
 IDS = torch.randint(1, 50, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -183,11 +184,51 @@ def test_layers_of_a_model_that_reads_pictures_are_classified_within_it():
     assert found.kind == "fixed", found.evidence
 
 
-def test_layers_of_models_with_stages_are_refused():
-    model = grid_model()
-    trace = mambascope.capture(model, tokens=tokens(model, length=12))
-    with pytest.raises(UnsupportedModelError, match="read text, or pictures in one stage"):
-        classify(trace, number=0)
+@pytest.mark.parametrize(
+    ("kind", "side", "kept"),
+    [("vmamba", 64, {0, 1, 2}), ("mambavision", 160, {0, 1, 2})],
+    ids=["vmamba", "mambavision"],
+)
+def test_layers_of_models_with_stages_are_classified_by_their_own_patches(kind, side, kept):
+    """Of MambaVision the windows of one stage have enough tokens; of each, every window reads the same."""
+    model = small(kind, windows=(8, 8, 5, 2)) if kind == "mambavision" else small(kind)
+    pixels = torch.randn(1, 2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trace = mambascope.capture(model, pixel_values=pixels)
+    kept = {0, 1, 2}
+    for number in kept:
+        found = classify(trace, number=number)
+        assert found.kind == "data-controlled", found.evidence
+        assert found.causal == (kind == "mambavision" and trace.layers[number].kind == "scan")
+    for number in set(range(len(trace.layers))) - kept:
+        with pytest.raises(InputError, match="4 tokens leave none far"):
+            classify(trace, number=number)
+
+
+def test_a_scan_of_windows_with_constant_coefficients_is_fixed():
+    model = small("mambavision", windows=(8, 8, 5, 2))
+    projection = model.get_submodule("levels.2.blocks.0.mixer.x_proj")
+    drawn = torch.randn(projection.out_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    projection.register_forward_hook(lambda _, __, out: drawn.expand_as(out))
+    pixels = torch.randn(1, 2, 160, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trace = mambascope.capture(model, pixel_values=pixels)
+    assert len(trace.layers[0].branch.captured.x) == 4, "several windows"
+    found = classify(trace, number=0)
+    assert (found.kind, found.toeplitz, found.causal) == ("fixed", True, True)
+    assert classify(trace, number=1).kind == "data-controlled"
+
+
+def test_tokens_on_a_grid_are_near_on_all_sides():
+    places = Places(rows=9, columns=7, reach=1)
+    around = places.near(3 * 7 + 2, 1).unflatten(0, (9, 7))
+    assert around.nonzero().tolist() == [[r, c] for r in (2, 3, 4) for c in (1, 2, 3)]
+    for i, j in places.pairs(1):
+        assert 0 <= j < i < 63
+        assert not (places.near(i, 1) & places.near(j, 1)).any()
+        assert not (places.near(i, 2) & places.near(j, 1)).any()
+    with pytest.raises(InputError, match="5 rows of tokens leave none far from both i and j; 6 or more would"):
+        Places(rows=5, columns=30, reach=1).require_room()
+    line = Places(1, 30)
+    assert [i - j for i, j in line.pairs(4)] == [10, 10, 10]
 
 
 def test_what_cannot_be_classified_is_refused_by_name():

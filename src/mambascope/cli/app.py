@@ -142,7 +142,8 @@ def explain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a .html, .png, .pdf, .svg, .json, .csv, .npz or .safetensors file.", metavar="FILE"
+            help="Also write a .html, .png, .pdf, .svg, .json, .graph.json, .csv, .npz or .safetensors file.",
+            metavar="FILE",
         ),
     ] = None,
     tokenizer: TokenizerOption = None,

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mambascope.cli.describing import probe
+from mambascope.errors import InputError, MambascopeError, MapTooLargeError, UnsupportedModelError
 from mambascope.theory.classification import Classification, classify
-from mambascope.trace import capture
+from mambascope.trace import Trace, capture
 
 #: Relative change of α that rounding explains in the precision of most models.
 TOLERANCE = 1e-3
@@ -33,12 +34,35 @@ def classify_all(*, as_json: bool) -> None:
 def classify_model(model: Any, tokenizer: Any, *, layer: int | None, as_json: bool) -> None:
     """Print how the layers of a model mix tokens; the model runs again with other inputs to each."""
     trace = capture(model, **probe(model, tokenizer))
-    numbers = range(len(trace.layers)) if layer is None else [trace.index(layer)]
-    found = [(str(number), classify(trace, number=number, tolerance=TOLERANCE)) for number in numbers]
+    found, left = _each(trace, range(len(trace.layers)) if layer is None else [trace.index(layer)])
     if as_json:
-        print(json.dumps([{"layer": int(name)} | plain(one) for name, one in found]))
+        reasons = [{"layer": number, "kind": None, "reason": reason} for number, reason in left.items()]
+        print(json.dumps([*({"layer": int(name)} | plain(one) for name, one in found), *reasons]))
         return
-    _print(found, theorem=None)
+    if found:
+        _print(found, theorem=None)
+    for number, reason in left.items():
+        print(f"layer {number} is left out: {reason}")
+
+
+def _each(trace: Trace, numbers: Iterable[int]) -> tuple[list[tuple[str, Classification]], dict[int, str]]:
+    """Return layers' classifications, and why others have none.
+
+    Raises:
+        MambascopeError: as the first layer does, if none has one.
+    """
+    found: list[tuple[str, Classification]] = []
+    left: dict[int, str] = {}
+    refused: MambascopeError | None = None
+    for number in numbers:
+        try:
+            found.append((str(number), classify(trace, number=number, tolerance=TOLERANCE)))
+        except (InputError, UnsupportedModelError, MapTooLargeError) as error:
+            left[number] = str(error)
+            refused = refused or error
+    if refused is not None and not found:
+        raise refused
+    return found, left
 
 
 def plain(found: Classification) -> dict[str, Any]:

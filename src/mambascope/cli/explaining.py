@@ -16,7 +16,9 @@ from mambascope.explanation import explain as explain_source
 from mambascope.explanation.gallery import head_gallery, quick_gallery
 from mambascope.explanation.options import check_options, check_targets
 from mambascope.inputs.preparation import reads_pictures
-from mambascope.methods.registry import find_method
+from mambascope.methods.registry import METHODS, find_method
+from mambascope.results.path_graph import no_parts
+from mambascope.show.saving import GRAPH, ending
 
 
 def explain(
@@ -59,6 +61,10 @@ def explain(
     page = out is not None and out.suffix.lower() == ".html"
     if heads:
         _check_heads(page, is_picture, spans is not None)
+    if out is not None and ending(out) == GRAPH:
+        method = method or next(one.name for one in METHODS.values() if one.split)
+        if not find_method(method).split:
+            raise InputError(no_parts(method))
     if method is not None:
         check_options([find_method(method)], layers, variant)
         check_targets([find_method(method)], target, foil)

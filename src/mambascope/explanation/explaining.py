@@ -13,6 +13,7 @@ from mambascope.attribution import Attribution
 from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.answering import Progress, answer
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
+from mambascope.explanation.lens import with_lens
 from mambascope.explanation.options import ask, check_options, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
@@ -202,6 +203,8 @@ def explain(
         first, *rest = results
         stage = stage_number(model, chosen, stage)
         results = [*with_views(subject, first, question, layer=layers, stage=stage, started=started), *rest]
+    if views:
+        results[0] = with_lens(subject, results[0], question)
     if verify or (verify is None and views):
         results = verified(subject, results, question, verify)
     return results[0] if isinstance(method, str | None) and not views else results

@@ -158,6 +158,13 @@ def next_tokens(subject: Subject, trace: Trace, place: int) -> tuple[tuple[str, 
     return tuple(zip(names, best.values.tolist(), strict=True))
 
 
+def token_name(subject: Subject, trace: Trace, place: int, token: int) -> str:
+    """Return what a token after a position is called: its text, or its id for a model without a tokenizer."""
+    if subject.tokenizer is None:
+        return f"token {token}"
+    return _name(subject.tokenizer, token, _before(subject.tokenizer, trace, place))
+
+
 def has_independent_classes(model: Any, trace: Trace) -> bool:
     """Return whether several classes may apply at once, so that their probabilities need not add up to one."""
     kind = getattr(getattr(model, "config", None), "problem_type", None)

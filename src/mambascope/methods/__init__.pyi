@@ -16,6 +16,8 @@ from .interventions import value_zeroing as value_zeroing
 from .latim import contributions as contributions
 from .latim import latim as latim
 from .latim import latim_row as latim_row
+from .logit_lens import LogitLens as LogitLens
+from .logit_lens import logit_lens as logit_lens
 from .mamba_attribution import mamba_attribution as mamba_attribution
 from .mamba_lrp import ATTN_LRP as ATTN_LRP
 from .mamba_lrp import LRP as LRP

@@ -258,6 +258,7 @@ METHODS = [
         score_many=_scored_many,
         asks=True,
         split=True,
+        conserves=True,
         by_place=False,
         by_stage=False,
         answers=1,

@@ -243,6 +243,7 @@ METHODS = [
         score_copies=_scored_copies,
         passes=2.0,
         asks=True,
+        conserves=True,
         by_place=False,
         by_stage=False,
         answers=0,

@@ -73,6 +73,7 @@ class Method:
         reference_code: Whether it has `variant="reference-code"`.
         asks: Whether it explains a logit, so that the model must have a head.
         split: Whether a whole-model method also gives scores per layer.
+        conserves: Whether its evidence has `terms` that add up to the number explained.
         passes: Approximate time for one target of a short text, in forward passes.
         growth: Additional forward passes per token of the text, if time is quadratic.
         rule: The activation rule of its contributions.
@@ -106,6 +107,7 @@ class Method:
     reference_code: bool = False
     asks: bool = False
     split: bool = False
+    conserves: bool = False
     passes: float = 1.0
     growth: float = 0.0
     rule: ActivationRule = "secant"

@@ -1,1 +1,1 @@
-"""What becomes of a result besides being shown: tables, words and spans, sums and means, shapes of other libraries."""
+"""What becomes of a result besides being shown: tables, arrays, words, spans, sums, paths, other libraries' shapes."""

@@ -19,8 +19,8 @@ from mambascope.results.units import UNITS
 WAYS = {"sources": ("sum", "max"), "targets": ("mean", "sum")}
 #: Evidence about single rows, which holds for none once rows are merged.
 OF_ROWS = ("per_target",)
-#: Evidence about single tokens as sources.
-OF_TOKENS = ("verified", "seconds_verified")
+#: Evidence about single tokens.
+OF_TOKENS = ("verified", "seconds_verified", "lens")
 
 
 def in_units(

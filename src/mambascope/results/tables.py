@@ -1,4 +1,4 @@
-"""A result as a table with a line for every layer, target and source: a data frame, a CSV, an xarray."""
+"""A result as a table with a line for every layer, target and source: a data frame, a CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mambascope.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
-    import xarray
 
 #: The columns of a table.
 COLUMNS = ("method", "layer", "target", "target_token", "source", "source_token", "score", "share")
@@ -42,22 +41,23 @@ def lines(result: Attribution) -> Iterator[tuple[Any, ...]]:
                 yield result.method, layer, target, tokens[target], source, tokens[source], score, part
 
 
-def to_csv(result: Attribution) -> str:
-    """Return the table as comma-separated values, with a line of column names first."""
+def to_csv(result: Attribution, *others: Attribution) -> str:
+    """Return the table as comma-separated values, with a line of column names first; see `to_dataframe`."""
     written = io.StringIO(newline="")
-    write_csv(result, written)
+    write_csv(result, written, *others)
     return written.getvalue()
 
 
-def write_csv(result: Attribution, file: io.TextIOBase) -> None:
+def write_csv(result: Attribution, file: io.TextIOBase, *others: Attribution) -> None:
     """Write the table to an open file."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(lines(result))
+    writer.writerow(("result", *COLUMNS) if others else COLUMNS)
+    for number, one in enumerate((result, *others)):
+        writer.writerows((number, *line) if others else line for line in lines(one))
 
 
-def to_dataframe(result: Attribution) -> pandas.DataFrame:
-    """Return the table as a pandas data frame.
+def to_dataframe(result: Attribution, *others: Attribution) -> pandas.DataFrame:
+    """Return the table as a pandas data frame; of several results, with their numbers in a first column, `result`.
 
     Raises:
         InputError: if pandas is not installed.
@@ -66,11 +66,21 @@ def to_dataframe(result: Attribution) -> pandas.DataFrame:
         import pandas
     except ImportError:
         raise InputError("data frames need pandas, which is not installed: pip install pandas") from None
+    frames = [_frame(one) for one in (result, *others)]
+    if not others:
+        return frames[0]
+    joined = pandas.concat(frames, keys=range(len(frames)), names=["result", None])
+    return joined.reset_index(level="result").reset_index(drop=True)
+
+
+def _frame(result: Attribution) -> pandas.DataFrame:
+    import pandas
+
     layers, targets, sources = (list(result.axes[name]) for name in ("layer", "target", "source"))
-    tokens = {source: _writable(name) for source, name in zip(sources, piece_names(result.tokens), strict=True)}
+    tokens = {source: writable(name) for source, name in zip(sources, piece_names(result.tokens), strict=True)}
     index = pandas.MultiIndex.from_product([layers, targets, sources], names=["layer", "target", "source"])
     frame = index.to_frame(index=False)
-    frame.insert(0, "method", _writable(result.method))
+    frame.insert(0, "method", writable(result.method))
     frame.insert(3, "target_token", frame["target"].map(tokens))
     frame.insert(5, "source_token", frame["source"].map(tokens))
     frame["score"] = result.scores.numpy().reshape(-1)
@@ -78,22 +88,6 @@ def to_dataframe(result: Attribution) -> pandas.DataFrame:
     return frame
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Return a text that UTF-8 can write: half a character becomes its escape, as in files."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def to_xarray(result: Attribution) -> xarray.DataArray:
-    """Return the scores as an `xarray.DataArray` with named axes and the token texts as a coordinate.
-
-    Raises:
-        InputError: if xarray is not installed.
-    """
-    try:
-        import xarray
-    except ImportError:
-        raise InputError("this needs xarray, which is not installed: pip install mambascope[xarray]") from None
-    coordinates: dict[str, Any] = {name: list(values) for name, values in result.axes.items()}
-    coordinates["token"] = ("source", list(result.tokens))
-    dims = ("layer", "target", "source")
-    return xarray.DataArray(result.scores.numpy(), dims=dims, coords=coordinates, name=result.method)

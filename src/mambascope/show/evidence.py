@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: The terms that add up to a number: what methods call them, and what readers are told.
-TERMS = {
-    "tokens": "tokens",
-    "biases": "biases",
-    "residual": "the target's own embedding",
-    "bias": "biases of the mixers",
-    "other": "parts that mix no tokens",
-    "constant": "final norm and head",
-}
+from mambascope.trust import TERMS
 
 #: What was done to a source, in words.
 REMOVED = {"knockout": "where they are cut from the mixers", "occlusion": "where their embedding is zero"}

@@ -12,6 +12,7 @@ from mambascope.attribution import Attribution
 from mambascope.show.pack import TOP
 from mambascope.show.page import html_page
 from mambascope.show.page_parts import asset
+from mambascope.show.path_parts import path_facts
 from mambascope.show.tokens import visible
 from mambascope.trust import caution
 
@@ -68,5 +69,6 @@ def frame_height(attribution: Attribution) -> int:
         main = min(STAGE * height / width, HIGHEST) + SETTINGS
         side += CLASSES + ROW * len(target.next_tokens)
     layered, mapped = len(attribution.axes["layer"]) > 1, len(attribution.axes["target"]) > 1
-    folded = 1 + layered + (attribution.grid is None and (layered or mapped))
+    followed = attribution.grid is None and ("lens" in attribution.diagnostics or path_facts(attribution) is not None)
+    folded = 1 + layered + followed + (attribution.grid is None and (layered or mapped))
     return math.ceil(MARGINS + head + HEADING + how + max(main, side) + FOLDED * folded)

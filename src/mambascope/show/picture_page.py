@@ -28,8 +28,8 @@ from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "sources.js", "removal.js", "scene.js", "evidence.js", "patches.js", "overlay.js",
-    "folding.js", "picturepage.js",
+    "decode.js", "colour.js", "sources.js", "removal.js", "scene.js", "exports.js", "address.js", "evidence.js",
+    "patches.js", "overlay.js", "folding.js", "picturepage.js",
 )  # fmt: skip
 
 #: Pictures of more pixels are stored as JPEG; smaller ones exactly.

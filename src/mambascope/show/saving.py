@@ -13,12 +13,16 @@ from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.files import check_place, whole_file
 from mambascope.results import tables
+from mambascope.results.neuronpedia import to_neuronpedia
 from mambascope.results.plain import header
 from mambascope.saved_results import COMPLETE
 from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
 from mambascope.theory.gallery import Gallery
+
+#: The ending of Neuronpedia's attribution graphs.
+GRAPH = ".graph.json"
 
 
 def save(attribution: Attribution, path: Path, *others: Attribution, gallery: Gallery | None = None) -> None:
@@ -29,12 +33,17 @@ def save(attribution: Attribution, path: Path, *others: Attribution, gallery: Ga
         OutputError: if the file cannot be written, as on a full disk.
     """
     check_file(path)
-    suffix = path.suffix.lower()
+    suffix = ending(path)
     if suffix in FIGURES:
         save_figure(attribution, path)
         return
     with whole_file(path) as partial:
         WRITERS[suffix](attribution, partial, others, gallery)
+
+
+def ending(path: Path) -> str:
+    """Return what says the format of a file: its suffix in small letters, or both of `.graph.json`."""
+    return GRAPH if path.name.lower().endswith(GRAPH) else path.suffix.lower()
 
 
 def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "") -> None:
@@ -46,10 +55,10 @@ def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "")
         name: The option that gave it, such as `--out`, for the message.
     """
     formats = FORMATS if formats is None else formats
-    if path.suffix.lower() not in formats:
+    if ending(path) not in formats:
         called = f"{name} {path}".strip()
-        ending = "an unknown ending" if path.suffix else "no ending"
-        raise InputError(f"{called} has {ending}; choose one of {', '.join(formats)}")
+        found = "an unknown ending" if path.suffix else "no ending"
+        raise InputError(f"{called} has {found}; choose one of {', '.join(formats)}")
     check_place(path)
 
 
@@ -58,7 +67,15 @@ def _page(attribution: Attribution, path: Path, others: Sequence[Attribution], g
 
 
 def _object(attribution: Attribution, path: Path, *_: Any) -> None:
-    written = json.dumps(attribution.to_dict(), ensure_ascii=False)
+    _write_json(path, attribution.to_dict())
+
+
+def _graph(attribution: Attribution, path: Path, *_: Any) -> None:
+    _write_json(path, to_neuronpedia(attribution))
+
+
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    written = json.dumps(facts, ensure_ascii=False)
     path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may contain any bytes
 
 
@@ -80,9 +97,10 @@ def _arrays(attribution: Attribution, path: Path, *_: Any) -> None:
 WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution], Gallery | None], None]] = {
     ".html": _page,
     ".json": _object,
+    GRAPH: _graph,
     ".csv": _table,
     ".npz": _arrays,
 }
 
 #: The endings of files that results are written to.
-FORMATS = (".html", ".png", ".pdf", ".svg", ".json", ".csv", ".npz", COMPLETE)
+FORMATS = (".html", ".png", ".pdf", ".svg", ".json", GRAPH, ".csv", ".npz", COMPLETE)

@@ -13,12 +13,14 @@ from mambascope.show.gallery import gallery_blocks, gallery_facts
 from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts, target_facts
 from mambascope.show.palette import ANCHORS
+from mambascope.show.path_parts import path_facts
 from mambascope.show.tokens import visible
 from mambascope.theory.gallery import Gallery
 
 SCRIPTS = (
-    "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "overview.js", "strip.js", "map.js",
-    "mapinput.js", "scene.js", "textscene.js", "evidence.js", "folding.js", "page.js",
+    "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "span.js", "path.js", "overview.js", "strip.js",
+    "map.js", "mapinput.js", "scene.js", "textscene.js", "exports.js", "address.js", "textview.js", "evidence.js",
+    "folding.js", "page.js",
 )  # fmt: skip
 
 #: What the text shows for a token that continues the character before it.
@@ -84,6 +86,7 @@ def _facts(result: Attribution) -> dict[str, Any]:
         "rows": [target_facts(one) for one in result.targets] or None,
         "layers": list(result.axes["layer"]),
         "kinds": layer_kinds(result),
+        "path": path_facts(result),
     }
 
 

@@ -28,12 +28,10 @@ from mambascope.errors import InputError
 from mambascope.numbering import shown, whole_number
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.theory.memory import decays
-from mambascope.theory.probes import Probe, probe_of, whole_matrices
+from mambascope.theory.probes import Places, Probe, probe_of, whole_matrices
 
 Kind = Literal["fixed", "diagonal data control", "data-controlled"]
 
-#: Tokens that a short convolution may reach to either side; what is changed "far away" is farther than this.
-REACH = 4
 #: Share of the largest entry below which an entry is not looked at: rounding would be a large part of it.
 SEEN = 1e-7
 #: Largest condition of a Jacobian by which another is divided.
@@ -109,14 +107,14 @@ def classify(
             open; or any module that maps (b, L, D) to (b, L, D).
         width: D, for a module that does not say it as `width`.
         number: Which layer of a trace.
-        length: L, the number of random tokens; at least 18. Ranks up to L / 2 can be seen. A model that reads pictures
-            has its own.
+        length: L, the number of random tokens; at least 18. Ranks up to L / 2 can be seen. A layer that reads patches
+            has its own number.
         tolerance: The relative change of α that counts as none. In float32, 1e-6 is rounding: pass 1e-3.
         seed: Of the random inputs.
 
     Raises:
         InputError: if an argument cannot be used, or the layer's output has another shape than its input.
-        UnsupportedModelError: if the trace's layer adds up several mixers, or reads pictures in stages.
+        UnsupportedModelError: if the trace's layer adds up several mixers, or its model reads no text or picture.
     """
     length, seed = whole_number(length, "length"), whole_number(seed, "seed")
     if not 0 < real_number(tolerance, "tolerance") < 1:
@@ -124,18 +122,18 @@ def classify(
     if isinstance(layer, TokenMixer):
         return _frozen(layer, tolerance)
     probe = probe_of(layer, width=width, number=number, length=length)
-    length = length if probe.length is None else probe.length
-    if length < 4 * REACH + 2:
-        raise InputError(f"{length} tokens leave none far from both i and j; ask for {4 * REACH + 2} or more")
-    return _measured(probe, length, tolerance, torch.Generator().manual_seed(seed))
+    places = probe.places(length)
+    places.require_room()
+    return _measured(probe, places, tolerance, torch.Generator().manual_seed(seed))
 
 
-def _measured(probe: Probe, length: int, tolerance: float, draw: torch.Generator) -> Classification:
+def _measured(probe: Probe, places: Places, tolerance: float, draw: torch.Generator) -> Classification:
     """Return the kind and its evidence."""
+    length = places.rows * places.columns
     base, other = probe.draw(1, length, draw), probe.draw(1, length, draw)
     matrices = probe.matrices(torch.cat([base, other, 2 * base]))
     whole, doubled = (_change(matrices[:1], matrices[k : k + 1]) for k in (1, 2))
-    far, separable = _by_parts(probe, base, length, draw)
+    far, separable = _by_parts(probe, base, places, draw)
     lag = _off_lags(matrices[:1])
     evidence = Evidence(whole, doubled, far, separable, lag)
     return _described(_kind(evidence, tolerance), matrices[:1], evidence, tolerance)
@@ -152,36 +150,29 @@ def _kind(evidence: Evidence, tolerance: float) -> Kind | None:
     return None if math.isnan(evidence.far) or math.isnan(evidence.separable) else "diagonal data control"
 
 
-def _by_parts(probe: Probe, base: Tensor, length: int, draw: torch.Generator) -> tuple[float, float]:
+def _by_parts(probe: Probe, base: Tensor, places: Places, draw: torch.Generator) -> tuple[float, float]:
     """Return how far α_ij depends on tokens far from i and j, and how far it misses being a product.
 
     If the layer looks back less far than the tokens that a short convolution may reach, it is asked with a shorter one.
     """
-    for reach in (REACH, 1, 0):
-        far, separable = _with_reach(probe, base, length, reach, draw)
+    for reach in sorted({places.reach, 1, 0}, reverse=True):
+        far, separable = _with_reach(probe, base, places, reach, draw)
         if not math.isnan(far):
             break
     return far, separable
 
 
-def _with_reach(probe: Probe, base: Tensor, length: int, reach: int, draw: torch.Generator) -> tuple[float, float]:
+def _with_reach(probe: Probe, base: Tensor, places: Places, reach: int, draw: torch.Generator) -> tuple[float, float]:
     """Return the same of pairs whose tokens nearby are those within reach."""
-    gap = 2 * reach + 2
     far, separable = [], []
-    for i in (length - 1, length - 1 - reach, gap + reach):
-        j = i - gap
-        at_i, at_j = (_near(place, reach, length)[:, None] for place in (i, j))
-        other = probe.draw(1, length, draw)
+    for i, j in places.pairs(reach):
+        at_i, at_j = (places.near(place, reach)[:, None] for place in (i, j))
+        other = probe.draw(1, base.shape[1], draw)
         inputs = (base, base.where(at_i | at_j, other), other.where(at_i, base), other.where(at_j, base))
         found = probe.pair(torch.cat([*inputs, other.where(at_i | at_j, base)]), i, j)
         far.append(_change(found[:1], found[1:2]))
         separable.append(_not_a_product(*found[[0, 2, 3, 4]]))
     return _largest(far), _largest(separable)
-
-
-def _near(place: int, reach: int, length: int) -> Tensor:
-    """Return which tokens are within reach of a place."""
-    return (torch.arange(length) - place).abs() <= reach
 
 
 def _not_a_product(here: Tensor, i: Tensor, j: Tensor, both: Tensor) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.memory import require_room
 from mambascope.numbering import whole_number
+from mambascope.operators.grid_convolution import GridConvolution
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace, capture
 
@@ -21,14 +23,56 @@ from mambascope.trace import Trace, capture
 ROWS = 4096
 
 
-class Probe(ABC):
-    """A layer that can be asked for its matrices.
+#: Tokens that a short convolution may reach to either side of a line; what is changed "far away" is farther than this.
+REACH = 4
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where tokens lie: in a line, or row by row on a grid, as neighbours of convolutions do.
 
     Attributes:
-        length: The number of tokens that it reads, if it cannot read another.
+        rows, columns: The grid's; a line has one row.
+        reach: How many tokens a convolution may reach, to all sides.
     """
 
-    length: int | None = None
+    rows: int
+    columns: int
+    reach: int = REACH
+
+    def require_room(self) -> None:
+        """Raise InputError if no token is far from two others."""
+        if self.rows == 1 and self.columns < 4 * self.reach + 2:
+            raise InputError(
+                f"{self.columns} tokens leave none far from both i and j; ask for {4 * self.reach + 2} or more"
+            )
+        if self.rows > 1 and self.rows < 3 * self.reach + 3:
+            raise InputError(
+                f"{self.rows} rows of tokens leave none far from both i and j; {3 * self.reach + 3} or more would"
+            )
+
+    def near(self, place: int, reach: int) -> Bool[Tensor, " L"]:
+        """Return which tokens are within reach of a place, on all sides."""
+        every = torch.arange(self.rows * self.columns)
+        down, right = every // self.columns - place // self.columns, every % self.columns - place % self.columns
+        return torch.maximum(down.abs(), right.abs()) <= reach
+
+    def pairs(self, reach: int) -> tuple[tuple[int, int], ...]:
+        """Return targets and sources before them that are as close as tokens out of reach of each other can be."""
+        gap = 2 * reach + 2
+        step = 1 if self.rows == 1 else self.columns
+        inset = reach if self.rows == 1 else reach * (self.columns + 1)
+        last = self.rows * self.columns - 1
+        targets = (last, last - inset, gap * step + inset)
+        return tuple((target, target - gap * step) for target in targets)
+
+
+class Probe(ABC):
+    """A layer that can be asked for its matrices."""
+
+    def places(self, length: int) -> Places:
+        """Return where the tokens lie that the layer reads, of which there are as many as asked for if it can."""
+        return Places(1, length)
 
     @abstractmethod
     def draw(self, count: int, length: int, generator: torch.Generator) -> Float[Tensor, "b L D"]:
@@ -93,11 +137,21 @@ class InModel(Probe):
         self.trace, self.number = trace, trace.index(number)
         self.branch = trace.layers[self.number].branch
         self.read = next((name for name in ("input_ids", "pixel_values") if name in trace.inputs), "")
-        if not self.read or len(trace.stages) > 1:
+        if not self.read:
             raise UnsupportedModelError(
-                "only layers of models that read text, or pictures in one stage, can be classified within their model"
+                "only layers of models that read text or pictures can be classified within their model"
             )
-        self.length = None if self.read == "input_ids" else trace.shape[1]
+
+    def places(self, length: int) -> Places:
+        """Return the line of tokens of a text, or where patches lie for the layer's convolution."""
+        if self.read == "input_ids":
+            return Places(1, length)
+        convolution = getattr(self.branch.operator(), "convolution", None)
+        if not isinstance(convolution, GridConvolution):
+            return Places(1, self.branch.captured.x.shape[1])
+        reach = max(max(abs(down), abs(right)) for down, right in convolution.steps)
+        one_row = convolution.rows == 1
+        return Places(convolution.rows, convolution.columns, max(reach, REACH) if one_row else reach)
 
     def draw(self, count: int, length: int, generator: torch.Generator) -> Float[Tensor, "b L D"]:
         """Return tokens that are distributed, channel by channel, as those that the layer read in the trace."""
@@ -111,14 +165,16 @@ class InModel(Probe):
         given = self.trace.inputs[self.read][:1]
         given = given[:, :1].expand(*x.shape[:2]) if self.read == "input_ids" else given.expand(len(x), -1, -1, -1)
         handle = self.trace.model.get_submodule(self.branch.name).register_forward_pre_hook(
-            lambda _, args, kwargs: _reading(x, args, kwargs), with_kwargs=True
+            lambda _, args, kwargs: _reading(x, args, kwargs), with_kwargs=True, prepend=True
         )
         try:
             again = capture(self.trace.model, **{self.read: given})
         finally:
             handle.remove()
+        branch = again.layers[self.number].branch
+        windows = len(branch.captured.x) // len(x)  # of a picture, each of which reads the same
         with torch.no_grad():
-            return whole_matrices(again.layers[self.number].branch.operator(torch.float64).scan)
+            return whole_matrices(branch.operator(torch.float64).scan)[::windows]
 
     def pair(self, x: Float[Tensor, "b L D"], i: int, j: int) -> Float[Tensor, "b M 1 1"]:
         """Return the entries of one pair."""
@@ -126,10 +182,10 @@ class InModel(Probe):
 
 
 def _reading(x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a mixer's arguments with what it reads replaced."""
-    if args:
-        return (x, *args[1:]), dict(kwargs)
-    return args, {**kwargs, "hidden_states": x}
+    """Return a mixer's arguments with what it reads replaced, in every window alike, and in its own shape."""
+    read = args[0] if args else kwargs["hidden_states"]
+    x = x.repeat_interleave(len(read) // len(x), dim=0).reshape(read.shape)
+    return ((x, *args[1:]), dict(kwargs)) if args else (args, {**kwargs, "hidden_states": x})
 
 
 class ByJacobian(Probe):

@@ -11,11 +11,11 @@ from mambascope import Attribution
 
 from .. import hostile, originals
 from ..findings import Case
-from ..properties import require, verbs
+from ..properties import plain_numbers, require, verbs
 from ..running import Target
 from .files import target
 
-FORMATS = ("html", "json", "csv", "npz", "safetensors")
+FORMATS = ("html", "json", "graph.json", "csv", "npz", "safetensors")
 DRAWN = ("png", "svg", "pdf")
 
 
@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "layer_mass": ("position",),
     "save": ("path", "gallery"),
     "to_html": ("another", "gallery"),
+    "to_neuronpedia": ("position",),
     "words": ("sources", "targets"),
     "spans": ("spans", "sources", "targets"),
     "mean": ("results",),
@@ -62,6 +63,9 @@ def _verb(case: Case, folder: Path) -> None:
     given = {name: hostile.made(value) for name, value in case["given"].items()}
     if case["verb"] == "to_html":
         result.to_html(given.get("another", result), gallery=given.get("gallery"))
+        return
+    if case["verb"] == "to_neuronpedia":
+        plain_numbers(result.to_neuronpedia(**given), "to_neuronpedia")
         return
     if case["verb"] in ("save", "load"):
         with contextlib.chdir(folder):

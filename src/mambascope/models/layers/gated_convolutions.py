@@ -20,7 +20,8 @@ class GSS(SequenceLayer):
         u = GELU(W_u x),   v = GELU(W_v x),   o = W_o (W_y DSS(u) ⊙ v)
 
     GELU(z) = Φ(z) z: the operator mixes z, and Φ(z) is the gate of the sources. The targets' gate follows W_y, so it is
-    in `finish`. As in the paper, eigenvalues start at random.
+    in `finish`. As in the paper (pseudocode 3.1 and 3.2), eigenvalues start at random, all channels share them, and the
+    step is 1.
     """
 
     def __init__(self, width: int, seed: int = 0, states: int = 8, inner: int | None = None) -> None:
@@ -28,30 +29,31 @@ class GSS(SequenceLayer):
         draw, inner = Draws(seed), inner or max(1, width // 2)
         self.W_u, self.W_v = draw.linear(width, inner), draw.linear(width, 2 * width)
         self.W_y, self.W_o = draw.linear(inner, 2 * width), draw.linear(2 * width, width)
-        self.log_fall, self.log_angle = draw.normal(inner, states), draw.normal(inner, states)
+        self.log_fall, self.log_angle = draw.normal(states), draw.normal(states)
         self.W = draw.normal(inner, states, 2)
-        self.log_step = draw.log_steps(inner)
         self.D = draw.normal(inner)
 
     @property
-    def eigenvalues(self) -> Complex[Tensor, "D N"]:
+    def eigenvalues(self) -> Complex[Tensor, " N"]:
         """λ."""
         return torch.complex(-self.log_fall.exp(), self.log_angle.exp())
 
     def run(self, x: Float[Tensor, "b L E"]) -> Float[Tensor, "b L D"]:
         """Return the recurrence of DSS over u."""
-        u, exponent = F.gelu(x @ self.W_u.t()), self.log_step.exp()[:, None] * self.eigenvalues
-        weight = torch.view_as_complex(self.W) * (exponent.exp() - 1) / self.eigenvalues
+        u, A = F.gelu(x @ self.W_u.t()), self.eigenvalues.exp()
+        weight = torch.view_as_complex(self.W) * (A - 1) / self.eigenvalues
         h, outputs = torch.zeros_like(u[:, 0, :, None] * weight), []
         for t in range(u.shape[1]):
-            h = exponent.exp() * h + u[:, t, :, None]
+            h = A * h + u[:, t, :, None]
             outputs.append((weight * h).sum(dim=-1).real)
         return torch.stack(outputs, dim=1) + self.D * u
 
     def operator(self, x: Float[Tensor, "b L E"]) -> LongConvolution:
         """Return the convolution with DSS's kernel, whose first tap holds the direct path, behind the gate."""
-        W, step = torch.view_as_complex(self.W), self.log_step.exp()
-        kernel = dss_kernel(self.eigenvalues, W, step, x.shape[1]) + F.pad(self.D[:, None], (0, x.shape[1] - 1))
+        W, step = torch.view_as_complex(self.W), torch.ones_like(self.D)
+        kernel = dss_kernel(self.eigenvalues.expand_as(W), W, step, x.shape[1]) + F.pad(
+            self.D[:, None], (0, x.shape[1] - 1)
+        )
         gate = torch.special.ndtr(self.values(x))
         return LongConvolution(kernel, gate, torch.ones_like(gate), torch.zeros_like(self.D))
 

@@ -3,7 +3,7 @@
 // Facts that have an entry of their own, or appear elsewhere on the page.
 const TOLD = [
   "reconstruction_error", "reconstruction_error_per_layer", "conservation_error", "completeness_error", "terms", "biases_per_layer",
-  "pixel_share", "residual", "caution", "seconds", "seconds_capture", "seconds_in_all", "value", "command", "written", "text", "layer_kinds", "direct_by_kind", "share_by_kind", "verified", "seconds_verified",
+  "pixel_share", "residual", "caution", "seconds", "seconds_capture", "seconds_in_all", "value", "command", "written", "text", "layer_kinds", "direct_by_kind", "share_by_kind", "verified", "seconds_verified", "lens",
 ];
 
 function showEvidence(method) {

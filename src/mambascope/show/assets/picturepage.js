@@ -66,7 +66,7 @@ function showFocus() {
   const t = target(), one = method();
   showHead();
   showSources(state.position, topOf(state.data, t, total()), TOKENS, explainPosition);
-  showBars(one.totals, t, state.block);
+  showBars(one.totals, t, t, state.block);
   showClassToken(t);
   [...byId("strip").children].forEach((button, k) => button.setAttribute("aria-pressed", String(k + 1 === state.block)));
   const { largest, smallest } = scoresNow();
@@ -76,6 +76,17 @@ function showFocus() {
   drawStrip(t);
   drawSoon();
   say();
+  noteView(currentView);
+}
+
+function currentView() {
+  const place = placeOf(state.position), moved = state.position !== method().targets[method().focus];
+  return {
+    method: state.method > 0 ? state.method + 1 : null,
+    layer: state.block > 0 ? state.block : null,
+    patch: moved && place ? `${place.row},${place.column}` : null,
+    scores: grain() === "pixels" ? "pixels" : null,
+  };
 }
 
 function showHead() {
@@ -227,14 +238,18 @@ function savedScene() {
   return withCaption(scene, title, scoresNow().largest, method().signed, scoresNow().smallest);
 }
 
+function shownSources() {
+  return RESULT.tokens.map((token, j) => ({ position: j, token, ...scoreOf(state.data, target(), j) }));
+}
+
 function listen() {
   const name = () => `${method().name}-${state.block === 0 ? "model" : `layer${method().layers[state.block - 1]}`}-${targetName(state.position).replaceAll(/\W+/g, "-")}`;
   byId("method").addEventListener("change", (event) => chooseMethod(Number(event.target.value)));
   byId("layer").addEventListener("input", (event) => chooseBlock(Number(event.target.value)));
   byId("grain").addEventListener("change", showFocus);
   for (const id of ["opacity", "smooth", "grey"]) byId(id).addEventListener("input", drawSoon);
-  byId("save-png").addEventListener("click", () => savePng(savedScene(), name()));
-  byId("save-svg").addEventListener("click", () => saveSvg(savedScene(), name()));
+  offerPictures(byId("picture-save"), savedScene, name);
+  offerRow(byId("row-save"), shownSources, () => ({ model: method().model.name, method: method().name, layer: layerName(state.block), target: targetName(state.position) }), name);
   canvas.addEventListener("pointermove", (event) => moveCursor(pointAt(event)));
   canvas.addEventListener("pointerleave", () => moveCursor(null));
   canvas.addEventListener("click", (event) => { const place = pointAt(event); if (place) explainPosition(patchAt(place)); });
@@ -246,14 +261,12 @@ function listen() {
 
 // The view that the address names; what it does not name stays.
 async function goToNamedView() {
-  const named = new URLSearchParams(window.location.hash.slice(1));
-  const number = (key, count, none) => { const value = Number(named.get(key)); return named.has(key) && Number.isInteger(value) && value >= 0 && value < count ? value : none; };
-  const index = number("method", RESULT.methods.length + 1, 0) - 1, [row, column] = (named.get("patch") ?? "").split(",").map(Number);
-  if (index >= 0 && index !== state.method) await chooseMethod(index);
+  const [index] = addressed("method"), [block] = addressed("layer"), [row, column] = addressed("patch");
+  if (index >= 1 && index <= RESULT.methods.length && index - 1 !== state.method) await chooseMethod(index - 1);
   byId("method").value = state.method;
   if (row >= 0 && row < GRID.rows && column >= 0 && column < GRID.columns) explainPosition(patchAt({ row, column }));
-  if (named.get("scores") === "pixels" && method().pixels) byId("grain").value = "pixels";
-  await chooseBlock(number("layer", Number(byId("layer").max) + 1, state.block));
+  if (address().get("scores") === "pixels" && method().pixels) byId("grain").value = "pixels";
+  await chooseBlock(block <= Number(byId("layer").max) ? block : state.block);
 }
 
 async function start() {

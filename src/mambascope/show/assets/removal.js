@@ -26,6 +26,7 @@ function remove(j) {
   if (!canRemove(j)) return;
   removal.source = removal.source === j ? null : j;
   showRemoval();
+  noteView(currentView);
 }
 
 function removeButton(j) {

@@ -83,28 +83,6 @@ function svgImage(make, root, { x, y, width, height, canvas, clip }) {
   }
 }
 
-function savePng(scene, name) {
-  const canvas = document.createElement("canvas"), scale = 2;
-  canvas.width = scene.width * scale;
-  canvas.height = scene.height * scale;
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
-  paint(context, scene);
-  canvas.toBlob((blob) => download(blob, `${name}.png`));
-}
-
-function saveSvg(scene, name) {
-  download(new Blob([toSvg(scene)], { type: "image/svg+xml" }), `${name}.svg`);
-}
-
-function download(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
 // The picture with two lines below it: what it shows, and its scale (largest is null where every row has its own).
 function withCaption(scene, title, largest, signed, smallest = 0) {
   const ink = variable("--ink"), y = scene.height, line = { kind: "text", size: 12, fill: ink };

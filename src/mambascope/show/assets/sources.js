@@ -65,9 +65,11 @@ function buildBars(select) {
   roveButtons(box);
 }
 
-// totals: blocks × targets, the sum of absolute scores of every row; block 0 is the mean and has no bar.
-function showBars(totals, t, block) {
-  const { layers, targets } = method(), masses = layers.map((_, k) => totals[(k + 1) * targets.length + t]);
+// totals: blocks × targets, the sum of absolute scores of every row, of which those from first to last are added up;
+// block 0 is the mean and has no bar.
+function showBars(totals, first, last, block) {
+  const { layers, targets } = method(), rows = Array.from({ length: last - first + 1 }, (_, k) => first + k);
+  const masses = layers.map((_, k) => rows.reduce((sum, t) => sum + totals[(k + 1) * targets.length + t], 0));
   const sum = masses.reduce((a, b) => a + b, 0) || 1, largest = Math.max(...masses) || 1;
   [...document.getElementById("bars").children].forEach((bar, k) => {
     const says = `${layerName(k + 1)}: ${formatShare(masses[k] / sum)} of what all layers carried (${formatScore(masses[k])})`;
