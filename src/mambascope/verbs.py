@@ -33,7 +33,7 @@ class Verbs:
 
         return plain.to_dict(self)
 
-    def save(self: Any, path: str | Path, *others: Attribution) -> Path:
+    def save(self: Any, path: str | Path, *others: Attribution, gallery: Any = None) -> Path:
         """Write the result in the format of the file's ending, whole or not at all, and return its path.
 
         `.safetensors` holds everything, and is the one that `load` reads. `.html` is the page of `to_html`, `.png`,
@@ -43,6 +43,7 @@ class Verbs:
         Args:
             path: The file.
             others: For a page, results of other methods on the same text; other formats leave them out.
+            gallery: For the page of a text, what `mambascope.head_gallery` returned; other formats leave it out.
 
         Raises:
             InputError: if the ending is unknown, the folder does not exist, or the result has no such form.
@@ -53,7 +54,7 @@ class Verbs:
         if path.suffix.lower() != COMPLETE:
             from mambascope import show
 
-            show.save(self, path, *others)
+            show.save(self, path, *others, gallery=gallery)
             return path
         from mambascope.results.plain import header
 
@@ -207,13 +208,21 @@ class Verbs:
 
         show.print_attribution(self)
 
-    def to_html(self: Any, *others: Attribution) -> str:
-        """Return a self-contained page; it can switch to the results of other methods on the same text."""
+    def to_html(self: Any, *others: Attribution, gallery: Any = None) -> str:
+        """Return a self-contained page; it can switch to the results of other methods on the same text.
+
+        Args:
+            others: Results of other methods on the same text or picture.
+            gallery: What `mambascope.head_gallery` returned for the same text: the page then shows each head.
+
+        Raises:
+            InputError: if they do not belong on one page.
+        """
         from mambascope import show
 
         _check_results(others)
 
-        return show.html_page(self, *others)
+        return show.html_page(self, *others, gallery=gallery)
 
     def plot(self: Any) -> matplotlib.figure.Figure:
         """Return a matplotlib figure fit for a paper: the map, or for a single target its sources as bars."""

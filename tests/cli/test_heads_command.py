@@ -1,6 +1,7 @@
 """`mambascope heads MODEL`."""
 
 import json
+import statistics
 
 import pytest
 
@@ -14,8 +15,23 @@ def test_a_line_for_every_layer_within_80_columns(run):
     assert max(len(line) for line in out.splitlines()) <= 80
     lines = [line.split() for line in out.split("\n\n")[0].splitlines()]
     assert lines[0] == ["layer", "kind", "heads", "label", "with", "it", "share", "lift", "distance", "which"]
-    assert [line[:4] for line in lines[1:]][1] == ["1", "scan", "8", "induction"]
-    assert [line[3] for line in lines[1:]] == ["–", "induction", "–", "–", "–"]
+    layers = [line[:4] for line in lines[1:] if line[1] == "scan"]
+    assert layers == [["0", "scan", "8", "local"], ["1", "scan", "8", "induction"]] + [
+        [str(number), "scan", "8", "local"] for number in (2, 3, 4)
+    ]
+
+
+def test_local_and_diffuse_heads_have_lines_of_their_own(run):
+    """Each head is on one line of its layer, and is what its numbers say."""
+    _, out, _ = run("heads", "tiny-mamba2", "--layer", "3")
+    _, printed, _ = run("heads", "tiny-mamba2", "--layer", "3", "--json")
+    heads = json.loads(printed)["heads"]
+    lines = [line.replace("3 scan     8", "").split() for line in out.split("\n\n")[0].splitlines()[1:]]
+    assert [line[0] for line in lines] == ["local", "diffuse", "–"]
+    for name, count, distance, *which in lines:
+        own = [head for head in heads if (head["label"] or head["spread"] or "–") == name]
+        assert (int(count), [int(number) for number in which]) == (len(own), [head["head"] for head in own])
+        assert float(distance) == pytest.approx(statistics.median(head["distance"] for head in own), abs=0.05)
 
 
 def test_the_scores_behind_every_label(run):
@@ -41,6 +57,13 @@ def test_what_cannot_be_measured(run, words, said):
     code, _, err = run("heads", "tiny-mamba2", *words)
     assert code == 2
     assert said in " ".join(err.split())
+
+
+def test_a_model_known_by_construction_whose_tokenizer_knows_no_marks(run):
+    code, out, _ = run("heads", "constructed:induction-softmax")
+    assert code == 0
+    assert [line.split()[3] for line in out.split("\n\n")[0].splitlines()[1:]] == ["previous", "induction"]
+    assert "separator on" not in out
 
 
 def test_pictures_have_no_such_heads(run, tmp_path):

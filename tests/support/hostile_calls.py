@@ -356,6 +356,39 @@ def explain_calls():
         )
 
 
+def gallery_calls():
+    run = mambascope.head_gallery
+    yield "head_gallery right", lambda: run(reader, tokenizer, "some words", generate=1)
+    for wrong in (
+        None,
+        "tiny-mamba",
+        3,
+        type(model),
+        model.config,
+        (model, tokenizer),
+        nowhere,
+        broken,
+        seeing,
+        *THINGS,
+    ):
+        yield f"head_gallery model={label(wrong)}", lambda wrong=wrong: run(wrong, tokenizer, "some words")
+    for wrong in ("gpt2", 3, [], model, None, *THINGS):
+        yield f"head_gallery processor={label(wrong)}", lambda wrong=wrong: run(reader, wrong, "some words")
+    padded = {"input_ids": ids, "attention_mask": torch.tensor([[0, 1, 1, 1, 1]])}
+    two_rows = {"input_ids": torch.cat([ids, ids])}
+    for wrong in (None, "", 3, ["a"], [""], {}, {"text": "a"}, {"input_ids": [[1]]}, padded, two_rows, pixels, "\ud800",
+                  Path("a.png"), True, 1.5, *THINGS):  # fmt: skip
+        yield f"head_gallery source={label(wrong)}", lambda wrong=wrong: run(reader, tokenizer, wrong)
+    for wrong in ("", 3, ["a"], "\ud800", NAN, *THINGS):
+        given = {"continuation": wrong}
+        yield f"head_gallery continuation={label(wrong)}", lambda given=given: run(reader, tokenizer, "some", **given)
+    for wrong in (0, -1, 1.5, True, "3", [], NAN, *THINGS):
+        yield (
+            f"head_gallery generate={label(wrong)}",
+            lambda wrong=wrong: run(reader, tokenizer, "some", generate=wrong),
+        )
+
+
 def other_calls(folder):
     for wrong in (
         None,
@@ -435,6 +468,9 @@ def other_calls(folder):
         yield f"to_dataframe={label(wrong)}", lambda wrong=wrong: result.to_dataframe(wrong)
         yield f"to_csv={label(wrong)}", lambda wrong=wrong: result.to_csv(wrong)
         yield f"save others={label(wrong)}", lambda wrong=wrong: result.save(folder / "x.html", wrong)
+    for wrong in ("x", 3, model, result, single.scores, *THINGS):
+        yield f"to_html gallery={label(wrong)}", lambda wrong=wrong: result.to_html(gallery=wrong)
+        yield f"save gallery={label(wrong)}", lambda wrong=wrong: result.save(folder / "x.html", gallery=wrong)
     facts = {name: getattr(single, name) for name in ("scores", "tokens", "axes", "method", "target", "model")}
     for argument, values in {
         "scores": (None, 3, "x", [[1.0]], single.scores[0], single.scores[:, :, 1:], single.scores.long(),
@@ -527,7 +563,7 @@ def main():
         os.chdir(name)
         groups = (
             method_calls(), readout_calls(), capture_calls(), explain_calls(), classify_calls(), captum_calls(),
-            other_calls(Path(name)),
+            gallery_calls(), other_calls(Path(name)),
         )  # fmt: skip
         for label_, call in (pair for group in groups for pair in group):
             with warnings.catch_warnings(record=True) as caught:

@@ -8,6 +8,9 @@ import torch
 
 from mambascope.attribution import Attribution, Model, Target
 from mambascope.grid import Grid
+from mambascope.theory.gallery import Gallery, MixerGallery
+from mambascope.theory.heads import SHARES, Head
+from mambascope.theory.probe_texts import ProbeTexts
 
 PLAIN = (
     "When",
@@ -142,3 +145,35 @@ def picture_result(
         grid=grid,
         image=image,
     )
+
+
+def made_gallery(tokens: tuple[str, ...] = PLAIN, channels: tuple[int, ...] | None = None, read: str | None = "A, b."):
+    """Return a gallery of a layer with every label and of one with two mixers, whose maps fall off with distance.
+
+    Args:
+        tokens: The text.
+        channels: How many channels each group of the first mixer has; by default its maps are heads'.
+        read: The text that separators were looked for in.
+    """
+    size = min(len(tokens), 48)
+    lags = torch.arange(size)[:, None] - torch.arange(size)
+
+    def head(layer: int, number: int, label: str | None, share: float = 0.5, near: float = 0.9, even: float = 0.3):
+        shares = {name: share if name == label else 0.1 for name in SHARES}
+        lifts = {name: 9.0 if name == label else 1.0 for name in SHARES}
+        return Head(layer, f"mixer.{layer}", "scan", number, shares, lifts, 12.0 - number, near, even)
+
+    def maps(count: int) -> torch.Tensor:
+        falls = torch.stack([0.3 + 0.6 * k / count * torch.ones(()) for k in range(count)])
+        sizes = torch.where(lags >= 0, falls[:, None, None] ** lags.clamp(min=0), 0.0)
+        return sizes / sizes.sum(dim=-1, keepdim=True)
+
+    first = [head(0, k, label, 0.4 + 0.05 * k) for k, label in enumerate(("separator", "first", "induction"))]
+    first += [head(0, 3, None), head(0, 4, None, near=0.2), head(0, 5, None, even=0.8)]
+    second = [[head(4, k, None) for k in range(2)], [head(4, 0, "previous")]]
+    mixers = (
+        MixerGallery(0, "mixer.0", "scan", tuple(first), channels, maps(6)),
+        MixerGallery(4, "mixer.4", "scan", tuple(second[0]), None, maps(2)),
+        MixerGallery(4, "attention.4", "attention", tuple(second[1]), None, maps(1)),
+    )
+    return Gallery(tokens, mixers, ProbeTexts(torch.zeros(6, 48, dtype=torch.long), read))

@@ -53,6 +53,37 @@ def test_heads_of_random_weights_have_no_label(family, seed):
     assert all(set(head.shares) == {"previous", "first", "same", "induction", "separator"} for head in found)
 
 
+def looking_at(tokens, size=12):
+    """GPT-2 with one layer and one head, which looks at some tokens wherever they are."""
+    model = stock_transformer("gpt2", vocab_size=size, n_embd=size, n_layer=1, n_head=1)
+    with torch.no_grad():
+        model.transformer.wpe.weight.zero_()
+        model.transformer.wte.weight.copy_(torch.eye(size))
+        block = model.transformer.h[0]
+        block.ln_1.weight.fill_(1.0)
+        block.ln_1.bias.zero_()
+        block.attn.c_attn.weight[:, : 2 * size] = 0.0
+        block.attn.c_attn.bias[: 2 * size] = 0.0
+        block.attn.c_attn.bias[0] = 1.0  # every query asks for the first number of the keys
+        block.attn.c_attn.weight[list(tokens), size] = 6.0
+    return model
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "label"),
+    [
+        ((3, 4), (0, 1, 2, 5, 3, 0, 1, 4, 2, 5, 3, 6, 7, 0, 4, 1), "separator"),
+        ((3,), (0, 1, 2, 5, 3, 0, 1, 4, 2, 5, 3, 6, 7, 0, 4, 1), None),
+        ((3, 4), (0, 1, 2, 5, 3, 0, 1, 4, 2, 5, 3, 6, 7, 0, 2, 1), None),  # the other mark comes once
+    ],
+)
+def test_a_separator_head_looks_at_two_marks_that_come_twice(tokens, text, label):
+    ids = torch.tensor([text])
+    (head,) = heads(looking_at(tokens), repeated_rows(range(12), 12, 2), ids, (ids[0] == 3) | (ids[0] == 4))
+    assert head.shares["separator"] > 0.3
+    assert head.label == label
+
+
 def test_the_second_layer_of_a_bundled_model_does_induction():
     assert "tiny-mamba2" in bundled_models()
     model, _ = load("tiny-mamba2")

@@ -135,6 +135,9 @@ def explain(
             metavar="K",
         ),
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Show what each head does in the page; default: if quick.")
+    ] = False,
     json: JsonOption = False,
     out: Annotated[
         Path | None,
@@ -177,6 +180,7 @@ def explain(
         words=words,
         span=span or [],
         verify=verify,
+        heads=heads,
         as_json=json,
         out=out,
     )

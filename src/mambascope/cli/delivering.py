@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from mambascope import show
 from mambascope.attribution import Attribution
+from mambascope.theory.gallery import Gallery
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -29,14 +30,24 @@ def command_line() -> str:
     return "mambascope " + shlex.join(sys.argv[1:])
 
 
-def deliver(results: list[Attribution], as_json: bool, out: Path | None, **facts: str) -> None:
-    """Print the first result and write them all, with the command and these facts among the evidence."""
+def deliver(
+    results: list[Attribution], as_json: bool, out: Path | None, *, gallery: Gallery | None = None, **facts: str
+) -> None:
+    """Print the first result and write them all, with the command and these facts among the evidence.
+
+    Args:
+        results: The results, the first of which is printed.
+        as_json: Whether it is printed as JSON.
+        out: The file to write.
+        gallery: For the page of a text, what each head does.
+        facts: More evidence, by name.
+    """
     kept = {"command": command_line()} | facts
     results = [dataclasses.replace(one, diagnostics={**one.diagnostics, **kept}) for one in results]
     first = results[0]
     write_and_print(
         out,
-        lambda path: first.save(path, *results[1:]),
+        lambda path: first.save(path, *results[1:], gallery=gallery),
         lambda: print(json.dumps(first.to_dict(), ensure_ascii=False)) if as_json else first.show(),
         as_json=as_json,
     )

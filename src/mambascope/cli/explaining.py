@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
 from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, spans_asked, text_asked
 from mambascope.cli.delivering import check_out, deliver
 from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
+from mambascope.explanation.gallery import head_gallery, quick_gallery
 from mambascope.explanation.options import check_options, check_targets
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.methods.registry import METHODS, find_method
@@ -38,6 +41,7 @@ def explain(
     words: bool,
     span: list[str],
     verify: int | None,
+    heads: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -54,6 +58,9 @@ def explain(
     if verify and spans is not None:
         raise InputError("--verify removes single tokens; leave out --words and --span")
     check_out(out)
+    page = out is not None and out.suffix.lower() == ".html"
+    if heads:
+        _check_heads(page, is_picture, spans is not None)
     if out is not None and ending(out) == GRAPH:
         method = method or next(one.name for one in METHODS.values() if one.split)
         if not find_method(method).split:
@@ -82,10 +89,25 @@ def explain(
         "verify": verify if spans is None else 0,
     }
     read = Path(source) if is_picture else source
-    if out is not None and out.suffix.lower() == ".html":
+    if page:
         results = explain_source(model, processor, read, views=True, **asked)
     else:
         results = [explain_source(model, processor, read, **asked)]
     if spans is not None:
         results = [one.spans(spans) for one in results]
-    deliver(results, as_json, out, **({} if is_picture else {"text": source}))
+    gallery = None
+    if page and not is_picture and spans is None:
+        make = head_gallery if heads else quick_gallery
+        with Console(stderr=True).status("measuring what heads do"):
+            gallery = make(model, processor, read, continuation=continuation, generate=generate)
+    deliver(results, as_json, out, gallery=gallery, **({} if is_picture else {"text": source}))
+
+
+def _check_heads(page: bool, is_picture: bool, merged: bool) -> None:
+    """Refuse a gallery of heads where there is no page of a text to show it."""
+    if is_picture:
+        raise InputError("--heads is for texts; it shows what heads do with tokens")
+    if merged:
+        raise InputError("--heads shows single tokens; leave out --words and --span")
+    if not page:
+        raise InputError("--heads is a part of the page; add --out with a .html file")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -175,7 +175,7 @@ def _of_inputs(
     return Subject(model, tokenizer, inputs, None if ids is None else _names(tokenizer, ids))
 
 
-def _names(tokenizer: PreTrainedTokenizerBase | None, ids: Int[Tensor, "1 L"]) -> tuple[str, ...] | None:
+def _names(tokenizer: PreTrainedTokenizerBase | None, ids: Any) -> tuple[str, ...] | None:
     if tokenizer is None or not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) != 1:
         return None
     return tuple(decode_token(tokenizer, token) for token in ids[0].tolist())

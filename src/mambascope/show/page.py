@@ -9,6 +9,7 @@ from mambascope.errors import InputError
 from mambascope.memory import require_bytes
 from mambascope.show.picture_page import picture_page
 from mambascope.show.text_page import text_page
+from mambascope.theory.gallery import Gallery
 
 #: Bytes that each score of one layer takes while it is packed: integers that order it, its code, its share.
 PACKING = 64
@@ -17,16 +18,19 @@ PACKING = 64
 PACKED = 4
 
 
-def html_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
+def html_page(
+    attribution: Attribution, *others: Attribution, command: str | None = None, gallery: Gallery | None = None
+) -> str:
     """Return a page that shows the result and loads nothing, as `text_page` or `picture_page` make it.
 
     Args:
         attribution: The result that the page opens with.
         others: Results of other methods on the same text or picture, which the page can switch to.
         command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
+        gallery: What each head does, and its map of the text.
 
     Raises:
-        InputError: if the results do not belong on one page, or hold scores that are not finite numbers.
+        InputError: if the results or the gallery do not belong on one page, or hold scores that are not finite numbers.
         MapTooLargeError: if the page of one would not fit in memory.
     """
     results = (attribution, *others)
@@ -36,8 +40,11 @@ def html_page(attribution: Attribution, *others: Attribution, command: str | Non
         scores = "{} x {} x {}".format(*one.scores.shape)
         way_out = "explain fewer positions or layers, or write the scores as .safetensors"
         require_bytes(bytes_of_page(*one.scores.shape), torch.device("cpu"), f"a page of {scores} scores", way_out)
-    make = text_page if attribution.grid is None else picture_page
-    return make(attribution, *others, command=command)
+    if attribution.grid is None:
+        return text_page(attribution, *others, command=command, gallery=gallery)
+    if gallery is not None:
+        raise InputError("the gallery of heads is of a text, and this page of a picture; leave it out")
+    return picture_page(attribution, *others, command=command)
 
 
 def bytes_of_page(layers: int, targets: int, sources: int) -> int:

@@ -21,8 +21,8 @@ from mambascope.trust import caution
 
 
 def assembled(
-    sections: str,
     *,
+    sections: Sequence[str],
     about: str,
     styles: Sequence[str],
     scripts: Sequence[str],
@@ -32,7 +32,7 @@ def assembled(
     """Return a page that draws with a script of its own and loads nothing.
 
     Args:
-        sections: The asset that holds what the page shows.
+        sections: The assets that hold what the page shows.
         about: What the page is about, for its title.
         styles: The assets of its style.
         scripts: The assets of its script, in this order.
@@ -41,7 +41,7 @@ def assembled(
     """
     script = "\n".join(['"use strict";', *map(asset, scripts)])
     body = Template(asset("scripted.html")).substitute(
-        sections=asset(sections), result=script_json(result), blocks="\n".join(blocks), script=script
+        sections="".join(map(asset, sections)), result=script_json(result), blocks="\n".join(blocks), script=script
     )
     title = html.escape(f"What {visible(about)} looked at")
     return document(title, body, styles, f"script-src '{fingerprint(script)}'; img-src data: blob:")

@@ -79,7 +79,7 @@ def picture_page(attribution: Attribution, *others: Attribution, command: str | 
     }
     blocks = [one for index, result in enumerate(results) for one in _blocks(index, result, grid)]
     return assembled(
-        "picture.html",
+        sections=["picture.html"],
         about=attribution.model.name,
         styles=["page.css", "picture.css"],
         scripts=SCRIPTS,

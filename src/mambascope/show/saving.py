@@ -19,12 +19,13 @@ from mambascope.saved_results import COMPLETE
 from mambascope.show.figure import SUFFIXES as FIGURES
 from mambascope.show.figure import save_figure
 from mambascope.show.page import html_page
+from mambascope.theory.gallery import Gallery
 
 #: The ending of Neuronpedia's attribution graphs.
 GRAPH = ".graph.json"
 
 
-def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
+def save(attribution: Attribution, path: Path, *others: Attribution, gallery: Gallery | None = None) -> None:
     """Write a result in the format of the file's ending, whole or not at all, see `Attribution.save`.
 
     Raises:
@@ -37,7 +38,7 @@ def save(attribution: Attribution, path: Path, *others: Attribution) -> None:
         save_figure(attribution, path)
         return
     with whole_file(path) as partial:
-        WRITERS[suffix](attribution, partial, others)
+        WRITERS[suffix](attribution, partial, others, gallery)
 
 
 def ending(path: Path) -> str:
@@ -61,15 +62,15 @@ def check_file(path: Path, formats: Sequence[str] | None = None, name: str = "")
     check_place(path)
 
 
-def _page(attribution: Attribution, path: Path, others: Sequence[Attribution]) -> None:
-    path.write_text(html_page(attribution, *others), encoding="utf-8")
+def _page(attribution: Attribution, path: Path, others: Sequence[Attribution], gallery: Gallery | None) -> None:
+    path.write_text(html_page(attribution, *others, gallery=gallery), encoding="utf-8")
 
 
-def _object(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+def _object(attribution: Attribution, path: Path, *_: Any) -> None:
     _write_json(path, attribution.to_dict())
 
 
-def _graph(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+def _graph(attribution: Attribution, path: Path, *_: Any) -> None:
     _write_json(path, to_neuronpedia(attribution))
 
 
@@ -78,12 +79,12 @@ def _write_json(path: Path, facts: dict[str, Any]) -> None:
     path.write_text(written + "\n", encoding="utf-8", errors="backslashreplace")  # a command may contain any bytes
 
 
-def _table(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+def _table(attribution: Attribution, path: Path, *_: Any) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         tables.write_csv(attribution, file)
 
 
-def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> None:
+def _arrays(attribution: Attribution, path: Path, *_: Any) -> None:
     tensors = {"scores": attribution.scores, "image": attribution.image, "pixels": attribution.pixels}
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
     arrays |= {name: np.array(values) for name, values in attribution.axes.items()}
@@ -93,7 +94,7 @@ def _arrays(attribution: Attribution, path: Path, _: Sequence[Attribution]) -> N
 
 
 #: What writes each kind of file, except figures, and the complete result, which `Attribution.save` writes.
-WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution]], None]] = {
+WRITERS: dict[str, Callable[[Attribution, Path, Sequence[Attribution], Gallery | None], None]] = {
     ".html": _page,
     ".json": _object,
     GRAPH: _graph,

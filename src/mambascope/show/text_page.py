@@ -9,11 +9,13 @@ import numpy as np
 from mambascope.attribution import Attribution
 from mambascope.characters import character_starts, piece_names
 from mambascope.show.check import require_finite, require_same_text
+from mambascope.show.gallery import gallery_blocks, gallery_facts
 from mambascope.show.pack import CODES, THUMBNAIL, TOP, deflated, pack_layer, thumbnail
 from mambascope.show.page_parts import assembled, block, layer_kinds, method_facts, target_facts
 from mambascope.show.palette import ANCHORS
 from mambascope.show.path_parts import path_facts
 from mambascope.show.tokens import visible
+from mambascope.theory.gallery import Gallery
 
 SCRIPTS = (
     "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "span.js", "path.js", "overview.js", "strip.js",
@@ -25,7 +27,9 @@ SCRIPTS = (
 PART = "·"
 
 
-def text_page(attribution: Attribution, *others: Attribution, command: str | None = None) -> str:
+def text_page(
+    attribution: Attribution, *others: Attribution, command: str | None = None, gallery: Gallery | None = None
+) -> str:
     """Return a page that shows the result and loads nothing: text, top sources, layers, maps and evidence.
 
     Every text from a model or a file reaches the browser as data and is set as text; the page's own policy forbids any
@@ -35,21 +39,23 @@ def text_page(attribution: Attribution, *others: Attribution, command: str | Non
         attribution: The result that the page opens with.
         others: Results of other methods on the same text, with any layers and targets, which the page can switch to.
         command: The command line that makes the page again; by default the one in `diagnostics["command"]`.
+        gallery: What each head does, and its map of the text.
 
     Raises:
-        InputError: if the results are of different texts, or hold scores that are not finite numbers.
+        InputError: if the results or the gallery are of different texts, or hold scores that are not finite numbers.
     """
     results = (attribution, *others)
     require_same_text(*results)
     for result in results:
         require_finite(result)
     return assembled(
-        "page.html",
+        sections=["page.html", *([] if gallery is None else ["heads.html"])],
         about=attribution.model.name,
-        styles=["page.css"],
-        scripts=SCRIPTS,
-        result=_description(results, command),
-        blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)],
+        styles=["page.css", *([] if gallery is None else ["heads.css"])],
+        scripts=[*SCRIPTS, *([] if gallery is None else ["headmap.js", "heads.js"])],
+        result=_description(results, command) | {"gallery": gallery_facts(gallery, attribution.tokens)},
+        blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)]
+        + gallery_blocks(gallery),
     )
 
 

@@ -39,8 +39,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "picture": ("position", "layer"),
     "top": ("k", "position", "layer"),
     "layer_mass": ("position",),
-    "save": ("path",),
-    "to_html": ("another",),
+    "save": ("path", "gallery"),
+    "to_html": ("another", "gallery"),
     "to_neuronpedia": ("position",),
     "words": ("sources", "targets"),
     "spans": ("spans", "sources", "targets"),
@@ -62,14 +62,15 @@ def _verb(case: Case, folder: Path) -> None:
     result = Attribution.load(path)
     given = {name: hostile.made(value) for name, value in case["given"].items()}
     if case["verb"] == "to_html":
-        result.to_html(given.get("another", result))
+        result.to_html(given.get("another", result), gallery=given.get("gallery"))
         return
     if case["verb"] == "to_neuronpedia":
         plain_numbers(result.to_neuronpedia(**given), "to_neuronpedia")
         return
     if case["verb"] in ("save", "load"):
         with contextlib.chdir(folder):
-            getattr(result, case["verb"])(given.get("path", path))
+            more = {"gallery": given["gallery"]} if "gallery" in given else {}
+            getattr(result, case["verb"])(given.get("path", path), **more)
         return
     if case["verb"] in ("spans", "mean", "__add__"):
         usual = {"spans": ("spans", "lines"), "mean": ("results", [result, result]), "__add__": ("other", result)}

@@ -54,6 +54,7 @@ async function chooseBlock(block) {
   addRows();
   view.grid = strip ? stripGrid(strip) : matrixGrid(data);
   byId("layer").value = block;
+  if (block > 0) globalThis.followLayer?.(method().layers[block - 1]);
   for (const [k, button] of [...byId("strip").children].entries()) button.setAttribute("aria-pressed", String(k === block));
   if (!byId("maps-title").closest("section").hidden) { layOut(); clampView(); }
   showFocus();
