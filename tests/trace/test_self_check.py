@@ -126,7 +126,9 @@ FAULTS = {
         "scan": dataclasses.replace(op.scan, skip=op.scan.skip * (torch.arange(op.inner_width) != d))
     },
     "one decay": lambda op, d: {"scan": dataclasses.replace(op.scan, A=faster(op.scan.A, d % len(op.scan.A)))},
-    "steps of two maps": lambda op, d: {"scan": dataclasses.replace(op.scan, dt=swapped(op.scan.dt, d % op.scan.maps, 2))},
+    "steps of two maps": lambda op, d: {
+        "scan": dataclasses.replace(op.scan, dt=swapped(op.scan.dt, d % op.scan.maps, 2))
+    },
     "no activation": lambda op, d: {"silu": False},
     "no mask": lambda op, d: {"mask": None},
 }
