@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mambascope import readouts
 from mambascope.bench import forms
-from mambascope.bench.measuring import product_seconds, write_seconds
+from mambascope.bench.measuring import product, write
 from mambascope.bench.settings import Setting
 from mambascope.brief import brief
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
-from mambascope.methods.latim import latim
+from mambascope.methods.latim import latim, latim_row
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.trace.capture import capture
@@ -105,17 +105,17 @@ def _product(operations: Callable[[Any, float], float]) -> Beside:
     """Return a matrix product with as many operations as these, given a layer's map and the number of pairs."""
 
     def call(setting: Setting) -> tuple[Call, float]:
-        product, own = product_seconds(setting.ids.device.type)
+        large, own = product(str(setting.ids.device))
         pairs = setting.length * (setting.length + 1) / 2
-        return product, operations(setting.operator, pairs) / own
+        return large, operations(setting.operator, pairs) / own
 
-    return Beside("floor: a matrix product of as many operations", call)
+    return Beside("floor: a matrix product as large", call)
 
 
 def _written(setting: Setting) -> tuple[Call, float]:
     """Return the writing of as many bytes as all matrices of a layer have."""
-    write, own = write_seconds(setting.ids.device.type)
-    return write, setting.operator.scan.maps * setting.length**2 * setting.operator.x.element_size() / own
+    large, own = write(str(setting.ids.device))
+    return large, setting.operator.scan.maps * setting.length**2 * setting.operator.x.element_size() / own
 
 
 def _of_scan(operator: Any, pairs: float) -> float:
@@ -131,7 +131,8 @@ def _readout(setting: Setting) -> Any:
 
 
 OWN_PASS = Beside("floor: one forward pass of ours", _once(own_forward))
-LOOP, DENSE = "a plain loop over pairs of tokens", "dense tensors of all pairs"
+LOOP_OF_ROW = "a plain loop over sources"
+LOOP, DENSE = "a plain loop over pairs", "dense tensors of all pairs"
 
 #: Everything that can be measured, by name.
 CASES: dict[str, Case] = {
@@ -172,7 +173,7 @@ CASES: dict[str, Case] = {
         1,
         lambda s: lambda: hidden_attention(s.trace, 0),
         (
-            Beside("floor: as many bytes written", _written),
+            Beside("floor: writing as many bytes", _written),
             Beside(LOOP, _once(lambda s: lambda: forms.looped(s.operator.scan)), longest=256),
             Beside(
                 DENSE,
@@ -212,13 +213,21 @@ CASES: dict[str, Case] = {
         lambda s: latim(s.trace, 0)[0],
         lambda s: forms.looped_contributions(s.trace.operator(0)),
     ),
+    "latim-row": Case(
+        "LaTIM of one layer, one target",
+        1,
+        lambda s: lambda: latim_row(s.trace, 0, s.length - 1),
+        (OWN_PASS, Beside(LOOP_OF_ROW, _once(lambda s: lambda: forms.looped_row(s.operator)), longest=256)),
+        lambda s: latim_row(s.trace, 0, s.length - 1)[0],
+        lambda s: forms.looped_row(s.trace.operator(0)),
+    ),
     "rollout": Case(
         "rollout of one target through all layers",
         None,
         lambda s: lambda: rollout_row(s.trace, s.length - 1),
         (
             OWN_PASS,
-            Beside("the matrices of all layers multiplied", _once(lambda s: lambda: rollout(s.trace)), longest=1024),
+            Beside("all layers' matrices multiplied", _once(lambda s: lambda: rollout(s.trace)), longest=1024),
         ),
         lambda s: rollout_row(s.trace, s.length - 1),
         lambda s: rollout(s.trace)[:, -1],
@@ -229,7 +238,7 @@ CASES: dict[str, Case] = {
         lambda s: lambda: mamba_lrp(s.trace, _readout(s)),
         (
             OWN_PASS,
-            Beside("the stock model's own forward and backward pass", _once(stock_gradient), longest=64, memory=True),
+            Beside("the stock forward and backward pass", _once(stock_gradient), longest=64, memory=True),
         ),
         lambda s: mamba_lrp(s.trace, _readout(s)).scores,
         lambda s: mamba_lrp(s.trace, _readout(s)).scores,

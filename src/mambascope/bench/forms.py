@@ -55,26 +55,35 @@ def dense(scan: Any) -> Float[Tensor, "M L L"]:
 
 
 def dense_bytes(scan: Any) -> int:
-    """Return about how many bytes the dense form takes: its pairs, and as many again while it is made."""
+    """Return about how many bytes the dense form takes: its pairs, and three copies while it is made and summed."""
     length, rates = scan.dt.shape[1], _rates(scan)
-    return 2 * scan.dt.element_size() * length**2 * rates.numel()
+    return 4 * scan.dt.element_size() * length**2 * rates.numel()
 
 
 def looped_contributions(operator: Any) -> Float[Tensor, "L L"]:
     """Return the norms of T_ij, one vector after the other."""
-    per_channel, norms = _per_channel(operator, looped(operator.scan)), operator.u.new_zeros(2 * (operator.length,))
+    alpha, norms = looped(operator.scan), operator.u.new_zeros(2 * (operator.length,))
     for i in range(operator.length):
-        for j in range(i + 1):
-            norms[i, j] = (
-                operator.W_o @ _received(operator, per_channel, slice(i, i + 1), slice(j, j + 1))[0, 0]
-            ).norm()
+        norms[i, : i + 1] = _looped_norms(operator, _per_channel(operator, alpha[:, i : i + 1], i), i)
     return norms
+
+
+def looped_row(operator: Any) -> Float[Tensor, " L"]:
+    """Return the norms of the last target's T_ij, one source after the other."""
+    decay, written, read = _coefficients(operator.scan)
+    last = operator.length - 1
+    alpha, kept = decay.new_zeros(decay.shape[1], 1, len(decay)), read[last]
+    for j in range(last, -1, -1):
+        alpha[:, 0, j] = (kept * written[j]).sum(dim=-1)
+        kept = kept * decay[j]
+    return _looped_norms(operator, _per_channel(operator, alpha, last), last)
 
 
 def dense_contributions(operator: Any) -> Float[Tensor, "L L"]:
     """Return the norms of T_ij from one tensor of every pair's channels."""
-    per_channel, every = _per_channel(operator, dense(operator.scan)), slice(0, operator.length)
-    return (_received(operator, per_channel, every, every) @ operator.W_o.t()).norm(dim=-1)
+    every = slice(0, operator.length)
+    received = _received(operator, _per_channel(operator, dense(operator.scan), 0), every, every)
+    return (received @ operator.W_o.t()).norm(dim=-1)
 
 
 def contribution_bytes(operator: Any) -> int:
@@ -98,19 +107,27 @@ def _coefficients(scan: Any) -> tuple[Float[Tensor, "L M n"], Float[Tensor, "L M
     return (step * _rates(scan)).exp(), step * B, C
 
 
-def _per_channel(operator: Any, alpha: Float[Tensor, "M L L"]) -> Float[Tensor, "D L L"]:
-    """Return alpha + D [i=k] per channel."""
+def _per_channel(operator: Any, alpha: Float[Tensor, "M t L"], first: int) -> Float[Tensor, "D t L"]:
+    """Return alpha + D [i=k] per channel, for targets from `first` on."""
     alpha = alpha.repeat_interleave(operator.inner_width // len(alpha), dim=0)
-    return alpha + torch.diag_embed(operator.scan.skip[:, None].expand(-1, operator.length))
+    alpha.diagonal(offset=first, dim1=1, dim2=2).add_(operator.scan.skip[:, None])
+    return alpha
 
 
-def _received(operator: Any, alpha: Float[Tensor, "D L L"], targets: slice, sources: slice) -> Float[Tensor, "t c D"]:
-    """Return what W_o receives of some sources at some targets."""
+def _looped_norms(operator: Any, row: Float[Tensor, "D 1 L"], target: int) -> Float[Tensor, " c"]:
+    """Return the norms of one target's vectors, source by source."""
+    own = slice(target, target + 1)
+    vectors = (_received(operator, row, own, slice(j, j + 1))[0, 0] for j in range(target + 1))
+    return torch.stack([(operator.W_o @ one).norm() for one in vectors])
+
+
+def _received(operator: Any, alpha: Float[Tensor, "D t L"], targets: slice, sources: slice) -> Float[Tensor, "t c D"]:
+    """Return what W_o receives of some sources at some targets, given the targets' rows."""
     u, slope, taps = operator.u[0], operator.slope[0], operator.conv
     total: Any = 0
     for shift in range(operator.taps):
         places = slice(sources.start + shift, sources.stop + shift)
-        row, share = alpha[:, targets, places].permute(1, 2, 0), slope[places]
+        row, share = alpha[:, :, places].permute(1, 2, 0), slope[places]
         short = (0, 0, 0, sources.stop - sources.start - len(share))  # beyond the end
         total = total + F.pad(row * share, short) * taps[:, shift] * u[sources]
     return total * operator.gate[0, targets, None]

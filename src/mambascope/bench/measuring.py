@@ -14,18 +14,28 @@ import torch
 
 #: A call that takes longer than this many seconds is run once, and its first run counts.
 SLOW = 5.0
+#: Rows and columns of a large matrix product on each kind of device, and numbers in a large tensor.
+PRODUCT, WRITTEN = {"cpu": 2048, "cuda": 8192}, 1 << 26
+
+
+def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:
+    """Return a call's result and its seconds, until the device has finished."""
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    result = call()
+    if cuda:
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - started
 
 
 def measured(call: Callable[[], Any], device: str = "cpu") -> tuple[Any, float, int]:
     """Return a call's result, its seconds, and the largest growth of memory while it ran: the device's, or ours."""
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        started = time.perf_counter()
-        result = call()
-        torch.cuda.synchronize(device)
-        return result, time.perf_counter() - started, torch.cuda.max_memory_allocated(device) - before
+        held = torch.cuda.memory_allocated(device)
+        return *timed(call, device), torch.cuda.max_memory_allocated(device) - held
     process, running = psutil.Process(), True
     before = most = process.memory_info().rss
 
@@ -38,9 +48,7 @@ def measured(call: Callable[[], Any], device: str = "cpu") -> tuple[Any, float, 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        started = time.perf_counter()
-        result = call()
-        seconds = time.perf_counter() - started
+        result, seconds = timed(call)
     finally:
         running = False
         watcher.join()
@@ -57,7 +65,7 @@ def alternated(calls: Mapping[str, Callable[[], Any]], repeats: int, device: str
         for name, call in calls.items():
             if turn and max(seconds[name]) > SLOW:
                 continue
-            taken = measured(call, device)[1]
+            taken = timed(call, device)[1]
             if turn == 1:
                 seconds[name].clear()
             seconds[name].append(taken)
@@ -74,15 +82,21 @@ def in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(function, arguments)
 
 
-def product_seconds(device: str) -> tuple[Callable[[], Any], float]:
+def product_rate(device: str) -> float:
+    """Return float32 operations per second of a large matrix product."""
+    call, operations = product(device)
+    return operations / alternated({"product": call}, 5, device)["product"]
+
+
+def product(device: str) -> tuple[Callable[[], Any], float]:
     """Return a large float32 matrix product, and its number of operations."""
-    size = 8192 if torch.device(device).type == "cuda" else 2048
+    size = PRODUCT[torch.device(device).type]
     a, b = torch.randn(2, size, size, device=device)
     out = torch.empty(size, size, device=device)
     return lambda: torch.matmul(a, b, out=out), 2.0 * size**3
 
 
-def write_seconds(device: str) -> tuple[Callable[[], Any], float]:
+def write(device: str) -> tuple[Callable[[], Any], float]:
     """Return a call that writes a large tensor, and its number of bytes."""
-    out = torch.empty(1 << 26, device=device)
+    out = torch.empty(WRITTEN, device=device)
     return lambda: out.fill_(1.0), 4.0 * out.numel()

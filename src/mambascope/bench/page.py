@@ -21,8 +21,8 @@ beside a floor 2 is twice the least that the work could cost. Seconds are median
 run takes longer than {slow:.0f} s; memory is how far a fresh process grows while it runs the case for the first time
 after a text of {warm} tokens. Models have random weights and the sizes of the released checkpoints (`tiny`: 4 layers of
 width 256). Measured on {processor}, {device}, {threads} thread(s), float32; torch {torch}, transformers {transformers}.
-Before a case was timed, it was compared with float64 on a text of 24 tokens: the largest difference is {error:.0e} of the
-largest value.
+Before anything was timed, every case was compared with float64 on a text of 24 tokens: the largest difference is
+{error:.0e} of the largest value.
 
 * A floor is the time that a large float32 matrix product takes for as many operations, or writing a large tensor for as
   many bytes, or one forward pass of ours (a capture without its self-check).
@@ -64,6 +64,19 @@ def page(found: Mapping[str, Any], command: str, *, slow: float, warm: int) -> s
     )
 
 
+def lines_of(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the lines of the terminal, each with its style: a case's title, then what it is beside."""
+    lines = []
+    for case, group in groupby(rows, key=lambda row: row["case"]):
+        lines.append((f"{case}: {CASES[case].title}", "bold"))
+        for row in group:
+            ours, other, ratio, mib, other_mib = _figures(row)
+            more = f", {other_mib} MiB" if other_mib else ""
+            lines.append((f"  {ratio:>7} x {row['beside']} ({other} s{more})", ""))
+            lines.append((f"{'':12}{ours} s, {mib} MiB, {row['length']:,} tokens", "dim"))
+    return lines
+
+
 def sorted_by_case(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return rows case by case, in the order of `CASES`, shorter texts first."""
     order = list(CASES)
@@ -71,6 +84,11 @@ def sorted_by_case(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
-    seconds = (f"{row[name]:.2g}" if row[name] < 100 else f"{row[name]:.0f}" for name in ("seconds", "other_seconds"))
+    figures = (_short(row[name]) for name in ("seconds", "other_seconds", "ratio"))
     memory = ("" if row[name] is None else f"{row[name]:,.0f}" for name in ("mib", "other_mib"))
-    return (*seconds, f"{row['ratio']:.2g}", *memory)
+    return (*figures, *memory)
+
+
+def _short(value: float) -> str:
+    """Return a number with two digits, or as a whole one."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

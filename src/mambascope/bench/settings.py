@@ -43,8 +43,8 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """About how many weights it has: 6 E² a layer (Mamba and Mamba-2 alike), and the embedding."""
-        return self.layers * 7 * self.width**2 + self.vocabulary * self.width
+        """About how many weights it has: 6 E² a layer for the projections and a little more, and the embedding."""
+        return self.layers * 13 * self.width**2 // 2 + self.vocabulary * self.width
 
     def config(self) -> transformers.PreTrainedConfig:
         """Return its configuration: inner width 2 E; N = 16 for Mamba, N = 128 and heads of 64 for Mamba-2."""

@@ -438,8 +438,8 @@ def bench(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="What to measure: capture, hidden-attention, channels, implicit-attention, latim, rollout or "
-            "mamba-lrp; default: all of them.",
+            help="What to measure: capture, hidden-attention, channels, implicit-attention, latim, latim-row, rollout "
+            "or mamba-lrp; default: all of them.",
             metavar="NAME",
         ),
     ] = None,

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from mambascope.bench.cases import CASES
 from mambascope.bench.measuring import SLOW
-from mambascope.bench.page import HEAD, NAMES, page, sorted_by_case, table
+from mambascope.bench.page import NAMES, lines_of, page, sorted_by_case
 from mambascope.bench.run import WARM, bench
 from mambascope.bench.settings import SIZES
 from mambascope.cli.delivering import check_out, command_line, write_and_print
@@ -76,19 +76,14 @@ def _check_device(device: str) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    console = Console()
+    """Print every case: its ratios to what it is beside, measured in turns."""
     machine, rows = found["machine"], found["rows"]
-    console.print(
-        f"{machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}; ratio: ours over the "
-        "other's, measured in turns",
-        highlight=False,
-    )
+    where = f"{machine['processor']}, {machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}"
+    text = Text(f"{where}; ours over each other, in seconds of one run\n")
     for size, family in dict.fromkeys((row["size"], row["family"]) for row in rows):
         layers, width = SIZES[size]
-        shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        shown.title = f"\n{NAMES[family]}, {size} ({layers} layers, {width} wide)"
-        for number, column in enumerate(HEAD):
-            shown.add_column(column, justify="left" if number in (0, 2) else "right")
-        for line in table(sorted_by_case([row for row in rows if (row["size"], row["family"]) == (size, family)])):
-            shown.add_row(line[0].partition(":")[0], *line[1:])
-        console.print(shown)
+        text.append(f"\n{NAMES[family]}, {size} ({layers} layers, {width} wide)\n", style="underline")
+        here = [row for row in rows if (row["size"], row["family"]) == (size, family)]
+        for line, style in lines_of(sorted_by_case(here)):
+            text.append(f"{line}\n", style=style)
+    Console().print(text, highlight=False, end="")
