@@ -43,10 +43,7 @@ fuzz: .venv-test/ready
 	PYTHONPATH=tests .venv-test/bin/python -m fuzz run --minutes $(MINUTES) --seed $(SEED)
 
 bench: .venv/ready .venv-test/ready
-	.venv/bin/python -m benchmarks.capture
-	.venv/bin/python -m benchmarks.maps --family mamba
-	.venv/bin/python -m benchmarks.maps --family mamba2
-	.venv/bin/python -m benchmarks.lrp
+	.venv/bin/mambascope bench --size tiny,130m --length 256,1024 --out docs/speed.md
 	.venv/bin/python -m benchmarks.induction
 	.venv-test/bin/python -m benchmarks.exactness
 

@@ -26,8 +26,7 @@ import transformers
 from einops import rearrange
 
 import mambascope
-from benchmarks.maps import multiply_rate
-from benchmarks.measuring import measured
+from mambascope.bench.measuring import measured, product_rate
 from mambascope.operators.blocks import split
 from mambascope.operators.gated_delta import GatedDeltaRule
 from mambascope.operators.state_space_dual import StateSpaceDual
@@ -136,7 +135,7 @@ def main() -> None:
         operator, v = layer(options.heads, options.state, length, "normal")
         rule = operator.scan
         o = recurrence(rule, v)
-        floor = length * (length + 1) * options.state * options.heads / multiply_rate()
+        floor = length * (length + 1) * options.state * options.heads / product_rate("cpu")
         values = rearrange(v, "b L (h p) -> b h L p", h=rule.maps)
 
         def error(found: torch.Tensor, o: torch.Tensor = o, values: torch.Tensor = values) -> float:

@@ -15,6 +15,7 @@ import argparse
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -22,20 +23,12 @@ import torch
 import transformers
 
 import mambascope
-from benchmarks.measuring import measured
 from mambascope import readouts
+from mambascope.bench.measuring import measured
+from mambascope.bench.settings import build, shape_of
 from mambascope.methods import interventions, knockout
 from mambascope.trace.intervene import intervening
 from mambascope.trace.running import running
-
-
-def large(vocabulary: int) -> Any:
-    """Return a Mamba of the 130M size with random weights."""
-    torch.manual_seed(0)
-    config = transformers.MambaConfig(
-        num_hidden_layers=24, hidden_size=768, vocab_size=vocabulary, bos_token_id=0, eos_token_id=0, pad_token_id=0
-    )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def taken(call: Callable[[], Any]) -> tuple[Any, float, int]:
@@ -72,7 +65,8 @@ def main() -> None:
     parser.add_argument("--skip-whole", action="store_true", help="measure one position alone only")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    models = {"tiny-mamba": mambascope.load("tiny-mamba")[0], "130M": large(options.vocabulary)}
+    shape = replace(shape_of("mamba", "130m"), vocabulary=options.vocabulary)
+    models = {"tiny-mamba": mambascope.load("tiny-mamba")[0], "130M": build(shape, "cpu")}
     print("| model | tokens | a pass | alone | in passes | MiB | whole texts | in passes | MiB | times | apart |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, model in models.items():

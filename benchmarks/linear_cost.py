@@ -26,9 +26,9 @@ import torch
 import transformers
 
 import mambascope
-from benchmarks.capture import FAMILIES
-from benchmarks.measuring import measured
 from mambascope import readouts
+from mambascope.bench.measuring import measured
+from mambascope.bench.settings import FAMILIES, Shape
 from mambascope.files import whole_file, write_whole
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.mamba_attribution import mamba_attribution
@@ -57,8 +57,7 @@ def cost(family: str, length: int, name: str, threads: int) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    config = FAMILIES[family](WIDTH, LAYERS)
-    config.vocab_size = VOCABULARY
+    config = Shape(family, LAYERS, WIDTH, VOCABULARY).config()
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for tokens in (64, length):  # the first warms up
         ids = torch.randint(0, VOCABULARY, (1, tokens))

@@ -1,4 +1,4 @@
-"""Seconds and memory of a call."""
+"""Seconds and memory of a call, as `mambascope.bench.measuring` has them: for environments without mambascope."""
 
 from __future__ import annotations
 

@@ -45,8 +45,9 @@ class Attribution(Verbs):
         targets: What each row explains, if several positions were explained; empty for one.
         model: What was explained.
         signed: Whether scores can be negative.
-        diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators rebuilt
-            the explained layers' outputs, `reconstruction_error_per_layer` lists each layer's; `terms` add up to the
+        diagnostics: The evidence. `reconstruction_error` is the largest relative error with which the operators give
+            the explained layers' outputs, or its estimate (`trace.self_check`); `reconstruction_error_per_layer` lists
+            each layer's; `terms` add up to the
             number explained, `tokens` among them, and `conservation_error` is the relative error of their sum;
             `caution` says why the scores should not be relied on, if so; `seconds` is the time taken. For several
             targets, errors are the worst and `per_target` has each one's own. In hybrids, `direct_by_kind` is what each

@@ -271,7 +271,7 @@ def capture_calls():
     for wrong in (None, "tiny-mamba", 3, type(model), model.config, tokenizer, (model, tokenizer), *THINGS):
         yield f"capture model={label(wrong)}", lambda wrong=wrong: run(wrong, input_ids=ids)
     for name, wrong in {"NaN": broken, "infinite": endless, "meta": nowhere, "linear": torch.nn.Linear(2, 2)}.items():
-        for check in (True, False):
+        for check in ("projected", "full", False):
             yield (
                 f"capture {name} check={check}",
                 lambda wrong=wrong, check=check: run(wrong, input_ids=ids, check=check),
@@ -280,7 +280,7 @@ def capture_calls():
         yield f"capture tolerance={label(wrong)}", lambda wrong=wrong: run(model, input_ids=ids, tolerance=wrong)
     for wrong in (3, "bar", [], *THINGS):
         yield f"capture progress={label(wrong)}", lambda wrong=wrong: run(model, input_ids=ids, progress=wrong)
-    for wrong in (None, "yes", 3, []):
+    for wrong in (None, "yes", 3, [], True, 0):
         yield f"capture check={label(wrong)}", lambda wrong=wrong: run(model, input_ids=ids, check=wrong)
     pictures = (
         None, 3, "x", floats(1, 3, 32, 32).byte(), floats(3, 32, 32), floats(1, 4, 32, 32), floats(0, 3, 32, 32),

@@ -180,7 +180,7 @@ def test_where_the_model_has_a_kernel_its_own_scan_runs(family, monkeypatch):
         stock = model(input_ids=IDS, use_cache=False).logits
     ours = []
     monkeypatch.setattr(scanning, "has_kernel", lambda tensor: True)
-    monkeypatch.setattr(importlib.import_module("mambascope.trace.capture"), "scanned", lambda *_: ours.append(1))
+    monkeypatch.setattr(scanning, "run_scan", lambda *_: ours.append(1))
     trace = capture(model, input_ids=IDS)
     assert not ours
     assert_equal_to_rounding(trace.logits, stock)

@@ -444,3 +444,30 @@ def report(
     from mambascope.cli import reporting
 
     reporting.report(folders, out=out, layers_from=layers_from, layers_by=layers_by, figures=figures)
+
+
+@app.command()
+def bench(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="What to measure: capture, hidden-attention, channels, implicit-attention, latim, latim-row, rollout "
+            "or mamba-lrp; default: all of them.",
+            metavar="NAME",
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="Sizes of the random models, separated by commas.", metavar="tiny|130m|370m|1.4b")
+    ] = "tiny",
+    length: Annotated[str, typer.Option(help="Numbers of tokens, separated by commas.", metavar="N,N")] = "256",
+    repeats: Annotated[int, typer.Option(help="How often each is measured; medians are given.")] = 3,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write a page (.md) or the figures (.json).", metavar="FILE")
+    ] = None,
+) -> None:
+    """Measure what things cost here: beside the least they could, plain loops, dense tensors and the stock model."""
+    from mambascope.cli import benchmarking
+
+    benchmarking.print_bench(name, sizes=size, lengths=length, device=device, repeats=repeats, as_json=json, out=out)

@@ -35,6 +35,7 @@ def read(
     skip = torch.zeros_like(A[:, 0]) if D is None else D
     along_channels = {"dt": step, "B": B, "C": C} | ({} if z is None else {"z": z})
     coefficients = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
+    coefficients["dt"] = coefficients["dt"].contiguous()  # every scan reads it so
     return ScanCall(
         s=hidden_states.transpose(1, 2),
         coefficients=coefficients,

@@ -65,7 +65,8 @@ def affine(
     """
     scan = state_space_dual(captured.scan, dtype)
     channels = scan.skip.shape[0]
-    W, b = weights(mixer.in_proj.weight, dtype) * x_factor, weights(mixer.in_proj.bias, dtype)
+    W, b = weights(mixer.in_proj.weight, dtype), weights(mixer.in_proj.bias, dtype)
+    W = W if x_factor == 1 else W * x_factor
     if factor is not None:
         W, b = factor.to(dtype)[:, None] * W, None if b is None else factor.to(dtype) * b
     gating, branch = slice(channels), slice(channels, 2 * channels)

@@ -129,6 +129,11 @@ class AffineMixer(AffineMap):
         """Return o, the output of the scan with its skip, rebuilt from the frozen coefficients."""
         return self._scan(self.slope * self.preactivation)
 
+    def received(self, o: Float[Tensor, "b t D"], rows: slice = slice(None)) -> Float[Tensor, "b t D"]:
+        """Return what W_o receives at some targets from the scan's output: norm and gate, with the norm's bias."""
+        received = self._centre(o) * self.gate[:, rows]
+        return received if self.offset is None else received + self.offset[:, rows]
+
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan."""
         return self._written(self.scanned())
@@ -289,9 +294,7 @@ class AffineMixer(AffineMap):
 
     def _written(self, o: Float[Tensor, "b t D"], rows: slice = slice(None)) -> Float[Tensor, "b t F"]:
         """Return y at some targets from the scan's output: norm, gate and W_o, with all biases."""
-        received = self._centre(o) * self.gate[:, rows]
-        received = received if self.offset is None else received + self.offset[:, rows]
-        y = received @ self.W_o.t()
+        y = self.received(o, rows) @ self.W_o.t()
         return y if self.b_o is None else y + self.b_o
 
 

@@ -36,7 +36,8 @@ class Branch:
         scan_error: Relative error of our scan against the model's own on the first tokens; 0 if the model's own ran,
             as it always does for attention.
         scale: The factor by which its output is multiplied before it is added to the stream.
-        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖; NaN if the capture did not check it.
+        reconstruction_error: ‖y - rebuilt y‖ / ‖y‖, by the projected check an estimate of the largest such error of the
+            operator's steps; NaN if the capture did not check it.
         norm: The norm that its output passes before it is added to the stream; None if it is added as it is.
         normed: Its output after that norm.
     """

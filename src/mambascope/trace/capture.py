@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mambascope.arguments import callback, flag, real_number
+from mambascope.arguments import callback, choice, flag, real_number
 from mambascope.brief import brief
 from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
 from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers, found_by
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
-from mambascope.trace import scanning
-from mambascope.trace.block import Branch, precision
+from mambascope.trace.block import Branch
 from mambascope.trace.calls import Calls
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import require_pass
@@ -31,7 +30,8 @@ from mambascope.trace.packed import check_apart
 from mambascope.trace.padded import check_padding, moved_by_padding
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import call, check_returned, running, usable
-from mambascope.trace.scanning import prefix_error, read_call, relative_error, scan_points, scanned
+from mambascope.trace.scanning import Answered, answer, read_call, scan_points
+from mambascope.trace.self_check import Check, reconstruction_error
 from mambascope.trace.streams import Streams
 from mambascope.trace.token_wise import unknown_mixers
 from mambascope.trace.trace import Trace
@@ -44,7 +44,7 @@ STATES = ("state", "cache", "cache_params", "past_key_values")
 def capture(
     model: nn.Module,
     *,
-    check: bool = True,
+    check: Check = "projected",
     tolerance: float | None = None,
     partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -61,7 +61,10 @@ def capture(
     Args:
         model: A stock transformers model, or any module that contains mixers; also compiled, in a wrapper of PyTorch
             such as DataParallel, or with adapters of PEFT, which are merged in the copy.
-        check: Rebuild every mixer's output from its operator and compare, layer by layer.
+        check: How every mixer's operator is held to the mixer's own output: "projected", step by step with the products
+            estimated through random directions, which misses an error beyond the tolerance with a probability below
+            1e-12 a layer; "full", by rebuilding the whole output with another scan, which is also done where the
+            estimate is near the tolerance; False, not at all. See `mambascope.trace.self_check`.
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
         partial: Leave out mixers that cannot be read, instead of refusing the model for them. The trace names them
             (`trace.missing`); the maps of its layers are exact, but whole-model methods refuse it.
@@ -77,7 +80,7 @@ def capture(
         MapTooLargeError: if what the pass keeps, such as attention's probabilities, would not fit in memory.
     """
     started = time.perf_counter()
-    flag(check, "check")
+    choice(check, get_args(Check), "check")
     flag(partial, "partial")
     if tolerance is not None and not real_number(tolerance, "tolerance") >= 0:
         raise InputError(f"tolerance {tolerance} is below 0; pass the largest relative error that may pass")
@@ -97,7 +100,7 @@ def capture(
         stack.enter_context(recorder.streams.watching(own, mixers))
         calls = Calls()
         stack.enter_context(calls.watching(own, mixers))
-        stack.enter_context(intercepting(recorder, recorder.families))
+        stack.enter_context(intercepting(recorder, {*scans, *recorder.convolutions}))
         outputs = call(own, inputs)
     ran = {branch.name: branch for block in recorder.streams.blocks for branch in block.branches}
     skipped = [name for name, _, _ in mixers if name not in ran and name not in recorder.lost]
@@ -128,14 +131,15 @@ class _Recorder:
     """Collects the records of one capture."""
 
     families: dict[PatchPoint, Family]
-    check: bool
+    check: Check
     tolerance: float | None
     partial: bool
     mixers: int
     progress: Callable[[int, int], None] | None
     streams: Streams = field(init=False)
     lost: dict[str, Missing] = field(default_factory=dict)
-    _calls: list[tuple[dict[str, Tensor], float]] = field(default_factory=list)
+    _calls: list[Answered] = field(default_factory=list)
+    _convolved: list[Tensor] = field(default_factory=list)
     _written: Tensor | None = None
     _unread: Exception | None = None
 
@@ -144,10 +148,19 @@ class _Recorder:
     def __post_init__(self) -> None:
         self.streams = Streams(self.allowed)
 
+    @property
+    def convolutions(self) -> frozenset[PatchPoint]:
+        """Where the convolutions are called whose inputs the projected check reads."""
+        known = (family.conv_point for family in self.families.values() if not found_by(family))
+        return frozenset(point for point in known if self.check == "projected" and point.exists())
+
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run one scan call and keep its coefficients; it belongs to the mixer that is running."""
+        """Run one scan call and keep its coefficients, or note what a convolution reads, for the mixer that runs."""
+        if point not in self.families:
+            self._convolved.append(input_of(args, kwargs))
+            return original(*args, **kwargs)
         family = self.families[point]
         try:
             scan = read_call(family, args, kwargs)
@@ -156,21 +169,8 @@ class _Recorder:
                 raise
             self._unread = unread
             return original(*args, **kwargs)
-        if scanning.has_kernel(scan.s):
-            output, error = original(*args, **kwargs), 0.0
-            o = scan.take(output)
-        else:
-            o = scanned(family, scan)
-            output = scan.give(o)
-            try:
-                error = prefix_error(family, original, scan, o, args, kwargs)
-            except Exception:  # a function that takes other arguments cannot be called on the first tokens alone
-                if not found_by(family):
-                    raise
-                error = relative_error(o, scan.take(original(*args, **kwargs)))
-            if found_by(family) and not error <= self.allowed(scan.s.dtype):
-                output = original(*args, **kwargs)
-        self._calls.append((scan.coefficients | ({"o": o} if family.norm_factor else {}), error))
+        output, answered = answer(family, scan, original, args, kwargs, self.allowed(scan.s.dtype))
+        self._calls.append(answered)
         return output
 
     @contextmanager
@@ -179,6 +179,7 @@ class _Recorder:
 
         def before(*_: Any) -> None:
             self._calls.clear()
+            self._convolved.clear()
             self._unread = None
 
         def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
@@ -188,6 +189,8 @@ class _Recorder:
             try:
                 captured, scan_error = self._read(name, module, family, args, kwargs, output)
                 branch = self._checked(model, name, module, family, captured, scan_error)
+                self._calls.clear()
+                self._convolved.clear()
             except (InputError, MapTooLargeError):
                 raise
             except Exception as error:
@@ -243,9 +246,8 @@ class _Recorder:
                 f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
                 f"{calls} ({versions()})"
             )
-        scans = tuple({key: value.detach() for key, value in consumed.items()} for consumed, _ in self._calls)
-        scan_error = max(error for _, error in self._calls)
-        self._calls.clear()
+        scans = tuple({key: value.detach() for key, value in call.coefficients.items()} for call in self._calls)
+        scan_error = max(call.error for call in self._calls)
         return consumed(x, output, kwargs, scans), scan_error
 
     def _attended(
@@ -289,10 +291,11 @@ class _Recorder:
         if after is not None:
             normed = type(after[0]).forward(after[0], captured.y)  # its hooks are to run once, when the block calls it
             branch = dataclasses.replace(branch, norm=after[0], normed=normed)
-        y = branch.y
-        if not self.check and not found_by(family):
+        found, allowed = found_by(family), self.allowed(branch.y.dtype)
+        if not self.check and not found:
             return branch
-        error, allowed = relative_error(branch.operator(precision(y.dtype)).output(), y), self.allowed(y.dtype)
+        full, run = bool(found) or self.check == "full", self._calls[0].run if len(self._calls) == 1 else None
+        error = reconstruction_error(branch, allowed, full=full, run=run, convolved=self._convolved)
         if not max(error, scan_error) <= allowed:
             raise ReconstructionError(
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.families import Family, MixerFamily, ScanCall, found_by
 from mambascope.families.patch_points import PatchPoint
+from mambascope.operators.token_mixer import TokenMixer
 
 #: Number of tokens on which every captured scan is compared with the model's own reference.
 PREFIX = 8
@@ -34,14 +37,92 @@ def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return family.read(*args, **kwargs)
 
 
-def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
-    """Return o = alpha s + D s of a call, with its bias, times SiLU(z) if the family's scan applies the gate."""
+@dataclass(frozen=True, eq=False)
+class ScanRun:
+    """A run of our own scan in place of a model's.
+
+    Attributes:
+        s: What the scan read, in its own precision.
+        scan: The scan.
+        o: alpha s + D s, without the call's bias and gate.
+    """
+
+    s: Float[Tensor, "b L D"]
+    scan: TokenMixer
+    o: Float[Tensor, "b L D"]
+
+    __repr__ = brief
+
+
+def run_scan(family: Family, call: ScanCall) -> ScanRun:
+    """Return a run of our scan on a call of the model's."""
     working = torch.promote_types(call.s.dtype, torch.float32)
-    scan, s = family.scan(call.coefficients, working), call.s.to(working)
-    o = torch.addcmul(scan.apply(s), scan.skip, s)
-    o = o if call.bias is None else o + call.bias.to(working)
+    scan, s = family.scan(call.coefficients, working), call.s.to(working).contiguous()  # mixed layouts are slow
+    return ScanRun(s, scan, torch.addcmul(scan.apply(s), scan.skip, s))
+
+
+def finished(call: ScanCall, o: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
+    """Return o of a call, with its bias, times SiLU(z) if the family's scan applies the gate."""
+    o = o if call.bias is None else o + call.bias.to(o.dtype)
     z = call.coefficients.get("z")
-    return o if z is None else o.mul_(F.silu(z.to(working)))
+    return o if z is None else o * F.silu(z.to(o.dtype))
+
+
+def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
+    """Return what our scan gives for a call: o with its bias, times SiLU(z) if the family's scan applies the gate."""
+    return finished(call, run_scan(family, call).o)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A scan call of a model that has been answered.
+
+    Attributes:
+        coefficients: What the scan consumed, named as in the glossary.
+        error: Relative error of our scan against the model's own on the first tokens; 0 if the model's own ran.
+        run: The run of our own scan; None if the model's own ran.
+    """
+
+    coefficients: dict[str, Tensor]
+    error: float
+    run: ScanRun | None
+
+    __repr__ = brief
+
+
+def answer(
+    family: Family,
+    scan: ScanCall,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    allowed: float,
+) -> tuple[Any, Answered]:
+    """Return the result of a scan call, by our own scan unless the model has a kernel, and the record of it.
+
+    Args:
+        family: The family whose scan was called.
+        scan: The call as it was read.
+        original: The model's own function, and what it was called with.
+        args, kwargs: The arguments of the call.
+        allowed: Beyond which error the original's result is returned where no family names the mixer's class.
+    """
+    if has_kernel(scan.s):
+        output = original(*args, **kwargs)
+        run, error, o = None, 0.0, scan.take(output)
+    else:
+        run = run_scan(family, scan)
+        o = finished(scan, run.o)
+        output = scan.give(o)
+        try:
+            error = prefix_error(family, original, scan, o, args, kwargs)
+        except Exception:  # a function that takes other arguments cannot be called on the first tokens alone
+            if not found_by(family):
+                raise
+            error = relative_error(o, scan.take(original(*args, **kwargs)))
+        if found_by(family) and not error <= allowed:
+            output = original(*args, **kwargs)
+    return output, Answered(scan.coefficients | ({"o": o} if family.norm_factor else {}), error, run)
 
 
 def prefix_error(

@@ -39,7 +39,7 @@ ODD = (
 )  # fmt: skip
 OUTS = tuple(
     f"{OWN}/out{ending}"
-    for ending in (".html", ".json", ".csv", ".npz", ".safetensors", ".HTML", ".txt", "", ".png", ".svg")
+    for ending in (".html", ".json", ".csv", ".npz", ".safetensors", ".HTML", ".txt", "", ".png", ".svg", ".md")
 )
 PICTURES = tuple(f"{GOOD}/pictures/picture.{kind}" for kind in ("png", "jpeg", "gif", "tiff"))
 
@@ -78,9 +78,15 @@ VALUES: dict[str, tuple[str, ...]] = {
     "folders": (f"{OWN}/run", f"{OWN}/run", f"{OWN}/other"),
     "layers_from": (f"{OWN}/run", f"{OWN}/other"),
     "layers_by": ("roc_auc", "conservation_error"),
+    "name": ("latim", "capture"),
+    "size": ("tiny",),
+    "length": ("2", "8", "2,8"),
+    "repeats": ("1", "2"),
 }
+#: Options that are always given, because what is done without them takes long.
+SHORT = ("limit", "name", "length", "repeats")
 #: Numbers that would be taken at their word, and for ever.
-ENDLESS = ("generate", "limit")
+ENDLESS = ("generate", "limit", "length", "repeats")
 NUMBERS = (
     "-1",
     "0",
@@ -170,7 +176,9 @@ def _draw(rng: Random) -> Case:
         argv = [rng.choice(hostile.TEXTS)]
     for option in tree()[verb]:
         likely = 0.97 if option.required else 0.12
-        likely = 0.9 if option.name == "model" else 1 if option.name == "limit" else likely
+        likely = (
+            0.9 if option.name == "model" else 1 if option.name in ("limit", "length", "repeats", "name") else likely
+        )
         likely = 0.9 if option.name == "models" and verb == "evaluate" else likely
         likely = 0.02 if option.name in ("compat", "targets", "help") else likely
         if rng.random() >= likely:
