@@ -1,5 +1,6 @@
 """Settings of the documentation's site, which `make docs` builds."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ html_theme = "furo"
 html_title = f"mambascope {release}"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 
 # Pages are Markdown; those that begin with a kernel's name are notebooks, whose cells run in every build.
@@ -30,6 +33,8 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm asks for widgets, which static pages have no use for
 
 # Docstrings write code in single backticks.
 default_role = "literal"
