@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.published import PUBLISHED
+from benchmarks.published import PUBLISHED, REMARKS
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUMBER = re.compile(r"\d+\.\d+")
@@ -29,6 +29,13 @@ METHODS: Mapping[str, Sequence[str]] = {
     "LaTIM ℓ2": ("latim",),
     "ALTI-Logit": ("alti-logit",),
 }
+
+
+class Markdown(str):
+    """Markdown, which a notebook shows as what it says."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,7 @@ MEASURED = {
     "perturbation": Measured(
         "evaluation_pictures.md", "perturbation", ("pos. AUC (predicted) ↓", "neg. AUC (predicted) ↑"), VISION
     ),
-    "segmentation": Measured(
-        "evaluation_pictures.md", "segmentation", ("pixel accuracy ↑", "AP ↑", "mIoU ↑"), VISION
-    ),
+    "segmentation": Measured("evaluation_pictures.md", "segmentation", ("pixel accuracy ↑", "AP ↑", "mIoU ↑"), VISION),
     "copying": Measured(
         "evaluation.md",
         "copying",
@@ -92,8 +97,8 @@ def table_of(page: str, section: str) -> dict[tuple[str, str, str], str]:
     return found
 
 
-def beside(task: str) -> str:
-    """Return a Markdown table of a task: each published line, and what the same method gets on our models.
+def beside(task: str) -> Markdown:
+    """Return a table of a task, each published line with what the same method gets on our models, and remarks.
 
     Raises:
         SystemExit: if a published line has no counterpart on our pages.
@@ -110,7 +115,8 @@ def beside(task: str) -> str:
                 rows.append((method, model, figures, " / ".join(values), f"`{one}`, {name}"))
         if rows[-1][:2] != (method, model):
             raise SystemExit(f"{measured.page} says nothing of {method} on {name}")
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return Markdown("\n\n".join(filter(None, (table, REMARKS.get(task)))))
 
 
 def _cells(line: str) -> list[str]:
