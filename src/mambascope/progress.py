@@ -112,7 +112,7 @@ class _NotebookLine:
         self._put("")
 
     def _put(self, words: str) -> None:
-        from IPython.display import display  # type: ignore[import-not-found]
+        from IPython.display import display
 
         line = {"text/plain": words, "text/markdown": words}
         if self._handle is None:
