@@ -1,13 +1,13 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
-# Four more: make test-slow runs what make test leaves out; make test-ray installs Ray and tests runs on a cluster;
-# make test-oldest tests families, passes and methods on the oldest versions of torch and transformers that are
-# supported; make fuzz looks for faults at random for ten minutes.
+# Five more: make docs builds the documentation as a site; make test-slow runs what make test leaves out; make test-ray
+# installs Ray and tests runs on a cluster; make test-oldest tests families, passes and methods on the oldest versions of
+# torch and transformers that are supported; make fuzz looks for faults at random for ten minutes.
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement removals pages evaluate evaluate-pictures house figures vision-figures wheel zoo clean
+.PHONY: demo docs test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement removals pages evaluate evaluate-pictures house figures vision-figures wheel zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -30,6 +30,12 @@ test-interop: .venv-test/ready
 
 test-oldest: .venv-oldest/ready
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow and not ray and not wide" $(OLDEST)
+
+# The documentation as a site, in build/docs: every notebook runs, every warning is an error, every link within it is
+# followed. No page loads anything from elsewhere.
+docs: .venv-test/docs
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --jobs auto docs build/docs
+	.venv-test/bin/python -m docs.check_site build/docs
 
 lint: .venv-test/ready
 	.venv-test/bin/ruff check .
@@ -147,6 +153,10 @@ zoo: .venv/ready
 
 .venv-test/ray: .venv-test/ready
 	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray]"
+	touch $@
+
+.venv-test/docs: .venv-test/ready
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

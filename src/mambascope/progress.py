@@ -112,9 +112,10 @@ class _NotebookLine:
         self._put("")
 
     def _put(self, words: str) -> None:
-        from IPython.display import Markdown, display  # type: ignore[import-not-found]
+        from IPython.display import display
 
+        line = {"text/plain": words, "text/markdown": words}
         if self._handle is None:
-            self._handle = display(Markdown(words), display_id=True)
+            self._handle = display(line, raw=True, display_id=True)
         else:
-            self._handle.update(Markdown(words))
+            self._handle.update(line, raw=True)

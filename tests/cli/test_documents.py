@@ -1,4 +1,4 @@
-"""Every block of code in the README and in docs/ runs as printed."""
+"""Every block of code in the README and in docs/ runs as printed, notebooks too."""
 
 import itertools
 import re
@@ -7,15 +7,19 @@ import sys
 import tomllib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from mambascope.cli import main
+from mambascope.families import FAMILIES
+from mambascope.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "training" / "README.md", *sorted((ROOT / "zoo").rglob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PYTHON, SHELL, TEXT = "python", "sh", "text"
+FENCE = re.compile(r"^```([\w{}-]*)[^\n]*\n(?::\w+:[^\n]*\n)*(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON, SHELL, TEXT, CELL = "python", "sh", "text", "{code-cell}"
+SPHINX = {"{toctree}", "{include}", "{eval-rst}"}
 
 
 def blocks(page, language):
@@ -28,7 +32,8 @@ def commands(page):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-OURS = [words for page in PAGES for words in commands(page) if words[0] == "mambascope"]
+#: Every command of ours once, in the order of the pages.
+OURS = list(dict.fromkeys(tuple(words) for page in PAGES for words in commands(page) if words[0] == "mambascope"))
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def exit_code():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_say_what_they_are(page):
     text = page.read_text(encoding="utf-8")
-    assert {language for language, _ in FENCE.findall(text)} <= {PYTHON, SHELL, TEXT}
+    assert {language for language, _ in FENCE.findall(text)} <= {PYTHON, SHELL, TEXT, CELL, *SPHINX}
     outside = FENCE.sub("", text)
     assert not re.search(r"^ {4,}(mambascope|python|pip|make|import) ", outside, re.MULTILINE), "code stands in a fence"
 
@@ -64,11 +69,27 @@ def test_python_runs_as_printed(page, elsewhere, capsys):
     assert "mamba-lrp" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, CELL)], ids=lambda page: page.stem)
+def test_notebooks_run_as_printed(page, monkeypatch):
+    """All cells of a page one after the other, where Jupyter runs them: in the page's folder."""
+    monkeypatch.chdir(page.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    space = {}
+    try:
+        for code in blocks(page, CELL):
+            exec(compile(code, page.name, "exec"), space)
+    finally:
+        plt.close("all")
+        METHODS.pop("projection", None)
+        FAMILIES.pop("transformers.models.phi.modeling_phi.PhiAttention", None)
+
+
 def test_commands_run_as_printed(elsewhere, monkeypatch, capsys):
     """All commands of all pages in their order: some read what another wrote."""
     assert len(OURS) > 8
     for words in OURS:
-        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "argv", list(words))
         code = exit_code()
         assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
         for option, name in itertools.pairwise(words):
@@ -98,6 +119,6 @@ def test_files_and_folders_that_are_named_exist(page):
     paths = re.findall(r"`([\w-]+(?:/[\w.-]+)*(?:/|\.(?:pyi?|md|c|json|toml)))`", text)
     folders = (ROOT, ROOT / "src" / "mambascope", ROOT / "tests", ROOT / "training", page.parent)
     names = {path.name for path in (ROOT / "src").rglob("*.py")}
-    made = {"runs/", "build/fuzz/findings.json"}  # by the commands
+    made = {"runs/", "build/docs/", "index.html", "build/fuzz/findings.json"}  # by the commands
     stale = [path for path in paths if not any((folder / path).exists() for folder in folders)]
     assert [path for path in stale if path not in names | made] == []
