@@ -67,6 +67,8 @@ WRONG = {
         lambda outputs: torch.tensor([NAN]), lambda outputs: outputs.logits[:, 0, 0].long(),
         lambda outputs: torch.zeros(2),
     ),
+    "sources": ([], [99], [-99], [1.5], 1.5, *THINGS),
+    "places": (None, [], [99], [1.5], 99, -99, *NUMBERS),
     "rule": (None, "", "relu", 3, [], *THINGS),
     "value_bias": (None, "", "both", 3, [], *THINGS),
     "norm": (None, 0, 3, "2", 1.5, True, math.inf, [], *THINGS),
