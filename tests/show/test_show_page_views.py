@@ -244,7 +244,6 @@ def with_path(**options):
 
 
 PATH = """const path = () => ({
-  hidden: document.getElementById("path-title").closest("section").hidden,
   says: document.getElementById("path-says").textContent,
   layers: [...document.querySelectorAll(".path .stop title")].map((one) => one.textContent),
   terms: [...document.querySelectorAll(".path .term title")].map((one) => one.textContent),
@@ -289,4 +288,10 @@ def test_the_path_shows_every_layer_and_term_and_the_number_that_they_add_up_to(
 
 
 def test_a_page_without_path_and_lens_has_no_section_for_them(told):
-    assert told(html_page(result()), f"{PATH} return [path().hidden];") == [True]
+    page = html_page(result())
+    assert told(page, """return [document.getElementById("path-title"), document.getElementById("removal")];""") == [
+        None,
+        None,
+    ]
+    assert "offerRemoval(entry" not in page
+    assert "function showPath" not in page

@@ -39,7 +39,7 @@ def assembled(
         result: What the script reads: texts, axes, evidence.
         blocks: Elements that hold packed numbers, see `block`.
     """
-    script = "\n".join(['"use strict";', *map(asset, scripts)])
+    script = "\n".join(['"use strict";', *map(_code, scripts)])
     body = Template(asset("scripted.html")).substitute(
         sections="".join(map(asset, sections)), result=script_json(result), blocks="\n".join(blocks), script=script
     )
@@ -56,7 +56,7 @@ def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
         styles: The assets of its style.
         allowed: What the policy allows besides the style.
     """
-    style = "\n".join(map(asset, styles))
+    style = "\n".join(map(_code, styles))
     policy = f"style-src '{fingerprint(style)}'; {allowed}"
     return Template(asset("document.html")).substitute(title=title, style=style, policy=policy, body=body)
 
@@ -117,6 +117,12 @@ def plain(value: Any) -> Any:
 def asset(name: str) -> str:
     """Return the text of a file in `assets/`."""
     return resources.files("mambascope.show").joinpath("assets", name).read_text("utf-8")
+
+
+def _code(name: str) -> str:
+    """Return an asset's lines without indentation and without those that only comment; no string spans lines."""
+    lines = (line.strip() for line in asset(name).split("\n"))
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def fingerprint(content: str) -> str:

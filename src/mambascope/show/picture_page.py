@@ -28,8 +28,8 @@ from mambascope.show.palette import ANCHORS
 from mambascope.show.tokens import visible
 
 SCRIPTS = (
-    "decode.js", "colour.js", "sources.js", "removal.js", "scene.js", "exports.js", "address.js", "evidence.js",
-    "patches.js", "overlay.js", "folding.js", "picturepage.js",
+    "decode.js", "colour.js", "sources.js", "scene.js", "exports.js", "address.js", "evidence.js", "patches.js",
+    "overlay.js", "folding.js", "picturepage.js",
 )  # fmt: skip
 
 #: Pictures of more pixels are stored as JPEG; smaller ones exactly.
@@ -77,12 +77,13 @@ def picture_page(attribution: Attribution, *others: Attribution, command: str | 
         "palest": PALEST,
         "floor": FLOOR,
     }
+    removed = any("verified" in result.diagnostics for result in results)
     blocks = [one for index, result in enumerate(results) for one in _blocks(index, result, grid)]
     return assembled(
         sections=["picture.html"],
         about=attribution.model.name,
-        styles=["page.css", "picture.css"],
-        scripts=SCRIPTS,
+        styles=["page.css", "picture.css", *(["removal.css"] if removed else [])],
+        scripts=[*(["removal.js"] if removed else []), *SCRIPTS],
         result=description,
         blocks=[block("picture", packed), *blocks],
     )

@@ -18,9 +18,8 @@ from mambascope.show.tokens import visible
 from mambascope.theory.gallery import Gallery
 
 SCRIPTS = (
-    "decode.js", "colour.js", "text.js", "sources.js", "removal.js", "span.js", "path.js", "overview.js", "strip.js",
-    "map.js", "mapinput.js", "scene.js", "textscene.js", "exports.js", "address.js", "textview.js", "evidence.js",
-    "folding.js", "page.js",
+    "decode.js", "colour.js", "text.js", "sources.js", "span.js", "overview.js", "strip.js", "map.js", "mapinput.js",
+    "scene.js", "textscene.js", "exports.js", "address.js", "textview.js", "evidence.js", "folding.js", "page.js",
 )  # fmt: skip
 
 #: What the text shows for a token that continues the character before it.
@@ -48,18 +47,23 @@ def text_page(
     require_same_text(*results)
     for result in results:
         require_finite(result)
+    facts = [_facts(result) for result in results]
+    followed = any(one["path"] for one in facts) or "lens" in attribution.diagnostics
+    removed = any("verified" in result.diagnostics for result in results)
+    path, heads = ["path"] * followed, ["heads"] * (gallery is not None)
+    added = ["removal"] * removed
     return assembled(
-        sections=["page.html", *([] if gallery is None else ["heads.html"])],
+        sections=[f"{name}.html" for name in ("page", *path, "maps", *heads)],
         about=attribution.model.name,
-        styles=["page.css", *([] if gallery is None else ["heads.css"])],
-        scripts=[*SCRIPTS, *([] if gallery is None else ["headmap.js", "heads.js"])],
-        result=_description(results, command) | {"gallery": gallery_facts(gallery, attribution.tokens)},
+        styles=[f"{name}.css" for name in ("page", *added, *path, *heads)],
+        scripts=[*(f"{name}.js" for name in [*added, *path]), *SCRIPTS, *(["headmap.js", "heads.js"] if heads else [])],
+        result=_description(results, facts, command) | {"gallery": gallery_facts(gallery, attribution.tokens)},
         blocks=[one for index, result in enumerate(results) for one in _blocks(index, result)]
         + gallery_blocks(gallery),
     )
 
 
-def _description(results: tuple[Attribution, ...], command: str | None) -> dict[str, Any]:
+def _description(results: tuple[Attribution, ...], facts: list[dict[str, Any]], command: str | None) -> dict[str, Any]:
     """Return everything but the scores: texts, axes, colours, evidence."""
     first = results[0]
     names, starts = piece_names(first.tokens), character_starts(first.tokens)
@@ -69,7 +73,7 @@ def _description(results: tuple[Attribution, ...], command: str | None) -> dict[
         "shown": {j: word for j, word in enumerate(in_text) if word != first.tokens[j]},
         "parts": {j: visible(name) for j, name in enumerate(names) if starts[j] != j},
         "command": command or first.diagnostics.get("command"),
-        "methods": [_facts(result) for result in results],
+        "methods": facts,
         "palette": ANCHORS,
         "top": TOP,
         "codes": CODES,

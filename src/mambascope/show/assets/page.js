@@ -99,7 +99,7 @@ function showFocus() {
   showSources(focused(), top, data.lengths[t], follow, state.rows ? null : method().targets[t]);
   if (state.rows) byId("sources-title").textContent = `Top sources of ${rowsName()}, added up`;
   if (layered()) showBars(state.totals, first, last, state.block);
-  showPath(focus(), method().targets[focus()], state.block, toggleBlock);
+  if (typeof showPath === "function") showPath(focus(), method().targets[focus()], state.block, toggleBlock);
   drawLegend(byId("text-legend"), data.scales[t], method().signed, `(${layerName(state.block)})`);
   byId("contrast").parentElement.hidden = view.grid.rows < 2;
   drawOverviewNow();
@@ -243,7 +243,7 @@ function listen() {
   textBox.addEventListener("focusin", (event) => look(positionOf(event)));
   textBox.addEventListener("click", (event) => {
     const j = positionOf(event);
-    if (single()) remove(j);
+    if (single() && typeof remove === "function") remove(j);
     if (!isTarget(j) || single() || state.selected) return;
     if (state.pinned === j && !state.rows) { state.pinned = null; state.looked = j; showFocus(); } else pin(j);
   });

@@ -5,7 +5,8 @@ const CUTS = [
   { key: "occlusion", name: "zeroed", says: "its embedding is zero" },
 ];
 const removal = { entry: null, source: null, adds: false };
-const removalBox = element("div", { id: "removal", hidden: true });
+const removalBox = document.createElement("div");
+Object.assign(removalBox, { id: "removal", hidden: true });
 document.getElementById("sources").after(removalBox);
 
 // entry: what was measured for the target in focus, if anything; adds: whether scores add up to the number, so that

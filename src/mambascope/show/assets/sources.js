@@ -8,8 +8,8 @@ const element = (name, properties = {}, ...children) => {
 
 // top: what `topSources` gives for the target at a position, of `count` sources in all; place: the target's position.
 function showSources(position, top, count, follow, place = position) {
-  const { verified, conservation_error: adds } = method().diagnostics;
-  offerRemoval(verified?.find((one) => one.position === place), typeof adds === "number");
+  const { verified, conservation_error: adds } = method().diagnostics, removable = typeof offerRemoval === "function";
+  if (removable) offerRemoval(verified?.find((one) => one.position === place), typeof adds === "number");
   const table = document.getElementById("sources"), largest = Math.abs(top[0]?.score ?? 0);
   table.dataset.target = position;
   document.getElementById("sources-title").textContent = `Top sources of ${targetName(position)}`;
@@ -23,7 +23,7 @@ function showSources(position, top, count, follow, place = position) {
       element("td", {}, name, element("span", { className: "place", textContent: sourcePlace(j) })),
       element("td", { className: "number", textContent: formatScore(score), title: String(score) }),
       element("td", { className: "number", textContent: formatShare(share) }),
-      element("td", { className: "bar" }, bar), removeButton(j));
+      element("td", { className: "bar" }, bar), removable ? removeButton(j) : element("td"));
     Object.assign(row.dataset, { position: j, score: String(score), share: String(share) });
     row.addEventListener("mouseenter", () => mark(j, true));
     row.addEventListener("mouseleave", () => mark(j, false));
@@ -38,7 +38,7 @@ function showSources(position, top, count, follow, place = position) {
   }
   unmark();
   table.tBodies[0].replaceChildren(...rows);
-  if (removal.entry) showRemoval();
+  if (removable && removal.entry) showRemoval();
 }
 
 // What a method's scores mean, and the caution about them, if any.

@@ -23,7 +23,7 @@ function currentView() {
     layer: state.block > 0 ? state.block : null,
     token: state.pinned !== null && !single() ? state.pinned : null,
     rows: state.rows ? state.rows.join(",") : null,
-    removed: removal.source,
+    removed: typeof removal === "undefined" ? null : removal.source,
     contrast: byId("contrast").value === "row" ? "row" : null,
     map: zoomed ? [view.x, view.y, 100 * view.zoom].map(Math.round).join(",") : null,
   };
@@ -36,7 +36,7 @@ async function goToNamedView() {
   if (address().get("contrast") === "row") byId("contrast").value = "row";
   await chooseBlock(block <= method().layers.length && layered() ? block : state.block);
   if (rows.length === 2 && rows[1] < anchors().length) explainTogether(rows);
-  if (addressed("removed").length && removal.source !== addressed("removed")[0]) remove(addressed("removed")[0]);
+  if (typeof removal !== "undefined" && addressed("removed").length && removal.source !== addressed("removed")[0]) remove(addressed("removed")[0]);
   const [x, y, zoom] = addressed("map");
   if (zoom && view.inner) { Object.assign(view, { x, y, zoom: zoom / 100 }); clampView(); drawMapSoon(); }
 }
