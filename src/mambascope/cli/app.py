@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -183,19 +183,44 @@ def explain(
 
 @app.command()
 def compare(
-    picture: Annotated[str, typer.Argument(help="The picture file.", metavar="PICTURE")],
-    models: Annotated[
-        str, typer.Option(help="The rows: bundled names, zoo:NAME, folders or hub ids, separated by commas.")
+    text: Annotated[
+        str,
+        typer.Argument(
+            help="What the models read: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
+        ),
     ],
+    models: Annotated[str, typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, separated by commas.")],
     methods: Annotated[
         str | None,
-        typer.Option(help="The columns, separated by commas; default: raw attention, rollout, attribution, relevance."),
+        typer.Option(
+            help="The methods, separated by commas; default for texts: those that explain predictions best; for "
+            "pictures: raw attention, rollout, attribution, relevance."
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="The class to explain; default: each model's likeliest.", metavar="CLASS")
+        str | None,
+        typer.Option(help="The token (or class) to explain; default: each model's likeliest.", metavar="TOKEN"),
     ] = None,
-    foil: Annotated[str | None, typer.Option(help="A class to contrast the target with.", metavar="CLASS")] = None,
-    patch: Annotated[str | None, typer.Option(help="The patch to explain, from 0.", metavar="ROW,COLUMN")] = None,
+    foil: Annotated[
+        str | None, typer.Option(help="A token (or class) to contrast the target with.", metavar="TOKEN")
+    ] = None,
+    position: Annotated[
+        int | None, typer.Option(help="The position to explain, from 0; negative numbers count from the end.")
+    ] = None,
+    other: Annotated[
+        str | None, typer.Option(help="Another text, to be aligned with the first: what changed?", metavar="TEXT")
+    ] = None,
+    patch_in: Annotated[
+        Literal["stream", "mixer", "state"] | None,
+        typer.Option(help="With --other: what of the first text's run to put into the other's, place by place."),
+    ] = None,
+    patch: Annotated[
+        str | None, typer.Option(help="For pictures: the patch to explain, from 0.", metavar="ROW,COLUMN")
+    ] = None,
+    image: Annotated[bool, typer.Option("--image", help="Treat the argument as a picture file, whatever it is.")] = (
+        False
+    ),
+    as_text: AsTextOption = False,
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Read the picture at its own size, without resizing.")
     ] = False,
@@ -203,24 +228,44 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write a .html, .png, .pdf, .svg or .json file.", metavar="FILE")
     ] = None,
+    tokenizer: TokenizerOption = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = "cpu",
     image_size: SizeOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Show what several models drew from in one picture: a row for each model, a column for each method."""
-    from mambascope.cli import comparing, loading
+    """Show what models drew from by several methods, in one text or picture, or in two texts that differ."""
+    from mambascope.cli import comparing, comparing_texts, loading, pictures_asked
 
-    comparing.compare(
-        picture,
-        lambda name, size: loading.load(name, None, dtype, device, trust_remote_code, size),
+    def load(name: str, size: int | None = None) -> Any:
+        return loading.load(name, tokenizer, dtype, device, trust_remote_code, size)
+
+    if pictures_asked.is_asked(text, image, as_text, patch=patch, stage=None, keep_size=keep_size, verb="compare"):
+        pictures_asked.check_alone(position=position, other=other, patch_in=patch_in, tokenizer=tokenizer)
+        comparing.compare(
+            text,
+            load,
+            models=models,
+            image_size=image_size,
+            methods=methods,
+            target=target,
+            foil=foil,
+            patch=patch,
+            keep_size=keep_size,
+            as_json=json,
+            out=out,
+        )
+        return
+    comparing_texts.compare(
+        text,
+        load,
+        other=other,
         models=models,
-        image_size=image_size,
         methods=methods,
         target=target,
         foil=foil,
-        patch=patch,
-        keep_size=keep_size,
+        position=position,
+        patch_in=patch_in,
         as_json=json,
         out=out,
     )

@@ -1,4 +1,4 @@
-"""`mambascope compare`: several models on one picture, a row each, with a method in each column."""
+"""`mambascope compare PICTURE`: several models on one picture, a row each, with a method in each column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mambascope.attribution import Attribution
-from mambascope.cli.asked import patch_asked
+from mambascope.cli.asked import listed, patch_asked
 from mambascope.cli.delivering import FIGURES, check_out, command_line, write_and_print
 from mambascope.cli.loading import check_size, size_for
 from mambascope.errors import InputError
@@ -59,13 +59,13 @@ def compare(
     """Explain one picture by every method on every model, print the numbers, and write the grid."""
     columns = {name: _standing_in(name) for name in COLUMNS}
     if methods is not None:
-        columns = {name: (find_method(name).name,) for name in _names(methods, "--methods")}
+        columns = {name: (find_method(name).name,) for name in listed(methods, "--methods")}
         check_targets([METHODS[names[0]] for names in columns.values()], target, foil)
     check_out(out, FORMATS)
     if not os.path.isfile(file):
         raise InputError(f"there is no picture {file}")
     question = {"target": target, "foil": foil, "patch": patch_asked(patch)}
-    names = _names(models, "--models")
+    names = listed(models, "--models")
     check_size(image_size, names)
     rows = []
     for name in names:
@@ -95,13 +95,6 @@ def _standing_in(column: str) -> tuple[str, ...]:
         ) if method.answers is None else method.answers
 
     return tuple(method.name for method in sorted(found, key=rank))
-
-
-def _names(given: str, option: str) -> list[str]:
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    if not names:
-        raise InputError(f"{option} is empty; give one name, or several separated by commas")
-    return list(dict.fromkeys(names))
 
 
 def _row(subject: Subject, columns: dict[str, tuple[str, ...]], question: dict[str, Any]) -> Compared:
