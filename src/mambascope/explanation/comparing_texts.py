@@ -84,7 +84,8 @@ def compare_texts(
     chosen = None if methods is None else [find_method(name) for name in dict.fromkeys(methods)]
     check_targets(chosen or (), target, foil)
     texts = [text] if other is None else [text, other]
-    answers = [_answers(model, tokenizer, texts, chosen, target, foil, position) for model, tokenizer in models]
+    loaded = models if chosen or chosen is None else ()
+    answers = [_answers(model, tokenizer, texts, chosen, target, foil, position) for model, tokenizer in loaded]
     if not answers:
         raise InputError("there is nothing to compare: name at least one model and one method")
     columns = _columns(answers, len(texts))
