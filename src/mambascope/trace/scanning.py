@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,28 @@ def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
     o = o if call.bias is None else o + call.bias.to(working)
     z = call.coefficients.get("z")
     return o if z is None else o.mul_(F.silu(z.to(working)))
+
+
+def intact(
+    families: Mapping[PatchPoint, Family],
+    point: PatchPoint,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Return the result of a call as it is: a scan by the model's compiled kernel if it has one, else by ours.
+
+    Args:
+        families: The families of the scans that the model calls.
+        point: The function that is called.
+        original: The function itself, and what it is called with.
+        args, kwargs: The arguments of the call.
+    """
+    family = families.get(point)
+    if family is None:
+        return original(*args, **kwargs)
+    call = read_call(family, args, kwargs)
+    return original(*args, **kwargs) if has_kernel(call.s) else call.give(scanned(family, call))
 
 
 def prefix_error(
