@@ -52,6 +52,20 @@ def test_a_comparison_says_what_explain_says(run, both):
         assert row["values"] == [pytest.approx(one["target"]["value"], rel=1e-5)]
 
 
+@pytest.mark.parametrize("part", ["stream", "mixer", "state"])
+def test_parts_of_one_text_are_put_into_the_other(run, both, tmp_path, part):
+    page, other = tmp_path / "x.html", TEXT.replace("When Mary", "When John")
+    asked = ("compare", TEXT, "--models", both, "--methods", "mamba-lrp", "--other", other, "--patch-in", part)
+    code, out, err = run(*asked, "--out", page)
+    assert (code, err) == (0, "")
+    assert out.count("patching · mamba") == 2
+    assert out.count("% brought back") == 2
+    assert page.read_text("utf-8").count("Patching · mamba") == 2
+    found = json.loads(run(*asked, "--json")[1])["patched"]
+    assert [one["diagnostics"]["put_in"] for one in found] == [part, part]
+    assert all(len(one["layers"]) == 2 for one in found)
+
+
 def test_a_text_may_come_from_standard_input(run, both, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
     code, out, err = run("compare", "-", "--models", both, "--other", OTHER, "--json")
@@ -73,6 +87,8 @@ def test_comparisons_of_texts_that_cannot_be_made_are_refused(run, both, tmp_pat
         (TEXT, *use, "--position", "99"): "position 99 does not exist",
         (TEXT, *use, "--out", tmp_path / "x.csv"): "choose one of",
         (TEXT, *use, "--other", ""): "the text is empty",
+        (TEXT, *use, "--patch-in", "state"): "--patch-in state puts parts of one text into another",
+        (TEXT, *use, "--other", "When Mary", "--patch-in", "state"): "both texts must have as many tokens",
         (TEXT, *use, "--patch", "1,2"): "--patch is for pictures",
         (TEXT, *use, "--text", "--image"): "contradict each other",
         ("absent.png", *use): "looks like the path of a picture but does not exist",

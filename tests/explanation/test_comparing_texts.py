@@ -1,10 +1,13 @@
 """Models and methods asked one question about one text, or about two."""
 
 import pytest
+import torch
 
 import mambascope
+from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.explanation.comparing_texts import compare_texts
+from mambascope.methods import patching
 from models import stock_model, stock_transformer
 from picture_checkpoints import vim
 from small_tokenizers import SIZE, byte_level, sentencepiece, word_pieces
@@ -85,6 +88,31 @@ def test_a_position_must_be_the_same_place(pairs):
         compare_texts(both, TEXT, methods=["latim"], position=9)
     with pytest.raises(InputError, match="count from the end"):
         compare_texts([pairs["pieces"]], TEXT, "On that day " + TEXT, methods=["latim"], position=20)
+
+
+def test_patching_is_of_the_number_that_is_compared(pairs):
+    model, tokenizer = pairs["pieces"]
+    texts = ("Mary and John", "Mary and Jane")
+    comparison = compare_texts([pairs["pieces"]], *texts, methods=["mamba-lrp"], patch_in="mixer")
+    (row,), (found,) = comparison.rows, comparison.patched
+    ids = [tokenizer([text], return_tensors="pt")["input_ids"] for text in texts]
+    traces = [mambascope.capture(model, input_ids=one) for one in ids]
+    token = int(traces[0].logits[0, -1].argmax())
+    expected = patching(*traces, readouts.token(-1, token), what="mixer")
+    torch.testing.assert_close(found.scores[:, 0], expected.scores)
+    assert found.axes["layer"] == (0, 1)
+    assert (found.diagnostics["clean"], found.diagnostics["corrupted"]) == pytest.approx(row.values)
+    assert found.target.asked == row.results[0].target.asked
+    assert found.target.value == pytest.approx(row.values[0])
+    assert len(found.diagnostics["other_tokens"]) == len(found.tokens)
+    assert comparison.to_dict()["patched"][0]["method"] == "patching"
+
+
+def test_patching_needs_two_texts_of_as_many_tokens(pairs):
+    with pytest.raises(InputError, match="pass the other text"):
+        compare_texts([pairs["pieces"]], TEXT, patch_in="stream")
+    with pytest.raises(InputError, match="as many tokens, found"):
+        compare_texts([pairs["pieces"]], TEXT, TEXT + " store", patch_in="stream")
 
 
 def test_what_cannot_be_compared_is_refused(pairs):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hybrids import in_double
-from mambascope import methods, readouts
+from mambascope import readouts
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
 from mambascope.families import find_mixers
-from mambascope.methods.patching import patching
+from mambascope.methods import patching
 from mambascope.trace import capture
 from models import stock_model, stock_transformer, without_downcasts
 
@@ -265,8 +265,3 @@ def test_a_layer_that_a_hook_of_the_callers_changes_is_refused_by_name():
         patching(trace, other, READOUT)
     assert patching(trace, other, READOUT, what="mixer").together == pytest.approx(1, abs=1e-6)
     handle.remove()
-
-
-def test_it_is_public():
-    assert methods.patching is patching
-    assert methods.Patching.__module__ == patching.__module__

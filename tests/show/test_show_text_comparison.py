@@ -51,6 +51,24 @@ def changed(second=(*PLAIN[:3], " Anna", " Lee", *PLAIN[4:])):
     return TextComparison((compared_row(both, units, [at, at]),), tuple(map(tuple, names)))
 
 
+def patched(layers=3, shares=None):
+    """A comparison of two texts with what patching found, one layer's share of the first token being negative."""
+    comparison = changed()
+    scores = torch.zeros(layers, len(PLAIN)) if shares is None else shares
+    if shares is None:
+        scores[0, 3], scores[-1, -1], scores[1, 0] = 0.42, 1.0, -0.13
+    made = dataclasses.replace(
+        result(PLAIN, layers=layers, signed=True, single=True, method="patching"),
+        scores=scores[:, None],
+        diagnostics={
+            "clean": 2.5, "corrupted": -1.0, "put_in": "stream", "together": 1.0, "patching_error": 2e-7,
+            "other_tokens": [*PLAIN[:3], " Anna", *PLAIN[4:]],
+        },
+    )  # fmt: skip
+    target = dataclasses.replace(made.target, asked="logit of ' Mary'", value=2.5)
+    return dataclasses.replace(comparison, patched=(dataclasses.replace(made, target=target),))
+
+
 def printed(comparison, width=80, **options):
     file = io.StringIO()
     print_text_comparison(comparison, Console(file=file, width=width, **options))
@@ -98,7 +116,7 @@ def test_two_texts_are_aligned_and_what_changed_is_listed():
 
 
 @pytest.mark.parametrize("width", [24, 40, 80, 200])
-@pytest.mark.parametrize("make", [compared, changed, lambda: compared(HOSTILE)])
+@pytest.mark.parametrize("make", [compared, changed, patched, lambda: patched(40), lambda: compared(HOSTILE)])
 def test_no_line_is_wider_than_the_screen(make, width):
     for options in ({}, {"force_terminal": True, "color_system": None}):
         out = printed(make(), width=width, **options)
@@ -115,7 +133,7 @@ def test_a_long_text_is_cut_to_what_matters():
     assert re.search(r"»\[?word2999\]?«", out)
 
 
-@pytest.mark.parametrize("make", [compared, lambda: compared(methods=METHODS), changed, lambda: compared(HOSTILE)])
+@pytest.mark.parametrize("make", [compared, lambda: compared(methods=METHODS), patched, lambda: compared(HOSTILE)])
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_every_format_is_written(make, suffix, start, tmp_path):
     path = save_text_comparison(make(), tmp_path / f"x{suffix}")
@@ -139,6 +157,30 @@ def test_the_figure_of_two_texts_shows_both_and_the_change():
     assert len(lower.get_images()[0].get_array()) == 1
     assert upper.get_xticklabels()[3].get_text().strip() == "John"
     assert lower.get_xticklabels()[3].get_text().strip() == "Anna Lee"
+
+
+def test_what_patching_brings_back_is_a_table_of_positions_and_layers():
+    out = printed(patched())
+    assert "patching · made-up/mamba-tiny\nput in: the stream that leaves the layer" in out
+    assert re.search(r"place  % brought back +0    2    4\n", out), "layers go by their numbers in the model"
+    assert re.search(r" 0  'When' +0  \u221213    0\n", out)
+    assert re.search(r" 3  ' John' → ' Anna' +42    0    0\n", out)
+    assert re.search(r"13  ' to' +0    0  100\n", out)
+    assert "' and' " not in out.partition("% brought back")[2], "nothing comes back there"
+    page = text_comparison_page(patched())
+    assert '<td class="name">&#x27; John&#x27; → &#x27; Anna&#x27;</td><td class="number plus8">42</td>' in page
+    assert page.count('<tr><td class="number">') >= len(PLAIN)
+    *_, last = [axes for axes in text_comparison_figure(patched()).get_axes() if axes.get_images()]
+    assert last.get_images()[0].get_array().tolist() == patched().patched[0].scores[:, 0].tolist()
+    assert last.get_title(loc="left") == "patching · made-up/mamba-tiny"
+
+
+def test_where_layers_are_too_many_for_numbers_each_has_a_bar():
+    line = next(line for line in printed(patched(40), width=80).splitlines() if "' to'" in line and "█" in line)
+    assert len(line) == 7 + 24 + 40
+    assert line[7 + 24 : -1].strip() == ""
+    low = next(line for line in printed(patched(40)).splitlines() if "'When'" in line and "\u2212" in line)
+    assert low[7 + 24 + 1] == "\u2212"
 
 
 def test_one_row_has_nothing_to_differ_from():
@@ -184,7 +226,7 @@ def test_the_page_of_two_texts_says_what_changed():
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("make", [compared, changed])
+@pytest.mark.parametrize("make", [compared, patched])
 def test_the_page_opens_without_a_complaint(make, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(text_comparison_page(make()), "utf-8")

@@ -212,7 +212,9 @@ def compare(
     ] = None,
     patch_in: Annotated[
         Literal["stream", "mixer", "state"] | None,
-        typer.Option(help="With --other: what of the first text's run to put into the other's, place by place."),
+        typer.Option(
+            help="With --other: the part of the first text's run to put into the other's, by layer and position."
+        ),
     ] = None,
     patch: Annotated[
         str | None, typer.Option(help="For pictures: the patch to explain, from 0.", metavar="ROW,COLUMN")

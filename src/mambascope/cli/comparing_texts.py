@@ -21,6 +21,7 @@ from mambascope.results.text_comparison import TextComparison
 from mambascope.show.text_comparison import print_text_comparison
 from mambascope.show.text_comparison_figure import save_text_comparison
 from mambascope.show.text_comparison_page import text_comparison_page
+from mambascope.trace.putting import Part
 
 FORMATS = (".html", *FIGURES, ".json")
 
@@ -35,7 +36,7 @@ def compare(
     target: str | None,
     foil: str | None,
     position: int | None,
-    patch_in: str | None,
+    patch_in: Part | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -46,7 +47,13 @@ def compare(
     texts = [text_asked(text), *([] if other is None else [other])]
     if not all(texts):
         raise InputError("the text is empty; pass at least one word")
-    asked: dict[str, Any] = {"methods": names, "target": target, "foil": foil, "position": position}
+    asked: dict[str, Any] = {
+        "methods": names,
+        "target": target,
+        "foil": foil,
+        "position": position,
+        "patch_in": patch_in,
+    }
     comparison = compare_texts(_loaded(listed(models, "--models"), load), *texts, **asked)
     facts = {"texts": texts} | comparison.to_dict()
     write_and_print(

@@ -14,6 +14,7 @@ from mambascope.errors import InputError
 from mambascope.explanation.answering import answer
 from mambascope.explanation.defaults import answering, has_head
 from mambascope.explanation.options import ask, check_targets
+from mambascope.explanation.patched_texts import patched
 from mambascope.explanation.question import Question, resolve
 from mambascope.explanation.subject import Subject, read_subject
 from mambascope.families import kinds_of
@@ -25,6 +26,7 @@ from mambascope.readouts import Readout
 from mambascope.results.alignment import beside, common_units, unit_names
 from mambascope.results.text_comparison import TextComparison, compared_row
 from mambascope.trace.private_copy import plain_model
+from mambascope.trace.putting import Part
 
 #: How many methods are compared on a model when none is named.
 DEFAULTS = 2
@@ -32,10 +34,11 @@ DEFAULTS = 2
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """One model's results for each text, method by method, and why others have none."""
+    """One model's results for each text, method by method, why others have none, and what patching found."""
 
     results: tuple[tuple[Attribution, ...], ...]
     left_out: tuple[str, ...]
+    patched: tuple[Attribution, ...]
 
     __repr__ = brief
 
@@ -60,6 +63,7 @@ def compare_texts(
     target: str | int | None = None,
     foil: str | int | None = None,
     position: int | None = None,
+    patch_in: Part | None = None,
 ) -> TextComparison:
     """Return what several models and methods say about one text, or about two texts, column by column.
 
@@ -75,17 +79,23 @@ def compare_texts(
             default the first two that can of those that `explain` uses for predictions.
         target, foil, position: As in `explain`, for every model; a position must be the same place in every text for
             every tokenizer.
+        patch_in: With two texts: also put this part of the first text's run into the second's, layer by layer and
+            position by position, see `methods.patching`.
 
     Raises:
-        InputError: as `explain` does, if there is no model, none of the methods can read one of them, the tokenizers
-            change the text so that it cannot be aligned, or a position is not the same place for all of them.
-        UnsupportedModelError: as `explain` does.
+        InputError: as `explain` and `methods.patching` do, if there is no model, none of the methods can read one of
+            them, the tokenizers change the text so that it cannot be aligned, or a position is not the same place for
+            all of them.
+        UnsupportedModelError, ReconstructionError: as `explain` and `methods.patching` do.
     """
     chosen = None if methods is None else [find_method(name) for name in dict.fromkeys(methods)]
     check_targets(chosen or (), target, foil)
     texts = [text] if other is None else [text, other]
+    if patch_in is not None and other is None:
+        raise InputError(f"patch_in={patch_in!r} puts parts of one text into another; pass the other text")
     loaded = models if chosen or chosen is None else ()
-    answers = [_answers(model, tokenizer, texts, chosen, target, foil, position) for model, tokenizer in loaded]
+    asked: dict[str, Any] = {"target": target, "foil": foil, "position": position}
+    answers = [_answers(model, tokenizer, texts, chosen, asked, patch_in) for model, tokenizer in loaded]
     if not answers:
         raise InputError("there is nothing to compare: name at least one model and one method")
     columns = _columns(answers, len(texts))
@@ -100,6 +110,7 @@ def compare_texts(
         tuple(rows),
         columns.names,
         tuple(reason for one in answers for reason in one.left_out),
+        patched=tuple(result for one in answers for result in one.patched),
         merged=any(len({one.pieces(text) for one in answers}) > 1 for text in range(len(texts))),
     )
 
@@ -109,9 +120,8 @@ def _answers(
     tokenizer: Any,
     texts: Sequence[str],
     methods: Sequence[Method] | None,
-    target: str | int | None,
-    foil: str | int | None,
-    position: int | None,
+    asked: dict[str, Any],
+    patch_in: Part | None,
 ) -> _Answers:
     """Return one model's results for each text by the methods that can read it."""
     model = plain_model(model)
@@ -128,12 +138,13 @@ def _answers(
     subjects = [read_subject(model, tokenizer, text) for text in texts]
     results = []
     for number, subject in enumerate(subjects):
-        if number and target is None:
-            target = _token(subjects[0], ask(subjects[0], able, foil=foil, position=position))
-        results.append(answer(subject, able, ask(subject, able, target=target, foil=foil, position=position)))
+        if number and asked["target"] is None:
+            asked = asked | {"target": _token(subjects[0], ask(subjects[0], able, **asked))}
+        results.append(answer(subject, able, ask(subject, able, **asked)))
+    both = () if patch_in is None else (patched(subjects, ask(subjects[0], able, **asked), patch_in, results[0][0]),)
     name = results[0][0].model.name
     left_out = tuple(f"{method} on {name}: it {reason}" for method, reason in reasons.items() if reason)
-    return _Answers(tuple(zip(*results, strict=True)), left_out)
+    return _Answers(tuple(zip(*results, strict=True)), left_out, both)
 
 
 def _reason(model: nn.Module, method: Method) -> str:

@@ -93,12 +93,14 @@ class TextComparison:
         rows: One for each method on each model that it can read.
         names: For each text, what each column is in it; empty where the text has nothing there.
         left_out: Why a method on a model has no row, a sentence each.
+        patched: For each model, what parts of the first text's run bring back in the second's, if that was asked.
         merged: Whether columns are what several tokenizers have in common, and not tokens.
     """
 
     rows: tuple[ComparedRow, ...]
     names: tuple[tuple[str, ...], ...]
     left_out: tuple[str, ...] = ()
+    patched: tuple[Attribution, ...] = ()
     merged: bool = False
 
     __repr__ = brief
@@ -181,6 +183,7 @@ class TextComparison:
             ],
             "differences": [{"name": name, "shares": _plain(line)} for name, line in self.differences()],
             "agreements": [] if self.texts == 2 else [one._asdict() for one in self.agreements()],
+            "patched": [one.to_dict() for one in self.patched],
             "left_out": list(self.left_out),
         }
 

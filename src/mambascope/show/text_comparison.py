@@ -14,6 +14,7 @@ from mambascope.show.check import require_finite
 from mambascope.show.evidence import signed_percent
 from mambascope.show.excerpt import excerpt
 from mambascope.show.palette import terminal_style
+from mambascope.show.patching import patching_lines
 from mambascope.show.screen import Screen, number, percent, quoted
 from mambascope.show.source_tables import MARKED_SOURCES
 from mambascope.show.text import bracketed, legend
@@ -105,6 +106,8 @@ def _blocks(comparison: TextComparison, screen: Screen) -> Iterator[Text]:
     yield legend(signed, 0 if screen.coloured else MARKED_SOURCES, left_out, screen)
     if not several and len(comparison.rows) > 1:
         yield _contrast_table(comparison, screen)
+    for result in comparison.patched:
+        yield patching_lines(result, screen)
     for words in notes(comparison):
         yield Text(screen.fit(f"{words}\n"))
 

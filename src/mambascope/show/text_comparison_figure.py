@@ -10,10 +10,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from mambascope.attribution import Attribution
 from mambascope.results.text_comparison import TextComparison
 from mambascope.show.figure import save_sheet
 from mambascope.show.figure_axes import LETTERS, mark_negative, number_ticks, token_ticks
 from mambascope.show.palette import colormap
+from mambascope.show.patching import pair_names, patching_words
 from mambascope.show.scale import score_norm
 from mambascope.show.sheet import Sheet
 from mambascope.show.text_comparison import SHARES, explained, notes, require_comparison
@@ -40,12 +42,13 @@ def text_comparison_figure(comparison: TextComparison) -> Sheet:
     shares = np.concatenate([row.shares.numpy() for row in comparison.rows])
     labelled = columns <= LABELLED_COLUMNS
     width = max(6.8, 2.6 + (0.17 if labelled else 0.02) * columns)
-    tall = LINE * (len(shares) + len(lines)) + (2.6 if labelled else 2.0) + 0.15 * len(comparison.rows)
+    layers = sum(len(one.axes["layer"]) + 6 for one in comparison.patched)
+    tall = LINE * (len(shares) + len(lines) + layers) + (2.6 if labelled else 2.0) + 0.15 * len(comparison.rows)
     sheet = Sheet(figsize=(min(width, 14.0), tall), layout="constrained")
     sheet.head("What models and methods drew from" if comparison.texts == 1 else "What changed between two texts")
     doubts = [one for row in comparison.rows for result in row.results if (one := caution(result.diagnostics))]
     sheet.caption(_how_to_read(comparison), doubts[0] if doubts else "")
-    heights = (len(shares), max(len(lines), 1)) if lines else (len(shares),)
+    heights = [len(shares), *([len(lines)] if lines else []), *(len(one.axes["layer"]) for one in comparison.patched)]
     parts = sheet.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     signed = bool((np.nan_to_num(shares) < 0).any())
     image = _lines(parts[0], shares, _row_names(comparison), signed)
@@ -57,12 +60,25 @@ def text_comparison_figure(comparison: TextComparison) -> Sheet:
         values = np.stack([line.numpy() for _, line in lines])
         _lines(parts[1], values, [_line_name(comparison, name) for name, _ in lines], bool((values < 0).any()))
         _columns(parts[1], comparison.names[-1], labelled and comparison.texts == 2, above=False)
+    for axes, result in zip(parts[len(heights) - len(comparison.patched) :], comparison.patched, strict=True):
+        _patched(sheet, axes, result)
     return sheet
 
 
 def save_text_comparison(comparison: TextComparison, path: str | Path) -> Path:
     """Write `text_comparison_figure` to a file as `save_figure` does, and return its path."""
     return save_sheet(lambda: text_comparison_figure(comparison), path)
+
+
+def _patched(sheet: Sheet, axes: Axes, result: Attribution) -> None:
+    """Draw what parts of the first text's run bring back, a line for each layer."""
+    values = result.scores[:, 0].numpy()
+    image = _lines(axes, values, [f"layer {layer}" for layer in result.axes["layer"]], bool((values < 0).any()))
+    axes.set_title(drawable(f"patching · {result.model.name}"), fontsize=LETTERS, loc="left", parse_math=False)
+    _columns(axes, pair_names(result, str), values.shape[1] <= LABELLED_COLUMNS, above=False)
+    bar = sheet.colorbar(image, ax=axes, fraction=0.046, pad=0.01)
+    bar.set_label("brought back", fontsize=LETTERS)
+    bar.ax.tick_params(labelsize=LETTERS - 1)
 
 
 def _lines(axes: Axes, values: Float[np.ndarray, "line column"], names: Sequence[str], signed: bool) -> AxesImage:
@@ -115,4 +131,5 @@ def _how_to_read(comparison: TextComparison) -> str:
     of_what = f"{SHARES} in the first text" if comparison.texts == 2 else SHARES
     says = [f"Colours: {of_what}; all rows have one scale, the differences below them one of their own."]
     says += [f"{number}: {explained(row)}." for number, row in enumerate(comparison.rows, start=1)]
+    says += [f"Patching {one.model.name}: {patching_words(one)}." for one in comparison.patched]
     return "\n".join([*says, *notes(comparison)])

@@ -9,6 +9,7 @@ from string import Template
 from mambascope.results.text_comparison import ComparedRow, Contrast, TextComparison
 from mambascope.show.evidence import evidence_sentences, signed_percent
 from mambascope.show.page_parts import asset, document
+from mambascope.show.patching import patching_section
 from mambascope.show.screen import number
 from mambascope.show.shades import LEVELS, shade_class, shade_rules
 from mambascope.show.text_comparison import SHARES, agreement, changed, explained, notes, require_comparison
@@ -54,7 +55,9 @@ def text_comparison_page(comparison: TextComparison, command: str | None = None)
         how=(TWO if several else ONE).format(shares=SHARES),
         legend=_legend(any(row.signed for row in comparison.rows)),
         rows="\n".join(sections),
-        differences="" if several else "\n".join(_difference_sections(comparison, contrasts)),
+        differences="\n".join(
+            map(patching_section, comparison.patched) if several else _difference_sections(comparison, contrasts)
+        ),
         furthest="What changed most" if several else "Where two rows are furthest apart",
         tables=_change_tables(comparison) if several else _contrast_table(comparison),
         numbers=_numbers(comparison),
