@@ -90,6 +90,7 @@ def test_comparisons_of_texts_that_cannot_be_made_are_refused(run, both, tmp_pat
         (TEXT, *use, "--patch-in", "state"): "--patch-in state puts parts of one text into another",
         (TEXT, *use, "--other", "When Mary", "--patch-in", "state"): "both texts must have as many tokens",
         (TEXT, *use, "--patch", "1,2"): "--patch is for pictures",
+        (TEXT, *use, "--image-size", "32"): "--image-size 32 is for",
         (TEXT, *use, "--text", "--image"): "contradict each other",
         ("absent.png", *use): "looks like the path of a picture but does not exist",
         (TEXT, "--models", picture_model): "reads pictures, not the text",

@@ -13,7 +13,7 @@ from mambascope.errors import InputError, ReconstructionError, UnsupportedModelE
 from mambascope.families import find_mixers
 from mambascope.methods import patching
 from mambascope.trace import capture
-from models import stock_model, stock_transformer, without_downcasts
+from models import stock_model, stock_transformer, transformer_inputs, without_downcasts
 
 #: A scan, state-space duality, attention, a delta rule beside attention, both side by side, a short convolution.
 FAMILIES = ("mamba", "mamba2", "llama", "qwen3_next", "falcon_h1", "lfm2")
@@ -230,6 +230,25 @@ def test_parts_that_a_model_does_not_have_are_refused_by_name(family, what, word
         with pytest.raises(UnsupportedModelError, match=words):
             patching(trace, other, READOUT, what=what)
         assert patching(trace, other, READOUT, what="mixer").together == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_where_layers_read_both_ways_there_is_no_state(family):
+    """Everything else is as elsewhere; a class token that is added after the embedding is a position too."""
+    model = stock_transformer(family)
+    given = {name: value[:1] for name, value in transformer_inputs(family, side="none").items()}
+    name, text = next(iter(given.items()))
+    changed = text.clone()
+    changed.view(-1)[-3:] += 1
+    trace, other = capture(model, **given), capture(model, **{name: changed})
+    readout = readouts.class_(1, 0)
+    for what in ("stream", "mixer"):
+        found = patching(trace, other, readout, what=what)
+        assert found.scores.abs().max() > 1e-3
+        assert found.scores.shape == (2, trace.shape[1])
+    assert patching(trace, other, readout).together == pytest.approx(1, abs=1e-4)
+    with pytest.raises(UnsupportedModelError, match=r"reads later tokens too, so it has no state"):
+        patching(trace, other, readout, what="state")
 
 
 def test_a_mixer_that_runs_several_times_has_a_state_each_time():

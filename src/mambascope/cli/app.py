@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mambascope import __version__
+from mambascope.cli.comparing import compare
+from mambascope.cli.options import (
+    MODEL,
+    AsTextOption,
+    DeviceOption,
+    DtypeOption,
+    FormerOption,
+    JsonOption,
+    ModelOption,
+    SizeOption,
+    TokenizerOption,
+    TrustOption,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,35 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-MODEL = "A bundled name, zoo:NAME, constructed:NAME, a folder or a hub id."
-
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help=MODEL,
-        metavar="NAME|PATH|HUB_ID",
-    ),
-]
-TokenizerOption = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
-]
-DtypeOption = Annotated[
-    Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision to run the model in.")
-]
-DeviceOption = Annotated[str, typer.Option(help="Device to run the model on, such as cpu or cuda.")]
-SizeOption = Annotated[
-    int | None,
-    typer.Option("--image-size", help="For a released picture model: the side of its pictures in pixels.", metavar="N"),
-]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
-AsTextOption = Annotated[
-    bool, typer.Option("--text", help="Treat the argument as a text, even if it looks like a path.")
-]
-FormerOption = Annotated[str | None, typer.Option(hidden=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def _print_version(asked: bool) -> bool:
@@ -181,96 +165,7 @@ def explain(
     )
 
 
-@app.command()
-def compare(
-    text: Annotated[
-        str,
-        typer.Argument(
-            help="What the models read: a text (`-` for standard input) or a picture file.", metavar="TEXT|PICTURE"
-        ),
-    ],
-    models: Annotated[str, typer.Option(help="Bundled names, zoo:NAME, folders or hub ids, separated by commas.")],
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="The methods, separated by commas; default for texts: those that explain predictions best; for "
-            "pictures: raw attention, rollout, attribution, relevance."
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="The token (or class) to explain; default: each model's likeliest.", metavar="TOKEN"),
-    ] = None,
-    foil: Annotated[
-        str | None, typer.Option(help="A token (or class) to contrast the target with.", metavar="TOKEN")
-    ] = None,
-    position: Annotated[
-        int | None, typer.Option(help="The position to explain, from 0; negative numbers count from the end.")
-    ] = None,
-    other: Annotated[
-        str | None, typer.Option(help="Another text, to be aligned with the first: what changed?", metavar="TEXT")
-    ] = None,
-    patch_in: Annotated[
-        Literal["stream", "mixer", "state"] | None,
-        typer.Option(
-            help="With --other: the part of the first text's run to put into the other's, by layer and position."
-        ),
-    ] = None,
-    patch: Annotated[
-        str | None, typer.Option(help="For pictures: the patch to explain, from 0.", metavar="ROW,COLUMN")
-    ] = None,
-    image: Annotated[bool, typer.Option("--image", help="Treat the argument as a picture file, whatever it is.")] = (
-        False
-    ),
-    as_text: AsTextOption = False,
-    keep_size: Annotated[
-        bool, typer.Option("--keep-size", help="Read the picture at its own size, without resizing.")
-    ] = False,
-    json: JsonOption = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write a .html, .png, .pdf, .svg or .json file.", metavar="FILE")
-    ] = None,
-    tokenizer: TokenizerOption = None,
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
-    image_size: SizeOption = None,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Show what models drew from by several methods, in one text or picture, or in two texts that differ."""
-    from mambascope.cli import comparing, comparing_texts, loading, pictures_asked
-
-    def load(name: str, size: int | None = None) -> Any:
-        return loading.load(name, tokenizer, dtype, device, trust_remote_code, size)
-
-    if pictures_asked.is_asked(text, image, as_text, patch=patch, stage=None, keep_size=keep_size, verb="compare"):
-        pictures_asked.check_alone(position=position, other=other, patch_in=patch_in, tokenizer=tokenizer)
-        comparing.compare(
-            text,
-            load,
-            models=models,
-            image_size=image_size,
-            methods=methods,
-            target=target,
-            foil=foil,
-            patch=patch,
-            keep_size=keep_size,
-            as_json=json,
-            out=out,
-        )
-        return
-    comparing_texts.compare(
-        text,
-        load,
-        other=other,
-        models=models,
-        methods=methods,
-        target=target,
-        foil=foil,
-        position=position,
-        patch_in=patch_in,
-        as_json=json,
-        out=out,
-    )
+app.command()(compare)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from mambascope.errors import InputError, ReconstructionError, UnsupportedModelE
 from mambascope.methods.ablation import batches, chosen, copies, padding_of, require_one_text
 from mambascope.methods.checked import checked
 from mambascope.methods.interventions import layer_window
-from mambascope.methods.targets import positions, reach
+from mambascope.methods.targets import looks_ahead, positions, reach
 from mambascope.numbering import shown
 from mambascope.readouts import read, read_at
 from mambascope.trace import Trace
@@ -118,6 +119,7 @@ def patching(
     with running(trace.model, eager=True) as own:
         theirs, ours = (parts_of(own, one, what, sites) for one in (inputs, given))
         differ = (embedded(own, inputs) != embedded(own, given)).any(dim=-1)[0]
+        differ = F.pad(differ, (length - len(differ), 0))  # a class token is added later
 
         def share(places: Bool[Tensor, "b layer L"]) -> Float[Tensor, " b"]:
             outputs = with_parts(own, copies(given, len(places)), theirs, places)
@@ -188,6 +190,11 @@ def _sites(trace: Trace, window: Sequence[int], what: Part) -> list[Site]:
     sites = []
     for place, number in enumerate(window):
         block = trace.layers[number]
+        if what == "state" and looks_ahead(trace, number):
+            raise UnsupportedModelError(
+                f"layer {number} ({block.name}) reads later tokens too, so it has no state of the tokens up to a "
+                "position; put in its output or the stream"
+            )
         if what != "stream":
             for branch in block.branches:
                 earlier = [one.name for layer in trace.layers[:number] for one in layer.branches]
