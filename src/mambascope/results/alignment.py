@@ -66,8 +66,8 @@ def beside(first: Sequence[str], second: Sequence[str]) -> list[tuple[range, ran
     what only one text has stands beside an empty run.
     """
     pairs: list[tuple[range, range]] = []
-    words = [[name.strip() or name for name in names] for names in (first, second)]
-    for _, start, stop, begin, end in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+    ours, theirs = ([name.strip() or name for name in names] for names in (first, second))
+    for _, start, stop, begin, end in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if stop - start == end - begin:
             pairs += [(range(start + k, start + k + 1), range(begin + k, begin + k + 1)) for k in range(stop - start)]
         elif start == stop or begin == end:

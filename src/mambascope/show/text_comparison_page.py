@@ -100,7 +100,7 @@ def _apart(contrast: Contrast | None) -> str:
 
 def _aligned(comparison: TextComparison, place: int, _: dict[int, Contrast]) -> str:
     row, parts, differ = comparison.rows[place], [], set(comparison.changed)
-    ((_, line),) = [comparison.differences()[place]]
+    line = comparison.differences()[place][1]
     largest = float(line.abs().max())
     for column, change in enumerate(line.tolist()):
         first, second = row.scores.nan_to_num()[:, column].tolist()
