@@ -262,7 +262,8 @@ def test_comparisons_that_cannot_be_made_are_refused(run, models, photographs, t
         (picture, *use, "--methods", "latim", "--target", "rocket"): "whatever is predicted there",
         (picture, *use, "--target", "dog"): "'dog' is not a class",
         (picture, *use, "--out", tmp_path / "x.safetensors"): "choose one of",
-        (tmp_path / "absent.png", *use): "there is no picture",
+        (tmp_path / "absent.png", *use): "looks like the path of a picture but does not exist",
+        (tmp_path / "absent.png", *use, "--image"): "there is no picture",
         (picture, "--models", "tiny-mamba"): "reads text, not pictures",
     }
     for arguments, words in cases.items():

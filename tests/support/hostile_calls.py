@@ -41,6 +41,7 @@ nowhere = copy.deepcopy(model).to("meta")
 half = copy.deepcopy(model).double()
 tokenizer = byte_level(merges=False)
 trace = mambascope.capture(model, input_ids=ids)
+changed = mambascope.capture(model, input_ids=ids + (ids == 5))
 two = mambascope.capture(model, input_ids=torch.cat([ids, ids + 1]))
 of_attention = mambascope.capture(attending, input_ids=ids)
 of_bert = mambascope.capture(bert, input_ids=ids)
@@ -57,6 +58,7 @@ THINGS = ({}, object(), b"3", {1}, 1j)
 NUMBERS = ("3", 1.5, True, NAN, math.inf, *THINGS)
 WRONG = {
     "trace": (None, model, "trace", ids, 3, (), *THINGS),
+    "other": (None, model, "trace", ids, 3, (), *THINGS),
     "layer": (None, [], [1], 99, -99, torch.tensor([0, 1]), *NUMBERS),
     "target": (None, [], [99], [1.5], 99, -99, torch.tensor([1.0]), *NUMBERS),
     "readout": (
@@ -86,6 +88,7 @@ WRONG = {
     "seed": (None, [], *NUMBERS),
     "noise": (None, 0, -1, NAN, math.inf, "0.1", True, [], *THINGS),
     "baseline": (None, "", "max", 3, [], *THINGS),
+    "what": (None, "", "value", 3, [], *THINGS),
     "replacement": (None, "", "max", -1, 999, True, 1.5, [], *THINGS),
     "targets": ([], [99], [1.5], 99, -99, *NUMBERS),
     "layers": (1, [], (1,), (0, 1, 2), (1, 0), (0, 99), (0, 1.5), "01", 1.5, True, *THINGS),
@@ -129,6 +132,10 @@ METHODS = {
     "occlusion": {
         "trace": trace, "readout": readout, "replacement": "zero", "sources": None, "batch": None, "progress": None,
     },
+    "patching": {
+        "trace": trace, "other": changed, "readout": readout, "what": "stream", "layers": None, "batch": None,
+        "progress": None,
+    },
     "raw_attention": {"trace": trace, "layer": 0},
     "raw_attention_row": {"trace": trace, "layer": 0, "target": 2, "variant": "published"},
     "rollout": {"trace": trace, "channels": "mean", "absolute": False, "normalise": False, "discard": 0.0},
@@ -145,7 +152,8 @@ RIGHT = {
 RUNS = {
     "norm_based": (trace,), "norm_based_row": (trace,), "transformer_attribution": (trace,),
     "mamba_lrp": (headless,), "alti_logit": (of_bert, headless), "gradient_x_input": (headless,),
-    "logit_lens": (two, headless), "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
+    "logit_lens": (two, headless), "patching": (two, headless, of_attention, changed),
+    "knockout": (two, headless), "occlusion": (two, headless), "value_zeroing": (two,),
     "integrated_gradients": (headless,), "smooth_grad": (headless,), "mamba_attribution": (headless,),
 }  # fmt: skip
 

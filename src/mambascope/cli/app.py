@@ -8,6 +8,19 @@ from typing import Annotated, Literal
 import typer
 
 from mambascope import __version__
+from mambascope.cli.comparing import compare
+from mambascope.cli.options import (
+    MODEL,
+    AsTextOption,
+    DeviceOption,
+    DtypeOption,
+    FormerOption,
+    JsonOption,
+    ModelOption,
+    SizeOption,
+    TokenizerOption,
+    TrustOption,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,35 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-MODEL = "A bundled name, zoo:NAME, constructed:NAME, a folder or a hub id."
-
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help=MODEL,
-        metavar="NAME|PATH|HUB_ID",
-    ),
-]
-TokenizerOption = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the tokenizer, if the model's folder has none.")
-]
-DtypeOption = Annotated[
-    Literal["float32", "float64", "bfloat16", "float16"], typer.Option(help="Precision to run the model in.")
-]
-DeviceOption = Annotated[str, typer.Option(help="Device to run the model on, such as cpu or cuda.")]
-SizeOption = Annotated[
-    int | None,
-    typer.Option("--image-size", help="For a released picture model: the side of its pictures in pixels.", metavar="N"),
-]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
-AsTextOption = Annotated[
-    bool, typer.Option("--text", help="Treat the argument as a text, even if it looks like a path.")
-]
-FormerOption = Annotated[str | None, typer.Option(hidden=True)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def _print_version(asked: bool) -> bool:
@@ -186,49 +170,7 @@ def explain(
     )
 
 
-@app.command()
-def compare(
-    picture: Annotated[str, typer.Argument(help="The picture file.", metavar="PICTURE")],
-    models: Annotated[
-        str, typer.Option(help="The rows: bundled names, zoo:NAME, folders or hub ids, separated by commas.")
-    ],
-    methods: Annotated[
-        str | None,
-        typer.Option(help="The columns, separated by commas; default: raw attention, rollout, attribution, relevance."),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The class to explain; default: each model's likeliest.", metavar="CLASS")
-    ] = None,
-    foil: Annotated[str | None, typer.Option(help="A class to contrast the target with.", metavar="CLASS")] = None,
-    patch: Annotated[str | None, typer.Option(help="The patch to explain, from 0.", metavar="ROW,COLUMN")] = None,
-    keep_size: Annotated[
-        bool, typer.Option("--keep-size", help="Read the picture at its own size, without resizing.")
-    ] = False,
-    json: JsonOption = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write a .html, .png, .pdf, .svg or .json file.", metavar="FILE")
-    ] = None,
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
-    image_size: SizeOption = None,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Show what several models drew from in one picture: a row for each model, a column for each method."""
-    from mambascope.cli import comparing, loading
-
-    comparing.compare(
-        picture,
-        lambda name, size: loading.load(name, None, dtype, device, trust_remote_code, size),
-        models=models,
-        image_size=image_size,
-        methods=methods,
-        target=target,
-        foil=foil,
-        patch=patch,
-        keep_size=keep_size,
-        as_json=json,
-        out=out,
-    )
+app.command()(compare)
 
 
 @app.command()

@@ -68,6 +68,14 @@ def spans_asked(words: bool, spans: list[str]) -> str | dict[str, tuple[int, int
     return named
 
 
+def listed(given: str, option: str) -> list[str]:
+    """Return the names that an option lists, separated by commas, each once."""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not names:
+        raise InputError(f"{option} is empty; give one name, or several separated by commas")
+    return list(dict.fromkeys(names))
+
+
 def text_asked(argument: str) -> str:
     """Return the text that was typed; of "-", what standard input holds.
 

@@ -16,15 +16,23 @@ ROOTED = re.compile(r"/|\.{1,2}/|~[\w.-]*/|[A-Za-z]:[\\/]")
 
 
 def is_asked(
-    argument: str, forced: bool, as_text: bool, *, patch: str | None, stage: int | None, keep_size: bool
+    argument: str,
+    forced: bool,
+    as_text: bool,
+    *,
+    patch: str | None,
+    stage: int | None,
+    keep_size: bool,
+    verb: str = "explain",
 ) -> bool:
-    """Return whether `explain` is asked about a picture.
+    """Return whether the command is asked about a picture.
 
     Args:
         argument: The text, or the path of the picture.
         forced: Whether `--image` is given.
         as_text: Whether `--text` is given.
         patch, stage, keep_size: Options that apply only to pictures.
+        verb: The command's verb.
 
     Raises:
         InputError: if it looks like a picture's path but is not one, or options for pictures are given with a text.
@@ -39,7 +47,7 @@ def is_asked(
         found = "--text says that this is a text" if as_text else f"there is no picture {short(argument)}"
         raise InputError(f"{option} is for pictures, but {found}")
     if not as_text:
-        check_text(argument, "explain")
+        check_text(argument, verb)
     return False
 
 
@@ -79,4 +87,4 @@ def check_alone(**options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         hint = "; name a patch with --patch ROW,COLUMN" if given[0] == "position" else ""
-        raise InputError(f"--{given[0]} is for texts, but this is a picture{hint}")
+        raise InputError(f"--{given[0].replace('_', '-')} is for texts, but this is a picture{hint}")

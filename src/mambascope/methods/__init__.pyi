@@ -28,6 +28,7 @@ from .method import MethodResult as MethodResult
 from .norm_based import norm_based as norm_based
 from .norm_based import norm_based_row as norm_based_row
 from .occlusion import occlusion as occlusion
+from .patching import patching as patching
 from .raw_attention import raw_attention as raw_attention
 from .raw_attention import raw_attention_row as raw_attention_row
 from .registry import METHODS as METHODS

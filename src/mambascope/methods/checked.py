@@ -26,6 +26,7 @@ def _rules(rules: Any, name: str) -> None:
 #: What is checked of each argument, by its name; a default is right as it is.
 CHECKS: dict[str, Callable[[Any, str], object]] = {
     "trace": lambda trace, _: check_trace(trace),
+    "other": lambda trace, _: check_trace(trace),
     "batch": count,
     "steps": count,
     "samples": count,
@@ -54,7 +55,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in CHECKS and value is not signature.parameters[name].default:
                 CHECKS[name](value, name)
-            if name == "trace" and goes_through:
+            if name in ("trace", "other") and goes_through:
                 check_whole(value, function.__name__.replace("_", "-"))
         with own_precision():
             return function(*args, **kwargs)

@@ -85,7 +85,7 @@ def knockout(
     targets = own if targets is None else targets
     if targets is None:
         raise InputError("this readout has no positions; pass targets, the positions that lose the source")
-    window = _window(trace, layers, kinds)
+    window = layer_window(trace, layers, kinds)
     mixers = _mixers(trace, window, kinds)
     with running(model, eager=True) as own:
         length, device = trace.shape[1], trace.layers[0].x.device
@@ -207,7 +207,7 @@ def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Fl
     return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
 
 
-def _window(trace: Trace, layers: tuple[int, int] | None, kinds: Collection[Kind] | None) -> list[int]:
+def layer_window(trace: Trace, layers: tuple[int, int] | None, kinds: Collection[Kind] | None) -> list[int]:
     """Return the numbers of the layers of a window of layers that have a mixer of these kinds."""
     if layers is not None and (not isinstance(layers, Sequence) or len(layers) != 2):
         raise InputError(f"a window of layers must be its first and last layer, found {shown(layers)}")

@@ -47,17 +47,18 @@ def assembled(
     return document(title, body, styles, f"script-src '{fingerprint(script)}'; img-src data: blob:")
 
 
-def document(title: str, body: str, styles: Sequence[str], allowed: str) -> str:
+def document(title: str, body: str, styles: Sequence[str], allowed: str, rules: str = "") -> str:
     """Return a page; its own policy forbids every script and connection that is not allowed.
 
     Args:
         title: Its title, as HTML.
         body: Its elements, in which every text from a model or a file is data, or escaped.
         styles: The assets of its style.
-        allowed: What the policy allows besides the style.
+        allowed: What the policy allows besides the style; empty for nothing.
+        rules: More of its style.
     """
-    style = "\n".join(map(_code, styles))
-    policy = f"style-src '{fingerprint(style)}'; {allowed}"
+    style = "\n".join([*map(_code, styles), rules]).strip()
+    policy = "; ".join(filter(None, (f"style-src '{fingerprint(style)}'", allowed)))
     return Template(asset("document.html")).substitute(title=title, style=style, policy=policy, body=body)
 
 

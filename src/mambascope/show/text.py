@@ -96,7 +96,7 @@ def shaded_text(attribution: Attribution, top: list[Source], screen: Screen) -> 
     shown = _words(attribution, starts, screen)
     if not screen.coloured:
         at = {starts[position] for position in marked}
-        shown = [_bracketed(word, j in at, j == focus, screen) if word else "" for j, word in enumerate(shown)]
+        shown = [bracketed(word, j in at, j == focus, screen) if word else "" for j, word in enumerate(shown)]
     scores: dict[int, float] = {}
     for start, score in zip(starts, row, strict=True):
         scores[start] = max(scores.get(start, 0.0), score, key=abs)
@@ -113,7 +113,7 @@ def shaded_text(attribution: Attribution, top: list[Source], screen: Screen) -> 
     if following < len(shown):
         text.append(screen.fit(" …"), style="dim")
     text.append("\n")
-    text.append_text(_legend(attribution.signed, len(marked), len(shown) - sum(map(len, runs)), screen))
+    text.append_text(legend(attribution.signed, len(marked), len(shown) - sum(map(len, runs)), screen))
     if len(scores) < len(row):
         text.append("a character of several tokens is shown once, by the largest of their scores\n", style="dim")
     return text
@@ -125,24 +125,26 @@ def _words(attribution: Attribution, starts: list[int], screen: Screen) -> list[
     return [screen.fit(visible(name)) if starts[j] == j else "" for j, name in enumerate(names)]
 
 
-def _legend(signed: bool, marked: int, left_out: int, screen: Screen) -> Text:
+def legend(signed: bool, marked: int, left_out: int, screen: Screen) -> Text:
+    """Return what colours or brackets mean, and how many tokens are left out."""
     if not screen.coloured:
         says = f"[ ] the {marked} largest scores · »« the target" if marked else "»« the target; every score is zero"
-        legend = Text(screen.fit(says))
+        line = Text(screen.fit(says))
     else:
-        legend = Text()
+        line = Text()
         for hue, says in ((1.0, "adds"), (-1.0, "takes away")) if signed else ((1.0, "more colour, larger score"),):
-            legend.append("  ", style=terminal_style(hue, 1.0) or "")
-            legend.append(f" {says}  ", style="dim")
-        legend.append("underlined", style="dim underline")
-        legend.append(": the target", style="dim")
+            line.append("  ", style=terminal_style(hue, 1.0) or "")
+            line.append(f" {says}  ", style="dim")
+        line.append("underlined", style="dim underline")
+        line.append(": the target", style="dim")
     if left_out:
-        legend.append(screen.fit(f" · {left_out} tokens left out (…)"), style="dim")
-    legend.append("\n")
-    return legend
+        line.append(screen.fit(f" · {left_out} tokens left out (…)"), style="dim")
+    line.append("\n")
+    return line
 
 
-def _bracketed(token: str, marked: bool, focus: bool, screen: Screen) -> str:
+def bracketed(token: str, marked: bool, focus: bool, screen: Screen) -> str:
+    """Return a token with the signs that stand for colours: in brackets, or as the target."""
     word = token.lstrip(" ") or token
     space = token[: len(token) - len(word)]
     if marked:

@@ -29,14 +29,11 @@ from mambascope.brief import brief
 from mambascope.families import Family, ScanCall
 from mambascope.operators.token_mixer import Stepwise
 from mambascope.trace.cutting import VALUES
+from mambascope.trace.mixing import Apart
 from mambascope.trace.scanning import relative_error
 
 #: Numbers that what sources have written to a state may hold at once, while the state is added up.
 WRITTEN = 1 << 22
-
-
-class Apart(Exception):
-    """The copies of one position do not run as the text does; the text is then run as a whole."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.trace import scanning
 from mambascope.trace.cutting import Cut, cut_attention, cut_output, cut_scan
 from mambascope.trace.mixer_calls import consumed, input_of, tensors_read
-from mambascope.trace.scanning import read_call, scanned
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,22 +141,12 @@ class _Editor:
         """Return the result of a call of a scan or of attention."""
         family, cut = self.running, self.cut
         if cut is None or family is None or point != _point(family):
-            return self._intact(point, original, args, kwargs)
+            return scanning.intact(self.scans, point, original, args, kwargs)
         self.calls.append(point)
         if not isinstance(family, Family):
             return cut_attention(cut, original, args, kwargs)
         reading = family.readings[(len(self.calls) - 1) % len(family.readings)]
         return cut_scan(family, reading, cut, original, args, kwargs)
-
-    def _intact(
-        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Return the result of a whole call: by the model's compiled kernel if it has one, else by our scan."""
-        family = self.scans.get(point)
-        if family is None:
-            return original(*args, **kwargs)
-        call = read_call(family, args, kwargs)
-        return original(*args, **kwargs) if scanning.has_kernel(call.s) else call.give(scanned(family, call))
 
     def _subtracted(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,28 @@ def answer(
         if found_by(family) and not error <= allowed:
             output = original(*args, **kwargs)
     return output, Answered(scan.coefficients | ({"o": o} if family.norm_factor else {}), error, run)
+
+
+def intact(
+    families: Mapping[PatchPoint, Family],
+    point: PatchPoint,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Return the result of a call as it is: a scan by the model's compiled kernel if it has one, else by ours.
+
+    Args:
+        families: The families of the scans that the model calls.
+        point: The function that is called.
+        original: The function itself, and what it is called with.
+        args, kwargs: The arguments of the call.
+    """
+    family = families.get(point)
+    if family is None:
+        return original(*args, **kwargs)
+    call = read_call(family, args, kwargs)
+    return original(*args, **kwargs) if has_kernel(call.s) else call.give(scanned(family, call))
 
 
 def prefix_error(

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
-from mambascope.families.family import Reading
-from mambascope.families.patch_points import PatchPoint, intercepting
-from mambascope.models.convolutions import causal_convolution
+from mambascope.families import find_mixers
+from mambascope.families.patch_points import PatchPoint
 from mambascope.trace import scanning
-from mambascope.trace.earlier_tokens import Apart, Copies, Earlier, EarlierAttention, EarlierConvolution, EarlierScan
+from mambascope.trace.earlier_tokens import Copies, Earlier, EarlierAttention, EarlierConvolution, EarlierScan
+from mambascope.trace.mixing import Apart, mixing
 from mambascope.trace.running import call
 from mambascope.trace.scanning import read_call, relative_error, scan_points, scanned
 from mambascope.trace.wrappers import HOOKS
@@ -44,13 +42,6 @@ READ = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 
 #: What is read of a model's outputs.
 RETURNED = ("logits", "last_hidden_state")
-
-#: Readings of a scan that goes through a text from its start to its end.
-FORWARDS = (Reading("forwards", torch.arange),)
-
-
-#: What is done with one call: given its function, the mixer that calls, the original and its arguments.
-Answer = Callable[[PatchPoint, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +96,7 @@ class SinglePosition:
             cut = copies if mixer in self.mixers else Copies(copies.place, copies.count)
             return earlier.answer(cut, original, args, kwargs)
 
-        with _mixing(self.own, answer):
+        with mixing(self.own, answer):
             outputs = call(self.own, _alone(self.own, self.inputs, self.place, copies.count))
         if next(left, None) is not None:
             raise Apart("the position alone calls fewer functions than the text")
@@ -170,90 +161,9 @@ def _earlier(own: nn.Module, inputs: dict[str, Any], place: int) -> tuple[tuple[
         return output
 
     convolutions = {family.conv_point for family in families.values()}
-    with _mixing(own, record):
+    with mixing(own, record):
         call(own, inputs)
     return tuple(kept)
-
-
-@contextmanager
-def _mixing(own: nn.Module, answer: Answer) -> Iterator[None]:
-    """Have every call of a function that mixes tokens answered inside the block, without gradients.
-
-    Raises:
-        Apart: if a mixer calls no such function, calls it more or less often than its family says, or looks ahead.
-    """
-    calls = _Calls(answer)
-    points: set[PatchPoint] = set()
-    with ExitStack() as stack:
-        for name, mixer, family in find_mixers(own):
-            points |= _points(family)
-            stack.callback(mixer.register_forward_pre_hook(calls.entering(name)).remove)
-            stack.callback(mixer.register_forward_hook(calls.leaving(family)).remove)
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(intercepting(calls, points))
-        yield
-
-
-@dataclass
-class _Calls:
-    """The interceptor of such a pass: it knows which mixer is running.
-
-    Attributes:
-        answer: What is done with a call.
-        mixer: The name of the mixer.
-        made: The functions that it has called so far.
-    """
-
-    answer: Answer
-    mixer: str = ""
-    made: list[PatchPoint] = field(default_factory=list)
-
-    def called(
-        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Return the result of a call."""
-        self.made.append(point)
-        return self.answer(point, self.mixer, original, args, kwargs)
-
-    def entering(self, name: str) -> Callable[..., None]:
-        """Return a hook that notes which mixer begins."""
-
-        def enter(*_: Any) -> None:
-            self.mixer = name
-            self.made.clear()
-
-        return enter
-
-    def leaving(self, family: MixerFamily) -> Callable[..., None]:
-        """Return a hook that counts the calls of a mixer that has run."""
-
-        def leave(mixer: nn.Module, *_: Any) -> None:
-            expected = family.heads(mixer) if isinstance(family, Family) else 1
-            made = self.made.count(_mixing_point(family))
-            if made != expected:
-                raise Apart(f"{self.mixer} called its function {made} times")
-            self.mixer = ""
-
-        return leave
-
-
-def _points(family: MixerFamily) -> set[PatchPoint]:
-    """Return the functions that mixers of a family call: the one in which they mix tokens, and their convolution."""
-    point = _mixing_point(family)
-    return {point, family.conv_point} if isinstance(family, Family) and family.conv_point.exists() else {point}
-
-
-def _mixing_point(family: MixerFamily) -> PatchPoint:
-    """Return the function in which mixers of a family mix tokens.
-
-    Raises:
-        Apart: if there is none, or it may look ahead.
-    """
-    if isinstance(family, AttentionFamily) and family.attention_point.exists():
-        return family.attention_point
-    if isinstance(family, Family) and family.readings == FORWARDS and family.convolve is causal_convolution:
-        return family.scan_point
-    raise Apart(f"{family.name} does not mix tokens in a function, forwards")
 
 
 def _alone(own: nn.Module, inputs: dict[str, Any], place: int, count: int) -> dict[str, Any]:

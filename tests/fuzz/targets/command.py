@@ -46,7 +46,7 @@ PICTURES = tuple(f"{GOOD}/pictures/picture.{kind}" for kind in ("png", "jpeg", "
 #: Good values of options and arguments, by name. Others are drawn by type.
 VALUES: dict[str, tuple[str, ...]] = {
     "text": ("The cat sat", "a", "é 日本", "-", "and/or", *PICTURES, *PICTURES),
-    "picture": PICTURES,
+    "other": ("The dog sat", "b", "The cat sat on", "-"),
     "model": MODELS,
     "models": (*MODELS, f"{MODELS[-1]},{MODELS[-3]}", f"{MODELS[0]},{MODELS[2]}"),
     "method": tuple(METHODS),
