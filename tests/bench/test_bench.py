@@ -1,11 +1,12 @@
 """What `mambascope bench` measures: what is beside ours gives the same, and what is not exact is not timed."""
 
+import contextlib
 import dataclasses
 
 import pytest
 import torch
 
-from mambascope.bench import forms, measuring, run, settings
+from mambascope.bench import forms, fresh, measuring, run, settings
 from mambascope.bench.cases import CASES
 from mambascope.bench.page import lines_of, page
 from mambascope.bench.settings import FAMILIES, SIZES, Shape, build, setting, shape_of
@@ -107,10 +108,13 @@ def test_growth_is_what_a_call_takes():
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_fresh_process():
-    mib = measuring.in_a_fresh_process(run.growth, "latim", None, SMALL["mamba"], 64, "cpu", 1)
-    other = "dense tensors of all pairs"
-    dense = measuring.in_a_fresh_process(run.growth, "latim", other, SMALL["mamba"], 64, "cpu", 1)
-    assert 0 <= mib < dense
+    with fresh.fresh_processes() as ask:
+        ours, again = (ask("latim", None, SMALL["mamba"], 64, "cpu") for _ in range(2))
+        dense = ask("latim", "dense tensors of all pairs", SMALL["mamba"], 64, "cpu")
+        with pytest.raises(MapTooLargeError, match=r"measured the memory of latim at 8 tokens ended early \(Unsup"):
+            ask("latim", None, SMALL["mamba"], 8, "meta")
+    assert 0 <= ours < dense
+    assert abs(ours - again) < dense / 2, "the second process did not have what the first had left"
 
 
 def test_models_have_the_released_shapes():
@@ -129,7 +133,7 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch):
 
 def test_a_run_gives_a_row_for_everything_and_a_page(monkeypatch):
     told = []
-    monkeypatch.setattr(run, "in_a_fresh_process", lambda *_: 7.0)
+    monkeypatch.setattr(run, "fresh_processes", lambda: contextlib.nullcontext(lambda *_: 7.0))
     found = run.bench(list(CASES), ["tiny"], [5, 8], repeats=1, progress=lambda done, total: told.append((done, total)))
     assert told == [(number, 32) for number in range(32)]
     rows = found["rows"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import threading
 import time
@@ -70,16 +69,6 @@ def alternated(calls: Mapping[str, Callable[[], Any]], repeats: int, device: str
                 seconds[name].clear()
             seconds[name].append(taken)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
-def in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a process in which nothing ran before."""
-    known = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    if "forkserver" in known:
-        context.set_forkserver_preload([function.__module__])  # imported once, for all processes
-    with context.Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def product_rate(device: str) -> float:

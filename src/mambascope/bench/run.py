@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from mambascope.bench.cases import CASES, Beside, Case
-from mambascope.bench.measuring import alternated, in_a_fresh_process, measured
+from mambascope.bench.fresh import Ask, fresh_processes
+from mambascope.bench.measuring import alternated
 from mambascope.bench.settings import FAMILIES, Setting, Shape, setting, shape_of
 from mambascope.errors import ReconstructionError
 from mambascope.memory import available_bytes
@@ -21,8 +22,6 @@ from mambascope.memory import available_bytes
 BOUND = 1e-4
 #: Tokens, layers and vocabulary of the model that is checked against float64; its width is that of the size.
 CHECKED = (24, 2, 64)
-#: Tokens of the text that warms up a fresh process.
-WARM = 16
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,18 @@ def bench(
     errors = {one: exactness(one[2], one[1], one[0], device) for one in asked}
     todo = [(*one, length) for one in asked for length in lengths]
     rows: dict[tuple[Any, ...], Row] = {}
-    for done, (size, family, name, length) in enumerate(todo):
-        if progress is not None:
-            progress(done, len(todo))
-        case, grown = CASES[name], _Grown(name, shape_of(family, size, layers=CASES[name].layers), device)
-        whole = setting(grown.shape, min(length, case.longest or length), device)
-        for beside in case.beside:
-            fitting = _fitting(beside, whole)
-            place = (size, family, name, beside.name, fitting.length)
-            if place not in rows:
-                rows[place] = _row(place, case, beside, fitting, repeats, grown, errors[size, family, name])
+    with fresh_processes() as ask:
+        for done, (size, family, name, length) in enumerate(todo):
+            if progress is not None:
+                progress(done, len(todo))
+            case, shape = CASES[name], shape_of(family, size, layers=CASES[name].layers)
+            grown = _Grown(name, shape, device, ask)
+            whole = setting(shape, min(length, case.longest or length), device)
+            for beside in case.beside:
+                fitting = _fitting(beside, whole)
+                place = (size, family, name, beside.name, fitting.length)
+                if place not in rows:
+                    rows[place] = _row(place, case, beside, fitting, repeats, grown, errors[size, family, name])
     return {"machine": asdict(_machine(device, repeats)), "rows": [asdict(row) for row in rows.values()]}
 
 
@@ -139,13 +140,13 @@ class _Grown:
     name: str
     shape: Shape
     device: str
+    ask: Ask
     known: dict[tuple[str | None, int], float] = field(default_factory=dict)
 
     def __call__(self, beside: str | None, length: int) -> float:
         """Return the MiB by which a fresh process grows for ours, or for what is beside it."""
         if (beside, length) not in self.known:
-            given = (self.name, beside, self.shape, length, self.device, torch.get_num_threads())
-            self.known[beside, length] = in_a_fresh_process(growth, *given)
+            self.known[beside, length] = self.ask(self.name, beside, self.shape, length, self.device)
         return self.known[beside, length]
 
 
@@ -177,24 +178,6 @@ def exactness(name: str, family: str, size: str, device: str) -> float:
             f"rounding explains no more than {BOUND:.0e}, so its time is not given"
         )
     return error
-
-
-def growth(name: str, beside: str | None, shape: Shape, length: int, device: str, threads: int) -> float:
-    """Return the MiB by which this process grows while it runs a case, or what is beside it, for the first time."""
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(threads)
-    case = CASES[name]
-
-    def call(tokens: int) -> Callable[[], Any]:
-        chosen = setting(shape, tokens, device)
-        others = (one.call(chosen)[0] for one in case.beside if one.name == beside)
-        made = case.ours(chosen) if beside is None else next(others)
-        if name != "capture":
-            _ = chosen.operator
-        return made
-
-    call(min(WARM, length))()
-    return measured(call(length), device)[2] / 2**20
 
 
 def _machine(device: str, repeats: int) -> Machine:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from mambascope.bench.cases import CASES
+from mambascope.bench.fresh import WARM
 from mambascope.bench.measuring import SLOW
 from mambascope.bench.page import NAMES, lines_of, page, sorted_by_case
-from mambascope.bench.run import WARM, bench
+from mambascope.bench.run import bench
 from mambascope.bench.settings import SIZES
 from mambascope.cli.delivering import check_out, command_line, write_and_print
 from mambascope.errors import InputError
