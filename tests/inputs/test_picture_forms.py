@@ -336,3 +336,15 @@ def test_bytes_are_no_text(model):
         explain(stock_model("mamba"), None, content)
     with pytest.raises(InputError, match="reads text, not pictures"):
         explain(stock_model("mamba"), None, io.BytesIO(content))
+
+
+def test_a_file_that_claims_more_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "large.png"
+    Image.new("RGB", (4, 4)).save(file)
+
+    def exhausted(_):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", exhausted)
+    with pytest.raises(InputError, match=r"large\.png could not be read as an image: reading it takes more memory"):
+        read_picture(file, vim())

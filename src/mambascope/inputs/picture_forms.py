@@ -30,6 +30,9 @@ BACKGROUND = (255, 255, 255, 255)
 #: EXIF's number for the orientation, and TIFF's for the bits of a sample and for whether 0 is white.
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 
+#: Why a picture is refused that claims more than memory holds.
+TOO_LARGE = "reading it takes more memory than there is"
+
 #: The numbers of channels: grey, colours, colours with transparency.
 CHANNELS = (1, 3, 4)
 
@@ -96,8 +99,10 @@ def _of_file(file: Any, path: str, name: str) -> tuple[Any, str, list[str]]:
                 return _of_image(opened, name, path)
     except (image.DecompressionBombWarning, image.DecompressionBombError) as error:
         raise InputError(f"{path} holds more pixels than are read, reduce it first: {one_line(error)}") from error
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"{path} could not be read as an image: {TOO_LARGE}") from error
     except Exception as error:  # in a damaged file, Pillow raises whatever its parts stumble over
         raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
 
@@ -112,8 +117,8 @@ def _of_image(picture: Any, name: str, path: str = "") -> tuple[Any, str, list[s
         upright = importlib.import_module("PIL.ImageOps").exif_transpose(picture)
     except (AssertionError, AttributeError) as error:
         raise InputError(f"{path} could not be read as an image: it is closed, open it again") from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise InputError(f"{path} could not be read as an image: {TOO_LARGE}") from error
     except Exception as error:  # whatever Pillow's parts stumble over
         raise InputError(f"{path} could not be read as an image: {one_line(error)}") from error
     if 0 in upright.size:
