@@ -41,6 +41,7 @@ def test_a_comparison_says_what_explain_says(run, both):
     asked = ("--target", " Mary", "--position", "-2")
     code, out, err = run("compare", TEXT, "--models", both, "--methods", "mamba-lrp,knockout", *asked, "--json")
     assert (code, err) == (0, "")
+    assert out.isascii(), "a terminal of any encoding prints it"
     found = json.loads(out)
     assert found["texts"] == [TEXT]
     assert [(row["model"], row["method"]) for row in found["rows"]] == [

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mambascope.attribution import Attribution
-from mambascope.cli.asked import listed, patch_asked
+from mambascope.cli.asked import listed, patch_asked, short
 from mambascope.cli.delivering import FIGURES, check_out, command_line, write_and_print
 from mambascope.cli.loading import check_size, size_for
 from mambascope.errors import InputError
@@ -63,7 +63,7 @@ def compare(
         check_targets([METHODS[names[0]] for names in columns.values()], target, foil)
     check_out(out, FORMATS)
     if not os.path.isfile(file):
-        raise InputError(f"there is no picture {file}")
+        raise InputError(f"there is no picture {short(file)}")
     question = {"target": target, "foil": foil, "patch": patch_asked(patch)}
     names = listed(models, "--models")
     check_size(image_size, names)

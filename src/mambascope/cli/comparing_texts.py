@@ -59,7 +59,7 @@ def compare(
     write_and_print(
         out,
         lambda path: _write(comparison, facts, path),
-        lambda: print(json.dumps(facts, ensure_ascii=False)) if as_json else print_text_comparison(comparison),
+        lambda: print(json.dumps(facts)) if as_json else print_text_comparison(comparison),
         as_json=as_json,
     )
 
@@ -78,4 +78,4 @@ def _write(comparison: TextComparison, facts: dict[str, Any], out: Path) -> None
     elif suffix == ".html":
         write_whole(out, text_comparison_page(comparison, command_line()))
     else:
-        write_whole(out, json.dumps(facts, ensure_ascii=False) + "\n")
+        write_whole(out, json.dumps(facts) + "\n")

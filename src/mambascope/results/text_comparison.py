@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class ComparedRow:
         """Whether scores can be negative."""
         return self.results[0].signed
 
-    @property
+    @cached_property
     def shares(self) -> Float[Tensor, "text column"]:
         """The scores over the sum of the first text's absolute ones: one scale for all rows."""
         total = self.scores[0].abs().nansum()
@@ -110,7 +111,7 @@ class TextComparison:
         """How many texts there are: one or two."""
         return len(self.names)
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """The largest absolute share of all rows, by which all are drawn."""
         return max((float(row.shares.abs().nan_to_num().max()) for row in self.rows), default=0.0)
@@ -135,14 +136,11 @@ class TextComparison:
             row: The row, for two texts.
         """
         pairs = [(row or 0, row or 0)] if self.texts == 2 else list(combinations(range(len(self.rows)), 2))
-        each = [(pair, *self._pair(pair)) for pair in pairs]
+        each = [(pair, *(shares.tolist() for shares in self._pair(pair))) for pair in pairs]
         found = []
         for column in range(len(self.names[0])):
-            apart = [
-                Contrast(column, pair, (a, b), b - a)
-                for pair, first, second in each
-                if (a := float(first[column])) == a and (b := float(second[column])) == b
-            ]
+            both = ((pair, first[column], second[column]) for pair, first, second in each)
+            apart = [Contrast(column, pair, (a, b), b - a) for pair, a, b in both if a == a and b == b]
             found += [max(apart, key=lambda one: abs(one.difference))] if apart else []
         return sorted(found, key=lambda one: -abs(one.difference))
 
@@ -225,10 +223,8 @@ def compared_row(
         units: For each text, the tokens of each column.
         targets: The target's column in each text.
     """
-    scores = torch.full((len(results), len(units[0])), torch.nan, dtype=torch.float64)
-    for text, (result, columns) in enumerate(zip(results, units, strict=True)):
-        row = result.row().double()
-        for number, unit in enumerate(columns):
-            if unit:
-                scores[text, number] = row[unit.start : unit.stop].sum()
-    return ComparedRow(tuple(results), scores, tuple(targets))
+    scores = []
+    for result, columns in zip(results, units, strict=True):
+        row = result.row().tolist()
+        scores.append([sum(row[unit.start : unit.stop]) if unit else float("nan") for unit in columns])
+    return ComparedRow(tuple(results), torch.tensor(scores, dtype=torch.float64), tuple(targets))
