@@ -22,8 +22,10 @@ ROUNDED = 0.01
 WAIT = "const rest = () => new Promise((go) => setTimeout(go, 400));"
 CAUGHT = """const caught = [], urls = URL.createObjectURL;
 URL.createObjectURL = (blob) => { caught.push(blob); return urls.call(URL, blob); };
-const last = async () => {
-  await rest();
+const saved = async (id) => {
+  const before = caught.length;
+  document.getElementById(id).click();
+  while (caught.length === before) await new Promise((go) => setTimeout(go, 20));
   const bytes = new Uint8Array(await caught.at(-1).arrayBuffer());
   return [caught.at(-1).type, Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")];
 };"""
@@ -168,12 +170,10 @@ def test_generated_tokens_show_how_likely_they_were(told):
 def test_every_view_is_saved_in_every_form(told):
     shown = result(HOSTILE, signed=True)
     script = f"""{CAUGHT}
-      const saved = [];
+      const found = [];
       const ids = ["text", "map"].flatMap((view) => ["png", "svg", "pdf"].map((kind) => `${{view}}-save-${{kind}}`));
-      for (const id of ids) {{
-        document.getElementById(id).click(); await rest(); await rest(); saved.push([id, ...await last()]);
-      }}
-      return saved;"""
+      for (const id of ids) found.push([id, ...await saved(id)]);
+      return found;"""
     for name, kind, data in told(html_page(shown), script):
         data = bytes.fromhex(data)
         if name.endswith("png"):
@@ -204,8 +204,7 @@ def assert_is_pdf_of_one_picture(data):
 @pytest.mark.parametrize("shown", [result(HOSTILE, signed=True), picture_result(single=True)], ids=["text", "picture"])
 def test_the_row_is_saved_as_numbers(told, shown):
     script = f"""{CAUGHT}
-      document.getElementById("row-csv").click(); const csv = await last();
-      document.getElementById("row-json").click(); return [csv, await last()];"""
+      return [await saved("row-csv"), await saved("row-json")];"""
     (_, csv), (_, found) = told(html_page(shown), script)
     found = json.loads(bytes.fromhex(found).decode())
     row = shown.row()
