@@ -168,10 +168,11 @@ def test_generated_tokens_show_how_likely_they_were(told):
 
 
 def test_every_view_is_saved_in_every_form(told):
-    shown = result(HOSTILE, signed=True)
+    shown = with_path(tokens=HOSTILE)
     script = f"""{CAUGHT}
       const found = [];
-      const ids = ["text", "map"].flatMap((view) => ["png", "svg", "pdf"].map((kind) => `${{view}}-save-${{kind}}`));
+      const views = ["text", "map", "layers", "path"], kinds = ["png", "svg", "pdf"];
+      const ids = views.flatMap((view) => kinds.map((kind) => `${{view}}-save-${{kind}}`));
       for (const id of ids) found.push([id, ...await saved(id)]);
       return found;"""
     for name, kind, data in told(html_page(shown), script):
@@ -224,6 +225,7 @@ def test_the_row_is_saved_as_numbers(told, shown):
 def with_path(**options):
     """Return a result of ALTI-Logit whose layers and terms add up to the number."""
     shown = result(signed=True, method="alti-logit", **options)
+    last = len(shown.tokens) - 1
     rows = shown.scores.double().sum(dim=(0, 2))
     terms = {"residual": 0.5, "bias": -0.25, "other": 0.0, "constant": 0.125}
     each = [
@@ -234,7 +236,7 @@ def with_path(**options):
         Target(j, shown.tokens[j], asked=f"logit {j}", value=each[j]["value"]) for j in shown.axes["target"]
     )
     lens = {
-        "position": 13, "layers": [0, 2, 4, None], "explained": [0.1, 0.2, 0.3, 0.4], "rank": [9, 5, 2, 1],
+        "position": last, "layers": [0, 2, 4, None], "explained": [0.1, 0.2, 0.3, 0.4], "rank": [9, 5, 2, 1],
         "error": 1e-7,
         "likeliest": [[["<b>", 0.5], ["x", 0.25]]] * 3 + [[[" Mary", 0.4]]],
     }  # fmt: skip

@@ -2,11 +2,11 @@
 
 const KINDS = { PNG: savePng, SVG: saveSvg, PDF: savePdf };
 
-// Fill a place with a button for each kind of picture. scene, name: return the picture and its file's name.
+// Fill a place with a button for each kind of picture. scene, name: return the picture, or promise it, and its file's name.
 function offerPictures(place, scene, name) {
   place.append("Save as ", ...Object.entries(KINDS).flatMap(([kind, save]) => {
     const button = element("button", { type: "button", textContent: kind, id: `${place.id}-${kind.toLowerCase()}` });
-    button.addEventListener("click", () => save(scene(), name()));
+    button.addEventListener("click", async () => save(await scene(), name()));
     return [button, " "];
   }));
 }
@@ -38,11 +38,24 @@ function savePng(scene, name) {
 }
 
 function saveSvg(scene, name) {
-  download(new Blob([toSvg(scene)], { type: "image/svg+xml" }), `${name}.svg`);
+  download(new Blob([scene.svg ?? toSvg(scene)], { type: "image/svg+xml" }), `${name}.svg`);
 }
 
 async function savePdf(scene, name) {
   download(new Blob([await toPdf(scene)], { type: "application/pdf" }), `${name}.pdf`);
+}
+
+// The bars of the layers.
+function barsScene() {
+  const wide = 30, high = 90, ink = variable("--ink"), items = [];
+  [...document.getElementById("bars").children].forEach((bar, k) => {
+    const tall = parseFloat(bar.firstChild.style.height), x = 12 + k * wide;
+    items.push({ kind: "rect", x, y: high - tall, width: wide - 4, height: tall, fill: getComputedStyle(bar.firstChild).backgroundColor },
+      { kind: "text", x: x + (wide - 4) / 2, y: high + 14, string: bar.lastChild.textContent, fill: ink, size: 11, anchor: "middle" });
+  });
+  const { children } = document.getElementById("bars");
+  items.push({ kind: "text", x: 12, y: high + 32, string: "layer", fill: ink, size: 11 });
+  return { width: Math.max(24 + children.length * wide, 120), height: high + 40, ground: variable("--ground"), items };
 }
 
 function painted(scene, scale) {

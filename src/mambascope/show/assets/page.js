@@ -258,6 +258,8 @@ function listen() {
   const mapPicture = () => withCaption(mapScene(byId("contrast").value, mapFocus()), title(), mapLargest(), method().signed);
   offerPictures(byId("text-save"), textPicture, () => `text-${name()}`);
   offerPictures(byId("map-save"), mapPicture, () => `map-${name()}`);
+  offerPictures(byId("layers-save"), barsScene, () => `layers-${name()}`);
+  if (byId("path-save")) offerPictures(byId("path-save"), pathScene, () => `path-${name()}`);
   offerRow(byId("row-save"), shownSources, rowFacts, () => `row-${name()}`);
   listenToMap({ redraw: drawMapSoon, say: sayMap, choose: (row) => (single() ? toggleBlock(row + 1) : pin(anchors()[row])) });
   const strongest = () => {

@@ -7,6 +7,7 @@ function showPath(t, position, layer, choose) {
   const graph = method().path?.[t], lens = RESULT.methods[0].diagnostics.lens?.find((one) => one.position === position);
   const section = document.getElementById("path-title").closest("section");
   section.hidden = !graph && !lens;
+  document.getElementById("path-save").hidden = !graph;
   document.getElementById("path-graph").replaceChildren(...(graph ? [pathPicture(graph, layer, choose)] : []));
   document.getElementById("path-says").textContent = graph ? pathSays(graph) : elsewhere();
   document.getElementById("lens").hidden = !lens;
@@ -73,6 +74,27 @@ function pathPicture(graph, chosen, choose) {
   make("text", { x: right + 8, y: end - 2, class: "number" }, root, formatScore(graph.number));
   make("text", { x: right + 8, y: end + 14 }, root, clipName(graph.asked, 18));
   return root;
+}
+
+// The drawing with its style in it, as text and as a picture.
+const DRAWN = ["fill", "stroke", "stroke-width", "stroke-opacity", "font-size", "font-weight", "font-family"];
+async function pathScene() {
+  const shown = document.querySelector(".path"), copy = shown.cloneNode(true), { width, height } = shown.viewBox.baseVal;
+  const own = [shown, ...shown.querySelectorAll("*")];
+  [copy, ...copy.querySelectorAll("*")].forEach((element, k) => {
+    const style = getComputedStyle(own[k]);
+    for (const name of DRAWN) element.setAttribute(name, style.getPropertyValue(name));
+    for (const name of ["class", "tabindex", "role", "aria-label", "aria-labelledby"]) element.removeAttribute(name);
+  });
+  copy.setAttribute("width", width);
+  copy.setAttribute("height", height);
+  const svg = new XMLSerializer().serializeToString(copy), picture = new Image(width * 4, height * 4);
+  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+  await picture.decode();
+  const canvas = document.createElement("canvas"), box = { x: 0, y: 0, width, height };
+  Object.assign(canvas, { width: width * 4, height: height * 4 });
+  canvas.getContext("2d").drawImage(picture, 0, 0, width * 4, height * 4);
+  return { width, height, svg, ground: variable("--ground"), items: [{ kind: "image", canvas, clip: box, ...box }] };
 }
 
 function showLens({ layers, likeliest, explained, rank }) {

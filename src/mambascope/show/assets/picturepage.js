@@ -249,6 +249,7 @@ function listen() {
   byId("grain").addEventListener("change", showFocus);
   for (const id of ["opacity", "smooth", "grey"]) byId(id).addEventListener("input", drawSoon);
   offerPictures(byId("picture-save"), savedScene, name);
+  offerPictures(byId("layers-save"), barsScene, () => `layers-${name()}`);
   offerRow(byId("row-save"), shownSources, () => ({ model: method().model.name, method: method().name, layer: layerName(state.block), target: targetName(state.position) }), name);
   canvas.addEventListener("pointermove", (event) => moveCursor(pointAt(event)));
   canvas.addEventListener("pointerleave", () => moveCursor(null));
