@@ -230,3 +230,12 @@ def test_nothing_to_read_is_refused_by_every_pass():
     ):
         with pytest.raises(InputError, match="there is nothing to read"):
             run()
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "attention_mask", "input_ids", "image_grid_thw"])
+def test_tensors_without_plain_numbers_are_named(name):
+    """A sparse tensor, and one that is nowhere, as any input; the models' own code would stumble over them."""
+    text = {"input_ids": ids(3)}
+    for odd in (torch.ones(1, 3, dtype=torch.int64).to_sparse(), torch.ones(1, 3, dtype=torch.int64, device="meta")):
+        with pytest.raises(InputError, match=rf"{name} (must hold plain numbers|are on meta)|does not take"):
+            capture(stock_model("mamba"), **(text | {name: odd}))

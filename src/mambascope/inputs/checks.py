@@ -58,6 +58,9 @@ def check_inputs(model: nn.Module, inputs: dict[str, Any]) -> None:
     check_model(model)
     for name in TENSORS:
         _check_tensor(model, name, inputs.get(name))
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided):
+            raise InputError(f"{name} must hold plain numbers, found a tensor that has none in memory, row by row")
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     if isinstance(model, transformers.PreTrainedModel):
         _check_something_to_read(model, inputs)
