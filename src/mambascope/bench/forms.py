@@ -51,13 +51,13 @@ def dense(scan: Any) -> Float[Tensor, "M L L"]:
     pairs = (fall[..., None] * _rates(scan)).masked_fill_(future[..., None, None], -torch.inf).exp_()
     if pairs.shape[-1] == 1:  # one decay per head
         return torch.einsum("imn,jmn,ijm->mij", read, written, pairs[..., 0])
-    return torch.einsum("imn,jmn,ijmn->mij", read, written, pairs)
+    return pairs.mul_(read[:, None]).mul_(written[None]).sum(dim=-1).permute(2, 0, 1)
 
 
 def dense_bytes(scan: Any) -> int:
-    """Return about how many bytes the dense form takes: its pairs, and three copies while it is made and summed."""
+    """Return about how many bytes the dense form takes: its pairs, and as many again for what is made of them."""
     length, rates = scan.dt.shape[1], _rates(scan)
-    return 4 * scan.dt.element_size() * length**2 * rates.numel()
+    return 2 * scan.dt.element_size() * length**2 * rates.numel()
 
 
 def looped_contributions(operator: Any) -> Float[Tensor, "L L"]:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-#: A call that takes longer than this many seconds is run once, and its first run counts.
+#: A call that takes longer than this many seconds is run once, after a first run that does not count.
 SLOW = 5.0
 #: Rows and columns of a large matrix product on each kind of device, and numbers in a large tensor.
 PRODUCT, WRITTEN = {"cpu": 2048, "cuda": 8192}, 1 << 26
@@ -57,17 +57,14 @@ def measured(call: Callable[[], Any], device: str = "cpu") -> tuple[Any, float, 
 def alternated(calls: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, float]:
     """Return the median of each call's seconds; the calls take turns, so that a busy machine slows all alike.
 
-    The first round warms up, unless the call is a slow one.
+    The first round warms up and does not count. A slow call is run once after it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            if turn and max(seconds[name]) > SLOW:
-                continue
-            taken = timed(call, device)[1]
-            if turn == 1:
-                seconds[name].clear()
-            seconds[name].append(taken)
+            if turn < 2 or max(seconds[name]) <= SLOW:
+                taken = timed(call, device)[1]
+                seconds[name] = [*seconds[name], taken] if turn > 1 else [taken]
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 

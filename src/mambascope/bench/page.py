@@ -17,12 +17,14 @@ PAGE = """# Speed
 Made by `{command}`; do not edit.
 
 Everything here is a ratio of two things that took turns in one run, ours over the other's: 0.1 is ten times faster, and
-beside a floor 2 is twice the least that the work could cost. Seconds are medians of {repeats} runs, or of one where a
-run takes longer than {slow:.0f} s; memory is how far a fresh process grows while it runs the case for the first time
-after a text of {warm} tokens. Models have random weights and the sizes of the released checkpoints (`tiny`: 4 layers of
-width 256). Measured on {processor}, {device}, {threads} thread(s), float32; torch {torch}, transformers {transformers}.
-Before anything was timed, every case was compared with float64 on a text of 24 tokens: the largest difference is
-{error:.0e} of the largest value.
+beside a floor 2 is twice the least that the work could cost. Seconds are medians of {repeats} runs after one that does
+not count, or of a single run where one takes longer than {slow:.0f} s; memory is how far a fresh process grows while it
+runs the case for the first time after a text of {warm} tokens. Models have random weights and the sizes of the released
+checkpoints (`tiny`: 4 layers of width 256), and read random tokens, in float32.
+
+Measured on {processor}, {device}, {threads} thread(s); torch {torch}, transformers {transformers}. Before anything was
+timed, every case was compared with float64 on a text of 24 tokens: the largest difference is {error:.0e} of the largest
+value.
 
 * A floor is the time that a large float32 matrix product takes for as many operations, or writing a large tensor for as
   many bytes, or one forward pass of ours (a capture without its self-check).
