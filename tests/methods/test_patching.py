@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import mambascope
 from hybrids import in_double
 from mambascope import readouts
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
@@ -172,6 +173,19 @@ def test_layers_sources_and_batches(what):
         assert some.scores[0, [0, 1, 3, 5]].isnan().all()
         assert seen[-1][0] == seen[-1][1] <= 3
         torch.testing.assert_close(patching(trace, other, READOUT, what=what, batch=1).scores, whole.scores)
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "mamba2", "delta", "softmax"])
+def test_a_model_that_recalls_keeps_the_answer_in_its_state_until_it_is_asked_for(architecture):
+    """A model known by construction: its one layer gives the value of the key that is asked for."""
+    model, tokenizer = mambascope.load(f"constructed:recall-{architecture}")
+    texts = ("a=1 . b=3 , a?", "a=2 . b=3 , a?")
+    trace, other = (capture(model, **tokenizer([text], return_tensors="pt")) for text in texts)
+    answer = readouts.token(-1, int(trace.logits[0, -1].argmax()))
+    for what, expected in (("state", [1, 1, 1, 1, 0]), ("mixer", [0, 0, 0, 0, 1]), ("stream", [0, 0, 0, 0, 1])):
+        found = patching(trace, other, answer, what=what)
+        torch.testing.assert_close(found.scores, torch.tensor([expected]).float(), rtol=0, atol=1e-5)
+        assert found.together == pytest.approx(1, abs=1e-5)
 
 
 def test_a_run_in_itself_has_nothing_to_bring_back():
