@@ -1,6 +1,7 @@
 """Patching: parts of one run in another, against stock models whose layers, mixers and caches are exchanged by hand."""
 
 import contextlib
+import copy
 import inspect
 import sys
 
@@ -265,7 +266,21 @@ def test_where_layers_read_both_ways_there_is_no_state(family):
         patching(trace, other, readout, what="state")
 
 
-def test_a_mixer_that_runs_several_times_has_a_state_each_time():
+@pytest.mark.parametrize("what", ["stream", "mixer", "state"])
+def test_a_module_that_runs_twice_is_a_layer_each_time(what):
+    """As in a model that has a copy of the module in the place of its second run."""
+    once, twice = (stock_model("mamba", torch.float64) for _ in range(2))
+    once.backbone.layers[1] = copy.deepcopy(once.backbone.layers[0])
+    twice.backbone.layers[1] = twice.backbone.layers[0]
+    found = [
+        patching(*(capture(model, input_ids=ids) for ids in (IDS, OTHER)), READOUT, what=what)
+        for model in (once, twice)
+    ]
+    torch.testing.assert_close(found[1].scores, found[0].scores)
+    assert found[0].scores.any(dim=1).all()
+
+
+def test_layers_aside_have_states_too():
     with in_double("zamba") as model:
         trace, other = (capture(model, input_ids=ids) for ids in (IDS, OTHER))
         found = patching(trace, other, READOUT, what="state")
