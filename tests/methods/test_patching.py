@@ -1,12 +1,14 @@
 """Patching: parts of one run in another, against stock models whose layers, mixers and caches are exchanged by hand."""
 
 import contextlib
+import copy
 import inspect
 import sys
 
 import pytest
 import torch
 
+import mambascope
 from hybrids import in_double
 from mambascope import readouts
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
@@ -174,6 +176,19 @@ def test_layers_sources_and_batches(what):
         torch.testing.assert_close(patching(trace, other, READOUT, what=what, batch=1).scores, whole.scores)
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "mamba2", "delta", "softmax"])
+def test_a_model_that_recalls_keeps_the_answer_in_its_state_until_it_is_asked_for(architecture):
+    """A model known by construction: its one layer gives the value of the key that is asked for."""
+    model, tokenizer = mambascope.load(f"constructed:recall-{architecture}")
+    texts = ("a=1 . b=3 , a?", "a=2 . b=3 , a?")
+    trace, other = (capture(model, **tokenizer([text], return_tensors="pt")) for text in texts)
+    answer = readouts.token(-1, int(trace.logits[0, -1].argmax()))
+    for what, expected in (("state", [1, 1, 1, 1, 0]), ("mixer", [0, 0, 0, 0, 1]), ("stream", [0, 0, 0, 0, 1])):
+        found = patching(trace, other, answer, what=what)
+        torch.testing.assert_close(found.scores, torch.tensor([expected]).float(), rtol=0, atol=1e-5)
+        assert found.together == pytest.approx(1, abs=1e-5)
+
+
 def test_a_run_in_itself_has_nothing_to_bring_back():
     trace = capture(stock_model("mamba"), input_ids=IDS)
     with pytest.raises(InputError, match="both texts give the same number"):
@@ -251,7 +266,21 @@ def test_where_layers_read_both_ways_there_is_no_state(family):
         patching(trace, other, readout, what="state")
 
 
-def test_a_mixer_that_runs_several_times_has_a_state_each_time():
+@pytest.mark.parametrize("what", ["stream", "mixer", "state"])
+def test_a_module_that_runs_twice_is_a_layer_each_time(what):
+    """As in a model that has a copy of the module in the place of its second run."""
+    once, twice = (stock_model("mamba", torch.float64) for _ in range(2))
+    once.backbone.layers[1] = copy.deepcopy(once.backbone.layers[0])
+    twice.backbone.layers[1] = twice.backbone.layers[0]
+    found = [
+        patching(*(capture(model, input_ids=ids) for ids in (IDS, OTHER)), READOUT, what=what)
+        for model in (once, twice)
+    ]
+    torch.testing.assert_close(found[1].scores, found[0].scores)
+    assert found[0].scores.any(dim=1).all()
+
+
+def test_layers_aside_have_states_too():
     with in_double("zamba") as model:
         trace, other = (capture(model, input_ids=ids) for ids in (IDS, OTHER))
         found = patching(trace, other, READOUT, what="state")
