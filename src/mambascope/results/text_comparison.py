@@ -136,10 +136,10 @@ class TextComparison:
             row: The row, for two texts.
         """
         pairs = [(row or 0, row or 0)] if self.texts == 2 else list(combinations(range(len(self.rows)), 2))
-        each = [(pair, *(shares.tolist() for shares in self._pair(pair))) for pair in pairs]
+        each = [(pair, [shares.tolist() for shares in self._pair(pair)]) for pair in pairs]
         found = []
         for column in range(len(self.names[0])):
-            both = ((pair, first[column], second[column]) for pair, first, second in each)
+            both = ((pair, first[column], second[column]) for pair, (first, second) in each)
             apart = [Contrast(column, pair, (a, b), b - a) for pair, a, b in both if a == a and b == b]
             found += [max(apart, key=lambda one: abs(one.difference))] if apart else []
         return sorted(found, key=lambda one: -abs(one.difference))
