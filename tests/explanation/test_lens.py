@@ -36,8 +36,7 @@ def test_a_page_says_what_the_stream_predicts_at_its_targets(tiny, tmp_path):
     assert share == pytest.approx(result.target.next_tokens[0][1], abs=1e-5)
     file = tmp_path / "result.safetensors"
     result.save(file)
-    (loaded,) = Attribution.load(file).diagnostics["lens"]
-    assert loaded["rank"] == entry["rank"]
+    assert Attribution.load(file).diagnostics["lens"] == [entry]
     assert "lens" not in result.words().diagnostics
 
 

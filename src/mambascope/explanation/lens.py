@@ -58,7 +58,7 @@ def _row(
     probabilities = logits.double().softmax(dim=-1)
     best = probabilities.topk(min(NAMED, probabilities.shape[-1]), dim=-1)
     likeliest = [
-        [[token_name(subject, trace, place, token), share] for token, share in zip(tokens, shares, strict=True)]
+        [(token_name(subject, trace, place, token), share) for token, share in zip(tokens, shares, strict=True)]
         for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     terms = [term for term in readout.terms if term.position == place] if isinstance(readout, Readout) else []
