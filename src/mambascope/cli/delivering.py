@@ -48,7 +48,7 @@ def deliver(
     write_and_print(
         out,
         lambda path: first.save(path, *results[1:], gallery=gallery),
-        lambda: print(json.dumps(first.to_dict(), ensure_ascii=False)) if as_json else first.show(),
+        lambda: print(json.dumps(first.to_dict())) if as_json else first.show(),
         as_json=as_json,
     )
 

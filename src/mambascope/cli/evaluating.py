@@ -104,7 +104,7 @@ def _report(task: Task, result: RunResult, out: Path | None, *, all_metrics: boo
             "manifest": result.manifest.to_dict(),
             "means": [] if means is None else means.means,
         }
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(facts))
         return
     if means is not None:
         print(means_table(means, task, all_metrics=all_metrics))

@@ -47,7 +47,7 @@ def explain(
 ) -> None:
     """Explain one text or picture and print or write the result; refuses what it can before the model is loaded."""
     if is_picture and not os.path.isfile(argument):
-        raise InputError(f"there is no picture {argument}")
+        raise InputError(f"there is no picture {short(argument)}")
     source = argument if is_picture else text_asked(argument)
     if not source:
         raise InputError("the text is empty; pass at least one word")
