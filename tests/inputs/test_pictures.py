@@ -191,3 +191,16 @@ def test_pictures_are_known_by_their_first_bytes_or_their_name(tmp_path, file):
     assert not is_picture("word " * 2000)
     assert not is_picture(tmp_path)
     assert not is_picture("a\0b.png")
+
+
+def test_the_callers_default_precision_changes_no_pixel():
+    model = vim()
+    plain = read_picture(astronaut(), model).pixel_values
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = read_picture(astronaut(), model).pixel_values
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == plain.dtype
+    assert torch.equal(found, plain)

@@ -121,7 +121,11 @@ class CaptumAttribution(CaptumInterface):
                 deltas.append(sum(terms.values()) - value)
         found = torch.stack(scores).to(alone.device)
         answer = (found,) if isinstance(inputs, tuple) else found
-        return (answer, torch.tensor(deltas, device=alone.device)) if return_convergence_delta else answer
+        return (
+            (answer, torch.tensor(deltas, dtype=torch.float32, device=alone.device))
+            if return_convergence_delta
+            else answer
+        )
 
     def _logits(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Float[Tensor, "b v"]:
         given = self._named(inputs, attention_mask)

@@ -23,6 +23,9 @@ from mambascope.trace import Trace
 #: From one position in this many on, a map of all positions costs less than their rows one by one.
 MANY = 8
 
+#: The precision of scores, for estimates of their size.
+SCORES = torch.empty(0, dtype=torch.float32)
+
 Step = Callable[[], None]
 
 
@@ -76,7 +79,11 @@ def score(
     """
     numbers = range(len(trace.layers)) if layers is None else layers
     held = len(numbers) if method.scope == "layer" or method.split else 1
-    require_room((held, len(readouts), trace.shape[1]), torch.empty(0), "explain fewer positions, or shorten the text")
+    require_room(
+        (held, len(readouts), trace.shape[1]),
+        SCORES,
+        "explain fewer positions, or shorten the text",
+    )
     if method.scope == "layer":
         scores = []
         for number in numbers:
@@ -98,7 +105,12 @@ def score_every(
     """
     numbers = range(len(trace.layers)) if layers is None else layers
     length = trace.shape[1]
-    require_room((len(numbers), length, length), torch.empty(0), "explain one position, or shorten the text", copies=2)
+    require_room(
+        (len(numbers), length, length),
+        SCORES,
+        "explain one position, or shorten the text",
+        copies=2,
+    )
     if method.scope == "model":
         assert method.whole_map is not None
         whole = method.whole_map(trace)

@@ -193,5 +193,5 @@ def _values(read: Any, rules: Preparation, channels: int, notes: list[str]) -> F
     needed = AT_ONCE * 4 * channels * width * height
     require_bytes(needed, torch.device("cpu"), f"a picture of {_pixels(width, height)} pixels", "make it smaller first")
     pixels = torch.from_numpy(np.array(read, dtype=np.float32)).reshape(height, width, channels)
-    mean, std = torch.tensor(rules.mean), torch.tensor(rules.std)
+    mean, std = (torch.tensor(part, dtype=torch.float32) for part in (rules.mean, rules.std))
     return ((pixels * rules.factor - mean) / std).permute(2, 0, 1)[None].contiguous()

@@ -53,6 +53,9 @@ from mambascope.trace.directions import directions
 from mambascope.trace.parts import in_parts
 from mambascope.trace.running import in_texts
 
+#: The precision of scores, for estimates of their size.
+SCORES = torch.empty(0, dtype=torch.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class LogitUpdates:
@@ -237,7 +240,7 @@ def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult
     """Share one forward pass and the layers' ALTI maps among all readouts."""
     length, width = trace.shape[1], trace.layers[0].y.shape[-1]
     for shape in ((len(trace.layers) - 1, length, length), (2 * len(readouts), length, width)):
-        require_room(shape, torch.empty(0), "explain fewer positions, or shorten the text")
+        require_room(shape, SCORES, "explain fewer positions, or shorten the text")
     shares_of = functools.cache(partial(_shares_of, trace, "secant", "bias"))
     finals = directions(trace.model, readouts, **trace.inputs)
     pairs = zip(readouts, finals, strict=True)

@@ -37,7 +37,7 @@ def to_xarray(result: Attribution, *others: Attribution) -> xarray.DataArray:
         raise InputError("results of texts and of pictures make no array together; make one of each")
     axes = {name: list(dict.fromkeys(chain(*(one.axes[name] for one in results)))) for name in DIMS}
     shape = (len(results), *map(len, axes.values()))
-    require_room(shape, torch.empty(0), "put fewer results into one array")
+    require_room(shape, torch.empty(0, dtype=torch.float32), "put fewer results into one array")
     index = {name: {value: place for place, value in enumerate(values)} for name, values in axes.items()}
     places = [{name: [index[name][value] for value in one.axes[name]] for name in DIMS} for one in results]
     scores = np.full(shape, np.nan, dtype=np.float32)

@@ -91,7 +91,7 @@ def pooled(scores: Float[Tensor, "rows columns"], size: int) -> Float[Tensor, "r
     if size == 1:
         return scores
     rows, columns = (math.ceil(length / size) for length in scores.shape)
-    padded = torch.zeros(rows * size, columns * size)
+    padded = torch.zeros(rows * size, columns * size, dtype=torch.float32)
     padded[: scores.shape[0], : scores.shape[1]] = scores
     squares = padded.unflatten(0, (rows, size)).unflatten(2, (columns, size)).permute(0, 2, 1, 3).flatten(2)
     return squares.gather(2, squares.abs().argmax(dim=2, keepdim=True))[..., 0]
