@@ -97,6 +97,9 @@ class _Axes(BaseModel):
 
     @model_validator(mode="after")
     def _once(self) -> _Axes:
+        last = max((layer for layer in self.layer if isinstance(layer, int)), default=0)
+        if last >= LARGEST:
+            raise ValueError(f"no model has a layer {last}")
         for name, axis in (("layer", self.layer), ("target", self.target)):
             if len(set(axis)) < len(axis):
                 raise ValueError(f"the axis {name} names something twice")

@@ -105,6 +105,7 @@ def changed(path, **facts):
         ({"axes": {"layer": [1, 1], "target": [0, 1, 2, 3], "source": [0, 1, 2, 3]}}, "layer names something twice"),
         ({"axes": {"layer": [1, 4], "target": [0, 1, 2, 9], "source": [0, 1, 2, 3]}}, "position 9 is explained"),
         ({"axes": {"layer": [1], "target": [0, 1, 2, 3], "source": [0, 1, 2, 3]}}, "do not match axes of lengths"),
+        ({"axes": {"layer": [1, 2**63], "target": [0], "source": [0, 1, 2, 3]}}, f"no model has a layer {2**63}"),
         ({"target": {"position": 7, "token": "x"}}, "a target lies outside the 4 tokens"),
         ({"target": {"position": 1, "token": "x", "value": float("nan")}}, "the value of a target is nan"),
         ({"model": None}, "model: .*found None"),

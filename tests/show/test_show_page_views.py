@@ -20,14 +20,23 @@ pytestmark = pytest.mark.browser
 ROUNDED = 0.01
 
 WAIT = "const rest = () => new Promise((go) => setTimeout(go, 400));"
-CAUGHT = """const caught = [], urls = URL.createObjectURL;
-URL.createObjectURL = (blob) => { caught.push(blob); return urls.call(URL, blob); };
+CAUGHT = """const urls = URL.createObjectURL;
+const real = async (promise) => {  // the browser's own time runs ahead of work on other threads: give that some time
+  let done = false;
+  promise.finally(() => { done = true; });
+  while (!done) {
+    await new Promise((go) => setTimeout(go, 20));
+    for (let spun = 0; spun < 2e6; spun++);
+  }
+  return promise;
+};
 const saved = async (id) => {
-  const before = caught.length;
-  document.getElementById(id).click();
-  while (caught.length === before) await new Promise((go) => setTimeout(go, 20));
-  const bytes = new Uint8Array(await caught.at(-1).arrayBuffer());
-  return [caught.at(-1).type, Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")];
+  const blob = await real(new Promise((found) => {
+    URL.createObjectURL = (made) => { found(made); return urls.call(URL, made); };
+    document.getElementById(id).click();
+  }));
+  const bytes = new Uint8Array(await real(blob.arrayBuffer()));
+  return [blob.type, Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")];
 };"""
 
 

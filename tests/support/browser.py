@@ -74,8 +74,13 @@ def open_file(file: Path, address: str = "", flags=()):
     if program is None:
         pytest.skip("no Chromium: neither /usr/bin/chromium nor one on the PATH")
     command = [program, *FLAGS, *flags, f"--user-data-dir={file.parent / 'profile'}", file.as_uri() + address]
-    for _ in range(ATTEMPTS):
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
+    for attempt in range(ATTEMPTS):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60, check=True)
+        except subprocess.TimeoutExpired:  # now and then it hangs while it starts
+            if attempt + 1 == ATTEMPTS:
+                raise
+            continue
         dom = Dom(done.stdout)
         if _ended(file.read_text("utf-8"), dom):
             break
