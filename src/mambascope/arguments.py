@@ -43,5 +43,5 @@ def choice(value: Any, options: Iterable[Any], name: str) -> Any:
 
 def callback(value: Any, name: str) -> None:
     """Raise InputError unless this is a function or None."""
-    if value is not None and not callable(value):
+    if value is not None and (not callable(value) or isinstance(value, type)):
         raise InputError(f"{name} must be a function, such as lambda done, total: …, found {shown(value)}")

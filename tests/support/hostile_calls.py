@@ -76,7 +76,7 @@ WRONG = {
     "norm": (None, 0, 3, "2", 1.5, True, math.inf, [], *THINGS),
     "channels": ("all", 5, [], [99], [-1], [1.5], [True], [None], [[1]], 1.5, *THINGS),
     "batch": (0, -1, [1], *NUMBERS),
-    "progress": (3, "bar", [], *THINGS),
+    "progress": (3, "bar", [], int, *THINGS),
     "variant": (None, "", "released", "other", 3, [], *THINGS),
     "normalise": (None, "yes", 3, [], *THINGS),
     "absolute": (None, "yes", 3, [], *THINGS),
