@@ -163,3 +163,29 @@ def test_it_fits_a_narrow_window_and_hostile_names_do_not_run(told):
     assert max(wide) <= 360
     assert "data-hostile" not in next(attrs for tag, attrs in dom.elements if tag == "html")
     assert not [tag for tag, _ in dom.elements if tag == "img"]
+
+
+def test_the_gallery_is_kept_in_the_address_and_saved(told, tmp_path):
+    page = html_page(result(), gallery=made_gallery())
+    script = """
+      await change("heads-layer", 1); await change("heads-order", "distance");
+      document.querySelector('#heads [data-head="0"]').click(); await wait(); await wait(); await wait();
+      return [location.hash, numbers(), byName("head-says").textContent];"""
+    (address, order, says), _ = told(page, script)
+    assert address == "#token=13&heads=1&sort=distance&head=0"
+    file = tmp_path / "again.html"
+    script = 'await wait(); await wait(); return [location.hash, numbers(), byName("head-says").textContent];'
+    file.write_text(with_script(page, HELP + script), "utf-8")
+    for opened, expected in ((address, [order, says]), ("#heads=9&sort=constructor&head=77", None)):
+        dom, messages = open_file(file, opened)
+        assert not messages
+        found = json.loads(next(attrs for tag, attrs in dom.elements if tag == "body")["data-told"])
+        assert expected is None or found[1:] == expected
+    (saved,), _ = told(
+        page,
+        """const made = []; const urls = URL.createObjectURL;
+      URL.createObjectURL = (blob) => { made.push(blob.type); return urls.call(URL, blob); };
+      byName("heads-save-svg").click(); await wait();
+      return [made];""",
+    )
+    assert saved == ["image/svg+xml"]

@@ -1,7 +1,10 @@
 """What a pass meets in users' programs: a capture within another's, half precision, another default device."""
 
+import contextlib
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mambascope
 from mambascope import capture
@@ -79,6 +82,20 @@ def test_what_a_compiled_kernel_refuses_is_said_in_one_sentence(monkeypatch):
     said = "^MambaForCausalLM's own code cannot run on these inputs: RuntimeError: channels must be divisible by 8$"
     with pytest.raises(InputError, match=said):
         capture(stock_model("mamba"), input_ids=IDS)
+
+
+def test_what_the_models_own_code_raises_within_a_callers_mode_is_said_in_one_sentence():
+    """A mode that hands every operation on stands between the model's code and the operation that refuses."""
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    model = stock_model("mamba")
+    model.backbone.layers[0].mixer.x_proj.double()
+    for mode in (contextlib.nullcontext(), Watching()):
+        with mode, pytest.raises(InputError, match="own code cannot run on these inputs: RuntimeError"):
+            capture(model, input_ids=IDS, check=False)
 
 
 def test_what_a_hook_raises_passes_as_it_is():

@@ -23,10 +23,10 @@ COLUMNS = ("method", "layer", "target", "target_token", "source", "source_token"
 
 def shares(result: Attribution) -> Float[np.ndarray, "layer target source"]:
     """Return each score's share of its row's absolute scores, (layer, target, source); 0 in empty rows."""
-    sizes = result.scores.numpy().astype(np.float64)
-    np.abs(sizes, out=sizes)
-    totals = sizes.sum(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # scores read from a file may be infinite, and have no shares
+    with np.errstate(invalid="ignore"):  # scores from a file may be infinite or any NaN, and have no shares
+        sizes = result.scores.numpy().astype(np.float64)
+        np.abs(sizes, out=sizes)
+        totals = sizes.sum(axis=-1, keepdims=True)
         return np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
 
 
@@ -34,7 +34,8 @@ def lines(result: Attribution) -> Iterator[tuple[Any, ...]]:
     """Yield the lines of the table; scores and shares with the fewest digits that give them back."""
     axes = result.axes
     tokens = dict(zip(axes["source"], piece_names(result.tokens), strict=True))
-    parts = shares(result).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        parts = shares(result).astype(np.float32)
     for layer, targets, of_targets in zip(axes["layer"], result.scores.numpy(), parts, strict=True):
         for target, row, share in zip(axes["target"], targets, of_targets, strict=True):
             for source, score, part in zip(axes["source"], row.astype(str), share.astype(str), strict=True):

@@ -19,6 +19,8 @@ from mambascope.trace.private_copy import private_copy
 
 #: Packages of compiled kernels that the code of transformers calls.
 KERNEL_PACKAGES = ("mamba_ssm", "causal_conv1d", "fla", "flash_attn", "mlstm_kernels", "kernels", "triton")
+#: Functions of a caller's modes, through which operations go.
+PASSED_ON = ("__torch_dispatch__", "__torch_function__")
 #: Where autocast may be on.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -82,7 +84,9 @@ def refusals_named(model: nn.Module) -> Iterator[None]:
 def _of_the_models_code(model: nn.Module, error: Exception) -> bool:
     """Return whether the function that raised, torch's own aside, is in a file of the model's classes or a kernel's."""
     files = {type(module).__module__ for module in model.modules()}
-    names = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    *outer, inmost = [frame for frame, _ in walk_tb(error.__traceback__)]
+    passing = [frame for frame in outer if frame.f_code.co_name not in PASSED_ON]  # a mode that hands an operation on
+    names = [frame.f_globals.get("__name__", "") for frame in (*passing, inmost)]
     callers = [name for name in names if name.partition(".")[0] not in ("torch", "contextlib")]
     last = callers[-1] if callers else ""
     if last.partition(".")[0] in KERNEL_PACKAGES:

@@ -36,6 +36,33 @@ async function chooseMixer(index) {
     + "Click a map to enlarge it; there, arrow keys read it cell by cell.";
   buildHeads();
   enlargeHead(null);
+  noteView(currentView);
+}
+
+// The gallery's part of the address: its layer by number, its order, the head that is open. `textview.js` asks for it.
+function headsView() {
+  const order = document.getElementById("heads-order").value;
+  return { heads: gallery.mixer || null, sort: order === "number" ? null : order, head: gallery.chosen };
+}
+
+async function restoreHeads() {
+  const [index] = addressed("heads"), [head] = addressed("head"), order = address().get("sort");
+  if (order !== null && Object.hasOwn(ORDERS, order)) document.getElementById("heads-order").value = order;
+  if (["heads", "head", "sort"].every((key) => !address().has(key))) return;
+  await chooseMixer(index < GALLERY.mixers.length ? index : gallery.mixer);
+  if (mixer().heads.some(({ number }) => number === head)) enlargeHead(head);
+}
+
+// The small maps with their labels, as they are sorted.
+function headsScene() {
+  const wide = 110, high = 122, across = 8, ink = variable("--ink"), items = [], tiles = [...document.getElementById("heads").children];
+  tiles.forEach((tile, k) => {
+    const x = 10 + (k % across) * wide, y = 10 + Math.floor(k / across) * high, box = { x: x + 14, y, width: 62, height: 62 };
+    items.push({ kind: "image", canvas: tile.firstChild, clip: box, ...box }, { kind: "rect", ...box, stroke: variable("--line") });
+    const lines = [...tile.querySelectorAll("span")].map(({ textContent }) => textContent).filter(Boolean);
+    lines.forEach((string, n) => items.push({ kind: "text", x: x + 45, y: y + 76 + 12 * n, string, fill: ink, size: 10, anchor: "middle" }));
+  });
+  return { width: 20 + Math.min(tiles.length, across) * wide, height: 20 + Math.ceil(tiles.length / across) * high, ground: variable("--ground"), items };
 }
 
 const countOf = (sizes) => {
@@ -61,7 +88,10 @@ function buildHeads() {
     button.dataset.head = head.number;
     button.setAttribute("aria-label", [headName(head), head.label ?? head.spread ?? "no label", measured, distance].filter(Boolean).join(", "));
     button.setAttribute("aria-pressed", String(head.number === gallery.chosen));
-    button.addEventListener("click", () => enlargeHead(head.number === gallery.chosen ? null : head.number));
+    button.addEventListener("click", () => {
+      enlargeHead(head.number === gallery.chosen ? null : head.number);
+      noteView(currentView);
+    });
     drawThumbnail(button.firstChild, head.number);
     return button;
   }));
@@ -90,7 +120,7 @@ function startHeads() {
     return element("option", { value, textContent: mixed || several(layer) ? `${layer} ${kind}` : String(layer) });
   }));
   document.getElementById("heads-layer").addEventListener("change", (event) => chooseMixer(Number(event.target.value)));
-  document.getElementById("heads-order").addEventListener("change", buildHeads);
+  document.getElementById("heads-order").addEventListener("change", () => { buildHeads(); noteView(currentView); });
   const [rows, span] = GALLERY.rows, marks = GALLERY.read === null ? "" : `; separator on the text ‘${GALLERY.read}’`;
   document.getElementById("heads-measured").textContent = `What heads do is not measured on this page’s text, but on ${rows} rows of ${span} random tokens, written twice${marks}. `
     + `A label needs a lift of ${GALLERY.lift}: each such source has so many times the weight of its neighbours; and a share of the weight: `
@@ -99,6 +129,7 @@ function startHeads() {
     + "or diffuse: as many tokens share the weight as half of those. Untrained heads may be either. Distance is the mean from target to source, weighted, in tokens.";
   darkness.addEventListener("change", () => { buildHeads(); drawHead(); });
   listenToHead();
+  offerPictures(document.getElementById("heads-save"), headsScene, () => `heads-layer${mixer().layer}`);
   return chooseMixer(0);
 }
 
