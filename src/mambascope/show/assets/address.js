@@ -8,6 +8,9 @@ function addressed(key) {
   return words.every((word) => /^\d{1,9}$/.test(word)) ? words.map(Number) : [];
 }
 
+// Parts of the page that keep a view of their own: view returns its words, restore goes to what the address names.
+const keepers = [];
+
 let noting = null;
 // Write a view into the address once readers rest; facts without a value are left out.
 function noteView(facts) {

@@ -39,7 +39,7 @@ async function chooseMixer(index) {
   noteView(currentView);
 }
 
-// The gallery's part of the address: its layer by number, its order, the head that is open. `textview.js` asks for it.
+// The gallery's part of the address: its layer by number, its order, the head that is open. `textview.js` asks for it as one of the `keepers`.
 function headsView() {
   const order = document.getElementById("heads-order").value;
   return { heads: gallery.mixer || null, sort: order === "number" ? null : order, head: gallery.chosen };
@@ -133,4 +133,5 @@ function startHeads() {
   return chooseMixer(0);
 }
 
+keepers.push({ view: headsView, restore: restoreHeads });
 startHeads();

@@ -26,7 +26,7 @@ function currentView() {
     removed: typeof removal === "undefined" ? null : removal.source,
     contrast: byId("contrast").value === "row" ? "row" : null,
     map: zoomed ? [view.x, view.y, 100 * view.zoom].map(Math.round).join(",") : null,
-    ...(typeof headsView === "function" ? headsView() : {}),
+    ...Object.assign({}, ...keepers.map(({ view: own }) => own())),
   };
 }
 
@@ -38,7 +38,7 @@ async function goToNamedView() {
   await chooseBlock(block <= method().layers.length && layered() ? block : state.block);
   if (rows.length === 2 && rows[1] < anchors().length) explainTogether(rows);
   if (typeof removal !== "undefined" && addressed("removed").length && removal.source !== addressed("removed")[0]) remove(addressed("removed")[0]);
-  if (typeof restoreHeads === "function") await restoreHeads();
+  for (const { restore } of keepers) await restore();
   const [x, y, zoom] = addressed("map");
   if (zoom && view.inner) { Object.assign(view, { x, y, zoom: zoom / 100 }); clampView(); drawMapSoon(); }
 }
