@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import mambascope
 from mambascope import memory
-from mambascope.cli import main
 from mambascope.trace import footprint
 from models import stock_transformer
 from small_checkpoint import make_checkpoint
@@ -24,21 +23,6 @@ TEXT = "When Mary and John went to the store"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command with these arguments; returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()  # what making the checkpoint printed
-        monkeypatch.setattr(sys, "argv", ["mambascope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_json_is_one_object_with_the_scores_of_the_library(run, checkpoint):

@@ -20,6 +20,11 @@ from picture_checkpoints import vim, vit
 IDS = torch.tensor([[3, 4, 5, 6, 7], [9, 8, 7, 6, 5]])
 
 
+def alike(a, b):
+    """Return whether two float32 results are the same, but for the order of sums in batches of other sizes."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def model():
     return stock_model("mamba")
@@ -41,21 +46,21 @@ def test_every_method_gives_the_scores_of_explain(method, model):
     assert found.shape == IDS.shape
     for row, ids, target in zip(found, IDS, targets, strict=True):
         result = explain(model, None, {"input_ids": ids[None]}, method=method, target=target, progress=False)
-        assert torch.equal(row, result.row())
+        assert alike(row, result.row())
         assert ("terms" in result.diagnostics) == adapted.has_convergence_delta()
 
 
 def test_targets_in_every_form(model):
     adapted = CaptumAttribution(model)
     each = adapted.attribute(IDS, target=[11, 12])
-    assert torch.equal(adapted.attribute(IDS, target=torch.tensor([11, 12])), each)
+    assert alike(adapted.attribute(IDS, target=torch.tensor([11, 12])), each)
     for one in (11, [11], torch.tensor(11), torch.tensor([11])):
-        assert torch.equal(adapted.attribute(IDS, target=one)[0], each[0])
-        assert not torch.equal(adapted.attribute(IDS, target=one)[1], each[1])
+        assert alike(adapted.attribute(IDS, target=one)[0], each[0])
+        assert not alike(adapted.attribute(IDS, target=one)[1], each[1])
     likeliest = adapted.forward_func(IDS).argmax(dim=-1)
-    assert torch.equal(adapted.attribute(IDS), adapted.attribute(IDS, target=likeliest))
+    assert alike(adapted.attribute(IDS), adapted.attribute(IDS, target=likeliest))
     assert isinstance(adapted.attribute((IDS,)), tuple)
-    assert torch.equal(adapted.attribute((IDS,), target=[11, 12])[0], each)
+    assert alike(adapted.attribute((IDS,), target=[11, 12])[0], each)
 
 
 def test_the_function_explained_is_the_stock_models(model):
@@ -86,7 +91,7 @@ def test_texts_may_be_padded(side):
 def test_the_convergence_delta_is_what_the_terms_miss(method, model):
     adapted = CaptumAttribution(model, method)
     scores, delta = adapted.attribute(IDS, target=[11, 12], return_convergence_delta=True)
-    assert torch.equal(scores, adapted.attribute(IDS, target=[11, 12]))
+    assert alike(scores, adapted.attribute(IDS, target=[11, 12]))
     assert delta.shape == (2,)
     for row, ids, target in zip(delta, IDS, (11, 12), strict=True):
         result = explain(model, None, {"input_ids": ids[None]}, method=method, target=target, progress=False)
@@ -131,7 +136,7 @@ def test_a_patchs_score_is_spread_over_its_values(make, method):
     adapted = CaptumAttribution(model, method)
     found = adapted.attribute(pixels, target=3 if METHODS[method].asks else None)
     assert found.shape == pixels.shape
-    assert torch.equal(found[:, 0], found[:, 2])
+    assert alike(found[:, 0], found[:, 2])
     result = explain(
         model, None, {"pixel_values": pixels[:1]}, method=method, target=3 if METHODS[method].asks else None
     )

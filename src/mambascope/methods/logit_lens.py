@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.memory import require_room
 from mambascope.methods.ablation import require_one_text
 from mambascope.methods.checked import checked
 from mambascope.methods.targets import positions
@@ -57,6 +58,7 @@ def logit_lens(trace: Trace, places: int | Sequence[int] = -1) -> LogitLens:
 
     Raises:
         InputError: if the trace is not of one text, or the model has no logits at every position.
+        MapTooLargeError: if the logits would not fit in memory.
         UnsupportedModelError: if the model has no final norm or no readable stream, or what its head makes of the
             stream at one position depends on others.
     """
@@ -71,6 +73,9 @@ def logit_lens(trace: Trace, places: int | Sequence[int] = -1) -> LogitLens:
     with running(trace.model) as own, intervening(own, None):
         norm = final_norm(own)
         last = _read_by(norm, own, inputs)[0, rows]
+        require_room(
+            (len(rows), len(entering) + 1, trace.logits.shape[-1]), trace.logits, "read fewer positions", copies=3
+        )
         streams = torch.stack([*(stream.to(last.dtype) for stream in entering), last], dim=1)
         logits = _from_streams(norm, own, inputs, streams.flatten(0, 1)).unflatten(0, streams.shape[:2])
     expected = trace.logits[0, rows]

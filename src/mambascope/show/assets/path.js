@@ -28,14 +28,6 @@ function pathSays({ layers, terms, number, asked, error }) {
 }
 
 function pathPicture(graph, chosen, choose) {
-  const space = document.getElementById("drawing").namespaceURI;
-  const make = (name, attributes, parent, text) => {
-    const made = document.createElementNS(space, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    parent?.append(made);
-    return made;
-  };
   const { width, left, middle, right, row, thickest } = PATH;
   const names = [...graph.tokens.map((j) => named(j)), ...(graph.others > 0 ? [`${graph.others} others`] : [])];
   const stops = [...graph.layers.map(({ value }) => value), ...graph.terms.map(([, value]) => value)];
@@ -43,15 +35,15 @@ function pathPicture(graph, chosen, choose) {
   const spread = (count, k) => 10 + ((k + 0.5) * rows * row) / count;
   const tokenY = (k) => spread(names.length, k), stopY = (k) => spread(stops.length, k), end = height / 2;
   const most = Math.max(...stops.map(Math.abs), ...graph.layers.flatMap(({ edges, rest }) => [...edges, rest].map(Math.abs)), 1e-30);
-  const root = make("svg", { viewBox: `0 0 ${width} ${height}`, class: "path", role: "img", "aria-labelledby": "path-says" });
+  const root = drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: "path", role: "img", "aria-labelledby": "path-says" });
   const flow = (x1, y1, x2, y2, weight, says) => {
     if (Math.abs(weight) < most / 400) return;
     const half = (x1 + x2) / 2;
-    const line = make("path", {
+    const line = drawn("path", {
       d: `M${x1} ${y1}C${half} ${y1} ${half} ${y2} ${x2} ${y2}`, class: weight < 0 ? "flow minus" : "flow",
       "stroke-width": (Math.max(0.6, (thickest * Math.abs(weight)) / most)).toFixed(2),
     }, root);
-    make("title", {}, line, `${says}: ${formatScore(weight)}`);
+    drawn("title", {}, line, `${says}: ${formatScore(weight)}`);
   };
   graph.layers.forEach(({ layer, edges, rest }, k) => {
     [...edges, rest].forEach((weight, from) => {
@@ -60,19 +52,19 @@ function pathPicture(graph, chosen, choose) {
   });
   const label = (k) => (k < graph.layers.length ? `layer ${graph.layers[k].layer}` : graph.terms[k - graph.layers.length][0]);
   stops.forEach((value, k) => flow(middle + 44, stopY(k), right, end, value, `${label(k)} → ${graph.asked}`));
-  names.forEach((name, k) => make("text", { x: left - 6, y: tokenY(k) + 4, "text-anchor": "end" }, root, clipName(name, 13)));
+  names.forEach((name, k) => drawn("text", { x: left - 6, y: tokenY(k) + 4, "text-anchor": "end" }, root, clipName(name, 13)));
   stops.forEach((value, k) => {
-    const own = graph.layers[k], box = make("g", own ? { class: `stop${chosen === k + 1 ? " chosen" : ""}`, tabindex: 0, role: "button" } : { class: "term" }, root);
-    make("rect", { x: middle - 44, y: stopY(k) - 9, width: 88, height: 18, rx: 4 }, box);
-    make("text", { x: middle, y: stopY(k) + 4, "text-anchor": "middle" }, box, own ? `${own.layer}${own.kind ? ` ${own.kind}` : ""}` : clipName(label(k), 14));
-    make("title", {}, box, `${label(k)}${own?.kind ? ` (${own.kind})` : ""}: ${formatScore(value)}`);
+    const own = graph.layers[k], box = drawn("g", own ? { class: `stop${chosen === k + 1 ? " chosen" : ""}`, tabindex: 0, role: "button" } : { class: "term" }, root);
+    drawn("rect", { x: middle - 44, y: stopY(k) - 9, width: 88, height: 18, rx: 4 }, box);
+    drawn("text", { x: middle, y: stopY(k) + 4, "text-anchor": "middle" }, box, own ? `${own.layer}${own.kind ? ` ${own.kind}` : ""}` : clipName(label(k), 14));
+    drawn("title", {}, box, `${label(k)}${own?.kind ? ` (${own.kind})` : ""}: ${formatScore(value)}`);
     if (!own) return;
     box.setAttribute("aria-label", `layer ${own.layer} adds ${formatScore(value)}`);
     box.addEventListener("click", () => choose(k + 1));
     box.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { choose(k + 1); event.preventDefault(); event.stopPropagation(); } });
   });
-  make("text", { x: right + 8, y: end - 2, class: "number" }, root, formatScore(graph.number));
-  make("text", { x: right + 8, y: end + 14 }, root, clipName(graph.asked, 18));
+  drawn("text", { x: right + 8, y: end - 2, class: "number" }, root, formatScore(graph.number));
+  drawn("text", { x: right + 8, y: end + 14 }, root, clipName(graph.asked, 18));
   return root;
 }
 

@@ -86,35 +86,28 @@ const PLOT = 150, EDGE = 8;
 
 // One dot for each removed source: its score to the right, what was lost without it upwards.
 function lossPlot(entry) {
-  const drawn = document.getElementById("drawing").namespaceURI;
-  const make = (name, attributes, parent) => {
-    const made = document.createElementNS(drawn, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    parent?.append(made);
-    return made;
-  };
   const drops = CUTS.flatMap(({ key }) => entry[key]).filter((one) => one !== null);
   const across = scaled(entry.scores), upwards = scaled(drops);
   const x = (value) => EDGE + across(value) * (PLOT - 2 * EDGE), y = (value) => PLOT - EDGE - upwards(value) * (PLOT - 2 * EDGE);
-  const root = make("svg", { viewBox: `0 0 ${2 * PLOT} ${PLOT}`, role: "img", "aria-label": plotSays(entry), class: "losses-plot" });
-  make("line", { x1: x(0), x2: x(0), y1: 0, y2: PLOT }, root);
-  make("line", { x1: 0, x2: PLOT, y1: y(0), y2: y(0) }, root);
+  const root = drawn("svg", { viewBox: `0 0 ${2 * PLOT} ${PLOT}`, role: "img", "aria-label": plotSays(entry), class: "losses-plot" });
+  drawn("line", { x1: x(0), x2: x(0), y1: 0, y2: PLOT }, root);
+  drawn("line", { x1: 0, x2: PLOT, y1: y(0), y2: y(0) }, root);
   entry.sources.forEach((j, k) => {
     for (const { key, name } of CUTS) {
       if (entry[key][k] === null) continue;
       const at = { cx: x(entry.scores[k]), cy: y(entry[key][k]), r: j === removal.source ? 6 : 4, class: `${name}${j === removal.source ? " chosen" : ""}` };
-      const dot = make("circle", at, root);
-      make("title", {}, dot).textContent = `${sourceName(j)}${sourcePlace(j)}: score ${formatScore(entry.scores[k])}, ${name} ${formatScore(entry[key][k])}`;
+      const dot = drawn("circle", at, root);
+      drawn("title", {}, dot).textContent = `${sourceName(j)}${sourcePlace(j)}: score ${formatScore(entry.scores[k])}, ${name} ${formatScore(entry[key][k])}`;
       dot.addEventListener("click", () => remove(j));
     }
   });
   CUTS.forEach(({ name }, k) => {
-    make("circle", { cx: PLOT + 14, cy: 20 + 20 * k, r: 4, class: name }, root);
-    make("text", { x: PLOT + 24, y: 24 + 20 * k }, root).textContent = `lost when ${name}`;
+    drawn("circle", { cx: PLOT + 14, cy: 20 + 20 * k, r: 4, class: name }, root);
+    drawn("text", { x: PLOT + 24, y: 24 + 20 * k }, root).textContent = `lost when ${name}`;
   });
-  make("text", { x: PLOT + 8, y: 74 }, root).textContent = "→ score";
-  make("text", { x: PLOT + 8, y: 94 }, root).textContent = `↑ ${formatScore(Math.max(...drops, 0))}`;
-  make("text", { x: PLOT + 8, y: 112 }, root).textContent = `↓ ${formatScore(Math.min(...drops, 0))}`;
+  drawn("text", { x: PLOT + 8, y: 74 }, root).textContent = "→ score";
+  drawn("text", { x: PLOT + 8, y: 94 }, root).textContent = `↑ ${formatScore(Math.max(...drops, 0))}`;
+  drawn("text", { x: PLOT + 8, y: 112 }, root).textContent = `↓ ${formatScore(Math.min(...drops, 0))}`;
   return root;
 }
 

@@ -36,39 +36,41 @@ const PAINTERS = {
 const SANS = 'system-ui, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
 const CELLS_AS_SHAPES = 5000;
 
+// An element of a drawing.
+function drawn(name, attributes, parent, text) {
+  const made = document.createElementNS(document.getElementById("drawing").namespaceURI, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  parent?.append(made);
+  return made;
+}
+
 function toSvg(scene) {
-  const space = document.getElementById("drawing").namespaceURI;
-  const make = (name, attributes, parent) => {
-    const made = document.createElementNS(space, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    parent?.append(made);
-    return made;
-  };
-  const root = make("svg", { width: scene.width, height: scene.height, viewBox: `0 0 ${scene.width} ${scene.height}` });
-  make("rect", { width: "100%", height: "100%", fill: scene.ground }, root);
+  const root = drawn("svg", { width: scene.width, height: scene.height, viewBox: `0 0 ${scene.width} ${scene.height}` });
+  drawn("rect", { width: "100%", height: "100%", fill: scene.ground }, root);
   for (const item of scene.items) {
     if (item.kind === "rect") {
       const { x, y, width, height, fill = "none", stroke } = item;
-      make("rect", { x, y, width, height, fill, ...(stroke && { stroke, "stroke-width": 1.5 }) }, root);
+      drawn("rect", { x, y, width, height, fill, ...(stroke && { stroke, "stroke-width": 1.5 }) }, root);
     } else if (item.kind === "text") {
       const { x, y, string, fill, size, anchor = "start", turn = 0, font = SANS } = item;
-      const text = make("text", { fill, "font-size": size, "font-family": font, "text-anchor": anchor }, root);
+      const text = drawn("text", { fill, "font-size": size, "font-family": font, "text-anchor": anchor }, root);
       text.setAttribute("transform", `translate(${x} ${y}) rotate(${turn})`);
       text.style.whiteSpace = "pre";
       text.textContent = string.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd");
     } else {
-      svgImage(make, root, item);
+      svgImage(root, item);
     }
   }
   return new XMLSerializer().serializeToString(root);
 }
 
 // A map of few cells stays vector; one of many becomes a picture with one dot per cell.
-function svgImage(make, root, { x, y, width, height, canvas, clip }) {
-  const frame = make("svg", { ...clip, viewBox: `${clip.x} ${clip.y} ${clip.width} ${clip.height}` }, root);
+function svgImage(root, { x, y, width, height, canvas, clip }) {
+  const frame = drawn("svg", { ...clip, viewBox: `${clip.x} ${clip.y} ${clip.width} ${clip.height}` }, root);
   if (canvas.width * canvas.height > CELLS_AS_SHAPES) {
     const image = { x, y, width, height, href: canvas.toDataURL(), preserveAspectRatio: "none", "image-rendering": "pixelated" };
-    make("image", image, frame);
+    drawn("image", image, frame);
     return;
   }
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -78,7 +80,7 @@ function svgImage(make, root, { x, y, width, height, canvas, clip }) {
       const at = 4 * (row * canvas.width + column);
       if (data[at + 3] === 0) continue;
       const fill = `rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`;
-      make("rect", { x: x + column * wide, y: y + row * high, width: wide, height: high, fill, "shape-rendering": "crispEdges" }, frame);
+      drawn("rect", { x: x + column * wide, y: y + row * high, width: wide, height: high, fill, "shape-rendering": "crispEdges" }, frame);
     }
   }
 }
