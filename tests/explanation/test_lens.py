@@ -1,10 +1,13 @@
 """What the stream predicts after each layer, kept with a page's first result."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import mambascope
-from mambascope import Attribution, capture
+from mambascope import Attribution, capture, memory
+from mambascope.errors import CheckpointError, MapTooLargeError
 from mambascope.explanation import explain, lens
 from mambascope.methods import logit_lens
 from models import stock_model
@@ -38,6 +41,19 @@ def test_a_page_says_what_the_stream_predicts_at_its_targets(tiny, tmp_path):
     result.save(file)
     assert Attribution.load(file).diagnostics["lens"] == [entry]
     assert "lens" not in result.words().diagnostics
+
+
+def test_one_that_does_not_fit_is_refused_or_left_out(tiny, tmp_path, monkeypatch):
+    result, *_ = explain(*tiny, TEXT, method="latim", views=True, verify=0)
+    (entry,) = result.diagnostics["lens"]
+    short = {**result.diagnostics, "lens": [{**entry, "rank": entry["rank"][1:]}]}
+    file = dataclasses.replace(result, diagnostics=short).save(tmp_path / "short.safetensors")
+    with pytest.raises(CheckpointError, match="more or fewer predictions than streams"):
+        Attribution.load(file)
+    trace = capture(stock_model("mamba"), input_ids=torch.tensor([[5, 9, 2, 7]]))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    with pytest.raises(MapTooLargeError, match="read fewer positions"):
+        logit_lens(trace)
 
 
 def test_every_generated_token_has_its_own_unless_there_are_many(tiny, monkeypatch):

@@ -305,3 +305,10 @@ def test_a_page_without_path_and_lens_has_no_section_for_them(told):
     ]
     assert "offerRemoval(entry" not in page
     assert "function showPath" not in page
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_page_without_measurements_says_how_to_get_them(told, measured):
+    shown = with_removals(result()) if measured else result()
+    (says,) = told(html_page(shown), """return [document.getElementById("evidence").textContent];""")
+    assert ("For what is lost without the top sources add --verify 8." in says) == (not measured)

@@ -29,7 +29,7 @@ function showEvidence(method) {
   add("numbers in this page", `the top ${TOP} sources of every target are exact; other scores (≈) are rounded to about 1 % `
     + "of their row's largest.");
   add("made by", RESULT.command ? element("pre", { textContent: RESULT.command }) : "a call from Python; no command was recorded",
-    ` The page opens with ${RESULT.methods[0].name}.${mapHint()}`);
+    ` The page opens with ${RESULT.methods[0].name}.${mapHint()}${removalHint()}`);
   list.replaceChildren(...entries);
 }
 
@@ -37,6 +37,12 @@ function showEvidence(method) {
 function mapHint() {
   const every = RESULT.methods.some(({ targets }) => targets.length === TOKENS);
   return every || !RESULT.command ? "" : " For the sources of every position add --positions all.";
+}
+
+// Where nothing was measured by removing sources, the command says how to.
+function removalHint() {
+  const measured = RESULT.methods.some(({ diagnostics }) => diagnostics.verified || diagnostics.merged || "stage" in diagnostics);
+  return measured || !RESULT.command ? "" : " For what is lost without the top sources add --verify 8.";
 }
 
 const small = (error) => (typeof error === "number" ? error.toExponential(1) : String(error));
