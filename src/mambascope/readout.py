@@ -117,6 +117,7 @@ class Readout:
         """Return Σ c · logits with c the readout's gradient at the logits: the total of a linear explanation.
 
         For logits that is the readout itself; for log-probabilities c is the term's one-hot vector less the softmax.
+        A word that cannot come, whose logit is minus infinity, has c = 0 and adds nothing.
         """
         logits = logits_of(outputs)
         if not self.log_probability:
@@ -124,7 +125,7 @@ class Readout:
         with torch.enable_grad():
             rows = self._rows(logits.detach(), mask).requires_grad_()
             (c,) = torch.autograd.grad(self._total(rows.log_softmax(dim=-1)).sum(), rows)
-        return (c * rows.detach()).sum(dim=(1, 2))
+        return (c * rows.detach()).masked_fill(c == 0, 0).sum(dim=(1, 2))
 
 
 @dataclass(frozen=True)

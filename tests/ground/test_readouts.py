@@ -90,6 +90,15 @@ def test_first_order_is_the_gradient_at_the_logits_times_the_logits():
     assert torch.equal(readouts.token(6, 31).first_order(LOGITS), LOGITS[:, 6, 31]), "of a logit the logit itself"
 
 
+def test_words_that_cannot_come_add_nothing_to_the_first_order():
+    logits, banned = LOGITS.clone(), torch.tensor([1, 4])
+    logits[..., banned] = -torch.inf
+    kept = torch.tensor([entry for entry in range(LOGITS.shape[-1]) if entry not in banned])
+    among = int((kept == 7).nonzero())
+    found = readouts.continuation(3, [7], "…").first_order(logits)
+    assert torch.allclose(found, readouts.continuation(3, [among], "…").first_order(logits[..., kept]), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 
+from hybrids import HYBRIDS, hybrid_model
 from mambascope import methods, readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain
@@ -24,6 +25,8 @@ LENGTH, PADDED = 11, 4
 SINGLE = 2e-4
 #: These draw random numbers of the padded text's shape, so a shorter text has others.
 DRAWN = ("random", "smoothgrad")
+#: Hybrids whose recurrent layers read no mask: padding before a text is refused.
+MASKLESS = ("recurrent_gemma", "rwkv", "xlstm")
 
 
 def text(side):
@@ -151,6 +154,28 @@ def test_so_it_is_when_the_functions_are_called_for_a_batch(family, side):
     for name, found in rows.items():
         assert not found[padding].any(), name
         assert found[~padding].any(dim=-1).all(), name
+
+
+@pytest.mark.parametrize("family", [name for name in HYBRIDS if name not in MASKLESS])
+@pytest.mark.parametrize("side", ["left", "hole"])
+def test_rows_of_hybrids_have_exact_zeros_too(family, side):
+    """Some mask padding only where it enters, and their convolutions write there."""
+    ids, mask = text(side)
+    trace = capture(hybrid_model(family), input_ids=ids, attention_mask=mask)
+    real = mask[0].bool()
+    for layer in range(len(trace.layers)):
+        for name in ("hidden_attention_row", "implicit_attention_row", "latim_row", "raw_attention_row"):
+            try:
+                row = getattr(methods, name)(trace, layer, -1)[0]
+            except UnsupportedModelError:
+                continue
+            assert not row[~real].any(), (name, layer)
+            assert row[real].any(), (name, layer)
+    for name in ("rollout_row", "implicit_rollout_row"):
+        try:
+            assert not getattr(methods, name)(trace, -1)[0, ~real].any(), name
+        except UnsupportedModelError:
+            continue
 
 
 def test_shares_of_a_target_still_sum_to_one():

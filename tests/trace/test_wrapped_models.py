@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 from mambascope import UnsupportedModelError, capture, explain, readouts
 from mambascope.errors import InputError
 from mambascope.families import kinds_of
+from mambascope.methods.interventions import value_zeroing
 from mambascope.methods.latim import latim
 from mambascope.methods.registry import METHODS
 from mambascope.trace.differentiate import differentiate
@@ -247,6 +248,26 @@ def test_wrappers_are_taken_off(wrap):
     assert torch._dynamo.utils.counters["frames"]["total"] == seen
     if wrap == "compiled":
         assert capture(wrapped, input_ids=IDS).model is model
+
+
+class Own(nn.Module):
+    """Somebody's own module around a model, which passes on no word about caches."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba2"])
+def test_a_model_in_a_module_of_ones_own_runs_without_a_cache(family):
+    model = untied(family)
+    assert model.config.use_cache, "by itself it makes one"
+    inside, plain = (value_zeroing(capture(one, input_ids=IDS), 1) for one in (Own(model), model))
+    assert_equal_to_rounding(inside, plain)
+    assert model.config.use_cache
 
 
 def test_wrappers_inside_a_model_are_taken_off():

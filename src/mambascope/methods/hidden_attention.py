@@ -16,7 +16,7 @@ from mambascope.errors import InputError
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
-from mambascope.methods.targets import of_each_text, without_padding
+from mambascope.methods.targets import of_each_text, padded_sources_zero, without_padding
 from mambascope.numbering import shown, whole_number
 from mambascope.operators.blocks import Block, Workspace, split
 from mambascope.operators.token_mixer import TokenMixer
@@ -107,7 +107,7 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
             found[:, :seen] += scale * scan.tile(slice(place, place + 1), slice(0, seen)).mean(dim=1)[:, 0]
         return (found,)
 
-    return of_each_text(trace, target, row)[0]
+    return padded_sources_zero(trace, of_each_text(trace, target, row)[0])
 
 
 def chosen_maps(channels: Iterable[int] | str | None, count: int) -> list[int]:

@@ -22,7 +22,7 @@ from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.targets import of_each_text, without_padding
+from mambascope.methods.targets import of_each_text, padded_sources_zero, without_padding
 from mambascope.trace import Trace
 
 
@@ -79,7 +79,7 @@ def implicit_attention_row(trace: Trace, layer: int, target: int) -> Float[Tenso
         found[:, operator.seen(place)] = operator.implicit_row(place)
         return (found,)
 
-    return of_each_text(trace, target, row)[0]
+    return padded_sources_zero(trace, of_each_text(trace, target, row)[0])
 
 
 @checked

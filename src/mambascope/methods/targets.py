@@ -51,6 +51,18 @@ def without_padding(trace: Trace, maps: Float[Tensor, "b *M L L"]) -> Float[Tens
     return maps.masked_fill_(padding[..., None, :] | padding[..., :, None], 0)
 
 
+def padded_sources_zero(trace: Trace, rows: Float[Tensor, "b *s L"]) -> Float[Tensor, "b *s L"]:
+    """Set a target's scores of padding to zero, in place, and return them.
+
+    A layer may mask padding only where it enters (gated delta nets): its convolution then writes at such a place, and
+    its matrix has a column there.
+    """
+    if trace.attention_mask is None:
+        return rows
+    padding = ~trace.attention_mask.bool().to(rows.device)
+    return rows.masked_fill_(padding.view(len(padding), *[1] * (rows.ndim - 2), -1), 0)
+
+
 def require_no_padding(trace: Trace, scores: Float[Tensor, "b L"]) -> None:
     """Raise InputError if padding has a score: the number that is explained is then read from padding."""
     if trace.attention_mask is None:

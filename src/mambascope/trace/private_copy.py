@@ -48,7 +48,7 @@ def private_copy(model: nn.Module, *, eager: bool = False) -> nn.Module:
     Args:
         model: The model.
         eager: Run attention in its eager form, which returns its probabilities, and experts in theirs, which knows
-            every precision.
+            every precision; and make no cache.
 
     Raises:
         InputError: if this is not a model.

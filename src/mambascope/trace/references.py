@@ -35,7 +35,7 @@ class References:
 
     Attributes:
         model: The model.
-        eager: Whether attention and experts run in their eager form in the copy.
+        eager: Whether attention and experts run in their eager form in the copy, and no cache is made.
     """
 
     def __init__(self, model: nn.Module, eager: bool) -> None:
@@ -136,6 +136,8 @@ class References:
         vars(twin)["_attn_implementation_internal"] = "eager"
         if "_experts_implementation_internal" in vars(twin):  # the grouped product of experts has no float64 form
             vars(twin)["_experts_implementation_internal"] = "eager"
+        if getattr(twin, "use_cache", None):  # inside a module of the user's own, no argument tells the model so
+            vars(twin)["use_cache"] = False
         return twin
 
     @_of.register(list)
