@@ -1,8 +1,18 @@
 """All exceptions of mambascope. A message says in one sentence what was wrong, what was found and what to do."""
 
+#: Characters of messages that are not printable and stay: ends of lines, tabs, and spaces at which no line may end.
+KEPT = "\n\t\u00a0\u202f"
+
 
 class MambascopeError(Exception):
-    """Anything that mambascope refuses or cannot do; the command line prints it as one sentence and exits with 2."""
+    """Anything that mambascope refuses or cannot do; the command line prints it as one sentence and exits with 2.
+
+    A message may name what a file or a caller gave, so what a terminal would obey, as control characters and marks
+    that turn the direction of writing, is written as Python escapes it.
+    """
+
+    def __str__(self) -> str:
+        return "".join(one if one.isprintable() or one in KEPT else repr(one)[1:-1] for one in super().__str__())
 
 
 class InputError(MambascopeError):
