@@ -1,13 +1,14 @@
 # Two commands set everything up on a fresh machine with Python 3.11 or newer:
 #   make demo   explains a sentence with the bundled model and writes demo.html
 #   make test   checks style, types and imports, and runs the tests
-# Five more: make docs builds the documentation as a site; make test-slow runs what make test leaves out; make test-ray
+# Six more: make docs builds the documentation as a site; make test-slow runs what make test leaves out; make test-ray
 # installs Ray and tests runs on a cluster; make test-oldest tests families, passes and methods on the oldest versions of
-# torch and transformers that are supported; make fuzz looks for faults at random for ten minutes.
+# torch and transformers that are supported; make fuzz looks for faults at random for ten minutes;
+# make test-extras installs every extra by itself and tries what it is for.
 PYTHON ?= python3
 TEXT ?= Mr. Bolton was a rich man, and Mrs. Bolton was proud of it. Every day Mr. B
 
-.PHONY: demo docs test test-slow test-ray test-interop test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement removals pages evaluate evaluate-pictures house figures vision-figures wheel zoo clean
+.PHONY: demo docs test test-slow test-ray test-interop test-extras test-oldest lint fuzz bench methods families peer retrieval layers constructed seeds agreement removals pages evaluate evaluate-pictures house figures vision-figures wheel zoo clean
 
 demo: .venv/ready
 	.venv/bin/mambascope explain "$(TEXT)" --out demo.html
@@ -17,6 +18,17 @@ test: .venv-test/ready lint
 
 test-slow: .venv-test/ready
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "slow or wide"
+
+# Every extra by itself, in a fresh environment: its features work, and those of the others are refused by name.
+EXTRAS = none xarray captum evaluate ray docs interop vision
+test-extras:
+	for one in $(EXTRAS); do \
+	  case $$one in none) extra= ;; ray) extra="[evaluate,ray]" ;; *) extra="[$$one]" ;; esac; \
+	  rm -rf .venv-extra && $(PYTHON) -m venv .venv-extra || exit 1; \
+	  .venv-extra/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch || exit 1; \
+	  .venv-extra/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".$$extra" || exit 1; \
+	  OMP_NUM_THREADS=1 .venv-extra/bin/python tests/extras/only.py $$one || exit 1; \
+	done
 
 test-ray: .venv-test/ray
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest tests/evaluate/test_ray_engine.py
@@ -160,4 +172,4 @@ zoo: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-oldest .venv-peer build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-test .venv-oldest .venv-peer .venv-extra build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

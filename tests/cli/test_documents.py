@@ -104,6 +104,9 @@ def test_targets_and_extras_that_are_named_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
     for extra in set(re.findall(r"(?:mambascope|\.)\[(\w+)\]", text)):
         assert extra in settings["optional-dependencies"], extra
+    tried = re.search(r"^EXTRAS = none (.*)$", makefile, re.MULTILINE)
+    assert tried, "make test-extras tries every extra by itself"
+    assert set(tried[1].split()) == set(settings["optional-dependencies"]) - {"dev"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
