@@ -66,10 +66,13 @@ def _evaluation(*engine: str) -> None:
         _command("report", run)
 
 
-def _picture() -> None:
+def _pictures() -> None:
     model, processor = mambascope.load(str(ROOT / "zoo" / "vision-digits-vim"))
     picture = mambascope.explain(model, processor, str(ROOT / "docs" / "digits.png"), method="rollout", progress=False)
     assert picture.grid is not None
+    from mambascope.evaluate.data.free_photographs import strips
+
+    assert strips("test", 32)
 
 
 def _frame() -> None:
@@ -103,7 +106,7 @@ FEATURES: dict[str, Callable[[], None]] = {
     "ray": lambda: _evaluation("--engine", "ray"),
     "docs": _site,
     "interop": _other_viewers,
-    "vision": _picture,
+    "vision": _pictures,
 }
 
 
