@@ -157,10 +157,14 @@ class Attribution(Verbs):
         """
         if layer is None:
             return self.scores.mean(dim=0) if self.over_layers == "mean" else self.scores.sum(dim=0)
+        return self.scores[self._place(layer)]
+
+    def _place(self, layer: int | str) -> int:
+        """Return where a layer is on the axis."""
         layer = layer if isinstance(layer, str) and layer == WHOLE_MODEL else whole_number(layer, "layer")
         if layer not in self.axes["layer"]:
             raise InputError(f"layer {layer} is not in this result, which holds layers {list(self.axes['layer'])}")
-        return self.scores[self.axes["layer"].index(layer)]
+        return self.axes["layer"].index(layer)
 
     def row(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, " source"]:
         """Return one target's scores over all sources; by default the target in focus, over all layers.
@@ -178,7 +182,10 @@ class Attribution(Verbs):
                 f"position {position} is not in this result, which explains positions "
                 f"{self.axes['target'][0]} to {self.axes['target'][-1]}"
             )
-        return self.matrix(layer)[self.axes["target"].index(position)]
+        here = self.scores[:, self.axes["target"].index(position)]  # the whole matrix may be larger than memory
+        if layer is not None:
+            return here[self._place(layer)]
+        return here.mean(dim=0) if self.over_layers == "mean" else here.sum(dim=0)
 
     def picture(self, position: int | None = None, layer: int | str | None = None) -> Float[Tensor, "rows columns"]:
         """Return one target's scores arranged as the patches lie in the picture, without the class token's.

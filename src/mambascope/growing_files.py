@@ -1,0 +1,236 @@
+"""Tensor files that are written band by band, for what no memory holds; what an interruption leaves is continued.
+
+A file grows beside its place, under the name `NAME.partial.safetensors`. Its header says how many bands are complete:
+a band's numbers are on the disk before it is counted. At the end the count leaves the header and the file takes its
+place, as any other file of named tensors (`mambascope.tensor_files`), from which single rows can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from jaxtyping import Float
+from torch import Tensor, from_numpy
+
+from mambascope.errors import InputError, OutputError
+from mambascope.files import KEPT, check_place
+
+#: Digits of the count of complete bands, which the header holds while a file grows.
+DIGITS = 12
+
+#: The alignment of the numbers, in bytes, and what the header may grow by when the file is finished.
+ALIGNED, SPARE = 64, 1024
+
+#: The part of a band's largest number by which it may differ when it is computed again to continue a file: sums in
+#: another order, on another number of threads, differ by less, and another text or model by more.
+SAME = 1e-3
+
+
+class Band(NamedTuple):
+    """Rows of some of a tensor's matrices.
+
+    Attributes:
+        maps: Which matrices.
+        rows: Which rows of each.
+    """
+
+    maps: slice
+    rows: slice
+
+
+def bands_of(shape: tuple[int, int, int], rows: int, *, together: bool = False) -> list[Band]:
+    """Return the bands of so many rows that make up a tensor, matrix after matrix, or of all matrices together."""
+    maps = [slice(0, shape[0])] if together else [slice(one, one + 1) for one in range(shape[0])]
+    return [Band(one, slice(first, min(first + rows, shape[1]))) for one in maps for first in range(0, shape[1], rows)]
+
+
+def grow(
+    path: Path,
+    name: str,
+    shape: tuple[int, int, int],
+    texts: Mapping[str, str],
+    bands: Sequence[Band],
+    compute: Callable[[Band], Float[Tensor, "maps rows columns"]],
+    *,
+    said: Callable[[int, int], None] | None = None,
+    last_words: Callable[[], Mapping[str, str]] = dict,
+) -> int:
+    """Write a float32 tensor to a file band by band, and return how many bands an earlier run had left complete.
+
+    Args:
+        path: The file.
+        name: The tensor's name in it.
+        shape: The tensor's shape.
+        texts: The texts of its header.
+        bands: Its bands, in order.
+        compute: Returns the numbers of a band.
+        said: Called with (bands done, bands in all) at the start and after each.
+        last_words: Returns texts that take the place of some in the header at the end, no longer than those but for
+            `SPARE` bytes.
+
+    Raises:
+        InputError: if no file can be written there, another process writes it, or what an interruption left is of
+            something else.
+        OutputError: if the disk has too little room, or the file cannot be written.
+    """
+    place = check_place(path)
+    partial = place.with_name(f"{place.stem[:KEPT]}.partial{place.suffix}")
+    lock = FileLock(partial.with_suffix(".lock"), timeout=0)
+    try:
+        with lock:
+            try:
+                with _Growing.opened(partial, name, shape, texts, len(bands)) as growing:
+                    begun = growing.begun(bands, compute)
+                    for done in range(begun, len(bands)):
+                        if said is not None:
+                            said(done, len(bands))
+                        growing.write(bands[done], compute(bands[done]))
+                        growing.count(done + 1)
+                    growing.finish({**texts, **last_words()})
+                partial.replace(place)
+                if said is not None:
+                    said(len(bands), len(bands))
+                return begun
+            finally:
+                with suppress(OSError):
+                    Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise InputError(f"another process is writing {path}; wait until it ends, or choose another name") from error
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error}; what is complete is kept in {partial}") from error
+
+
+class _Growing:
+    """An unfinished file: its header, of fixed length, and its numbers."""
+
+    def __init__(self, file: BinaryIO, path: Path, name: str, shape: tuple[int, int, int], header: bytes) -> None:
+        self.file, self.path, self.name, self.shape, self.header = file, path, name, shape, header
+
+    @classmethod
+    def opened(
+        cls, path: Path, name: str, shape: tuple[int, int, int], texts: Mapping[str, str], bands: int
+    ) -> _Growing:
+        """Open what an interruption left, or make a new file with room for everything.
+
+        Raises:
+            InputError: if what is there is of something else.
+            OutputError: if the disk has too little room.
+        """
+        header = _header(name, shape, {**texts, "unfinished": "0" * DIGITS, "bands": str(bands)}, SPARE)
+        whole = len(header) + 4 * math.prod(shape)
+        if path.exists():
+            file = path.open("r+b")
+            growing = cls(file, path, name, shape, header)
+            if _without_count(file.read(len(header))) != _without_count(header):
+                file.close()
+                raise InputError(
+                    f"{path} is what an interruption left of something else: another text, model, method or version; "
+                    "remove it, or choose another name"
+                )
+            return growing
+        free = shutil.disk_usage(path.parent).free
+        if whole > free:
+            raise OutputError(
+                f"{path} would need {whole / 2**30:.1f} GiB, but the disk has only {free / 2**30:.1f} GiB left"
+            )
+        file = path.open("x+b")
+        file.write(header)
+        file.truncate(whole)
+        return cls(file, path, name, shape, header)
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def begun(self, bands: Sequence[Band], compute: Callable[[Band], Tensor]) -> int:
+        """Return how many bands are complete, once the last of them has been computed again and is the same.
+
+        Raises:
+            InputError: if it is not: a model of other weights left them.
+        """
+        self.file.seek(self._counter)
+        done = int(self.file.read(DIGITS))
+        if done:
+            band = bands[done - 1]
+            found, again = self.read(band), compute(band).float()
+            if not (found - again).abs().max() <= SAME * again.abs().max():
+                raise InputError(
+                    f"{self.path} is what an interruption left of a model with other weights; remove it, or choose "
+                    "another name"
+                )
+        return done
+
+    def write(self, band: Band, values: Float[Tensor, "maps rows columns"]) -> None:
+        """Write the numbers of a band and wait until they are on the disk."""
+        numbers = np.ascontiguousarray(values.detach().float().cpu().numpy(), dtype="<f4")
+        for one, rows in zip(self._starts(band), numbers, strict=True):
+            self.file.seek(one)
+            self.file.write(rows.data)
+        self._settle()
+
+    def read(self, band: Band) -> Float[Tensor, "maps rows columns"]:
+        """Return the numbers of a band."""
+        shape = (band.rows.stop - band.rows.start, self.shape[2])
+        parts = []
+        for one in self._starts(band):
+            self.file.seek(one)
+            parts.append(np.frombuffer(self.file.read(4 * math.prod(shape)), dtype="<f4").reshape(shape))
+        return from_numpy(np.stack(parts).astype(np.float32))
+
+    def count(self, done: int) -> None:
+        """Say in the header how many bands are complete."""
+        self.file.seek(self._counter)
+        self.file.write(f"{done:0{DIGITS}d}".encode())
+        self._settle()
+
+    def finish(self, texts: Mapping[str, str]) -> None:
+        """Write the header of a complete file."""
+        header = _header(self.name, self.shape, texts, 0)
+        assert len(header) <= len(self.header), "the texts have grown"
+        content = header[8:].ljust(len(self.header) - 8)
+        self.file.seek(0)
+        self.file.write(len(content).to_bytes(8, "little") + content)
+        self._settle()
+
+    @property
+    def _counter(self) -> int:
+        mark = b'"unfinished":"'
+        return self.header.index(mark) + len(mark)
+
+    def _starts(self, band: Band) -> list[int]:
+        """Return where the rows of a band begin in the file, for each of its matrices."""
+        _, rows, columns = self.shape
+        return [
+            len(self.header) + 4 * columns * (rows * one + band.rows.start)
+            for one in range(band.maps.start, band.maps.stop)
+        ]
+
+    def _settle(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _header(name: str, shape: tuple[int, ...], texts: Mapping[str, str], spare: int) -> bytes:
+    """Return the header of a file with one tensor, with so many bytes to spare; safetensors allows blanks at its end."""
+    entry: dict[str, Any] = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * math.prod(shape)]}
+    content = {"__metadata__": dict(sorted(texts.items())), name: entry}
+    written = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    length = -(-(8 + len(written) + spare) // ALIGNED) * ALIGNED - 8
+    return length.to_bytes(8, "little") + written.ljust(length)
+
+
+def _without_count(header: bytes) -> bytes:
+    mark = b'"unfinished":"'
+    start = header.rfind(mark)
+    return header if start < 0 else header[:start] + header[start + len(mark) + DIGITS :]
