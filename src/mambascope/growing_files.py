@@ -222,7 +222,7 @@ class _Growing:
 
 
 def _header(name: str, shape: tuple[int, ...], texts: Mapping[str, str], spare: int) -> bytes:
-    """Return the header of a file with one tensor, with so many bytes to spare; safetensors allows blanks at its end."""
+    """Return the header of a file with one tensor, with bytes to spare: safetensors allows blanks at its end."""
     entry: dict[str, Any] = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * math.prod(shape)]}
     content = {"__metadata__": dict(sorted(texts.items())), name: entry}
     written = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
