@@ -11,6 +11,7 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .explanation import explain as explain
 from .explanation.captum_attribution import CaptumAttribution as CaptumAttribution
 from .explanation.gallery import head_gallery as head_gallery
+from .explanation.writing import write_maps as write_maps
 from .inputs.pictures import read_picture as read_picture
 from .loading.bundled import bundled_models as bundled_models
 from .loading.load import load as load

@@ -23,11 +23,12 @@ from torch import Tensor, from_numpy
 
 from mambascope.errors import InputError, OutputError
 from mambascope.files import KEPT, check_place
+from mambascope.memory import in_words
 
-#: Digits of the count of complete bands, which the header holds while a file grows.
-DIGITS = 12
+#: What comes before the count of complete bands in the header of a file that grows, and the digits of the count.
+COUNT, DIGITS = b'"unfinished":"', 12
 
-#: The alignment of the numbers, in bytes, and what the header may grow by when the file is finished.
+#: The alignment of the numbers, in bytes, and what the last header may take more than was said.
 ALIGNED, SPARE = 64, 1024
 
 #: The part of a band's largest number by which it may differ when it is computed again to continue a file: sums in
@@ -57,12 +58,12 @@ def grow(
     path: Path,
     name: str,
     shape: tuple[int, int, int],
-    texts: Mapping[str, str],
+    identity: str,
     bands: Sequence[Band],
     compute: Callable[[Band], Float[Tensor, "maps rows columns"]],
+    texts: Callable[[], Mapping[str, str]],
     *,
     said: Callable[[int, int], None] | None = None,
-    last_words: Callable[[], Mapping[str, str]] = dict,
 ) -> int:
     """Write a float32 tensor to a file band by band, and return how many bands an earlier run had left complete.
 
@@ -70,12 +71,12 @@ def grow(
         path: The file.
         name: The tensor's name in it.
         shape: The tensor's shape.
-        texts: The texts of its header.
+        identity: What the tensor is of, by which what an interruption left is known again.
         bands: Its bands, in order.
         compute: Returns the numbers of a band.
+        texts: Returns the texts of the header. They are written at the end, when they may be longer than at the start
+            by `SPARE` bytes.
         said: Called with (bands done, bands in all) at the start and after each.
-        last_words: Returns texts that take the place of some in the header at the end, no longer than those but for
-            `SPARE` bytes.
 
     Raises:
         InputError: if no file can be written there, another process writes it, or what an interruption left is of
@@ -88,14 +89,14 @@ def grow(
     try:
         with lock:
             try:
-                with _Growing.opened(partial, name, shape, texts, len(bands)) as growing:
+                with _Growing.opened(partial, name, shape, identity, bands, texts()) as growing:
                     begun = growing.begun(bands, compute)
                     for done in range(begun, len(bands)):
                         if said is not None:
                             said(done, len(bands))
                         growing.write(bands[done], compute(bands[done]))
                         growing.count(done + 1)
-                    growing.finish({**texts, **last_words()})
+                    growing.finish(texts())
                 partial.replace(place)
                 if said is not None:
                     said(len(bands), len(bands))
@@ -117,7 +118,13 @@ class _Growing:
 
     @classmethod
     def opened(
-        cls, path: Path, name: str, shape: tuple[int, int, int], texts: Mapping[str, str], bands: int
+        cls,
+        path: Path,
+        name: str,
+        shape: tuple[int, int, int],
+        identity: str,
+        bands: Sequence[Band],
+        texts: Mapping[str, str],
     ) -> _Growing:
         """Open what an interruption left, or make a new file with room for everything.
 
@@ -125,23 +132,22 @@ class _Growing:
             InputError: if what is there is of something else.
             OutputError: if the disk has too little room.
         """
-        header = _header(name, shape, {**texts, "unfinished": "0" * DIGITS, "bands": str(bands)}, SPARE)
-        whole = len(header) + 4 * math.prod(shape)
+        own = {"unfinished": "0" * DIGITS, "bands": str(len(bands)), "identity": identity}
+        header = _header(name, shape, own, len(_header(name, shape, texts)) + SPARE)
         if path.exists():
             file = path.open("r+b")
-            growing = cls(file, path, name, shape, header)
-            if _without_count(file.read(len(header))) != _without_count(header):
+            found = file.read(8)
+            found += file.read(int.from_bytes(found, "little") if len(found) == 8 else 0)
+            if _said(found) != _said(header):
                 file.close()
                 raise InputError(
                     f"{path} is what an interruption left of something else: another text, model, method or version; "
                     "remove it, or choose another name"
                 )
-            return growing
-        free = shutil.disk_usage(path.parent).free
+            return cls(file, path, name, shape, found)
+        whole, free = len(header) + 4 * math.prod(shape), shutil.disk_usage(path.parent).free
         if whole > free:
-            raise OutputError(
-                f"{path} would need {whole / 2**30:.1f} GiB, but the disk has only {free / 2**30:.1f} GiB left"
-            )
+            raise OutputError(f"{path} needs {in_words(whole)}, but the disk has only {in_words(free)} left")
         file = path.open("x+b")
         file.write(header)
         file.truncate(whole)
@@ -196,17 +202,15 @@ class _Growing:
 
     def finish(self, texts: Mapping[str, str]) -> None:
         """Write the header of a complete file."""
-        header = _header(self.name, self.shape, texts, 0)
-        assert len(header) <= len(self.header), "the texts have grown"
-        content = header[8:].ljust(len(self.header) - 8)
+        header = _header(self.name, self.shape, texts, len(self.header))
+        assert len(header) == len(self.header), "the texts have grown"
         self.file.seek(0)
-        self.file.write(len(content).to_bytes(8, "little") + content)
+        self.file.write(header)
         self._settle()
 
     @property
     def _counter(self) -> int:
-        mark = b'"unfinished":"'
-        return self.header.index(mark) + len(mark)
+        return self.header.index(COUNT) + len(COUNT)
 
     def _starts(self, band: Band) -> list[int]:
         """Return where the rows of a band begin in the file, for each of its matrices."""
@@ -221,16 +225,16 @@ class _Growing:
         os.fsync(self.file.fileno())
 
 
-def _header(name: str, shape: tuple[int, ...], texts: Mapping[str, str], spare: int) -> bytes:
-    """Return the header of a file with one tensor, with bytes to spare: safetensors allows blanks at its end."""
+def _header(name: str, shape: tuple[int, ...], texts: Mapping[str, str], length: int = 0) -> bytes:
+    """Return the header of a file with one tensor, of this length at least: safetensors allows blanks at its end."""
     entry: dict[str, Any] = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * math.prod(shape)]}
     content = {"__metadata__": dict(sorted(texts.items())), name: entry}
     written = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    length = -(-(8 + len(written) + spare) // ALIGNED) * ALIGNED - 8
-    return length.to_bytes(8, "little") + written.ljust(length)
+    padded = -(-max(8 + len(written), length) // ALIGNED) * ALIGNED - 8
+    return padded.to_bytes(8, "little") + written.ljust(padded)
 
 
-def _without_count(header: bytes) -> bytes:
-    mark = b'"unfinished":"'
-    start = header.rfind(mark)
-    return header if start < 0 else header[:start] + header[start + len(mark) + DIGITS :]
+def _said(header: bytes) -> bytes:
+    """Return what an unfinished file's header says, without the count of bands that are complete."""
+    said, start = header[8:].rstrip(), header.rfind(COUNT) - 8
+    return said if start < 0 else said[:start] + said[start + len(COUNT) + DIGITS :]

@@ -185,7 +185,12 @@ def write_saved(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tens
     Raises:
         InputError, OutputError: as `whole_file`.
     """
-    write_tensors(path, tensors, {"format": FORMAT, "attribution": json.dumps(facts)})
+    write_tensors(path, tensors, texts_of(facts))
+
+
+def texts_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of the header of a file that holds a result with these facts."""
+    return {"format": FORMAT, "attribution": json.dumps(facts)}
 
 
 def read_saved(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mambascope.growing_files import Band, bands_of, grow
 
 SHAPE = (2, 7, 5)
 VALUES = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-TEXTS = {"format": "a form", "attribution": '{"tokens": ["好", "\\"quoted\\""]}'}
+TEXTS = {"format": "a form", "attribution": '{"tokens": ["好", "\\"quoted\\""]}' * 100}
 
 
 def of(band: Band):
@@ -53,7 +53,7 @@ def test_the_file_is_one_that_safetensors_reads(tmp_path, rows, together):
     path = tmp_path / "maps.safetensors"
     steps = []
     bands = bands_of(SHAPE, rows, together=together)
-    grow(path, "scores", SHAPE, TEXTS, bands, of, said=lambda *step: steps.append(step))
+    grow(path, "scores", SHAPE, "this", bands, of, lambda: TEXTS, said=lambda *step: steps.append(step))
     found, texts = read(path)
     assert torch.equal(found, VALUES)
     assert texts == TEXTS
@@ -67,34 +67,35 @@ def test_an_interrupted_file_is_continued(tmp_path, after):
     path.write_text("an older file")
     compute, before = stopping(after)
     with pytest.raises(KeyboardInterrupt):
-        grow(path, "scores", SHAPE, TEXTS, bands, compute)
+        grow(path, "scores", SHAPE, "this", bands, compute, lambda: TEXTS)
     assert path.read_text() == "an older file", "it is untouched until the new one is complete"
     compute, computed = stopping(-1)
-    begun = grow(path, "scores", SHAPE, TEXTS, bands, compute, last_words=lambda: {"format": "another form"})
+    later = TEXTS | {"format": "another form"}
+    begun = grow(path, "scores", SHAPE, "this", bands, compute, lambda: later)
     assert begun == after == len(before)
     assert computed == bands[max(0, after - 1) :], "the last complete band once more, as a check, and the rest"
     found, texts = read(path)
     assert torch.equal(found, VALUES)
-    assert texts == TEXTS | {"format": "another form"}
+    assert texts == later
     assert [one.name for one in tmp_path.iterdir()] == ["maps.safetensors"]
 
 
 def test_what_is_left_of_something_else_is_refused(tmp_path):
     path, bands = tmp_path / "maps.safetensors", bands_of(SHAPE, 3)
     with pytest.raises(KeyboardInterrupt):
-        grow(path, "scores", SHAPE, TEXTS, bands, stopping(2)[0])
+        grow(path, "scores", SHAPE, "this", bands, stopping(2)[0], lambda: TEXTS)
     left = (tmp_path / "maps.partial.safetensors").read_bytes()
-    for shape, texts, given in (
-        (SHAPE, TEXTS | {"format": "b form"}, bands),
-        ((2, 5, 7), TEXTS, bands),
-        (SHAPE, TEXTS, bands_of(SHAPE, 2)),
+    for shape, identity, given in (
+        (SHAPE, "that", bands),
+        ((2, 5, 7), "this", bands),
+        (SHAPE, "this", bands_of(SHAPE, 2)),
     ):
         with pytest.raises(InputError, match="what an interruption left of something else"):
-            grow(path, "scores", shape, texts, given, of)
+            grow(path, "scores", shape, identity, given, of, lambda: TEXTS)
     with pytest.raises(InputError, match="of a model with other weights"):
-        grow(path, "scores", SHAPE, TEXTS, bands, lambda band: of(band) * 1.01)
+        grow(path, "scores", SHAPE, "this", bands, lambda band: of(band) * 1.01, lambda: TEXTS)
     with pytest.raises(InputError, match="of a model with other weights"):
-        grow(path, "scores", SHAPE, TEXTS, bands, lambda band: of(band) * torch.nan)
+        grow(path, "scores", SHAPE, "this", bands, lambda band: of(band) * torch.nan, lambda: TEXTS)
     assert (tmp_path / "maps.partial.safetensors").read_bytes() == left, "and kept"
 
 
@@ -104,13 +105,13 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         FileLock(tmp_path / "maps.partial.lock"),
         pytest.raises(InputError, match=r"another process is writing .*maps\.safetensors"),
     ):
-        grow(path, "scores", SHAPE, TEXTS, bands_of(SHAPE, 3), of)
+        grow(path, "scores", SHAPE, "this", bands_of(SHAPE, 3), of, lambda: TEXTS)
 
 
 def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(growing_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(OutputError, match="the disk has only"):
-        grow(tmp_path / "maps.safetensors", "scores", SHAPE, TEXTS, bands_of(SHAPE, 3), stopping(0)[0])
+        grow(tmp_path / "maps.safetensors", "scores", SHAPE, "this", bands_of(SHAPE, 3), of, lambda: TEXTS)
     assert not list(tmp_path.iterdir())
 
 
@@ -124,7 +125,7 @@ def test_a_disk_that_fills_up_keeps_what_is_complete(tmp_path, monkeypatch):
 
     monkeypatch.setattr(growing_files._Growing, "write", full)
     with pytest.raises(OutputError, match=r"No space left on device; what is complete is kept in .*partial"):
-        grow(path, "scores", SHAPE, TEXTS, bands, of)
+        grow(path, "scores", SHAPE, "this", bands, of, lambda: TEXTS)
     monkeypatch.undo()
-    assert grow(path, "scores", SHAPE, TEXTS, bands, of) == 3
+    assert grow(path, "scores", SHAPE, "this", bands, of, lambda: TEXTS) == 3
     assert torch.equal(read(path)[0], VALUES)

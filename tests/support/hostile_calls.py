@@ -399,6 +399,30 @@ def gallery_calls():
         )
 
 
+def writing_calls(folder):
+    def run(path="maps.safetensors", of=reader, processor=tokenizer, source="some words", **asked):
+        return mambascope.write_maps(folder / path if isinstance(path, str) else path, of, processor, source, **asked)
+
+    yield "write_maps right", run
+    whole = {
+        "path": (None, 3, "", "x", "x.json", "/absent/folder/x.safetensors", "x.\0safetensors", folder, [], *THINGS),
+        "of": (None, "tiny-mamba", 3, type(model), model.config, (model, tokenizer), nowhere, broken, seeing, *THINGS),
+        "processor": ("gpt2", 3, [], model, None, *THINGS),
+        "source": (None, "", 3, ["a"], [""], {}, {"text": "a"}, {"input_ids": [[1]]}, pixels, "\ud800", *THINGS),
+        "method": (None, "", "nothing", "mamba-lrp", "rollout", "random", 3, [], ["latim"], *THINGS),
+        "layer": (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS),
+        "continuation": ("", 3, ["a"], "\ud800", NAN, *THINGS),
+        "facts": (3, "a", ["a"], {1: "a"}, {"a": 1}, *THINGS),
+        "progress": (3, "bar", [], *THINGS),
+    }
+    for argument, values in whole.items():
+        for wrong in values:
+            yield (
+                f"write_maps {argument}={label(wrong)}",
+                lambda argument=argument, wrong=wrong: run(**{argument: wrong}),
+            )
+
+
 def other_calls(folder):
     for wrong in (
         None,
@@ -573,7 +597,7 @@ def main():
         os.chdir(name)
         groups = (
             method_calls(), readout_calls(), capture_calls(), explain_calls(), classify_calls(), captum_calls(),
-            gallery_calls(), other_calls(Path(name)),
+            gallery_calls(), writing_calls(Path(name)), other_calls(Path(name)),
         )  # fmt: skip
         for label_, call in (pair for group in groups for pair in group):
             with warnings.catch_warnings(record=True) as caught:

@@ -48,7 +48,7 @@ def deliver(
     write_and_print(
         out,
         lambda path: first.save(path, *results[1:], gallery=gallery),
-        lambda: print(json.dumps(first.to_dict())) if as_json else first.show(),
+        lambda: _printed(first, as_json),
         as_json=as_json,
     )
 
@@ -69,3 +69,18 @@ def write_and_print(
         show()
     if out is not None and not as_json:
         print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
+
+
+def show_written(out: Path, result: Attribution, as_json: bool) -> None:
+    """Print a result that is in its file already."""
+    _printed(result, as_json)
+    if not as_json:
+        print(f"written   {out}")
+
+
+def _printed(result: Attribution, as_json: bool) -> None:
+    """Print a result as people read it, or as JSON."""
+    if as_json:
+        print(json.dumps(result.to_dict()))
+    else:
+        result.show()

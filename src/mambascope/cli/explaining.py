@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, spans_asked, text_asked
-from mambascope.cli.delivering import check_out, deliver
+from mambascope.cli.delivering import check_out, command_line, deliver, show_written
 from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
+from mambascope.explanation.defaults import DEFAULT_METHOD
 from mambascope.explanation.gallery import head_gallery, quick_gallery
 from mambascope.explanation.options import check_options, check_targets
+from mambascope.explanation.writing import write_maps
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.methods.registry import METHODS, find_method
 from mambascope.results.path_graph import no_parts
+from mambascope.saved_results import COMPLETE
 from mambascope.show.saving import GRAPH, ending
 
 
@@ -89,6 +92,11 @@ def explain(
         "verify": verify if spans is None else 0,
     }
     read = Path(source) if is_picture else source
+    if out is not None and _band_by_band(out, asked, is_picture or spans is not None):
+        options = {name: asked[name] for name in ("layer", "continuation")} | {"method": method or DEFAULT_METHOD}
+        kept = {"command": command_line(), "text": source}
+        show_written(out, write_maps(out, model, processor, source, facts=kept, **options), as_json)
+        return
     if page:
         results = explain_source(model, processor, read, views=True, **asked)
     else:
@@ -101,6 +109,16 @@ def explain(
         with Console(stderr=True).status("measuring what heads do"):
             gallery = make(model, processor, read, continuation=continuation, generate=generate)
     deliver(results, as_json, out, gallery=gallery, **({} if is_picture else {"text": source}))
+
+
+def _band_by_band(out: Path, asked: Mapping[str, Any], changed: bool) -> bool:
+    """Return whether the maps of all positions of a text go to their file as they are computed."""
+    if ending(out) != COMPLETE or asked["positions"] != "all" or changed or asked["verify"]:
+        return False
+    if asked["variant"] != "published" or any(asked[name] is not None for name in ("target", "foil", "generate")):
+        return False
+    method = find_method(asked["method"] or DEFAULT_METHOD)
+    return method.map is not None and not method.asks
 
 
 def _check_heads(page: bool, is_picture: bool, merged: bool) -> None:

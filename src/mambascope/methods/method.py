@@ -66,6 +66,8 @@ class Method:
         never_alone: Kinds that it can read only in models that also have others: alone they have a method of their own.
         row: (trace, layer, target) → (b, L), one target's scores; None if a map costs no more.
         map: (trace, layer) → (b, L, L), all targets.
+        band: (trace, layer, targets) → (b, t, L), a slice of the targets, with memory for these alone; None if it needs
+            the whole map.
         score: (trace, readout, variant) → scores of the whole model for one readout.
         score_many: (trace, readouts) → a result for each of several readouts of one text, if that is cheaper.
         score_copies: (trace, readout) → a result for each copy of one text, each with its own readout, if that works.
@@ -100,6 +102,7 @@ class Method:
     never_alone: frozenset[Kind] = frozenset()
     row: Callable[..., Tensor] | None = None
     map: Callable[[Trace, int], Tensor] | None = None
+    band: Callable[[Trace, int, slice], Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
     score_many: Callable[[Trace, Sequence[Readout]], list[MethodResult]] | None = None
     score_copies: Callable[[Trace, OneEach], list[MethodResult]] | None = None
