@@ -1,4 +1,4 @@
-"""Suppressing what transformers logs while we use it: only in the thread that runs, and only while it runs.
+"""Suppressing what libraries log while we use them: only in the thread that runs, and only while it runs.
 
 Whenever a Mamba runs without compiled kernels, transformers advises installing some. In our passes that is wrong, since
 our scan runs; in a user's own pass it is right. A log filter is not enough: transformers logs such a message once per
@@ -58,11 +58,13 @@ class _Heard(logging.Filter):
 
 
 def _handlers(name: str) -> Iterator[logging.Handler]:
-    """Yield the handlers that receive a logger's messages."""
+    """Yield the handlers that receive a logger's messages; without any, Python has one of last resort."""
     logger: logging.Logger | None = logging.getLogger(name)
+    found = []
     while logger is not None:
-        yield from logger.handlers
+        found += logger.handlers
         logger = logger.parent if logger.propagate else None
+    yield from found or [one for one in (logging.lastResort,) if one is not None]
 
 
 @contextmanager

@@ -164,3 +164,13 @@ def test_loads_that_overlap_give_back_warnings_and_bars(heard):
     assert list(warnings.filters) == before
     assert logging.is_progress_bar_enabled()
     assert logging.get_verbosity() == logging.WARNING
+
+
+def test_loggers_without_handlers_are_kept_off_as_well(capsys):
+    """Python has a handler of last resort, which prints."""
+    logger = python_logging.getLogger("a library")
+    logger.propagate = False
+    with kept_off("a library"):
+        logger.warning("kept off")
+    logger.warning("said")
+    assert capsys.readouterr().err == "said\n"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mambascope.errors import InputError
 from mambascope.loading.json_files import one_line
+from mambascope.notices import kept_off
 from mambascope.numbering import shown
 
 #: The note on a grey picture that a model reads in colour.
@@ -91,9 +92,9 @@ def pillow() -> Any:
 def _of_file(file: Any, path: str, name: str) -> tuple[Any, str, list[str]]:
     image = pillow()
     try:
-        with warnings.catch_warnings():
+        with kept_off("PIL"), warnings.catch_warnings():  # what Pillow thinks of damaged files is in its error, too
             warnings.simplefilter("error", image.DecompressionBombWarning)
-            warnings.filterwarnings("error", module=r"PIL\.")  # what Pillow thinks of damaged files
+            warnings.filterwarnings("error", module=r"PIL\.")
             opened = image.open(file)
             with opened:
                 return _of_image(opened, name, path)
