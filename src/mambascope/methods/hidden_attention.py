@@ -51,13 +51,9 @@ def hidden_attention(
     chosen = chosen_maps(channels, scan.maps)
     shape = (batch, len(chosen), length, length)
     require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
-    maps, workspace = scan.skip.new_zeros(shape), Workspace()
-    # for all channels, one map each, `mix` is faster: far blocks are matrix products; `tile` takes an exp per pair
-    mixed = channels is None and scan.maps == len(scan.skip)
-    for coarse in scan.blocks():
-        for block in split(coarse, TILE, TILE):
-            tile = scan.mix(block, None, None, workspace) if mixed else scan.tile(block.rows, block.columns, chosen)
-            maps[:, :, block.rows, block.columns] = tile
+    maps = scan.skip.new_zeros(shape)
+    for block, tile in map_tiles(scan) if channels is None else pair_tiles(scan, chosen):
+        maps[:, :, block.rows, block.columns] = tile
     return without_padding(trace, maps)
 
 
@@ -77,12 +73,29 @@ def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     return without_padding(trace, mean)
 
 
+def map_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
+    """Yield the matrices of all maps for every block of pairs; a tile is valid until the next one is yielded."""
+    if scan.maps < len(scan.skip):
+        yield from pair_tiles(scan)
+        return
+    workspace = Workspace()  # where every channel has a map, blocks away from the diagonal are matrix products
+    for coarse in scan.blocks():
+        for block in split(coarse, TILE, TILE):
+            yield block, scan.mix(block, None, None, workspace)
+
+
+def pair_tiles(scan: TokenMixer, chosen: list[int] | None = None) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
+    """Yield the matrices of some maps, or of all, pair by pair: slower, but to smaller values than `map_tiles`."""
+    for coarse in scan.blocks():
+        for block in split(coarse, TILE, TILE):
+            yield block, scan.tile(block.rows, block.columns, chosen)
+
+
 def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:
     """Yield the mean over channels for every block of pairs; a tile is valid until the next one is yielded."""
     workspace = Workspace()
-    for coarse in scan.blocks():
-        for block in split(coarse, 4 * TILE, 4 * TILE):
-            yield block, scan.mean(block, None, None, workspace)
+    for block in scan.mean_blocks():
+        yield block, scan.mean(block, None, None, workspace)
 
 
 @checked

@@ -25,7 +25,7 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
-from mambascope.methods.hidden_attention import hidden_attention_mean
+from mambascope.methods.hidden_attention import hidden_attention_mean, map_tiles, pair_tiles
 from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import HIDDEN_ATTENTION, AnyReadout, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
@@ -38,15 +38,11 @@ from mambascope.methods.reference_code import (
 )
 from mambascope.methods.targets import looks_ahead, of_each_text, without_padding
 from mambascope.numbering import shown, whole_numbers
-from mambascope.operators.blocks import split
 from mambascope.trace import Trace
 from mambascope.trace.block import Block
 
 #: How the maps of a layer's channels (or heads) are reduced to one; `product` is the geometric mean of absolute values.
 Reduction = Literal["mean", "max", "min", "product"]
-
-#: Targets and sources per tile of all channels.
-TILE = 64
 
 
 @checked
@@ -155,11 +151,10 @@ def reduced_map(
         return hidden_attention_mean(trace, layer)
     scan = trace.operator(layer).scan
     out = scan.skip.new_zeros(trace.shape[0], trace.shape[1], trace.shape[1])
-    for coarse in scan.blocks():
-        for block in split(coarse, TILE, TILE):
-            tile = scan.tile(block.rows, block.columns)
-            tile = tile.abs() if absolute or channels == "product" else tile
-            out[:, block.rows, block.columns] = _reduced(tile, channels)
+    # one negligible decay makes a product zero, so that it must be known to smaller values
+    for block, tile in pair_tiles(scan) if channels == "product" else map_tiles(scan):
+        sizes = tile.abs() if absolute or channels == "product" else tile
+        out[:, block.rows, block.columns] = _reduced(sizes, channels)
     return out
 
 

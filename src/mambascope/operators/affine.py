@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
-from mambascope.operators.blocks import Block, Places, Workspace, split
+from mambascope.operators.blocks import Block, Places, Workspace
 from mambascope.operators.convolution import Convolution
 from mambascope.operators.frozen import frozen_scan
 from mambascope.operators.token_mixer import TokenMixer
@@ -192,14 +192,13 @@ class AffineMixer(AffineMap):
         """Return the implicit attention averaged over channels."""
         out = self.x.new_zeros(self.x.shape[0], self.length, self.length)
         workspace = Workspace()
-        for coarse in self.coarse_blocks():
-            for block in split(coarse, 256, 256):
-                taps, gate = self.unit_taps(block.columns), self.gate[:, block.rows]
-                tile = self.scan.mean(block, taps, gate, workspace)
-                for shift, (targets, sources) in _skip_pairs(block, self.taps):
-                    direct = torch.einsum("btd,d,bdt->bt", gate[:, targets], self.scan.skip, taps[:, shift, :, sources])
-                    tile[:, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct / self.inner_width)
-                out[:, block.rows, block.columns] = tile
+        for block in self.scan.mean_blocks(self.taps):
+            taps, gate = self.unit_taps(block.columns), self.gate[:, block.rows]
+            tile = self.scan.mean(block, taps, gate, workspace)
+            for shift, (targets, sources) in _skip_pairs(block, self.taps):
+                direct = torch.einsum("btd,d,bdt->bt", gate[:, targets], self.scan.skip, taps[:, shift, :, sources])
+                tile[:, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct / self.inner_width)
+            out[:, block.rows, block.columns] = tile
         return out
 
     def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:

@@ -103,7 +103,8 @@ def future(block: Block, device: torch.device, reach: int = 0) -> Tensor | None:
 def padded_tile(tile: Callable[[Places, slice], Tensor], block: Block, reach: int, length: int) -> Tensor:
     """Return the tile of a block and the `reach` sources to its right, zero beyond the end of the text."""
     stop = min(length, block.columns.stop + reach)
-    return F.pad(tile(block.rows, slice(block.columns.start, stop)), (0, block.columns.stop + reach - stop))
+    short, inside = block.columns.stop + reach - stop, tile(block.rows, slice(block.columns.start, stop))
+    return F.pad(inside, (0, short)) if short else inside
 
 
 class Workspace:

@@ -9,7 +9,7 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,9 @@ from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace
 from mambascope.operators.permutation import Part, added, added_rows
 from mambascope.operators.token_mixer import TokenMixer
+
+#: Numbers of a mean of whole rows that are held at a time (64 MiB in float32).
+MEAN_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,12 @@ class MultiScan:
         """Yield all pairs as one block of whole rows: in another order, a target's sources are scattered."""
         yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
 
+    def mean_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield whole rows, as many as the memory for their mean should hold: all of them in all but long texts."""
+        rows = max(1, MEAN_ELEMENTS // self.length)
+        for top in range(0, self.length, rows):
+            yield Block(slice(top, min(top + rows, self.length)), slice(0, self.length), whole_rows=True)
+
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, by one scan per order."""
         return added(self.parts, lambda part: part.mixer.apply(part.permutation.read(v)))
@@ -103,7 +112,13 @@ class MultiScan:
         workspace: Workspace,
     ) -> Float[Tensor, "b D t c"]:
         """Return what the sources of a block give to its targets per channel; see `TokenMixer.mix`."""
-        alpha = self._rows(block, workspace, lambda scan, inner, own: scan.mix(own, None, None, inner))
+        alpha = added_rows(
+            self.parts,
+            self._scan_blocks,
+            block.rows,
+            lambda scan, inner, own: scan.mix(own, None, None, inner),
+            workspace,
+        )
         if taps is None:
             mixed = alpha[..., block.columns]
         else:
@@ -124,14 +139,19 @@ class MultiScan:
         """Return `mix` averaged over channels."""
         if taps is not None or gate is not None:
             return self.mix(block, taps, gate, workspace).mean(dim=1)
-        rows = self._rows(block, workspace, lambda scan, inner, own: scan.mean(own, None, None, inner))
+        rows = added_rows(
+            self.parts,
+            self._mean_blocks,
+            block.rows,
+            lambda scan, inner, own: scan.mean(own, None, None, inner),
+            workspace,
+        )
         return rows[..., block.columns]
-
-    def _rows(
-        self, block: Block, workspace: Workspace, tile: Callable[[TokenMixer, Workspace, Block], Tensor]
-    ) -> Float[Tensor, "b *D t L"]:
-        return added_rows(self.parts, self._scan_blocks, block.rows, tile, workspace)
 
     @cached_property
     def _scan_blocks(self) -> list[list[Block]]:
         return [list(part.mixer.blocks()) for part in self.parts]
+
+    @cached_property
+    def _mean_blocks(self) -> list[list[Block]]:
+        return [list(part.mixer.mean_blocks()) for part in self.parts]

@@ -13,7 +13,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, padded_tile, split
+
+#: Most targets and sources of a block whose mean over channels is taken at once.
+MEAN_SIZE = 256
 
 
 class PerHead(ABC):
@@ -58,6 +61,11 @@ class PerHead(ABC):
             yield from causal_blocks(self.length, taps, base=64)
         else:
             yield Block(slice(0, self.length), slice(0, self.length))
+
+    def mean_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the same blocks in pieces, since `mean` holds the matrices of all heads for one."""
+        for block in self.blocks(taps):
+            yield from split(block, MEAN_SIZE, MEAN_SIZE)
 
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over channels."""

@@ -12,14 +12,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, padded_tile
+from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, numbers, padded_tile, split
 from mambascope.operators.decays import decay_in_place, finite_rates
+from mambascope.operators.mean_by_halves import Run, mean_of_run
+from mambascope.operators.mean_of_rectangle import mean_of_rectangle
+from mambascope.operators.near_matrices import near_matrices
 from mambascope.operators.recurrence import channel_recurrence, one_hot, reverse_in_time
+
+#: Most targets and sources of a block at the diagonal whose mean over channels is taken at once.
+MEAN_SIZE = 1024
+#: Most of one away from it: fewer, since the further apart blocks are, the fewer channels and states count.
+FAR_SIZE = 512
+#: Most sources of a block whose matrices are running products of decays.
+MOST_NEAR = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +84,11 @@ class SelectiveScan:
     def blocks(self, taps: int = 1) -> Iterator[Block]:
         """Yield the blocks of the causal triangle that suit this operator."""
         return causal_blocks(self.dt.shape[1], taps, base=8)
+
+    def mean_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield the blocks that suit `mean`: large ones, at the diagonal too."""
+        for block in causal_blocks(self.dt.shape[1], taps, base=MEAN_SIZE):
+            yield from [block] if block.reference is None else split(block, FAR_SIZE, FAR_SIZE + 1)
 
     def reading(self, number: int) -> SelectiveScan:
         """Return the scan that reads one number of every channel's state, in place of C."""
@@ -140,7 +155,7 @@ class SelectiveScan:
         b, D, (t, c) = self.dt.shape[0], self.maps, block.shape
         out = workspace.take("mixed", (b, D, t, c), self.dt)
         if block.reference is None:
-            mixed = _through_taps(self, block, taps, out)
+            mixed = self._near(block, taps, out, workspace)
             return mixed if gate is None else mixed.mul_(gate.transpose(1, 2)[..., None])
         targets = self._target_factor(block, gate, workspace)
         sources = self._source_factor(block, taps, workspace)
@@ -154,12 +169,75 @@ class SelectiveScan:
         gate: Float[Tensor, "b t D"] | None,
         workspace: Workspace,
     ) -> Float[Tensor, "b t c"]:
-        """Return `mix` averaged over channels; far blocks are one matrix product of inner size D·N."""
-        if block.reference is None:
-            return self.mix(block, taps, gate, workspace).mean(dim=1)
-        targets = rearrange(self._target_factor(block, gate, workspace), "b d t n -> b t (d n)")
-        sources = rearrange(self._source_factor(block, taps, workspace), "b d n c -> b (d n) c")
-        return targets @ sources / self.maps
+        """Return `mix` averaged over channels, by matrix products of inner size D·N; no block's matrices are held."""
+        out = workspace.take("mean", (len(self.dt), *block.shape), self.dt).zero_()
+        one = self._mean_of_run if block.reference is None else self._mean_of_rectangle
+        for item in range(len(self.dt)):
+            own = (None if taps is None else taps[item], None if gate is None else gate[item])
+            one(item, block, *own, workspace, out[item])
+        return out
+
+    def _mean_of_run(
+        self, item: int, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace, out: Tensor
+    ) -> None:
+        """Write the mean of a block at the diagonal: rows of that of all tokens from the block's first source on."""
+        first, c = block.columns.start, block.shape[1]
+        rows = numbers(block.rows, out.device) - first
+        seen, length = rows >= 0, int(rows.max()) + 1
+        if length <= 0:
+            return
+        run, shared = slice(first, first + length), min(length, c)
+        if taps is not None:
+            taps = taps[..., :length] if shared == length else F.pad(taps, (0, length - shared))
+        if gate is not None:
+            gate = gate.new_zeros(length, self.maps).index_copy_(0, rows[seen], gate[seen])
+        dt, B, C = (part[item, run] for part in (self.dt, self.B, self.C))
+        square = mean_of_run(Run.of(dt, self.rates, B, C, taps, gate), workspace)
+        out[seen, :shared] = square[rows[seen], :shared]
+
+    def _mean_of_rectangle(
+        self, item: int, block: Block, taps: Tensor | None, gate: Tensor | None, workspace: Workspace, out: Tensor
+    ) -> None:
+        """Write the mean of a far block."""
+        elapsed, reach = self.elapsed[item], 0 if taps is None else taps.shape[0] - 1
+        written = slice(block.columns.start, block.columns.stop + reach)
+        reference = elapsed[:, block.reference, None]
+        out[:] = mean_of_rectangle(
+            (elapsed[:, block.rows] - reference).to(self.dt.dtype),
+            (reference - elapsed[:, written]).to(self.dt.dtype),
+            self.rates,
+            self.C[item, block.rows],
+            gate,
+            self.B[item, written],
+            self.dt[item, written],
+            taps,
+            workspace,
+        )
+
+    def _near(
+        self, block: Block, taps: Float[Tensor, "b K D c"] | None, out: Float[Tensor, "b D t c"], workspace: Workspace
+    ) -> Float[Tensor, "b D t c"]:
+        """Write Σ_δ alpha_i,j+δ taps_jδ for a block at the diagonal, straight from the matrix."""
+        reach, c = 0 if taps is None else taps.shape[1] - 1, block.shape[1]
+        alpha = padded_tile(
+            lambda rows, columns: self._near_tile(rows, columns, workspace), block, reach, self.dt.shape[1]
+        )
+        if taps is None:
+            return out.copy_(alpha)
+        torch.mul(alpha[..., :c], taps[:, 0, :, None], out=out)
+        for shift in range(1, reach + 1):
+            out.addcmul_(alpha[..., shift : shift + c], taps[:, shift, :, None])
+        return out
+
+    def _near_tile(self, rows: Places, columns: slice, workspace: Workspace) -> Float[Tensor, "b D t c"]:
+        """Return `tile`, by running products if the targets are a few that end with the sources."""
+        stop, c = columns.stop, columns.stop - columns.start
+        if not isinstance(rows, slice) or not columns.start < rows.stop <= stop or c > MOST_NEAR:
+            return self.tile(rows, columns)
+        run = slice(columns.start, rows.stop)
+        B, C = self.B[:, run], self.C[:, run]
+        alpha = near_matrices(self.dt[:, run], self.rates, B, C, rows.start - run.start, workspace)
+        return F.pad(alpha, (0, stop - rows.stop)) if stop > rows.stop else alpha
 
     def _target_factor(self, block: Block, gate: Tensor | None, workspace: Workspace) -> Float[Tensor, "b D t N"]:
         """Return gate_i C_i[n] exp(A[d,n] (S_i - S_r)[d])."""
@@ -186,17 +264,3 @@ class SelectiveScan:
         for shift in range(1, reach + 1):
             folded.addcmul_(factor[..., shift : shift + c], taps[:, shift, :, None])
         return folded
-
-
-def _through_taps(
-    scan: SelectiveScan, block: Block, taps: Float[Tensor, "b K D c"] | None, out: Float[Tensor, "b D t c"]
-) -> Float[Tensor, "b D t c"]:
-    """Write Σ_δ alpha_i,j+δ taps_jδ for a block on the diagonal, straight from the matrix."""
-    if taps is None:
-        return out.copy_(scan.tile(block.rows, block.columns))
-    reach, c = taps.shape[1] - 1, block.shape[1]
-    alpha = padded_tile(scan.tile, block, reach, scan.dt.shape[1])
-    torch.mul(alpha[..., :c], taps[:, 0, :, None], out=out)
-    for shift in range(1, reach + 1):
-        out.addcmul_(alpha[..., shift : shift + c], taps[:, shift, :, None])
-    return out

@@ -63,6 +63,10 @@ class StackedScans:
         """Yield blocks that suit every part."""
         return self.parts[0].blocks(taps)
 
+    def mean_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield blocks that suit every part's mean."""
+        return self.parts[0].mean_blocks(taps)
+
     def reading(self, number: int) -> StackedScans:
         """Return the scans that read one number of every channel's state."""
         return StackedScans(tuple(cast(Recurrent, part).reading(number) for part in self.parts))

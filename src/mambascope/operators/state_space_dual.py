@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.brief import brief
-from mambascope.operators.blocks import Block, Places, future
+from mambascope.operators.blocks import Block, Places, Workspace, future
 from mambascope.operators.decays import Fallen, decay_in_place, finite_rates
 from mambascope.operators.per_head import PerHead
 from mambascope.operators.recurrence import head_recurrence, one_hot, reverse_in_time
@@ -122,3 +122,39 @@ class StateSpaceDual(PerHead):
         alpha *= torch.einsum("btgn,bcgn->bgtc", self.C[:, rows], self.B[:, columns])[:, group]
         alpha *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
         return alpha if masked is None else alpha.masked_fill_(masked, 0)
+
+    def mean(
+        self,
+        block: Block,
+        taps: Float[Tensor, "b K D c"] | None,
+        gate: Float[Tensor, "b t D"] | None,
+        workspace: Workspace,
+    ) -> Float[Tensor, "b t c"]:
+        """Return `mix` averaged over channels.
+
+        In a far block the decay splits into two factors, so that the sum over heads is a matrix product, too.
+        """
+        if block.reference is None:
+            return super().mean(block, taps, gate, workspace)
+        groups, dtype, c = self.B.shape[2], self.dt.dtype, block.shape[1]
+        positions = slice(block.columns.start, block.columns.stop + (0 if taps is None else taps.shape[1] - 1))
+        reference = self.fallen[..., block.reference : block.reference + 1]
+        read = decay_in_place((self.fallen[..., block.rows] - reference).to(dtype), factors=2).transpose(1, 2)
+        written = decay_in_place((reference - self.fallen[..., positions]).to(dtype), factors=2)
+        written *= self.dt[:, positions].transpose(1, 2)
+        pairs = torch.einsum("btgn,bpgn->bgtp", self.C[:, block.rows], self.B[:, positions])
+        width = len(self.skip) // self.maps
+        if gate is not None:
+            read = read.repeat_interleave(width, dim=2) * gate
+        elif taps is not None:
+            read = read.repeat_interleave(width, dim=2)
+        if gate is not None or taps is not None:
+            written = written.repeat_interleave(width, dim=1)
+        read = rearrange(read, "b t (g d) -> b g t d", g=groups)
+        total = pairs.new_zeros(len(pairs), *block.shape)
+        for shift in range(1 if taps is None else taps.shape[1]):
+            own = written[..., shift : shift + c]
+            own = own if taps is None else own * taps[:, shift]
+            summed = read @ rearrange(own, "b (g d) c -> b g d c", g=groups)
+            total += summed.mul_(pairs[..., shift : shift + c]).sum(dim=1)
+        return total / (self.maps if taps is None and gate is None else len(self.skip))

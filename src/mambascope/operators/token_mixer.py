@@ -41,6 +41,9 @@ class TokenMixer(Protocol):
     def blocks(self, taps: int = 1) -> Iterator[Block]:
         """Yield blocks that hold every pair exactly once (if causal, every pair j ≤ i), for a convolution of K taps."""
 
+    def mean_blocks(self, taps: int = 1) -> Iterator[Block]:
+        """Yield blocks of the same pairs that suit `mean`: as large as the memory that it takes should be."""
+
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v in time linear in L."""
 
