@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.token_mixer import TokenMixer
+from mambascope.operators.token_mixer import Carried, TokenMixer
 
 #: Gradients below this are set to zero: a float32 readout has a relative precision of 1e-7, and numbers near the end of
 #: the range, which decay produces, make matrix products ten times slower.
@@ -35,6 +35,25 @@ class _FrozenScan(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         flow = ctx.scan.apply_transposed(grad_outputs[0].contiguous())
         return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0), None
+
+
+def carried_scan(
+    scan: Carried, s: Float[Tensor, "b L D"], before: Float[Tensor, "b *state"]
+) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
+    """Return `frozen_scan` of a piece of a text from the state before it, and the state after it."""
+    return _CarriedScan.apply(s, before, scan)
+
+
+class _CarriedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, before: Tensor, scan: Carried) -> tuple[Tensor, Tensor]:
+        ctx.scan = scan
+        return scan.forwards(s, before)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        flows = ctx.scan.backwards(*(gradient.contiguous() for gradient in grad_outputs))
+        return *(flow.masked_fill(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0) for flow in flows), None
 
 
 class _SparseRows(torch.autograd.Function):
