@@ -33,27 +33,31 @@ class _FrozenScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        flow = ctx.scan.apply_transposed(grad_outputs[0].contiguous())
-        return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0), None
+        return _without_faint(ctx.scan.apply_transposed(grad_outputs[0].contiguous())), None
+
+
+def _without_faint(flow: Tensor) -> Tensor:
+    """Return a gradient that was just computed, with faint numbers set to zero."""
+    return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0)
 
 
 def carried_scan(
-    scan: Carried, s: Float[Tensor, "b L D"], before: Float[Tensor, "b *state"]
+    scan: Carried, s: Float[Tensor, "b L D"], before: Float[Tensor, "b *state"] | None
 ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
-    """Return `frozen_scan` of a piece of a text from the state before it, and the state after it."""
+    """Return `frozen_scan` of a piece of a text from the state before it (None for zero), and the state after it."""
     return _CarriedScan.apply(s, before, scan)
 
 
 class _CarriedScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, s: Tensor, before: Tensor, scan: Carried) -> tuple[Tensor, Tensor]:
-        ctx.scan = scan
+    def forward(ctx: Any, s: Tensor, before: Tensor | None, scan: Carried) -> tuple[Tensor, Tensor]:
+        ctx.scan, ctx.first = scan, before is None
         return scan.forwards(s, before)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
-        flows = ctx.scan.backwards(*(gradient.contiguous() for gradient in grad_outputs))
-        return *(flow.masked_fill(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0) for flow in flows), None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        flow, before = map(_without_faint, ctx.scan.backwards(*(one.contiguous() for one in grad_outputs)))
+        return flow, None if ctx.first else before, None
 
 
 class _SparseRows(torch.autograd.Function):

@@ -105,7 +105,7 @@ def bytes_of_pass(model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any], *
     kept, at_once, probabilities = 0, [0 if backward else _inner(model, mixers, reads)], 0
     for name, mixer, family in mixers:
         read, held, width = reads(name), family.holds(mixer), _width(mixer)
-        tokens, heads = read.count * read.tokens, _heads(mixer) if isinstance(family, AttentionFamily) else 0
+        tokens, heads = read.count * read.tokens, heads_of(mixer) if isinstance(family, AttentionFamily) else 0
         softmax = AT_ONCE * heads * read.tokens
         probabilities += tokens * heads * read.tokens
         if backward:
@@ -179,7 +179,7 @@ def _inner(model: nn.Module, mixers: Mixers, reads: Callable[[str], Sequences]) 
     return max(found)
 
 
-def _heads(mixer: nn.Module) -> int:
+def heads_of(mixer: nn.Module) -> int:
     """Return the number of heads of an attention layer; 1 if it does not say."""
     places = (mixer, getattr(mixer, "config", None))
     found = (getattr(place, name, None) for place in places for name in HEADS)
