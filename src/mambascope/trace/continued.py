@@ -63,7 +63,7 @@ class Continued:
         entered = self._entered()
         tail = values.new_zeros(*values.shape[:2], taps - 1) if entered is None else entered.parts[0]
         joined = torch.cat([tail, values], dim=-1)
-        self.leaving.append(State((joined[..., joined.shape[-1] - (taps - 1) :],)))
+        self.leaving.append(State((joined[..., joined.shape[-1] - (taps - 1) :].clone(),)))  # not a view of all values
         return convolve(joined)[..., taps - 1 :]
 
     def scanned(self, scan: Any, s: Float[Tensor, "b L D"], frozen: bool) -> Float[Tensor, "b L D"]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mambascope.brief import brief
 from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
 from mambascope.inputs.checks import check_inputs
-from mambascope.memory import require_bytes
+from mambascope.memory import available_bytes, require_bytes
 from mambascope.progress import within
 from mambascope.readouts import Readout, first_order, read, read_at
 from mambascope.trace.biases import BiasLedger
@@ -44,8 +44,8 @@ from mambascope.trace.scanning import intact, relative_error, scan_points
 from mambascope.trace.single_position import hooked
 from mambascope.trust import TOLERANCE
 
-#: Tokens of a piece, and of a text from which on it runs in pieces.
-PIECE, LONG = 1024, 4096
+#: Tokens of a piece, and of a text from which on it runs in pieces; below, a whole pass is a third faster.
+PIECE, LONG = 512, 4096
 
 #: Scores of one attention layer that a piece may have, in fewer tokens if need be, and the fewest tokens of a piece.
 SCORES, SHORTEST = 1 << 24, 64
@@ -65,7 +65,7 @@ def differentiate_in_pieces(
 ) -> Gradients | None:
     """Return what `differentiate` does with `biases=True` for a long text, but for the outputs; None if it cannot.
 
-    It can if the text has more than `LONG` tokens and no padding, the readout reads logits at some of its positions,
+    It can if the text has more than `LONG` tokens (or more than would fit in memory as a whole) and no padding, the readout reads logits at some of its positions,
     and every mixer is causal and takes over from earlier tokens in a way that is known. What comes after the last of
     these positions does not run, and is zero.
 
@@ -95,12 +95,13 @@ def differentiate_in_pieces(
             (at_rows,) = torch.autograd.grad(value.sum(), rows)
         ledger = BiasLedger(own, len(rows))
         tokens, at_tokens = text.backward(kept, places, at_rows, rules, ledger)
-        rest = (0, 0, 0, whole - text.length)
+        if whole > text.length:
+            tokens, at_tokens = (F.pad(one, (0, 0, 0, whole - text.length)) for one in (tokens, at_tokens))
         return Gradients(
             outputs=None,
             value=value.detach(),
-            embeddings=F.pad(tokens, rest),
-            at_embeddings=F.pad(at_tokens, rest),
+            embeddings=tokens,
+            at_embeddings=at_tokens,
             first_order=first_order(of_rows, rows.detach(), value),
             biases=ledger.held,
             undistributed=ledger.undistributed,
@@ -244,9 +245,12 @@ def _long_text(own: nn.Module, inputs: dict[str, Any]) -> _LongText | None:
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     plain = len(given) == 1 and next(iter(given)) in READ and isinstance(own, transformers.PreTrainedModel)
-    if not plain or next(iter(given.values())).shape[1] <= LONG or hooked(own):
+    if not plain or hooked(own):
         return None
     mixers, (read,) = find_mixers(own), given.values()
+    fits = bytes_of_pass(own, mixers, given, backward=True) <= available_bytes(read.device)
+    if read.shape[1] <= (LONG if fits else PIECE):
+        return None
     pairs = len(read) * _most_heads(mixers) * read.shape[1]
     return _LongText(own, mixers, given, max(SHORTEST, min(PIECE, SCORES // max(1, pairs))))
 
