@@ -89,7 +89,7 @@ def _answers(
         "reconstruction_error": max(errors),
         "reconstruction_error_per_layer": errors,
         "scan_error": max(trace.layers[number].scan_error for number in layers),
-        "precision": str(coarsest(layer.y.dtype for layer in trace.layers)).removeprefix("torch."),
+        "precision": str(coarsest(layer.like.dtype for layer in trace.layers)).removeprefix("torch."),
     }
     results = []
     for method in methods:
@@ -178,7 +178,7 @@ def _evidence(
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}
-    dtype = coarsest(layer.y.dtype for layer in trace.layers)
+    dtype = coarsest(layer.like.dtype for layer in trace.layers)
     words = _cautions({**rebuilt, **found}, [{**rebuilt, **one} for one in each], dtype)
     return found | ({"caution": words} if words else {})
 
@@ -209,7 +209,7 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
         family=trace.branches[0].family.model_type,
         class_name=type(model).__name__,
         layers=len(trace.layers),
-        hidden_size=trace.layers[0].y.shape[-1],
+        hidden_size=trace.layers[0].like.shape[-1],
         kinds=tuple(block.kind for block in trace.layers),
     )
 

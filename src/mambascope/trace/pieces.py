@@ -65,9 +65,9 @@ def differentiate_in_pieces(
 ) -> Gradients | None:
     """Return what `differentiate` does with `biases=True` for a long text, but for the outputs; None if it cannot.
 
-    It can if the text has more than `LONG` tokens (or more than would fit in memory as a whole) and no padding, the readout reads logits at some of its positions,
-    and every mixer is causal and takes over from earlier tokens in a way that is known. What comes after the last of
-    these positions does not run, and is zero.
+    It can if the text has more than `LONG` tokens, or would not fit in memory as a whole, and no padding; if the
+    readout reads logits at some of its positions; and if every mixer is causal and takes over from earlier tokens in a
+    way that is known. What comes after the last of these positions does not run, and is zero.
 
     Args:
         model: A stock model.

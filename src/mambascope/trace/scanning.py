@@ -29,6 +29,12 @@ def scan_points(families: Iterable[MixerFamily]) -> dict[PatchPoint, Family]:
     return {family.scan_point: family for family in sorted(scans, key=lambda one: not found_by(one))}
 
 
+def convolution_points(scans: Mapping[PatchPoint, Family]) -> frozenset[PatchPoint]:
+    """Return where the convolutions before some scans are called, if a family names the mixers' class."""
+    known = (family.conv_point for family in scans.values() if not found_by(family))
+    return frozenset(point for point in known if point.exists())
+
+
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:
     """Return one call of a family's scan as a `ScanCall`; raises InputError if the call uses a cache."""
     kept = any(kwargs.get(name) for name in ("return_last_state", "return_final_states", "output_final_state"))
