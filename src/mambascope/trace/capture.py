@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from mambascope.trace.block import Block, Branch
 from mambascope.trace.calls import Call, Calls
 from mambascope.trace.detours import refuse_detours
 from mambascope.trace.footprint import Keep, require_pass
+from mambascope.trace.later_logits import LaterLogits, head_apart, hidden_states
 from mambascope.trace.missing import Missing, in_order, misread, refuse_missing
 from mambascope.trace.mixer_calls import versions
 from mambascope.trace.packed import check_apart
@@ -69,8 +71,9 @@ def capture(
         partial: Leave out mixers that cannot be read, instead of refusing the model for them. The trace names them
             (`trace.missing`); the maps of its layers are exact, but whole-model methods refuse it.
         keep: What the trace keeps of every layer: "all"; or "inputs", what each of its mixers read, in a seventh of the
-            memory or less. The mixer then runs again whenever the layer's operator is asked for, and methods that
-            follow the residual stream, or run a layer again on other texts, refuse the trace.
+            memory or less. The mixer then runs again whenever the layer's operator is asked for, logits are computed
+            where they are read, and methods that follow the residual stream, or run a layer again on other texts,
+            refuse the trace.
         progress: Called with (mixers done, mixers in the model) after each mixer.
         inputs: Passed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
             `pixel_values`, …
@@ -100,6 +103,7 @@ def capture(
                 f'this {type(model).__name__} has hooks, so its layers cannot run again by themselves; pass keep="all"'
             )
         require_pass(own, mixers, inputs, keep=keep)
+        head = head_apart(own, inputs) if keep == "inputs" else None
         scans = scan_points(family for _, _, family in mixers)
         recorder = _Recorder(scans, check, tolerance, partial, keep, len(mixers), progress)
         convolutions = convolution_points(scans) if check == "projected" else frozenset()
@@ -109,8 +113,9 @@ def capture(
         stack.enter_context(recorder.streams.watching(own, mixers))
         calls = Calls()
         stack.enter_context(calls.watching(own, mixers if keep == "all" else ()))
+        hidden = stack.enter_context(hidden_states(own)) if head is not None else []
         stack.enter_context(intercepting(recorder.recording, {*scans, *convolutions}))
-        outputs = call(own, inputs)
+        outputs = call(own, inputs if head is None else {**inputs, "logits_to_keep": 1})
     ran = {branch.name: branch for block in recorder.streams.blocks for branch in block.branches}
     skipped = [name for name, _, _ in mixers if name not in ran and name not in recorder.lost]
     if skipped:
@@ -123,6 +128,9 @@ def capture(
     check_apart(inputs, ran.values())
     check_padding(inputs, ran.values())
     check_returned(model, outputs)
+    if head is not None:
+        check_returned(model, types.SimpleNamespace(last_hidden_state=hidden[0]))
+        outputs.logits = LaterLogits(head, hidden[0], outputs.logits)
     return Trace(
         model=model,
         inputs=inputs,

@@ -64,14 +64,15 @@ def run_scan(family: Family, call: ScanCall) -> ScanRun:
     """Return a run of our scan on a call of the model's."""
     working = torch.promote_types(call.s.dtype, torch.float32)
     scan, s = family.scan(call.coefficients, working), call.s.to(working).contiguous()  # mixed layouts are slow
-    return ScanRun(s, scan, torch.addcmul(scan.apply(s), scan.skip, s))
+    o = scan.apply(s)
+    return ScanRun(s, scan, torch.addcmul(o, scan.skip, s, out=None if o.requires_grad else o))
 
 
 def finished(call: ScanCall, o: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
     """Return o of a call, with its bias, times SiLU(z) if the family's scan applies the gate."""
     o = o if call.bias is None else o + call.bias.to(o.dtype)
     z = call.coefficients.get("z")
-    return o if z is None else o * F.silu(z.to(o.dtype))
+    return o if z is None else F.silu(z.to(o.dtype)).mul_(o)
 
 
 def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:
