@@ -249,6 +249,7 @@ METHODS = [
         by_stage=False,
         answers=0,
         defers=ATTENTION,
+        from_inputs=True,
         column="relevance",
     ),
 ]
