@@ -66,7 +66,7 @@ class SelectiveScan:
     @cached_property
     def elapsed(self) -> Float[Tensor, "b D L"]:
         """S = cumsum(Δ) in float64, channels first."""
-        return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+        return self.dt.transpose(1, 2).to(torch.float64, copy=True).cumsum_(dim=-1)
 
     @cached_property
     def rates(self) -> Float[Tensor, "D N"]:
