@@ -43,17 +43,14 @@ class LateProgress:
         self._timer = threading.Timer(PATIENCE, self._appear)
         self._timer.daemon = True
 
-    def __call__(self, done: float, total: int) -> None:
+    def __call__(self, done: int, total: int) -> None:
         """Report that `done` of `total` steps are done."""
-        with self._lock:
-            self._state = (self._state[0], done, total)
-            if self._bar is not None:
-                self._bar.show(*self._state)
+        self._report(float(done), total)
 
     def within(self, done: int, total: int) -> None:
         """Report that `done` of `total` parts of the next step are done."""
         _, before, steps = self._state
-        self(int(before) + min(done / total, 0.999), max(steps, int(before) + 1))
+        self._report(int(before) + min(done / total, 0.999), max(steps, int(before) + 1))
 
     def __enter__(self) -> LateProgress:
         self._timer.start()
@@ -67,6 +64,12 @@ class LateProgress:
             self._over = True
             if self._bar is not None:
                 self._bar.clear()
+
+    def _report(self, done: float, total: int) -> None:
+        with self._lock:
+            self._state = (self._state[0], done, total)
+            if self._bar is not None:
+                self._bar.show(*self._state)
 
     def _appear(self) -> None:
         with self._lock:

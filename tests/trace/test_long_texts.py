@@ -173,8 +173,6 @@ def test_methods_that_need_more_say_so():
         alti(trace, 0)
     with pytest.raises(UnsupportedModelError, match=r"must run again as it ran.* keep=\"all\""):
         value_zeroing(trace, 0)
-    with pytest.raises(InputError, match="keep must be"):
-        capture(stock_model("mamba"), input_ids=text(20), keep="some")
 
 
 def test_hooks_and_changed_weights_are_refused():
@@ -214,7 +212,7 @@ def test_explain_keeps_inputs_alone_where_all_would_take_too_much(monkeypatch, s
         assert "kept" not in expected.diagnostics
         assert found.diagnostics["kept"] == "inputs"
         assert near(found.scores, expected.scores)
-        assert found.target.label == expected.target.label
+        assert [name for name, _ in found.target.next_tokens] == [name for name, _ in expected.target.next_tokens]
     assert "kept" not in explain(model, None, given, method="alti-logit").diagnostics
 
 

@@ -59,6 +59,9 @@ SCORES_HELD, BACKWARD = 6, 3
 #: What a model may be called with.
 READ = ("input_ids", "inputs_embeds")
 
+#: Gradients at the parts of what leaves pieces at one call; None where nothing arrives.
+Flows = tuple[Tensor | None, ...]
+
 
 def differentiate_in_pieces(
     model: nn.Module, readout: Any, *, rules: PropagationRules = GRADIENT, **inputs: Any
@@ -217,7 +220,7 @@ class _LongText:
         ledger: BiasLedger,
     ) -> tuple[Float[Tensor, "b L E"], Float[Tensor, "b L E"]]:
         """Return the embedded tokens and the gradient at them, given that at the logits at some positions."""
-        flows = [tuple(map(torch.zeros_like, whole)) for whole in kept.grown]  # of what is replaced, none yet
+        flows: list[Flows] = [(None,) * len(whole) for whole in kept.grown]
         found: list[tuple[Tensor, Tensor]] = []
         steps = (1 + BACKWARD) * len(self.pieces)
         for number, piece in reversed(list(enumerate(self.pieces))):
@@ -231,8 +234,8 @@ class _LongText:
             ends = [(logits, at_logits[:, _those(places, piece)]), *_leaving(states.leaving, flows, piece)]
             entered = [part for state in states.entering for part in state.parts]
             at_token, *at_states = _gradients(ends, [*leaves, *entered])
-            found.append((leaves[0].detach(), at_token))
-            flows = _handed_on(flows, states.entering, at_states)
+            found.append((leaves[0].detach(), torch.zeros_like(leaves[0]) if at_token is None else at_token))
+            flows = _handed_on(flows, states.entering, at_states, self.length)
             within(steps - BACKWARD * number, steps)
         tokens, at_tokens = zip(*found[::-1], strict=True)
         return torch.cat(tokens, dim=1), torch.cat(at_tokens, dim=1)
@@ -252,7 +255,7 @@ def _long_text(own: nn.Module, inputs: dict[str, Any]) -> _LongText | None:
     if read.shape[1] <= (LONG if fits else PIECE):
         return None
     pairs = len(read) * _most_heads(mixers) * read.shape[1]
-    return _LongText(own, mixers, given, max(SHORTEST, min(PIECE, SCORES // max(1, pairs))))
+    return _LongText(own, mixers, given, min(PIECE, max(SHORTEST, SCORES // max(1, pairs))))
 
 
 def _most_heads(mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> int:
@@ -290,33 +293,41 @@ def _leaf(state: State) -> State:
     return replace(state, parts=tuple(part.detach().requires_grad_() for part in state.parts))
 
 
-def _leaving(left: Sequence[State], flows: Sequence[tuple[Tensor, ...]], piece: slice) -> list[tuple[Tensor, Tensor]]:
+def _leaving(left: Sequence[State], flows: Sequence[Flows], piece: slice) -> list[tuple[Tensor, Tensor]]:
     """Return what left a piece, with the gradients at it that later pieces have found."""
-    found = []
-    for state, flow in zip(left, flows, strict=True):
-        own = tuple(part[:, :, piece] for part in flow) if state.grows else flow
-        found += list(zip(state.parts, own, strict=True)) if own else []
-    return found
+    return [
+        (part, flow[:, :, piece] if state.grows else flow)
+        for state, found in zip(left, flows, strict=True)
+        for part, flow in zip(state.parts, found, strict=False)
+        if flow is not None
+    ]
 
 
-def _gradients(ends: Sequence[tuple[Tensor, Tensor]], leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients at the leaves, given those at some ends; zero where nothing arrives."""
+def _gradients(ends: Sequence[tuple[Tensor, Tensor]], leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients at the leaves, given those at some ends; None where nothing arrives."""
     ends = [(end, flow) for end, flow in ends if end.requires_grad and end.numel()]
     if not ends:
-        return [torch.zeros_like(leaf) for leaf in leaves]
+        return [None] * len(leaves)
     tensors, flows = zip(*ends, strict=True)
-    found = torch.autograd.grad(tensors, leaves, flows, allow_unused=True)
-    return [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
+    return list(torch.autograd.grad(tensors, leaves, flows, allow_unused=True))
 
 
 def _handed_on(
-    flows: Sequence[tuple[Tensor, ...]], entered: Sequence[State], found: Sequence[Tensor]
-) -> list[tuple[Tensor, ...]]:
+    flows: Sequence[Flows], entered: Sequence[State], found: Sequence[Tensor | None], length: int
+) -> list[Flows]:
     """Return the gradients at what left the pieces before, given those at what entered this one, part by part."""
-    handed, rest = [], iter(found)
+    handed: list[Flows] = []
+    rest = iter(found)
     for flow, state in zip(flows, entered, strict=False):
         own = tuple(next(rest) for _ in state.parts)
-        for whole, part in zip(flow, own, strict=True) if state.grows else ():
-            whole[:, :, : part.shape[2]] += part
-        handed.append(flow if state.grows else own)
+        handed.append(tuple(_added(*pair, length) for pair in zip(flow, own, strict=True)) if state.grows else own)
     return handed
+
+
+def _added(whole: Tensor | None, part: Tensor | None, length: int) -> Tensor | None:
+    """Return a gradient at all tokens with another one, at the first of them, added in place."""
+    if part is None:
+        return whole
+    whole = part.new_zeros(*part.shape[:2], length, *part.shape[3:]) if whole is None else whole
+    whole[:, :, : part.shape[2]] += part
+    return whole
