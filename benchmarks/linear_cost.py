@@ -40,13 +40,9 @@ from mambascope.methods.rollout import rollout_row
 
 SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
 MARKS = {
-    "capture": "k:s",
-    "rollout": "C0-o",
-    "latim": "C4-D",
-    "mamba-lrp": "C1-^",
-    "mamba-attribution": "C2--v",
-    "alti-logit": "C3--D",
-}
+    "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^",
+    "mamba-attribution": "C2--v", "alti-logit": "C3--D",
+}  # fmt: skip
 
 
 def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -39,7 +40,9 @@ def estimate(subject: Subject, methods: Sequence[Method]) -> str:
     text = _tokens(subject)
     if text is None or text.shape[1] <= LONG:
         return ""
-    few = {name: value[:, :TIMED] if isinstance(value, Tensor) else value for name, value in subject.inputs.items()}
+    few: dict[str, Any] = {
+        name: value[:, :TIMED] if isinstance(value, Tensor) else value for name, value in subject.inputs.items()
+    }
     started = time.perf_counter()
     capture(subject.model, **few)
     passes = 1 + sum(method.passes for method in methods)

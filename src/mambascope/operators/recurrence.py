@@ -77,23 +77,20 @@ def _channel_forward(
     decays, hs = (h.new_empty(block, *h.shape) for _ in range(2))
     for first in range(0, v.shape[1], PART):
         part = slice(first, first + PART)
-        parts = (rearrange(tensor[:, part], "b L c -> L b 1 c").contiguous() for tensor in (v, step, write, read))
-        out[:, part] = _channel_part(*parts, At, h, (decays, hs), states)
+        laid_out = [rearrange(one[:, part], "b L c -> L b 1 c").contiguous() for one in (v, step, write, read)]
+        out[:, part] = _channel_part(laid_out, At, h, (decays, hs), states)
     return out, h
 
 
 def _channel_part(
-    v: Tensor,
-    step: Tensor,
-    write: Tensor,
-    read: Tensor,
+    part: list[Tensor],
     At: Tensor,
     h: Tensor,
     buffers: tuple[Tensor, Tensor],
     states: list[Tensor] | None,
 ) -> Tensor:
-    """Return the answer for a part of the text, its tokens first; the state is changed in place."""
-    decays, hs = buffers
+    """Return the answer for a part of v, step, write and read, tokens first; the state is changed in place."""
+    (v, step, write, read), (decays, hs) = part, buffers
     write, out = write.transpose(2, 3), torch.empty_like(v)
     for start in range(0, len(v), len(hs)):
         now = slice(start, min(len(v), start + len(hs)))

@@ -44,7 +44,7 @@ class LaterLogits(Tensor):
     def __new__(cls, head: nn.Module, hidden: Tensor, like: Tensor) -> LaterLogits:
         """Return the logits that a head gives for hidden states; `like` has their number, precision and device."""
         shape = (*hidden.shape[:-1], like.shape[-1])
-        made: LaterLogits = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
+        made: LaterLogits = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         made.head, made.hidden = head, hidden
         return made
 
@@ -52,7 +52,7 @@ class LaterLogits(Tensor):
         return f"LaterLogits({' × '.join(map(str, self.shape))})"
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         own = args[0] if args and isinstance(args[0], LaterLogits) else None
         if own is not None and function is aten.detach.default:
             return own

@@ -75,6 +75,9 @@ class Again:
 class Recaptured(Captured):
     """A record of which the input is kept; every use of anything else runs the mixer again."""
 
+    _again: Again
+    _like: Tensor
+
     def __init__(self, captured: Captured, again: Again) -> None:
         """Keep the input of a whole record, and how to make the rest again."""
         kept = {"x": captured.x, "mask": captured.mask, "grid": captured.grid, "layer": captured.layer}
@@ -82,12 +85,12 @@ class Recaptured(Captured):
             object.__setattr__(self, name, value)
 
     @property
-    def y(self) -> Float[Tensor, "b L F"]:  # type: ignore[override]
+    def y(self) -> Float[Tensor, "b L F"]:
         """The mixer's output."""
         return self.whole().y
 
     @property
-    def scans(self) -> tuple[dict[str, Tensor], ...]:  # type: ignore[override]
+    def scans(self) -> tuple[dict[str, Tensor], ...]:
         """The tensors of every call of the scan."""
         return self.whole().scans
 
@@ -116,8 +119,9 @@ def with_inputs_alone(block: Block, scans: Mapping[PatchPoint, Family], calls: M
         whole = branch.captured
         again = Again(branch.name, branch.mixer, branch.family, scans, calls[id(whole)], _few(whole.y))
         branches.append(replace(branch, captured=Recaptured(whole, again)))
-    dropped = dict.fromkeys(("stream_in", "stream_out", "read", "norm"))
-    return replace(block, branches=tuple(branches), inputs_alone=True, **dropped)
+    return replace(
+        block, branches=tuple(branches), inputs_alone=True, stream_in=None, stream_out=None, read=None, norm=None
+    )
 
 
 def _few(y: Float[Tensor, "b L F"]) -> Float[Tensor, "b few F"]:
