@@ -40,9 +40,8 @@ def estimate(subject: Subject, methods: Sequence[Method]) -> str:
     text = _tokens(subject)
     if text is None or text.shape[1] <= LONG:
         return ""
-    few: dict[str, Any] = {
-        name: value[:, :TIMED] if isinstance(value, Tensor) else value for name, value in subject.inputs.items()
-    }
+    given = subject.inputs.items()
+    few: dict[str, Any] = {name: value[:, :TIMED] if isinstance(value, Tensor) else value for name, value in given}
     started = time.perf_counter()
     capture(subject.model, **few)
     passes = 1 + sum(method.passes for method in methods)
