@@ -4,7 +4,9 @@
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
-the first. The methods start from a capture, whose own cost is the first line (without the self-check). Rollout is one
+the first. The methods start from a capture, whose own cost is the first line (without the self-check), and
+which keeps the mixers' inputs alone (`keep="inputs"`), but for ALTI-Logit, which needs the stream. `--longest 131072`
+goes beyond 100,000 tokens. Rollout is one
 reversed scan per layer; MambaLRP one differentiable forward and one backward pass. Mamba-Attribution takes the positive
 part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by nature both are quadratic in time. The
 exponent p of cost ~ L^p is fitted by least squares on logarithms.
@@ -31,12 +33,16 @@ from mambascope.bench.measuring import measured
 from mambascope.bench.settings import FAMILIES, Shape
 from mambascope.files import whole_file, write_whole
 from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.latim import latim_row
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.rollout import rollout_row
 
 SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
-MARKS = {"capture": "k:s", "rollout": "C0-o", "mamba-lrp": "C1-^", "mamba-attribution": "C2--v", "alti-logit": "C3--D"}
+MARKS = {
+    "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^",
+    "mamba-attribution": "C2--v", "alti-logit": "C3--D",
+}  # fmt: skip
 
 
 def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], Any]]:
@@ -46,6 +52,7 @@ def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], A
 
     return {
         "rollout": lambda: rollout_row(trace, last),
+        "latim": lambda: [latim_row(trace, layer, last) for layer in range(len(trace.layers))],
         "mamba-lrp": lambda: mamba_lrp(trace, readout),
         "mamba-attribution": lambda: mamba_attribution(trace, readout),
         "alti-logit": lambda: alti_logit(trace, readout),
@@ -61,7 +68,8 @@ def cost(family: str, length: int, name: str, threads: int) -> dict[str, Any]:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for tokens in (64, length):  # the first warms up
         ids = torch.randint(0, VOCABULARY, (1, tokens))
-        call = partial(mambascope.capture, model, input_ids=ids, check=False)
+        keep = "all" if name == "alti-logit" else "inputs"
+        call = partial(mambascope.capture, model, input_ids=ids, check=False, keep=keep)
         if name != "capture":
             call = calls(model, call(), ids)[name]
         runs = [measured(call)[1:]]
@@ -104,6 +112,7 @@ def main() -> None:
     parser.add_argument("--family", choices=FAMILIES, default="mamba")
     parser.add_argument("--longest", type=int, default=16384)
     parser.add_argument("--longest-alti", type=int, default=16384)
+    parser.add_argument("--longest-quadratic", type=int, default=16384, help="of Mamba-Attribution")
     parser.add_argument("--out", type=Path, help="also draw the figure")
     parser.add_argument("--rows", type=Path, help="write the figures to this .json file")
     parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows wrote")
@@ -112,7 +121,8 @@ def main() -> None:
     lengths = [SHORTEST * 2**k for k in range(int(math.log2(options.longest / SHORTEST)) + 1)]
     for length in lengths if not options.redraw else ():
         for name in MARKS:
-            if name == "alti-logit" and length > options.longest_alti:
+            most = {"alti-logit": options.longest_alti, "mamba-attribution": options.longest_quadratic}
+            if length > most.get(name, length):
                 continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows.append(pool.apply(cost, (options.family, length, name, torch.get_num_threads())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -21,8 +22,8 @@ Steps = Callable[[int, int], None]
 class Bar(Protocol):
     """Anything that can show progress."""
 
-    def show(self, label: str, done: int, total: int) -> None:
-        """Show `done` of `total` steps; `total` is 0 while it is unknown."""
+    def show(self, label: str, done: float, total: int) -> None:
+        """Show `done` of `total` steps, the last of which may be done in part; `total` is 0 while it is unknown."""
 
     def clear(self) -> None:
         """Remove the bar."""
@@ -35,7 +36,7 @@ class LateProgress:
     """
 
     def __init__(self, label: str) -> None:
-        self._state = (label, 0, 0)
+        self._state = (label, 0.0, 0)
         self._bar: Bar | None = None
         self._over = False
         self._lock = threading.Lock()
@@ -44,21 +45,31 @@ class LateProgress:
 
     def __call__(self, done: int, total: int) -> None:
         """Report that `done` of `total` steps are done."""
-        with self._lock:
-            self._state = (self._state[0], done, total)
-            if self._bar is not None:
-                self._bar.show(*self._state)
+        self._report(float(done), total)
+
+    def within(self, done: int, total: int) -> None:
+        """Report that `done` of `total` parts of the next step are done."""
+        _, before, steps = self._state
+        self._report(int(before) + min(done / total, 0.999), max(steps, int(before) + 1))
 
     def __enter__(self) -> LateProgress:
         self._timer.start()
+        self._token = _shown.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _shown.reset(self._token)
         self._timer.cancel()
         with self._lock:
             self._over = True
             if self._bar is not None:
                 self._bar.clear()
+
+    def _report(self, done: float, total: int) -> None:
+        with self._lock:
+            self._state = (self._state[0], done, total)
+            if self._bar is not None:
+                self._bar.show(*self._state)
 
     def _appear(self) -> None:
         with self._lock:
@@ -66,6 +77,17 @@ class LateProgress:
                 self._bar = _make_bar()
             if self._bar is not None:
                 self._bar.show(*self._state)
+
+
+#: The bar that this thread's work is shown by.
+_shown: ContextVar[LateProgress | None] = ContextVar("shown", default=None)
+
+
+def within(done: int, total: int) -> None:
+    """Report that `done` of `total` parts of a long step are done, to the bar that shows this thread's work."""
+    bar = _shown.get()
+    if bar is not None:
+        bar.within(done, total)
 
 
 @contextmanager
@@ -92,7 +114,7 @@ class _TerminalBar:
         self._task = self._progress.add_task("", total=None)
         self._progress.start()
 
-    def show(self, label: str, done: int, total: int) -> None:
+    def show(self, label: str, done: float, total: int) -> None:
         self._progress.update(self._task, description=label, completed=done, total=total or None)
 
     def clear(self) -> None:
@@ -105,8 +127,8 @@ class _NotebookLine:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    def show(self, label: str, done: int, total: int) -> None:
-        self._put(f"{label}: {done} of {total} steps" if total else f"{label} …")
+    def show(self, label: str, done: float, total: int) -> None:
+        self._put(f"{label}: {int(done)} of {total} steps" if total else f"{label} …")
 
     def clear(self) -> None:
         self._put("")

@@ -239,6 +239,8 @@ def capture_calls():
     )  # fmt: skip
     for wrong in wrong_ids:
         yield f"capture input_ids={label(wrong)}", lambda wrong=wrong: run(model, input_ids=wrong)
+    for wrong in (None, 3, "some", ids, *THINGS):
+        yield f"capture keep={label(wrong)}", lambda wrong=wrong: run(model, input_ids=ids, keep=wrong)
     x = torch.randn(1, 5, 12)
     wrong_embeds = (
         3, "x", ids, x.long(), x[0], x[:, :0], x[:0], x[..., :5], x.double(), x.half(), x * NAN, x.to("meta"),

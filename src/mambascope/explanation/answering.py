@@ -13,6 +13,7 @@ from torch import nn
 
 from mambascope.attribution import Attribution, Model, Target
 from mambascope.errors import InputError
+from mambascope.explanation.long_texts import estimate, what_to_keep
 from mambascope.explanation.options import check_options, check_place
 from mambascope.explanation.question import Question, ResolvedQuestion, has_independent_classes, next_tokens, resolve
 from mambascope.explanation.runner import Rows, score, score_every
@@ -45,7 +46,9 @@ def answer(
 ) -> list[Attribution]:
     """Return one result per method, all from one capture of the subject; arguments as in `explain`."""
     check_options(methods, layer, variant)
-    with told(progress, f"explaining by {', '.join(method.name for method in methods)}") as steps:
+    label = f"explaining by {', '.join(method.name for method in methods)}"
+    words = estimate(subject, methods) if subject.steps_to_capture else ""
+    with told(progress, f"{label}: {words}" if words else label) as steps:
         results = _answers(subject, methods, question, read_layers(layer), stage, variant, steps)
     return [with_picture(result, subject) for result in results]
 
@@ -63,7 +66,8 @@ def _answers(
     number = stage_number(model, methods, stage)
     before = subject.steps_to_capture
     mixers = len(find_mixers(model))  # as many layers, or more where some stand side by side
-    trace = subject.trace(_shifted(progress, 0, _steps(methods, _layers(layer, mixers, variant))))
+    after = _steps(methods, _layers(layer, mixers, variant))
+    trace = subject.trace(_shifted(progress, 0, after), what_to_keep(subject, methods))
     of_stage = {}
     if isinstance(model, StagedModel) and number is not None:
         trace, of_stage = one_stage(model, trace, number), {"stage": number, "stages": len(model.cells())}
@@ -86,10 +90,11 @@ def _answers(
     described = _describe(model, trace)
     errors = [trace.layers[number].reconstruction_error for number in layers]
     rebuilt = {
+        **({"kept": "inputs"} if any(block.inputs_alone for block in trace.layers) else {}),
         "reconstruction_error": max(errors),
         "reconstruction_error_per_layer": errors,
         "scan_error": max(trace.layers[number].scan_error for number in layers),
-        "precision": str(coarsest(layer.y.dtype for layer in trace.layers)).removeprefix("torch."),
+        "precision": str(coarsest(layer.like.dtype for layer in trace.layers)).removeprefix("torch."),
     }
     results = []
     for method in methods:
@@ -178,7 +183,7 @@ def _evidence(
     if method.rule != "secant":
         left = [trace.operator(number).residual(method.rule) for number in layers]
         found = found | {"residual": sum(left) / len(left)}
-    dtype = coarsest(layer.y.dtype for layer in trace.layers)
+    dtype = coarsest(layer.like.dtype for layer in trace.layers)
     words = _cautions({**rebuilt, **found}, [{**rebuilt, **one} for one in each], dtype)
     return found | ({"caution": words} if words else {})
 
@@ -209,7 +214,7 @@ def _describe(model: nn.Module, trace: Trace) -> Model:
         family=trace.branches[0].family.model_type,
         class_name=type(model).__name__,
         layers=len(trace.layers),
-        hidden_size=trace.layers[0].y.shape[-1],
+        hidden_size=trace.layers[0].like.shape[-1],
         kinds=tuple(block.kind for block in trace.layers),
     )
 

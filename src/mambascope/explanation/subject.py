@@ -30,6 +30,7 @@ from mambascope.numbering import shown
 from mambascope.progress import Steps
 from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
+from mambascope.trace.footprint import Keep
 from mambascope.trace.generate import greedy_continuation
 from mambascope.trace.private_copy import plain_model
 
@@ -72,10 +73,10 @@ class Subject:
 
     __repr__ = brief
 
-    def trace(self, progress: Steps | None = None) -> Trace:
-        """Return the trace of the run, which is captured once."""
+    def trace(self, progress: Steps | None = None, keep: Keep = "all") -> Trace:
+        """Return the trace of the run, which is captured once; `keep` says what is then kept, as in `capture`."""
         if self._trace is None:
-            self._trace = capture(self.model, progress=progress, **self.inputs)
+            self._trace = capture(self.model, progress=progress, keep=keep, **self.inputs)
         return self._trace
 
     @property

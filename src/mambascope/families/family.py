@@ -56,6 +56,15 @@ class Captured:
         (consumed,) = self.scans
         return consumed
 
+    @property
+    def like(self) -> Float[Tensor, "b L F"]:
+        """A tensor of y's shape and precision, without its values."""
+        return self.y.to("meta")
+
+    def whole(self) -> Captured:
+        """Return the record with all its parts in memory; itself, unless only the input was kept."""
+        return self
+
     def laid_out(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b *places E"]:
         """Return tokens in the shape that the mixer takes: as a grid if it has one."""
         return tokens if self.grid is None else tokens.unflatten(1, self.grid)

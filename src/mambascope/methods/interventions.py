@@ -184,7 +184,7 @@ def _call(trace: Trace, block: Block) -> Call:
     Raises:
         UnsupportedModelError: if it ran several times, and it cannot be told which of these the layer was.
     """
-    made, of_module = trace.calls[block.name], [one for one in trace.layers if one.name == block.name]
+    made, of_module = trace.calls_of(block.name), [one for one in trace.layers if one.name == block.name]
     if len(made) not in (1, len(of_module)):
         raise UnsupportedModelError(
             f"{block.name} ran {len(made)} times for {len(of_module)} layers, so a layer cannot run again by itself"

@@ -98,7 +98,7 @@ def check_norm(norm: object) -> None:
 
 def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
     row, whole = partial(latim_row, norm=norm, rule=rule), partial(latim, norm=norm, rule=rule)
-    return Method(name, title, LATIM, signed=False, row=row, map=whole, rule=rule, **facts)
+    return Method(name, title, LATIM, signed=False, row=row, map=whole, rule=rule, from_inputs=True, **facts)
 
 
 METHODS = [

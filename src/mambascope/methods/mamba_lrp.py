@@ -40,11 +40,11 @@ from mambascope.methods.checked import checked
 from mambascope.methods.direct import evidence_of_kinds
 from mambascope.methods.method import ATTENTION, AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import require_no_padding
-from mambascope.readouts import OneEach, first_order
+from mambascope.readouts import OneEach
 from mambascope.trace import Trace
 from mambascope.trace.differentiate import Gradients, differentiate
+from mambascope.trace.pieces import differentiate_in_pieces
 from mambascope.trace.rules import GRADIENT, PropagationRules
-from mambascope.trace.running import in_texts
 from mambascope.trace.uncovered import uncovered
 from mambascope.trust import CONSERVED
 
@@ -152,8 +152,9 @@ def mamba_lrp(
         UnsupportedModelError: if biases of experts are added to several texts at once.
         ReconstructionError: if a mixer that is known by its affine map differs from it.
     """
-    readout = in_texts(readout, trace.inputs)
-    passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
+    passed = None if pixels else differentiate_in_pieces(trace.model, readout, rules=rules, **trace.inputs)
+    if passed is None:
+        passed = differentiate(trace.model, readout, rules=rules, pixels=pixels, biases=True, **trace.inputs)
     biases, others = _by_layer(trace, passed)
     scores = _times_gradient(passed.embeddings, passed.at_embeddings, -1)
     require_no_padding(trace, scores)
@@ -162,8 +163,8 @@ def mamba_lrp(
         biases=biases,
         other_biases=others,
         value=passed.value,
-        first_order=first_order(readout, passed.outputs, passed.value),
-        outputs=passed.outputs,
+        first_order=passed.first_order,
+        outputs=trace.outputs if passed.outputs is None else passed.outputs,
         undistributed=passed.undistributed,
         pixels=None if passed.pixels is None else _times_gradient(*passed.pixels, 1),
     )
@@ -248,6 +249,7 @@ METHODS = [
         by_stage=False,
         answers=0,
         defers=ATTENTION,
+        from_inputs=True,
         column="relevance",
     ),
 ]

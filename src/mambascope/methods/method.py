@@ -89,6 +89,7 @@ class Method:
             is used; None for methods that are never the default.
         defers: The kinds of mixer for which the next of these defaults is used, if a model has no others.
         shows_layers: Whether it is the default for layers, for all positions, and for models without a head.
+        from_inputs: Whether it needs no more of a capture than what the mixers read, which is all that long texts keep.
         column: Its column in `compare`, after the figures that compare models in the papers; empty if it has none.
     """
 
@@ -122,6 +123,7 @@ class Method:
     answers: int | None = None
     defers: frozenset[Kind] = frozenset()
     shows_layers: bool = False
+    from_inputs: bool = False
     column: str = ""
 
     __repr__ = brief

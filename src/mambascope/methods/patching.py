@@ -202,7 +202,7 @@ def _sites(trace: Trace, window: Sequence[int], what: Part) -> list[Site]:
             continue
         block.stream("patching")
         alike = [k for k, one in enumerate(trace.layers) if one.name == block.name]
-        if len(alike) != len(trace.calls[block.name]):
+        if len(alike) != len(trace.calls_of(block.name)):
             raise UnsupportedModelError(
                 f"the stream that leaves layer {number} is inside {block.name}, which holds layers "
                 f"{' and '.join(map(str, alike))}, and cannot be replaced there; put in the mixers' outputs"

@@ -207,6 +207,7 @@ METHODS = [
         score=_scored,
         whole_map=rollout,
         reference_code=True,
+        from_inputs=True,
         column="rollout",
     ),
     Method(
@@ -216,6 +217,7 @@ METHODS = [
         signed=True,
         offered=False,
         score=_normalised,
+        from_inputs=True,
         whole_map=partial(rollout, normalise=True),
     ),
 ]

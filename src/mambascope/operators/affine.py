@@ -32,8 +32,8 @@ from mambascope.operators.convolution import Convolution
 from mambascope.operators.frozen import frozen_scan
 from mambascope.operators.token_mixer import TokenMixer
 
-#: Sources whose taps `pull` holds at a time.
-PULLED_SOURCES = 1024
+#: Sources whose taps are held at a time.
+PART = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,12 +161,14 @@ class AffineMixer(AffineMap):
     ) -> tuple[Float[Tensor, "b L F"], Float[Tensor, "b F"]]:
         """Return the vectors T_ij(x_j) of one target i for every source j, and its bias β_i; see `AffineMap`."""
         check_rule(rule)
-        row, seen = self._row(target), self.seen(target)
-        mixed = self._through_taps(row, self.source_taps(seen, rule))
+        row = self._row(target)
         vectors = self.x.new_zeros(self.x.shape[0], self.length, self.W_o.shape[0])
-        vectors[:, seen] = (self._centre(mixed) * self.gate[:, target, None]) @ self.W_o.t()
-        constant = self._activate(self.constant[:, seen], self.slope[:, seen], rule)
-        own = torch.einsum("bcd,bcd->bd", row, constant)
+        own = torch.zeros_like(row[:, 0])
+        for sources in self._parts(self.seen(target)):
+            mixed = self._through_taps(row, sources, self.source_taps(sources, rule))
+            vectors[:, sources] = (self._centre(mixed) * self.gate[:, target, None]) @ self.W_o.t()
+            constant = self._activate(self.constant[:, sources], self.slope[:, sources], rule, sources)
+            own += torch.einsum("bcd,bcd->bd", row[:, sources], constant)
         return vectors, self._written(own[:, None], slice(target, target + 1))[:, 0]
 
     def passed_on(self, sources: Bool[Tensor, "b L"]) -> Float[Tensor, "b L F"]:
@@ -185,8 +187,9 @@ class AffineMixer(AffineMap):
 
     def implicit_row(self, target: int) -> Float[Tensor, "b c"]:
         """Return one row of the implicit attention averaged over channels, for the sources that the target sees."""
-        mixed = self._through_taps(self._row(target), self.unit_taps(self.seen(target)))
-        return (mixed * self.gate[:, target, None]).mean(dim=-1)
+        row, seen = self._row(target), self.seen(target)
+        parts = [self._through_taps(row, sources, self.unit_taps(sources)) for sources in self._parts(seen)]
+        return torch.cat([(mixed * self.gate[:, target, None]).mean(dim=-1) for mixed in parts], dim=1)
 
     def implicit_mean(self) -> Float[Tensor, "b L L"]:
         """Return the implicit attention averaged over channels."""
@@ -252,14 +255,24 @@ class AffineMixer(AffineMap):
 
     def _row(self, target: int) -> Float[Tensor, "b c D"]:
         """Return the target's row of alpha + D for the sources that it sees, per channel."""
-        alpha = self.scan.tile(slice(target, target + 1), self.seen(target))
-        row = self.scan.channels(alpha)[:, :, 0].transpose(1, 2).clone()
+        seen = self.seen(target)
+        row = self.x.new_empty(self.x.shape[0], seen.stop, self.inner_width)
+        for sources in self._parts(seen):
+            alpha = self.scan.tile(slice(target, target + 1), sources)
+            row[:, sources] = self.scan.channels(alpha)[:, :, 0].transpose(1, 2)
         row[:, target] += self.scan.skip
         return row
 
-    def _through_taps(self, row: Float[Tensor, "b c D"], taps: Float[Tensor, "b K D c"]) -> Float[Tensor, "b c D"]:
-        """Return, summed over taps, the row's value where a source writes times what it writes there."""
-        mixed, at_written = torch.zeros_like(row), self.convolution.at_written(row, slice(0, row.shape[1]))
+    def _parts(self, seen: slice) -> Iterator[slice]:
+        """Yield the sources in parts, of which the taps are held at a time."""
+        for start in range(0, seen.stop, PART):
+            yield slice(start, min(start + PART, seen.stop))
+
+    def _through_taps(
+        self, row: Float[Tensor, "b t D"], sources: slice, taps: Float[Tensor, "b K D c"]
+    ) -> Float[Tensor, "b c D"]:
+        """Return, summed over taps, the row's value where each of some sources writes times what it writes there."""
+        mixed, at_written = torch.zeros_like(row[:, sources]), self.convolution.at_written(row, sources)
         for value, written in zip(at_written.unbind(1), taps.unbind(1), strict=True):
             mixed.addcmul_(value.transpose(1, 2), written.transpose(1, 2))
         return mixed
@@ -268,19 +281,18 @@ class AffineMixer(AffineMap):
         """Return Σ_i v_i · Σ_k (alpha_ik + D [i=k]) ⊙ taps for every source, a chunk of sources at a time."""
         flow = torch.addcmul(self.scan.apply_transposed(v), self.scan.skip, v)
         out = v.new_zeros(v.shape[:2])
-        for start in range(0, self.length, PULLED_SOURCES):
-            sources = slice(start, min(start + PULLED_SOURCES, self.length))
+        for sources in self._parts(slice(0, self.length)):
             out[:, sources] = (self.convolution.at_written(flow, sources) * source_taps(sources)).sum(dim=(1, 2))
         return out
 
     def _scan(self, s: Tensor) -> Tensor:
         return torch.addcmul(self.scan.apply(s), self.scan.skip, s)
 
-    def _activate(self, value: Tensor, slope: Tensor, rule: ActivationRule) -> Tensor:
-        """Return part of a after the activation rule; `slope` holds the same positions."""
+    def _activate(self, value: Tensor, slope: Tensor, rule: ActivationRule, places: slice = slice(None)) -> Tensor:
+        """Return part of a after the activation rule, at some positions, as `slope`."""
         if rule == "secant" or not self.silu:
             return slope * value
-        kept = 1.0 if self.mask is None else self.mask[:, : value.shape[1], None]
+        kept = 1.0 if self.mask is None else self.mask[:, places, None]
         return (F.silu(value) if rule == "silu" else value) * kept
 
     def _centre(self, values: Tensor, channels: int = -1) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.token_mixer import TokenMixer
+from mambascope.operators.token_mixer import Carried, TokenMixer
 
 #: Gradients below this are set to zero: a float32 readout has a relative precision of 1e-7, and numbers near the end of
 #: the range, which decay produces, make matrix products ten times slower.
@@ -33,8 +33,31 @@ class _FrozenScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        flow = ctx.scan.apply_transposed(grad_outputs[0].contiguous())
-        return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0), None
+        return _without_faint(ctx.scan.apply_transposed(grad_outputs[0].contiguous())), None
+
+
+def _without_faint(flow: Tensor) -> Tensor:
+    """Return a gradient that was just computed, with faint numbers set to zero."""
+    return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0)
+
+
+def carried_scan(
+    scan: Carried, s: Float[Tensor, "b L D"], before: Float[Tensor, "b *state"] | None
+) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
+    """Return `frozen_scan` of a piece of a text from the state before it (None for zero), and the state after it."""
+    return _CarriedScan.apply(s, before, scan)
+
+
+class _CarriedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, before: Tensor | None, scan: Carried) -> tuple[Tensor, Tensor]:
+        ctx.scan, ctx.first = scan, before is None
+        return scan.forwards(s, before)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        flow, before = map(_without_faint, ctx.scan.backwards(*(one.contiguous() for one in grad_outputs)))
+        return flow, None if ctx.first else before, None
 
 
 class _SparseRows(torch.autograd.Function):

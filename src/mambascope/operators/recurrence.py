@@ -30,6 +30,9 @@ CACHED_ELEMENTS = 1 << 18
 #: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the others are recomputed.
 CHECKPOINT_STEPS = 8
 
+#: Tokens that are laid out anew at a time; a multiple of `CHECKPOINT_STEPS` and of `CHUNK`.
+PART = 512
+
 #: Tokens per chunk of the Mamba-2 recurrence: inside a chunk it is a masked matrix product, between chunks a loop.
 CHUNK = 64
 
@@ -42,26 +45,55 @@ def channel_recurrence(
     read: Float[Tensor, "b L N"],
 ) -> Float[Tensor, "b L D"]:
     """Return o of the Mamba-1 recurrence; time O(L·D·N), memory O(D·N) beyond the answer, O(L/8·D·N) under autograd."""
-    tensors = (v, step, finite_rates(A), write, read)
+    return channel_carried(v, step, A, write, read)[0]
+
+
+def channel_carried(
+    v: Float[Tensor, "b L D"],
+    step: Float[Tensor, "b L D"],
+    A: Float[Tensor, "D N"],
+    write: Float[Tensor, "b L N"],
+    read: Float[Tensor, "b L N"],
+    before: Float[Tensor, "b N D"] | None = None,
+) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b N D"]]:
+    """Return o of the Mamba-1 recurrence that starts from a state, by default zero, and the state after it."""
+    before = v.new_zeros(v.shape[0], *A.t().shape) if before is None else before
+    tensors = (v, step, finite_rates(A), write, read, before)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _ChannelRecurrence.apply(*tensors)
     return _channel_forward(*tensors, states=None)
 
 
 def _channel_forward(
-    v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor, states: list[Tensor] | None
-) -> Tensor:
-    """Run the recurrence time-first with channels innermost, so that every operation runs along contiguous memory."""
-    b, L, D = v.shape
-    At = A.t().contiguous()
-    v, step, write, read = (rearrange(tensor, "b L c -> L b 1 c").contiguous() for tensor in (v, step, write, read))
-    write = write.transpose(2, 3)
-    block = max(1, min(8, CACHED_ELEMENTS // (b * At.numel() or 1)))
-    h = v.new_zeros(b, *At.shape)
-    out = torch.empty_like(v)
+    v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor, before: Tensor, states: list[Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence with channels innermost, so that every operation runs along contiguous memory.
+
+    A part of the text at a time is laid out with its tokens first, so that no second copy of all of it is held.
+    """
+    At, h = A.t().contiguous(), before.clone(memory_format=torch.contiguous_format)
+    out = torch.empty_like(v, memory_format=torch.contiguous_format)
+    block = max(1, min(8, CACHED_ELEMENTS // (len(v) * At.numel() or 1)))
     decays, hs = (h.new_empty(block, *h.shape) for _ in range(2))
-    for start in range(0, L, block):
-        now = slice(start, min(L, start + block))
+    for first in range(0, v.shape[1], PART):
+        part = slice(first, first + PART)
+        laid_out = [rearrange(one[:, part], "b L c -> L b 1 c").contiguous() for one in (v, step, write, read)]
+        out[:, part] = _channel_part(laid_out, At, h, (decays, hs), states)
+    return out, h
+
+
+def _channel_part(
+    part: list[Tensor],
+    At: Tensor,
+    h: Tensor,
+    buffers: tuple[Tensor, Tensor],
+    states: list[Tensor] | None,
+) -> Tensor:
+    """Return the answer for a part of v, step, write and read, tokens first; the state is changed in place."""
+    (v, step, write, read), (decays, hs) = part, buffers
+    write, out = write.transpose(2, 3), torch.empty_like(v)
+    for start in range(0, len(v), len(hs)):
+        now = slice(start, min(len(v), start + len(hs)))
         decay = torch.mul(step[now], At, out=decays[: now.stop - start]).exp_()
         written = torch.mul(write[now], v[now], out=hs[: now.stop - start])
         for k in range(now.stop - start):
@@ -77,9 +109,11 @@ class _ChannelRecurrence(torch.autograd.Function):
     """The Mamba-1 recurrence with its adjoint: λ_k = read_k do_k + exp(step_{k+1} A) λ_{k+1}, run backwards."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor, before: Tensor
+    ) -> tuple[Tensor, Tensor]:
         states: list[Tensor] = []
-        out = _channel_forward(v, step, A, write, read, states)
+        out = _channel_forward(v, step, A, write, read, before, states)
         ctx.save_for_backward(v, step, A, write, read, *states)
         return out
 
@@ -93,9 +127,9 @@ class _ChannelRecurrence(torch.autograd.Function):
         )
         dv, dstep, dwrite, dread = (torch.empty_like(tensor) for tensor in (v, step, write, read))
         dA = torch.zeros_like(At)
-        adjoint = torch.zeros_like(states[0])
+        adjoint = grad_outputs[1].clone(memory_format=torch.contiguous_format)
         # One set of buffers for all segments: fresh pages from the system cost more than the arithmetic.
-        decays, hs, adjoints = (states[0].new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
+        decays, hs, adjoints = (adjoint.new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
         for number in range(len(states) - 1, -1, -1):
             now = slice(number * CHECKPOINT_STEPS, min(L, (number + 1) * CHECKPOINT_STEPS))
             steps = now.stop - now.start
@@ -117,7 +151,7 @@ class _ChannelRecurrence(torch.autograd.Function):
             torch.sum(torch.mul(flow, At, out=h), dim=2, keepdim=True, out=dstep[now])
             dA += flow.mul_(step[now]).sum(dim=(0, 1))
         dv, dstep, dwrite, dread = (rearrange(tensor, "L b 1 c -> b L c") for tensor in (dv, dstep, dwrite, dread))
-        return dv, dstep, dA.t(), dwrite, dread
+        return dv, dstep, dA.t(), dwrite, dread, adjoint
 
 
 def head_recurrence(
@@ -128,28 +162,56 @@ def head_recurrence(
     read: Float[Tensor, "b L G N"],
 ) -> Float[Tensor, "b L H P"]:
     """Return o of the Mamba-2 recurrence in chunks of matrix products ([2] section 6); time O(L·H·P·(N + CHUNK))."""
+    return head_carried(v, step, A, write, read)[0]
+
+
+def head_carried(
+    v: Float[Tensor, "b L H P"],
+    step: Float[Tensor, "b L H"],
+    A: Float[Tensor, " H"],
+    write: Float[Tensor, "b L G N"],
+    read: Float[Tensor, "b L G N"],
+    before: Float[Tensor, "b H P N"] | None = None,
+) -> tuple[Float[Tensor, "b L H P"], Float[Tensor, "b H P N"]]:
+    """Return o of the Mamba-2 recurrence that starts from a state, by default zero, and the state after it.
+
+    A part of the text runs at a time, so that beyond the answer no more than its matrices is held.
+    """
     b, L, H, P = v.shape
-    G = write.shape[2]
+    state = v.new_zeros(b, H, P, write.shape[-1]) if before is None else before
+    out = []
+    for part in (slice(first, first + PART) for first in range(0, max(L, 1), PART)):
+        o, state = _head_part(v[:, part], step[:, part], finite_rates(A), write[:, part], read[:, part], state)
+        out.append(o)
+    return out[0] if len(out) == 1 else torch.cat(out, dim=1), state
+
+
+def _head_part(
+    v: Tensor, step: Tensor, A: Tensor, write: Tensor, read: Tensor, before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the answer for a part of the text, and the state after it."""
+    L, G = v.shape[1], write.shape[2]
     size = min(CHUNK, max(L, 1))
     short = -L % size
     v, step, write, read = (_pad_tokens(tensor, short) for tensor in (v, step, write, read))
     v = rearrange(v, "b (c s) (g k) p -> b c g k s p", s=size, g=G)
     write, read = (rearrange(tensor, "b (c s) g n -> b c g s n", s=size) for tensor in (write, read))
-    fall = Fallen.of(rearrange(step * finite_rates(A), "b (c s) (g k) -> b c g k s", s=size, g=G), dim=-1)
+    fall = Fallen.of(rearrange(step * A, "b (c s) (g k) -> b c g k s", s=size, g=G), dim=-1)
     causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
     decay = decay_from((fall[..., :, None] - fall[..., None, :]).masked_fill(~causal, -torch.inf))
     inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ v
     to_end = decay_from(fall[..., -1:] - fall)
     written = (v * to_end[..., None]).transpose(-1, -2) @ write.unsqueeze(3)
     kept = decay_from(fall.whole[..., -1])
-    state = torch.zeros_like(written[:, 0])
+    state = rearrange(before, "b (g k) p n -> b g k p n", g=G)
     states = []
     for c in range(written.shape[1]):
         states.append(state)
         state = kept[:, c, ..., None, None] * state + written[:, c]
     entering = torch.stack(states, dim=1)
-    before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * decay_from(fall.whole)[..., None]
-    return rearrange(inside + before, "b c g k s p -> b (c s) (g k) p")[:, :L]
+    read_before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * decay_from(fall.whole)[..., None]
+    out = rearrange(inside + read_before, "b c g k s p -> b (c s) (g k) p")[:, :L]
+    return out, rearrange(state, "b g k p n -> b (g k) p n")
 
 
 def _pad_tokens(tensor: Tensor, count: int) -> Tensor:
@@ -165,6 +227,11 @@ def reverse_in_time(
     The adjoint at token k decays by the step of token k+1, and at the last token not at all.
     """
     return F.pad(step.flip(1), [0, 0] * (step.ndim - 2) + [1, 0])[:, :-1]
+
+
+def parts_from_the_end(length: int) -> list[slice]:
+    """Return the parts of a text that a recurrence lays out at a time, the last one first."""
+    return [slice(first, min(length, first + PART)) for first in range(0, max(length, 1), PART)][::-1]
 
 
 def one_hot(read: Float[Tensor, "*s N"], number: int) -> Float[Tensor, "*s N"]:

@@ -18,11 +18,17 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, causal_blocks, future, numbers, padded_tile, split
-from mambascope.operators.decays import decay_in_place, finite_rates
+from mambascope.operators.decays import decay_from, decay_in_place, finite_rates
 from mambascope.operators.mean_by_halves import Run, mean_of_run
 from mambascope.operators.mean_of_rectangle import mean_of_rectangle
 from mambascope.operators.near_matrices import near_matrices
-from mambascope.operators.recurrence import channel_recurrence, one_hot, reverse_in_time
+from mambascope.operators.recurrence import (
+    channel_carried,
+    channel_recurrence,
+    one_hot,
+    parts_from_the_end,
+    reverse_in_time,
+)
 
 #: Most targets and sources of a block at the diagonal whose mean over channels is taken at once.
 MEAN_SIZE = 1024
@@ -70,7 +76,7 @@ class SelectiveScan:
     @cached_property
     def elapsed(self) -> Float[Tensor, "b D L"]:
         """S = cumsum(Δ) in float64, channels first."""
-        return self.dt.transpose(1, 2).double().cumsum(dim=-1)
+        return self.dt.transpose(1, 2).to(torch.float64, copy=True).cumsum_(dim=-1)
 
     @cached_property
     def rates(self) -> Float[Tensor, "D N"]:
@@ -115,8 +121,26 @@ class SelectiveScan:
 
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return vᵀ alpha per channel, by the reversed scan: O(L·D·N)."""
-        backward = channel_recurrence(v.flip(1), reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
-        return self.dt * backward.flip(1)
+        return self.backwards(v)[0]
+
+    def forwards(
+        self, v: Float[Tensor, "b L D"], before: Float[Tensor, "b N D"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b N D"]]:
+        """Return alpha v and what a state before the text gives, and the state after it; see `Carried`."""
+        return channel_carried(self.dt * v, self.dt, self.A, self.B, self.C, before)
+
+    def backwards(
+        self, v: Float[Tensor, "b L D"], after: Float[Tensor, "b N D"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b N D"]]:
+        """Return vᵀ alpha and what a gradient at the state after the text gives, and that before it; see `Carried`."""
+        found, rates = [], self.rates.t()
+        for part in parts_from_the_end(self.dt.shape[1]):
+            step, write, read = self.dt[:, part], self.B[:, part].flip(1), self.C[:, part].flip(1)
+            flow, after = channel_carried(v[:, part].flip(1), reverse_in_time(step), self.A, read, write, after)
+            found.append(step * flow.flip(1))
+            after = after * decay_from(step[:, :1] * rates)
+        assert after is not None
+        return torch.cat(found[::-1], dim=1), after
 
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over channels, by the reversed scan: O(L·D·N)."""

@@ -18,9 +18,15 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.operators.blocks import Block, Places, Workspace, future
-from mambascope.operators.decays import Fallen, decay_in_place, finite_rates
+from mambascope.operators.decays import Fallen, decay_from, decay_in_place, finite_rates
 from mambascope.operators.per_head import PerHead
-from mambascope.operators.recurrence import head_recurrence, one_hot, reverse_in_time
+from mambascope.operators.recurrence import (
+    head_carried,
+    head_recurrence,
+    one_hot,
+    parts_from_the_end,
+    reverse_in_time,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +98,36 @@ class StateSpaceDual(PerHead):
 
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return vᵀ alpha per channel, by the reversed scan: O(L·D·N)."""
-        heads = rearrange(v.flip(1), "b L (h p) -> b L h p", h=self.maps)
-        backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
-        return rearrange(backward.flip(1) * self.dt[..., None], "b L h p -> b L (h p)")
+        return self.backwards(v)[0]
 
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over channels, by the reversed scan with one channel per head: O(L·H·N)."""
-        heads = v.flip(1)[:, :, None, None].expand(-1, -1, self.maps, 1)
-        backward = head_recurrence(heads, reverse_in_time(self.dt), self.A, self.C.flip(1), self.B.flip(1))
-        return (backward[..., 0].flip(1) * self.dt).mean(dim=-1)
+        return self.backwards(v[..., None].expand(-1, -1, self.maps))[0].mean(dim=-1)
+
+    def forwards(
+        self, v: Float[Tensor, "b L D"], before: Float[Tensor, "b H P N"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b H P N"]]:
+        """Return alpha v and what a state before the text gives, and the state after it; see `Carried`."""
+        heads = rearrange(v, "b L (h p) -> b L h p", h=self.maps) * self.dt[..., None]
+        o, after = head_carried(heads, self.dt, self.A, self.B, self.C, before)
+        return rearrange(o, "b L h p -> b L (h p)"), after
+
+    def backwards(
+        self, v: Float[Tensor, "b L c"], after: Float[Tensor, "b H P N"] | None = None
+    ) -> tuple[Float[Tensor, "b L c"], Float[Tensor, "b H P N"]]:
+        """Return vᵀ alpha and what a gradient at the state after the text gives, and that before it; see `Carried`.
+
+        A head may have any number of channels: they share its matrix.
+        """
+        found = []
+        for part in parts_from_the_end(self.length):
+            step, write, read = self.dt[:, part], self.B[:, part].flip(1), self.C[:, part].flip(1)
+            heads = rearrange(v[:, part].flip(1), "b L (h p) -> b L h p", h=self.maps)
+            flow, after = head_carried(heads, reverse_in_time(step), self.A, read, write, after)
+            found.append(rearrange(flow.flip(1) * step[..., None], "b L h p -> b L (h p)"))
+            after = after * decay_from(step[:, 0] * finite_rates(self.A))[..., None, None]
+        assert after is not None
+        return torch.cat(found[::-1], dim=1), after
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; future pairs are exactly zero.

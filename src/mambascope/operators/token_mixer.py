@@ -91,6 +91,25 @@ class Recurrent(TokenMixer, Protocol):
 
 
 @runtime_checkable
+class Carried(TokenMixer, Protocol):
+    """A token mixer that can go on from a state, so that a text can be run piece by piece.
+
+    The state after a piece enters the next one. In the transpose, what leaves a piece at its start is the gradient at
+    the state that entered it, and goes on to the piece before. States have a text per row and any axes after it.
+    """
+
+    def forwards(
+        self, v: Float[Tensor, "b L D"], before: Float[Tensor, "b *state"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
+        """Return alpha v plus what the state before the piece gives, and the state after it; None is zero."""
+
+    def backwards(
+        self, v: Float[Tensor, "b L D"], after: Float[Tensor, "b *state"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
+        """Return vᵀ alpha plus what a gradient at the state after the piece gives, and that at the state before it."""
+
+
+@runtime_checkable
 class Stepwise(TokenMixer, Protocol):
     """A token mixer that can be run one token further, from the state that the tokens before it have left.
 

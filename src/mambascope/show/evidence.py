@@ -25,6 +25,7 @@ def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
         ),
         _removed(diagnostics.get("verified")),
         _said(diagnostics, "reconstruction_error", "layers rebuilt to within {}"),
+        "each layer ran again when it was read" if diagnostics.get("kept") == "inputs" else "",
         _merged(diagnostics.get("merged")),
         _combined(diagnostics.get("combined")),
     ]

@@ -73,10 +73,11 @@ class Branch:
         Args:
             dtype: Precision of the map; by default float32, float64 for float64 models.
         """
-        dtype = dtype or precision(self.captured.y.dtype)
+        captured = self.captured.whole()
+        dtype = dtype or precision(captured.y.dtype)
         with torch.no_grad():
-            inner = self.family.affine(self.mixer, self.captured, dtype)
-            return inner if self.norm is None else _with_norm(inner, self.norm, self.captured.y.to(dtype))
+            inner = self.family.affine(self.mixer, captured, dtype)
+            return inner if self.norm is None else _with_norm(inner, self.norm, captured.y.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,7 @@ class Block:
         fed_by: The layer aside whose output, after token-wise parts, the mixers read together with the stream.
         read: What the norm before the mixers read, if that is not the stream alone; None if it is, or is not known.
         norm: That norm.
+        inputs_alone: Whether the capture kept the inputs of its mixers and nothing else.
     """
 
     index: int
@@ -110,6 +112,7 @@ class Block:
     fed_by: Block | None = None
     read: Float[Tensor, "b L R"] | None = None
     norm: nn.Module | None = None
+    inputs_alone: bool = False
 
     def __repr__(self) -> str:
         kinds = " beside ".join(type(branch.mixer).__name__ for branch in self.branches)
@@ -156,6 +159,11 @@ class Block:
         return torch.stack(parts).sum(dim=0)
 
     @property
+    def like(self) -> Float[Tensor, "b L F"]:
+        """A tensor of the shape and precision of its mixers' outputs, without values."""
+        return self.branches[0].captured.like
+
+    @property
     def reconstruction_error(self) -> float:
         """The largest of its branches' reconstruction errors."""
         return max(branch.reconstruction_error for branch in self.branches)
@@ -184,6 +192,11 @@ class Block:
             raise UnsupportedModelError(
                 f"{method} follows the residual stream, but layer {self.index} ({self.name}) is not in it: what it "
                 "gives is added to what the next layer's mixer reads"
+            )
+        if self.stream_in is None and self.inputs_alone:
+            raise UnsupportedModelError(
+                f"{method} follows the residual stream, but this capture kept the mixers' inputs alone; capture with "
+                'keep="all"'
             )
         if self.stream_in is None:
             raise UnsupportedModelError(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import time
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mambascope.arguments import callback, choice, flag, real_number
 from mambascope.brief import brief
@@ -20,25 +20,26 @@ from mambascope.errors import InputError, MapTooLargeError, ReconstructionError
 from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, find_mixers, found_by
 from mambascope.families.patch_points import PatchPoint, intercepting
 from mambascope.inputs.checks import check_inputs
-from mambascope.trace.block import Branch
-from mambascope.trace.calls import Calls
+from mambascope.trace.block import Block, Branch
+from mambascope.trace.calls import Call, Calls
 from mambascope.trace.detours import refuse_detours
-from mambascope.trace.footprint import require_pass
+from mambascope.trace.footprint import Keep, require_pass
+from mambascope.trace.later_logits import LaterLogits, head_apart, hidden_states
 from mambascope.trace.missing import Missing, in_order, misread, refuse_missing
-from mambascope.trace.mixer_calls import consumed, input_of, tensors_read, versions
+from mambascope.trace.mixer_calls import versions
 from mambascope.trace.packed import check_apart
 from mambascope.trace.padded import check_padding, moved_by_padding
 from mambascope.trace.private_copy import plain_model
+from mambascope.trace.recaptured import with_inputs_alone
+from mambascope.trace.recording import Recording
 from mambascope.trace.running import call, check_returned, running, usable
-from mambascope.trace.scanning import Answered, answer, read_call, scan_points
+from mambascope.trace.scanning import convolution_points, scan_points
 from mambascope.trace.self_check import Check, reconstruction_error
+from mambascope.trace.single_position import hooked
 from mambascope.trace.streams import Streams
 from mambascope.trace.token_wise import unknown_mixers
 from mambascope.trace.trace import Trace
 from mambascope.trust import TOLERANCE
-
-#: Names that mixers give to the state that an earlier pass left.
-STATES = ("state", "cache", "cache_params", "past_key_values")
 
 
 def capture(
@@ -47,6 +48,7 @@ def capture(
     check: Check = "projected",
     tolerance: float | None = None,
     partial: bool = False,
+    keep: Keep = "all",
     progress: Callable[[int, int], None] | None = None,
     **inputs: Any,
 ) -> Trace:
@@ -68,6 +70,10 @@ def capture(
         tolerance: Largest relative error that passes; by default one that suits the model's precision (`TOLERANCE`).
         partial: Leave out mixers that cannot be read, instead of refusing the model for them. The trace names them
             (`trace.missing`); the maps of its layers are exact, but whole-model methods refuse it.
+        keep: What the trace keeps of every layer: "all"; or "inputs", what each of its mixers read, in a seventh of the
+            memory or less. The mixer then runs again whenever the layer's operator is asked for, logits are computed
+            where they are read, and methods that follow the residual stream, or run a layer again on other texts,
+            refuse the trace.
         progress: Called with (mixers done, mixers in the model) after each mixer.
         inputs: Passed to the model: `input_ids` (b, L) or `inputs_embeds` (b, L, E), `attention_mask` (b, L),
             `pixel_values`, …
@@ -81,6 +87,7 @@ def capture(
     """
     started = time.perf_counter()
     choice(check, get_args(Check), "check")
+    choice(keep, get_args(Keep), "keep")
     flag(partial, "partial")
     if tolerance is not None and not real_number(tolerance, "tolerance") >= 0:
         raise InputError(f"tolerance {tolerance} is below 0; pass the largest relative error that may pass")
@@ -91,17 +98,24 @@ def capture(
         inputs = {name: usable(value) for name, value in inputs.items()}
         mixers = find_mixers(own, partial=partial)
         check_inputs(own, inputs)
-        require_pass(own, mixers, inputs)
+        if keep == "inputs" and hooked(own):
+            raise InputError(
+                f'this {type(model).__name__} has hooks, so its layers cannot run again by themselves; pass keep="all"'
+            )
+        require_pass(own, mixers, inputs, keep=keep)
+        head = head_apart(own, inputs) if keep == "inputs" else None
         scans = scan_points(family for _, _, family in mixers)
-        recorder = _Recorder(scans, check, tolerance, partial, len(mixers), progress)
+        recorder = _Recorder(scans, check, tolerance, partial, keep, len(mixers), progress)
+        convolutions = convolution_points(scans) if check == "projected" else frozenset()
         stack.enter_context(torch.no_grad())
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(own, name, mixer, family))
         stack.enter_context(recorder.streams.watching(own, mixers))
         calls = Calls()
-        stack.enter_context(calls.watching(own, mixers))
-        stack.enter_context(intercepting(recorder, {*scans, *recorder.convolutions}))
-        outputs = call(own, inputs)
+        stack.enter_context(calls.watching(own, mixers if keep == "all" else ()))
+        hidden = stack.enter_context(hidden_states(own)) if head is not None else []
+        stack.enter_context(intercepting(recorder.recording, {*scans, *convolutions}))
+        outputs = call(own, inputs if head is None else {**inputs, "logits_to_keep": 1})
     ran = {branch.name: branch for block in recorder.streams.blocks for branch in block.branches}
     skipped = [name for name, _, _ in mixers if name not in ran and name not in recorder.lost]
     if skipped:
@@ -114,6 +128,9 @@ def capture(
     check_apart(inputs, ran.values())
     check_padding(inputs, ran.values())
     check_returned(model, outputs)
+    if head is not None:
+        check_returned(model, types.SimpleNamespace(last_hidden_state=hidden[0]))
+        outputs.logits = LaterLogits(head, hidden[0], outputs.logits)
     return Trace(
         model=model,
         inputs=inputs,
@@ -134,69 +151,36 @@ class _Recorder:
     check: Check
     tolerance: float | None
     partial: bool
+    keep: Keep
     mixers: int
     progress: Callable[[int, int], None] | None
     streams: Streams = field(init=False)
+    recording: Recording = field(init=False)
     lost: dict[str, Missing] = field(default_factory=dict)
-    _calls: list[Answered] = field(default_factory=list)
-    _convolved: list[Tensor] = field(default_factory=list)
-    _written: Tensor | None = None
-    _unread: Exception | None = None
+    _asked: dict[int, Call] = field(default_factory=dict)
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        self.streams = Streams(self.allowed)
-
-    @property
-    def convolutions(self) -> frozenset[PatchPoint]:
-        """Where the convolutions are called whose inputs the projected check reads."""
-        known = (family.conv_point for family in self.families.values() if not found_by(family))
-        return frozenset(point for point in known if self.check == "projected" and point.exists())
-
-    def called(
-        self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Run one scan call and keep its coefficients, or note what a convolution reads, for the mixer that runs."""
-        if point not in self.families:
-            self._convolved.append(input_of(args, kwargs))
-            return original(*args, **kwargs)
-        family = self.families[point]
-        try:
-            scan = read_call(family, args, kwargs)
-        except (TypeError, ValueError, RuntimeError, IndexError) as unread:  # another function of the same name
-            if not found_by(family):
-                raise
-            self._unread = unread
-            return original(*args, **kwargs)
-        output, answered = answer(family, scan, original, args, kwargs, self.allowed(scan.s.dtype))
-        self._calls.append(answered)
-        return output
+        self.streams = Streams(self.allowed, self._kept)
+        self.recording = Recording(self.families, self.allowed)
 
     @contextmanager
     def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
         """Record this mixer's inputs and outputs when it runs."""
 
-        def before(*_: Any) -> None:
-            self._calls.clear()
-            self._convolved.clear()
-            self._unread = None
-
-        def wrote(_: nn.Module, __: Any, output: Tensor) -> None:
-            self._written = output
-
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             try:
-                captured, scan_error = self._read(name, module, family, args, kwargs, output)
+                captured, scan_error = self.recording.read(name, module, family, args, kwargs, output)
                 branch = self._checked(model, name, module, family, captured, scan_error)
-                self._calls.clear()
-                self._convolved.clear()
+                self.recording.begin()
+                self._asked[id(captured)] = Call(args, kwargs)
             except (InputError, MapTooLargeError):
                 raise
             except Exception as error:
                 if not found_by(family):
                     raise
-                self.lost[name] = misread(name, module, family, self._unread or error)
+                self.lost[name] = misread(name, module, family, self.recording.unread or error)
                 if not self.partial:
                     refuse_missing(model, (self.lost[name],))
             else:
@@ -204,70 +188,11 @@ class _Recorder:
                 if self.progress is not None:
                     self.progress(self.streams.branches, self.mixers)
 
-        handles = [
-            mixer.register_forward_pre_hook(before),
-            mixer.register_forward_hook(after, with_kwargs=True),
-        ]
-        if isinstance(family, AttentionFamily) and family.writer is not None:
-            handles.append(family.writer(mixer).register_forward_hook(wrote))
-        try:
+        with ExitStack() as stack:
+            stack.callback(mixer.register_forward_pre_hook(self.recording.begin).remove)
+            stack.callback(mixer.register_forward_hook(after, with_kwargs=True).remove)
+            stack.enter_context(self.recording.writing(mixer, family))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _read(
-        self,
-        name: str,
-        mixer: nn.Module,
-        family: MixerFamily,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Any,
-    ) -> tuple[Captured, float]:
-        """Return the record of a mixer that has run, and the error of its scan."""
-        x = input_of(args, kwargs)
-        if isinstance(family, AttentionFamily):
-            return self._attended(name, mixer, x, output, kwargs)
-        if isinstance(family, Family):
-            return self._scanned(name, mixer, family, x, output, kwargs)
-        _refuse_state(name, mixer, args, kwargs)
-        return consumed(x, output, kwargs, tensors_read(name, mixer, family, kwargs)), 0.0
-
-    def _scanned(
-        self, name: str, mixer: nn.Module, family: Family, x: Tensor, output: Any, kwargs: dict[str, Any]
-    ) -> tuple[Captured, float]:
-        """Return the record of a scan mixer, and the error of its scan."""
-        count = len(family.readings) * family.heads(mixer)
-        if len(self._calls) != count:
-            expected = ", ".join(reading.name for reading in family.readings)
-            calls = "one call" if count == 1 else f"{count} calls ({expected})"
-            raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) called its scan {len(self._calls)} times where mambascope expects "
-                f"{calls} ({versions()})"
-            )
-        scans = tuple({key: value.detach() for key, value in call.coefficients.items()} for call in self._calls)
-        scan_error = max(call.error for call in self._calls)
-        return consumed(x, output, kwargs, scans), scan_error
-
-    def _attended(
-        self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]
-    ) -> tuple[Captured, float]:
-        """Return the record of an attention layer, and 0: p leaves out padding, and the model's own code ran."""
-        p = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        if not isinstance(p, Tensor):
-            raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) returned no attention probabilities with its output ({versions()})"
-            )
-        if p.isnan().any():
-            raise ReconstructionError(
-                f"{name} ({type(mixer).__name__}) returned attention probabilities that are NaN; in float64 the eager "
-                f"attention of transformers does so where padding masks a whole row: use float32, or texts of one "
-                f"length ({versions()})"
-            )
-        y = output[0] if self._written is None else self._written
-        self._written = None
-        return Captured(x, y, ({"p": p.detach()},), None, layer=kwargs.get("layer_idx")), 0.0
 
     def _checked(
         self,
@@ -294,8 +219,9 @@ class _Recorder:
         found, allowed = found_by(family), self.allowed(branch.y.dtype)
         if not self.check and not found:
             return branch
-        full, run = bool(found) or self.check == "full", self._calls[0].run if len(self._calls) == 1 else None
-        error = reconstruction_error(branch, allowed, full=full, run=run, convolved=self._convolved)
+        full, calls = bool(found) or self.check == "full", self.recording.calls
+        run = calls[0].run if len(calls) == 1 else None
+        error = reconstruction_error(branch, allowed, full=full, run=run, convolved=self.recording.convolved)
         if not max(error, scan_error) <= allowed:
             raise ReconstructionError(
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) cannot be rebuilt from what "
@@ -304,16 +230,12 @@ class _Recorder:
             )
         return dataclasses.replace(branch, reconstruction_error=error)
 
+    def _kept(self, block: Block) -> Block:
+        """Return what is kept of a block that is complete."""
+        calls = dict(self._asked)
+        self._asked.clear()
+        return block if self.keep == "all" else with_inputs_alone(block, self.families, calls)
+
     def allowed(self, dtype: torch.dtype) -> float:
         """Return the largest relative error that passes in a model of this precision."""
         return TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if self.tolerance is None else self.tolerance
-
-
-def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise InputError if a mixer that keeps a state was called with one from before the text."""
-    passed = inspect.signature(mixer.forward).bind(*args, **kwargs).arguments
-    if any(passed.get(one) is not None for one in STATES):
-        raise InputError(
-            f"{name} ({type(mixer).__name__}) continues from a state, but a capture reads a whole text at once: pass "
-            "no state or cache, and a text that the model reads in one piece"
-        )

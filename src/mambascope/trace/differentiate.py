@@ -22,12 +22,14 @@ from mambascope.errors import InputError
 from mambascope.families import Family, find_mixers
 from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
-from mambascope.readouts import read
+from mambascope.readouts import first_order, read
 from mambascope.trace.biases import BiasLedger
+from mambascope.trace.continued import Continued
 from mambascope.trace.elementary import Elementary
 from mambascope.trace.embedding import reading
 from mambascope.trace.footprint import require_pass
 from mambascope.trace.function_rules import RULES
+from mambascope.trace.mixing import attention_points
 from mambascope.trace.propagation_rules import RuleInterceptor, hooks
 from mambascope.trace.rules import GRADIENT, PropagationRules
 from mambascope.trace.running import call, in_texts, running
@@ -42,6 +44,7 @@ class Gradients:
         value: The readout that was differentiated, per text.
         embeddings: The embedded tokens.
         at_embeddings: Gradient of `value` with respect to them.
+        first_order: The number that an explanation adds up to: `value`, or a log-probability's linear part.
         mixers: Every mixer's output and the gradient with respect to it, by the mixer's name, in the order in which the
             mixers ran; empty unless asked for.
         attention: The same for the probabilities of softmax attention layers.
@@ -59,6 +62,7 @@ class Gradients:
     value: Float[Tensor, " b"]
     embeddings: Float[Tensor, "b L E"]
     at_embeddings: Float[Tensor, "b L E"]
+    first_order: Float[Tensor, " b"]
     mixers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     pixels: tuple[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]] | None = None
@@ -125,8 +129,9 @@ def _differentiate(
             handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
             stack.callback(handle.remove)
         outputs = call(own, inputs)
+    readout = in_texts(readout, inputs)
     with torch.enable_grad():  # no rule holds from here on: the readout is differentiated as it is
-        value = depends(read(in_texts(readout, inputs), outputs))
+        value = depends(read(readout, outputs))
         wanted = [*leaves, *kept.values(), *probabilities.values()]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     flows = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients, strict=True)]
@@ -138,6 +143,7 @@ def _differentiate(
         value=value.detach(),
         embeddings=tokens,
         at_embeddings=at_tokens,
+        first_order=first_order(readout, outputs, value),
         mixers=dict(zip(kept, map(_in_line, pairs), strict=False)),
         attention=dict(zip(probabilities, pairs[len(kept) :], strict=True)),
         pixels=pixels[0] if pixels else None,
@@ -164,6 +170,7 @@ def differentiable(
     rules: PropagationRules = GRADIENT,
     ledger: BiasLedger | None = None,
     mode: Elementary | None = None,
+    states: Continued | None = None,
 ) -> Iterator[None]:
     """Make this thread's calls of a private copy differentiable with respect to its inputs inside the block.
 
@@ -172,13 +179,15 @@ def differentiable(
         rules: The propagation rules.
         ledger: Where the relevance of biases is noted, or None.
         mode: What answers elementary functions, with rules and ledger of its own; by default one with those given.
+        states: What enters a piece of a text and leaves it; None for a whole text.
     """
     mixers, mode = find_mixers(own), Elementary(rules, ledger, RULES) if mode is None else mode
     scans = [family for _, _, family in mixers if isinstance(family, Family)]
     points = {point: reader for family in scans for point, reader in family.patch_points.items()}
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(intercepting(RuleInterceptor(mode, points), points))
+        attention = attention_points(mixers) if states is not None else set()
+        stack.enter_context(intercepting(RuleInterceptor(mode, points, states), {*points, *attention}))
         for module, before, after in hooks(own, mixers, mode):
             stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mambascope.errors import UnsupportedModelError
 from mambascope.families import find_mixers
 from mambascope.inputs.checks import check_inputs
-from mambascope.readouts import read
+from mambascope.readouts import first_order, read
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.differentiate import Gradients, depends, detached, differentiable, leaf_at_tokens, texts_in
 from mambascope.trace.following import following
@@ -65,15 +65,16 @@ def directions(
             capped = [scored[-1], logits]
         found = []
         for number, readout in enumerate(readouts, start=1):
-            value = depends(read(in_texts(readout, inputs), outputs))
+            bound = in_texts(readout, inputs)
+            value = depends(read(bound, outputs))
             flow, *flows = torch.autograd.grad(
                 value.sum(), [*leaves, *capped, *streams], retain_graph=number < len(readouts), allow_unused=True
             )
             bent, along = _bend(capped, flows[: len(capped)]), tuple(flows[len(capped) :])
-            found.append((value.detach(), flow, ledger.taken(), bent, along))
-    for value, flow, biases, bent, along in found:
+            found.append((value.detach(), first_order(bound, outputs, value), flow, ledger.taken(), bent, along))
+    for value, linear, flow, biases, bent, along in found:
         stream = leaves[0].detach()
-        yield Gradients(detached(outputs), value, stream, flow, biases=biases, at_streams=along, bent=bent)
+        yield Gradients(detached(outputs), value, stream, flow, linear, biases=biases, at_streams=along, bent=bent)
 
 
 def _bend(capped: Sequence[Tensor], flows: Sequence[Tensor | None]) -> Float[Tensor, " b"] | None:

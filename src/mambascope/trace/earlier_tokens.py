@@ -105,19 +105,19 @@ class EarlierConvolution:
     @classmethod
     def of(cls, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Earlier:
         """Return it for a call (values, weight, …), which has channels before tokens."""
-        values, weight = list(_bound(original, args, kwargs).arguments.values())[:2]
+        values, weight = list(bound_to(original, args, kwargs).arguments.values())[:2]
         first = max(0, place - (weight.shape[-1] - 1))
         return cls(values[..., first:place].clone(), values[..., place : place + 1].clone())
 
     def error(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """See `Earlier`."""
-        return _apart([next(iter(_bound(original, args, kwargs).arguments.values()))], [self.own])
+        return _apart([next(iter(bound_to(original, args, kwargs).arguments.values()))], [self.own])
 
     def answer(
         self, copies: Copies, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See `Earlier`; the model's own function runs over the K tokens."""
-        bound = _bound(original, args, kwargs)
+        bound = bound_to(original, args, kwargs)
         name, values = next(iter(bound.arguments.items()))
         bound.arguments[name] = torch.cat([self.tail.expand(copies.count, -1, -1), values], dim=-1)
         return original(*bound.args, **bound.kwargs)[..., -1:]
@@ -212,7 +212,7 @@ class EarlierAttention:
         Raises:
             Apart: if there is no mask of all pairs of tokens.
         """
-        query, key, value, mask = _attended(_bound(original, args, kwargs))
+        query, key, value, mask = _attended(bound_to(original, args, kwargs))
         length = key.shape[2]
         if mask is None and length == 1:
             mask = query.new_zeros(1, 1, 1, 1)
@@ -223,15 +223,15 @@ class EarlierAttention:
 
     def error(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """See `Earlier`."""
-        *found, _ = _attended(_bound(original, args, kwargs))
+        *found, _ = _attended(bound_to(original, args, kwargs))
         return _apart(found, self.own)
 
     def answer(
         self, copies: Copies, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See `Earlier`; the copies are queries of one text, each of which sees the keys before t and its own."""
-        bound, t, n = _bound(original, args, kwargs), copies.place, copies.count
-        names = _names(bound)
+        bound, t, n = bound_to(original, args, kwargs), copies.place, copies.count
+        names = arguments_of_attention(bound)
         query, key, value, _ = _attended(bound)
         own = self.mask[..., None, t:].expand(-1, -1, n, n)
         hidden = False if own.dtype == torch.bool else torch.finfo(own.dtype).min
@@ -259,18 +259,19 @@ def _of_heads(values: Float[Tensor, "G c P"], heads: int) -> Float[Tensor, "H c 
     return values.repeat_interleave(heads // values.shape[0], dim=0)
 
 
-def _bound(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+def bound_to(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    """Return a call's arguments by name."""
     return inspect.signature(original).bind(*args, **kwargs)
 
 
-def _names(bound: inspect.BoundArguments) -> list[str]:
+def arguments_of_attention(bound: inspect.BoundArguments) -> list[str]:
     """Return the names of q, k, v and the mask among the arguments of an attention function."""
     return list(bound.signature.parameters)[VALUES - 2 : VALUES + 2]
 
 
 def _attended(bound: inspect.BoundArguments) -> Iterator[Any]:
     """Yield q, k, v and the mask."""
-    return (bound.arguments.get(name) for name in _names(bound))
+    return (bound.arguments.get(name) for name in arguments_of_attention(bound))
 
 
 def _apart(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:

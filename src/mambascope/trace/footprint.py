@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -45,6 +45,9 @@ STATES = 4
 #: Names that layers and configurations give to the number of attention heads.
 HEADS = ("num_heads", "num_attention_heads", "n_head")
 
+#: What a capture keeps of each layer: all, or the inputs of its mixers.
+Keep = Literal["all", "inputs"]
+
 Mixers = Sequence[tuple[str, nn.Module, MixerFamily]]
 
 
@@ -54,6 +57,7 @@ def require_pass(
     inputs: Mapping[str, Any],
     *,
     backward: bool = False,
+    keep: Keep = "all",
     way_out: str = "shorten the text, or pass fewer texts at a time",
 ) -> None:
     """Raise MapTooLargeError, with the numbers, if a pass through the model would take more memory than is free.
@@ -63,6 +67,7 @@ def require_pass(
         mixers: Its mixers, as `find_mixers` returns them.
         inputs: What it is called with.
         backward: Whether a backward pass follows.
+        keep: What the capture keeps.
         way_out: What to do instead where the model reads a text, as a clause.
     """
     reads = _reads(model, inputs)
@@ -73,7 +78,7 @@ def require_pass(
     texts = read.count if pixels is None else len(pixels)
     what = f"a pass over {texts} x {read.count * read.tokens // texts} {'tokens' if pixels is None else 'patches'}"
     way_out = way_out if pixels is None else "read the picture at a smaller size"
-    needed = bytes_of_pass(model, mixers, inputs, backward=backward)
+    needed = bytes_of_pass(model, mixers, inputs, backward=backward, keep=keep)
     require_bytes(needed, next(model.parameters()).device, what, way_out)
 
 
@@ -96,7 +101,9 @@ def require_generation(model: nn.Module, input_ids: Int[Tensor, "1 L"], count: i
     require_bytes(4 * length * scans, device, f"{type(model).__name__}'s own pass over {length} tokens", way_out)
 
 
-def bytes_of_pass(model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any], *, backward: bool = False) -> int:
+def bytes_of_pass(
+    model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any], *, backward: bool = False, keep: Keep = "all"
+) -> int:
     """Return about how many bytes a pass takes beyond the model itself; 0 if what it reads has no length."""
     reads = _reads(model, inputs)
     if reads is None:
@@ -105,12 +112,15 @@ def bytes_of_pass(model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any], *
     kept, at_once, probabilities = 0, [0 if backward else _inner(model, mixers, reads)], 0
     for name, mixer, family in mixers:
         read, held, width = reads(name), family.holds(mixer), _width(mixer)
-        tokens, heads = read.count * read.tokens, _heads(mixer) if isinstance(family, AttentionFamily) else 0
+        tokens, heads = read.count * read.tokens, heads_of(mixer) if isinstance(family, AttentionFamily) else 0
         softmax = AT_ONCE * heads * read.tokens
-        probabilities += tokens * heads * read.tokens
+        probabilities += tokens * heads * read.tokens if keep == "all" else 0
         if backward:
             kept += tokens * held.backward
             at_once.append(tokens * softmax)
+        elif keep == "inputs":
+            kept += tokens * read.width
+            at_once.append(tokens * (2 * width + STREAMS * read.width + held.kept + held.at_once + softmax))
         else:
             kept += tokens * (width + STREAMS * read.width + held.kept)
             at_once.append(tokens * (width + held.at_once + softmax))
@@ -179,7 +189,7 @@ def _inner(model: nn.Module, mixers: Mixers, reads: Callable[[str], Sequences]) 
     return max(found)
 
 
-def _heads(mixer: nn.Module) -> int:
+def heads_of(mixer: nn.Module) -> int:
     """Return the number of heads of an attention layer; 1 if it does not say."""
     places = (mixer, getattr(mixer, "config", None))
     found = (getattr(place, name, None) for place in places for name in HEADS)

@@ -5,7 +5,7 @@ A mixer that calls no such function, calls it more or less often than its family
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +102,12 @@ class _Calls:
             self.mixer = ""
 
         return leave
+
+
+def attention_points(mixers: Iterable[tuple[str, nn.Module, MixerFamily]]) -> set[PatchPoint]:
+    """Return the functions that the softmax attention layers among some mixers call, those that exist."""
+    points = {family.attention_point for _, _, family in mixers if isinstance(family, AttentionFamily)}
+    return {point for point in points if point.exists()}
 
 
 def _points(family: MixerFamily) -> set[PatchPoint]:

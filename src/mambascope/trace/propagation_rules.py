@@ -28,6 +28,7 @@ from mambascope.operators.frozen import (
     sparse_rows,
 )
 from mambascope.trace.biases import BiasLedger
+from mambascope.trace.continued import Continued
 from mambascope.trace.elementary import Elementary, live
 from mambascope.trace.function_rules import activated
 from mambascope.trace.mixer_calls import consumed, input_of, tensors_read
@@ -52,10 +53,12 @@ class RuleInterceptor:
     Attributes:
         mode: What answers elementary functions, with the propagation rules and the ledger; not those called here.
         families: The family that reads each patch point.
+        states: What a piece of a text takes over from earlier ones, and leaves; None where a whole text runs.
     """
 
     mode: Elementary
     families: dict[PatchPoint, Family]
+    states: Continued | None = None
 
     @property
     def rules(self) -> PropagationRules:
@@ -71,6 +74,9 @@ class RuleInterceptor:
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return the result of a call of a patch point."""
+        if point not in self.families:
+            assert self.states is not None
+            return self.states.attended(original, args, kwargs)
         family = self.families[point]
         with self.mode.outside():
             if point == family.scan_point:
@@ -84,13 +90,14 @@ class RuleInterceptor:
         call = read_call(family, args, kwargs)
         working = torch.promote_types(call.s.dtype, torch.float32)
         s, coefficients = call.s.to(working), call.coefficients
-        if self.rules.scan:
-            constants = {name: value.detach() for name, value in coefficients.items()}
-            scan = family.scan(constants, working)
-            o = frozen_scan(scan, s) + scan.skip * s
+        frozen = self.rules.scan
+        constants = {name: value.detach() for name, value in coefficients.items()} if frozen else coefficients
+        scan = family.scan(constants, working)
+        if self.states is not None:
+            mixed = self.states.scanned(scan, s, frozen)
         else:
-            scan = family.scan(coefficients, working)
-            o = scan.apply(s) + scan.skip * s
+            mixed = frozen_scan(scan, s) if frozen else scan.apply(s)
+        o = mixed + scan.skip * s
         if call.bias is not None:
             o = o + call.bias.to(working)
             if self.ledger is not None:
@@ -110,10 +117,16 @@ class RuleInterceptor:
         **kwargs: Any,
     ) -> Tensor:
         """Return the convolution of (b, channels, tokens), with its activation."""
-        if activation not in (None, "silu", "swish"):
-            return original(hidden_states, weight, bias, activation, **kwargs)
-        a = _linear(family.convolve, hidden_states, weight, bias, 1, self.rules, self.ledger)
-        if activation is None:
+        known = activation in (None, "silu", "swish")
+
+        def convolve(values: Tensor) -> Tensor:
+            if not known:
+                return original(values, weight, bias, activation, **kwargs)
+            return _linear(family.convolve, values, weight, bias, 1, self.rules, self.ledger)
+
+        states = self.states
+        a = convolve(hidden_states) if states is None else states.convolved(convolve, hidden_states, weight.shape[-1])
+        if activation is None or not known:
             return a
         return secant_silu(a) if self.rules.silu else F.silu(a)
 

@@ -29,6 +29,12 @@ def scan_points(families: Iterable[MixerFamily]) -> dict[PatchPoint, Family]:
     return {family.scan_point: family for family in sorted(scans, key=lambda one: not found_by(one))}
 
 
+def convolution_points(scans: Mapping[PatchPoint, Family]) -> frozenset[PatchPoint]:
+    """Return where the convolutions before some scans are called, if a family names the mixers' class."""
+    known = (family.conv_point for family in scans.values() if not found_by(family))
+    return frozenset(point for point in known if point.exists())
+
+
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:
     """Return one call of a family's scan as a `ScanCall`; raises InputError if the call uses a cache."""
     kept = any(kwargs.get(name) for name in ("return_last_state", "return_final_states", "output_final_state"))
@@ -58,14 +64,15 @@ def run_scan(family: Family, call: ScanCall) -> ScanRun:
     """Return a run of our scan on a call of the model's."""
     working = torch.promote_types(call.s.dtype, torch.float32)
     scan, s = family.scan(call.coefficients, working), call.s.to(working).contiguous()  # mixed layouts are slow
-    return ScanRun(s, scan, torch.addcmul(scan.apply(s), scan.skip, s))
+    o = scan.apply(s)
+    return ScanRun(s, scan, torch.addcmul(o, scan.skip, s, out=None if o.requires_grad else o))
 
 
 def finished(call: ScanCall, o: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
     """Return o of a call, with its bias, times SiLU(z) if the family's scan applies the gate."""
     o = o if call.bias is None else o + call.bias.to(o.dtype)
     z = call.coefficients.get("z")
-    return o if z is None else o * F.silu(z.to(o.dtype))
+    return o if z is None else F.silu(z.to(o.dtype)).mul_(o)
 
 
 def scanned(family: Family, call: ScanCall) -> Float[Tensor, "b L D"]:

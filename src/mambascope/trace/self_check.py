@@ -42,6 +42,9 @@ Check = Literal["projected", "full", False]
 #: k, the number of random directions, and n, the part of the allowed error that an estimate may reach.
 DIRECTIONS, MARGIN = 32, 4
 
+#: Tokens that are projected at a time, since the product of a tensor in another layout copies it.
+PART = 1024
+
 
 def reconstruction_error(
     branch: Branch,
@@ -72,8 +75,7 @@ def error_by_steps(
     operator: AffineMixer, run: ScanRun, convolved: Sequence[Float[Tensor, "b C *places"]], y: Float[Tensor, "b L F"]
 ) -> float:
     """Return the largest relative error of the steps to and from a scan, those of products estimated."""
-    received = operator.received(run.o.to(operator.x.dtype))
-    written = projected_error(y, received, operator.W_o, operator.b_o)
+    written = projected_error(y, operator.received(run.o.to(operator.x.dtype)), operator.W_o, operator.b_o)
     read = next(_read(operator, run.s, convolved), None)
     if read is None:
         read = projected_error(run.s, operator.slope * operator.preactivation)
@@ -104,8 +106,12 @@ def projected_error(
     """Return an estimate of ‖result - (W v + bias)‖ / ‖result‖ through random directions; without a weight, W = 1."""
     R = directions(result.shape[-1], v.dtype, v.device)
     shift = 0 if bias is None else bias @ R
-    difference = result.to(v.dtype) @ R - (v @ (R if weight is None else weight.t() @ R) + shift)
-    whole, size = (torch.linalg.vector_norm(part, dtype=torch.float64) for part in (difference, result))
+    through = R if weight is None else weight.t() @ R
+    squares = []
+    for found, given in zip(result.split(PART, dim=1), v.split(PART, dim=1), strict=True):
+        difference = found.to(v.dtype) @ R - (given @ through + shift)
+        squares.append([torch.linalg.vector_norm(part, dtype=torch.float64) ** 2 for part in (difference, found)])
+    whole, size = torch.tensor(squares, dtype=torch.float64).sum(dim=0).sqrt()
     error = float(whole / (size * DIRECTIONS**0.5).clamp_min(1e-300))
     return error if error == error else float("inf")
 

@@ -121,7 +121,7 @@ def single_position(
     """
     expected = _returned(outputs)
     readable = expected and all(value.ndim == 3 and value.shape[:2] == (1, length) for value in expected.values())
-    if not readable or _hooked(own) or any(inputs[name] is not None and name not in READ for name in inputs):
+    if not readable or hooked(own) or any(inputs[name] is not None and name not in READ for name in inputs):
         return None
     try:
         earlier = _earlier(own, inputs, place)
@@ -191,7 +191,7 @@ def _everywhere(outputs: Any, length: int) -> Any:
     return types.SimpleNamespace(**found)
 
 
-def _hooked(own: nn.Module) -> bool:
+def hooked(own: nn.Module) -> bool:
     """Return whether a model has hooks other than those that transformers sets to return what it is asked for."""
     hooks = (hook for module in own.modules() for name in HOOKS for hook in getattr(module, name).values())
     return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)

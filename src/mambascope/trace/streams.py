@@ -38,10 +38,11 @@ class Streams:
         branches: How many mixers have run.
     """
 
-    def __init__(self, allowed: Callable[[torch.dtype], float]) -> None:
+    def __init__(self, allowed: Callable[[torch.dtype], float], kept: Callable[[Block], Block]) -> None:
+        """Collect blocks, of each of which is kept what `kept` returns of it."""
         self.blocks: list[Block] = []
         self.branches = 0
-        self._allowed = allowed
+        self._allowed, self._kept = allowed, kept
         self._open: dict[str, _Open] = {}
         self._embedded: Any = None
         self._aside: Block | None = None
@@ -56,7 +57,7 @@ class Streams:
             if opened.normed is not None and opened.normed[2] is branch.captured.x:
                 opened.read = opened.normed[:2]
         else:
-            self.blocks.append(Block(len(self.blocks), branch.name, (branch,)))
+            self.blocks.append(self._kept(Block(len(self.blocks), branch.name, (branch,))))
 
     @contextmanager
     def watching(self, model: nn.Module, mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> Iterator[None]:
@@ -159,7 +160,7 @@ class Streams:
                 read=read,
                 norm=norm,
             )
-        self.blocks.append(block)
+        self.blocks.append(self._kept(block))
 
     def _set_aside(self, place: str, branches: tuple[Branch, ...], opened: _Open) -> Block:
         """Return the block of a layer that is not in the stream; it is trusted if it read the stream and the tokens."""

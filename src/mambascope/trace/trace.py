@@ -37,7 +37,8 @@ class Trace:
             not the stream (Zamba's) is a layer of its own, before the one that it feeds.
         outputs: What the model returned.
         seconds: How long the capture took, including its self-check.
-        calls: What every mixer, and every module that holds one, was called with, by its name in the model.
+        calls: What every mixer, and every module that holds one, was called with, by its name in the model; empty if
+            the mixers' inputs alone were kept.
         missing: Parts that mix tokens and have no map here; empty unless the capture was asked to leave such parts out.
         caution: Why this run is not what the texts give by themselves, as a sentence: padding before a text that the
             model's own code lets change it. Empty if no reason is known.
@@ -148,6 +149,19 @@ class Trace:
         """The trace of each run of layers that read the same tokens: one, or the stages of a picture model."""
         runs = itertools.groupby(self.layers, key=lambda block: tuple(block.x.shape[:2]))
         return tuple(dataclasses.replace(self, layers=tuple(blocks)) for _, blocks in runs)
+
+    def calls_of(self, name: str) -> Sequence[Call]:
+        """Return what a mixer, or a module that holds one, was called with, call by call.
+
+        Raises:
+            UnsupportedModelError: if the capture did not keep it.
+        """
+        if name not in self.calls:
+            raise UnsupportedModelError(
+                f"{name} must run again as it ran, but this capture kept the mixers' inputs alone; capture with "
+                'keep="all"'
+            )
+        return self.calls[name]
 
     def operator(self, layer: int, dtype: torch.dtype | None = None) -> AffineMap:
         """Return one layer's exact affine map.

@@ -1,0 +1,63 @@
+"""A scan of a text piece by piece, from state to state, is the scan of the whole text; so is its transpose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mambascope.operators import recurrence
+from mambascope.operators.frozen import carried_scan
+from mambascope.operators.token_mixer import Carried
+from random_scans import make_scan
+
+KINDS = ("mamba1", "mamba2")
+
+
+def pieces(length):
+    return [slice(0, 1), slice(1, 4), slice(4, length - 2), slice(length - 2, length)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", [8, 512], ids=lambda n: f"part{n}")
+def test_pieces_add_up_to_the_whole(kind, part, monkeypatch):
+    monkeypatch.setattr(recurrence, "PART", part)
+    length = 29
+    scan = make_scan(kind, length)
+    assert isinstance(scan, Carried)
+    v = torch.randn(2, length, len(scan.skip), dtype=torch.float64)
+    matrix = scan.channels(scan.tile(slice(0, length), slice(0, length)))
+    alpha_v, v_alpha = torch.einsum("bdij,bjd->bid", matrix, v), torch.einsum("bdij,bid->bjd", matrix, v)
+    assert torch.allclose(scan.apply(v), alpha_v, rtol=1e-11, atol=1e-12)
+    assert torch.allclose(scan.apply_transposed(v), v_alpha, rtol=1e-11, atol=1e-12)
+    state, found = None, []
+    for piece in pieces(length):
+        o, state = cut(scan, piece).forwards(v[:, piece], state)
+        found.append(o)
+    assert torch.allclose(torch.cat(found, dim=1), alpha_v, rtol=1e-11, atol=1e-12)
+    state, found = None, []
+    for piece in reversed(pieces(length)):
+        o, state = cut(scan, piece).backwards(v[:, piece], state)
+        found.append(o)
+    assert torch.allclose(torch.cat(found[::-1], dim=1), v_alpha, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_transpose_is_the_gradient_of_a_piece(kind):
+    length = 13
+    scan = make_scan(kind, length)
+    _, state = scan.forwards(torch.zeros(2, length, len(scan.skip), dtype=torch.float64))
+    v = torch.randn(2, length, len(scan.skip), dtype=torch.float64)
+    weights = torch.randn_like(v), torch.randn_like(state)
+    gradients = []
+    for run in (scan.forwards, lambda v, before: carried_scan(scan, v, before)):
+        given = v.clone().requires_grad_(), torch.ones_like(state).requires_grad_()
+        total = sum((weight * out).sum() for weight, out in zip(weights, run(*given), strict=True))
+        gradients.append(torch.autograd.grad(total, given))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def cut(scan, piece):
+    """Return the scan of some tokens alone."""
+    along = {name: getattr(scan, name)[:, piece] for name in ("dt", "B", "C")}
+    return type(scan)(**along, A=scan.A, skip=scan.skip)
