@@ -76,7 +76,7 @@ def latim(
     maps = like.new_zeros(batch, len(layers), length, length)
     for place, number in enumerate(layers):
         for block, tile in trace.operator(number).contribution_tiles(rule):
-            torch.linalg.vector_norm(tile, ord=norm, dim=1, out=maps[:, place, block.rows, block.columns])
+            _write_norms(tile, norm, maps[:, place, block.rows, block.columns])
     maps = without_padding(trace, maps)
     return maps if layer is None else maps[:, 0]
 
@@ -89,6 +89,14 @@ def latim_row(
     check_norm(norm)
     vectors, _ = contributions(trace, layer, target, rule)
     return torch.linalg.vector_norm(vectors, ord=norm, dim=-1)
+
+
+def _write_norms(tile: Float[Tensor, "b F t c"], norm: int, out: Float[Tensor, "b t c"]) -> None:
+    """Write the norms of vectors, which are overwritten: torch's ℓ1 norm takes eight times as long as this sum."""
+    if norm == 1:
+        torch.sum(tile.abs_(), dim=1, out=out)
+    else:
+        torch.linalg.vector_norm(tile, ord=norm, dim=1, out=out)
 
 
 def check_norm(norm: object) -> None:

@@ -26,11 +26,16 @@ from mambascope.operators.token_mixer import TokenMixer
 #: The activation rule: how the SiLU of a sum over sources is shared among them.
 ActivationRule = Literal["secant", "silu", "identity"]
 
-#: Numbers that one tile of per-channel values may hold (64 MiB in float32).
-TILE_ELEMENTS = 1 << 24
+#: Numbers that one tile of per-channel values may hold: 16 MiB in float32, so that it is still in the cache when it is
+#: read again.
+TILE_ELEMENTS = 1 << 22
 
 #: Most sources in a tile.
 TILE_COLUMNS = 128
+
+#: Share of the channels up to which it pays to pick those that are not zero: the picking costs less than a tenth of the
+#: product.
+MOST_LIVE = 0.9
 
 
 class AffineMap(ABC):
@@ -176,10 +181,7 @@ class AffineMap(ABC):
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block: W_o times `received_tile`."""
         assert self.W_o is not None
-        received = self.received_tile(block, rule, workspace)
-        tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
-        torch.matmul(self.W_o, received.flatten(2), out=tile)
-        return tile.view(len(received), len(self.W_o), *block.shape)
+        return projected(self.received_tile(block, rule, workspace), self.W_o, workspace)
 
     def contribution_tiles(self, rule: ActivationRule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile is valid until the next one is yielded.
@@ -207,6 +209,25 @@ class AffineMap(ABC):
         for block, tile in self.implicit_tiles():
             out[:, block.rows, block.columns] = tile.mean(dim=1)
         return out
+
+
+def projected(
+    received: Float[Tensor, "b D t c"], W_o: Float[Tensor, "F D"], workspace: Workspace
+) -> Float[Tensor, "b F t c"]:
+    """Return W_o times what every pair receives; the answer lives in the workspace.
+
+    In memory a pair's features stand side by side, so that their norms are read as they lie. Channels that are zero at
+    all pairs, as those of fast decays are in far blocks, take no part in the product.
+    """
+    pairs = received.flatten(2)
+    live = ((pairs.amax(dim=2) != 0) | (pairs.amin(dim=2) != 0)).any(dim=0).nonzero()[:, 0]
+    tile = workspace.take("contributions", (len(pairs), pairs.shape[2], len(W_o)), pairs)
+    if len(live) <= MOST_LIVE * len(W_o[0]):
+        size = (len(pairs), len(live), pairs.shape[2])
+        pairs = torch.index_select(pairs, 1, live, out=workspace.take("live channels", size, pairs))
+        W_o = W_o[:, live]
+    torch.matmul(pairs.transpose(1, 2), W_o.t(), out=tile)
+    return tile.transpose(1, 2).unflatten(2, received.shape[2:])
 
 
 def check_rule(rule: str) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
-from mambascope.operators.affine_map import ActivationRule
+from mambascope.operators.affine_map import ActivationRule, projected
 from mambascope.operators.blocks import Block, Workspace
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.softmax_attention import SoftmaxAttention
@@ -68,8 +68,7 @@ class AttentionLayer(AffineMixer):
         if self.gated:
             written = values[:, columns].transpose(1, 2)[:, None]
             received = self.scan.mix(block, written, self.gate[:, block.rows], workspace)
-            tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
-            return torch.matmul(self.W_o, received.flatten(2), out=tile).view(*tile.shape[:2], *block.shape)
+            return projected(received, self.W_o, workspace)
         by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
         written = workspace.keep(
             "written",
