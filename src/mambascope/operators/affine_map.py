@@ -20,7 +20,8 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
-from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.blocks import Block, Places, Workspace
+from mambascope.operators.chosen_targets import pieces
 from mambascope.operators.token_mixer import TokenMixer
 
 #: The activation rule: how the SiLU of a sum over sources is shared among them.
@@ -172,25 +173,35 @@ class AffineMap(ABC):
         """
         yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks that hold every nonzero pair exactly once, with per-channel tiles within TILE_ELEMENTS."""
+    def blocks(self, targets: Places | None = None) -> Iterator[Block]:
+        """Yield blocks that hold every nonzero pair exactly once, with per-channel tiles within TILE_ELEMENTS.
+
+        Args:
+            targets: Targets whose pairs are wanted: a slice, or ascending numbers of positions; None for all.
+        """
         rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.inner_width * TILE_COLUMNS))
         for coarse in self.coarse_blocks():
-            yield from split(coarse, rows, TILE_COLUMNS)
+            yield from pieces(coarse, targets, rows, TILE_COLUMNS)
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block: W_o times `received_tile`."""
         assert self.W_o is not None
         return projected(self.received_tile(block, rule, workspace), self.W_o, workspace)
 
-    def contribution_tiles(self, rule: ActivationRule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+    def contribution_tiles(
+        self, rule: ActivationRule = "secant", targets: Places | None = None
+    ) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile is valid until the next one is yielded.
 
         Every nonzero pair is in one block. A tile costs the scan's product and the product with W_o.
+
+        Args:
+            rule: The activation rule.
+            targets: As in `blocks`.
         """
         check_rule(rule)
         workspace = Workspace()
-        for block in self.blocks():
+        for block in self.blocks(targets):
             yield block, self.contribution_tile(block, rule, workspace)
 
     def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
