@@ -67,8 +67,8 @@ def pulled_through(
 ) -> Float[Tensor, "b *n parts L"]:
     """Return rows of weights of a layer's targets times its `shares`, in memory linear in L.
 
-    Some targets' shares are held at a time. Targets that have no weight in any row cost nothing. Otherwise arguments and
-    errors are as in `alti`.
+    Some targets' shares are held at a time. Targets that have no weight in any row cost nothing. Otherwise arguments
+    and errors are as in `alti`.
 
     Args:
         rows: Weights of the targets.

@@ -125,6 +125,10 @@ class AffineMixer(AffineMap):
         """
         return replace(self, x=x, whole=self if self.whole is None else self.whole)
 
+    def projecting_in(self, dtype: torch.dtype) -> AffineMixer:
+        """Return the same map with products with W_o in another dtype; see `AffineMap`."""
+        return replace(self, W_o=self.W_o.to(dtype))
+
     def scanned(self) -> Float[Tensor, "b L D"]:
         """Return o, the output of the scan with its skip, rebuilt from the frozen coefficients."""
         return self._scan(self.slope * self.preactivation)

@@ -143,6 +143,16 @@ class AffineMap(ABC):
         """
         raise UnsupportedModelError(f"relevance cannot be traced through a {type(self).__name__}")
 
+    def projecting_in(self, dtype: torch.dtype) -> AffineMap:
+        """Return the same map, whose tiles of contributions are products with W_o in another dtype, and of that dtype.
+
+        Sums are still in float32 at least, as torch multiplies. Nothing but tiles may be asked of it.
+
+        Raises:
+            UnsupportedModelError: if this map has no such form.
+        """
+        raise UnsupportedModelError(f"the products of a {type(self).__name__} have no other precision than its own")
+
     @property
     def length(self) -> int:
         """L, the number of tokens."""
@@ -225,18 +235,20 @@ class AffineMap(ABC):
 def projected(
     received: Float[Tensor, "b D t c"], W_o: Float[Tensor, "F D"], workspace: Workspace
 ) -> Float[Tensor, "b F t c"]:
-    """Return W_o times what every pair receives; the answer lives in the workspace.
+    """Return W_o times what every pair receives, in the dtype of W_o; the answer lives in the workspace.
 
     In memory a pair's features stand side by side, so that their norms are read as they lie. Channels that are zero at
     all pairs, as those of fast decays are in far blocks, take no part in the product.
     """
     pairs = received.flatten(2)
     live = ((pairs.amax(dim=2) != 0) | (pairs.amin(dim=2) != 0)).any(dim=0).nonzero()[:, 0]
-    tile = workspace.take("contributions", (len(pairs), pairs.shape[2], len(W_o)), pairs)
+    tile = workspace.take("contributions", (len(pairs), pairs.shape[2], len(W_o)), W_o)
     if len(live) <= MOST_LIVE * len(W_o[0]):
         size = (len(pairs), len(live), pairs.shape[2])
         pairs = torch.index_select(pairs, 1, live, out=workspace.take("live channels", size, pairs))
         W_o = W_o[:, live]
+    if pairs.dtype != W_o.dtype:
+        pairs = workspace.take("pairs to project", tuple(pairs.shape), W_o).copy_(pairs)
     torch.matmul(pairs.transpose(1, 2), W_o.t(), out=tile)
     return tile.transpose(1, 2).unflatten(2, received.shape[2:])
 

@@ -69,13 +69,14 @@ class AttentionLayer(AffineMixer):
             written = values[:, columns].transpose(1, 2)[:, None]
             received = self.scan.mix(block, written, self.gate[:, block.rows], workspace)
             return projected(received, self.W_o, workspace)
-        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
+        own_values = values[:, columns].to(self.W_o.dtype)
+        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (own_values, self.W_o))
         written = workspace.keep(
             "written",
             (id(self), columns.start, columns.stop),
             lambda: torch.einsum("hbcp,hfp->bchf", by_head, W_o).contiguous(),
         )
-        p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").contiguous()
+        p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").to(written.dtype).contiguous()
         tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
         torch.matmul(p, written, out=tile)
         return rearrange(tile, "b c t f -> b f t c")

@@ -85,6 +85,11 @@ class SumOfMaps(AffineMap):
         """K, the most convolution taps of any part."""
         return max(part.mixer.taps for part in self.parts)
 
+    def projecting_in(self, dtype: torch.dtype) -> SumOfMaps:
+        """Return the same map with products with W_o in another dtype; see `AffineMap`."""
+        parts = (replace(part, mixer=part.mixer.projecting_in(dtype)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan per part."""
         return self._biased(added(self.parts, lambda part: part.mixer.output()))
