@@ -189,7 +189,7 @@ def _answer(own: _Own, scores: Float[Tensor, "b layer L"], left_out: tuple[Tenso
     if left_out is None:
         return LogitUpdates(scores, untraced=untraced, **own.rest)
     terms = own.rest["terms"] | {"untraced": left_out[0]}
-    return LogitUpdates(scores, untraced=left_out[1], **(own.rest | {"terms": terms}))
+    return LogitUpdates(scores, untraced=left_out[1], **{**own.rest, "terms": terms})
 
 
 def _pulled(

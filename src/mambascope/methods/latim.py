@@ -140,7 +140,7 @@ def latim_error(
     measured = min(count(rows, "rows"), length)
     places = [length - 1 - place * length // measured for place in range(measured)]
     shape = (batch, *(() if layer is not None else (len(layers),)), length, length)
-    if maps.shape != shape:
+    if not isinstance(maps, Tensor) or maps.shape != shape:
         raise InputError(f"maps must be what latim returned, of shape {shape}, found {shown(maps)}")
     found = maps.reshape(batch, len(layers), length, length)
     errors = []
