@@ -26,11 +26,12 @@ from mambascope.methods import (
     rollout,
     rollout_row,
 )
-from mambascope.methods.alti import alti_row, with_value_bias
+from mambascope.methods.alti import alti_row
 from mambascope.methods.hidden_attention import hidden_attention_row
 from mambascope.methods.implicit_attention import implicit_attention_row
 from mambascope.methods.latim import latim_row
 from mambascope.methods.norm_based import norm_based_row
+from mambascope.methods.value_bias import with_value_bias
 from mambascope.operators.gated_delta import GatedDeltaRule
 from mambascope.trace import capture
 from models import padded_batch, without_downcasts

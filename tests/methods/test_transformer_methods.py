@@ -8,13 +8,14 @@ import torch
 from mambascope import capture, readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain
-from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row, with_value_bias
+from mambascope.methods.alti import alti, alti_rollout, alti_rollout_row, alti_row
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention_row
 from mambascope.methods.norm_based import norm_based
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
+from mambascope.methods.value_bias import with_value_bias
 from models import stock_model, stock_transformer, transformer_inputs
 from rounding import assert_equal_to_rounding
 

@@ -93,6 +93,9 @@ WRONG = {
     "targets": ([], [99], [1.5], 99, -99, *NUMBERS),
     "layers": (1, [], (1,), (0, 1, 2), (1, 0), (0, 99), (0, 1.5), "01", 1.5, True, *THINGS),
     "rules": (None, "lrp", 3, [], *THINGS),
+    "traced_share": (None, "", "all", -0.1, 1.5, True, float("nan"), [], *THINGS),
+    "precision": (None, "", "float32", "float16", torch.bfloat16, 3, [], *THINGS),
+    "rows": (None, "", 0, -1, 1.5, True, [], *THINGS),
     "maps": (3, "maps", [], [None], [torch.zeros(1)], [torch.zeros(2, 5, 5)], [torch.zeros(1, 5, 5)] * 2, *THINGS),
 }  # fmt: skip
 
@@ -105,6 +108,7 @@ METHODS = {
     "alti_rollout_row": {"trace": trace, "target": 2, "rule": "secant", "value_bias": "bias"},
     "alti_logit": {
         "trace": trace, "readout": readout, "rule": "secant", "value_bias": "bias", "maps": None,
+        "traced_share": 0.9,
     },
     "gradient_x_input": {"trace": trace, "readout": readout},
     "integrated_gradients": {"trace": trace, "readout": readout, "steps": 2, "baseline": "zero", "batch": None},
@@ -123,7 +127,10 @@ METHODS = {
     "value_zeroing": {"trace": trace, "layer": 0, "batch": None, "progress": None},
     "logit_lens": {"trace": trace, "places": -1},
     "contributions": {"trace": trace, "layer": 0, "target": 2, "rule": "secant"},
-    "latim": {"trace": trace, "layer": 0, "norm": 2, "rule": "secant"},
+    "latim": {"trace": trace, "layer": 0, "norm": 2, "rule": "secant", "precision": "own"},
+    "latim_error": {
+        "trace": trace, "maps": methods.latim(trace, 0), "layer": 0, "norm": 2, "rule": "secant", "rows": 2,
+    },
     "latim_row": {"trace": trace, "layer": 0, "target": 2, "norm": 2, "rule": "secant"},
     "mamba_attribution": {"trace": trace, "readout": readout, "variant": "published"},
     "mamba_lrp": {"trace": trace, "readout": readout, "rules": methods.LRP, "pixels": False},

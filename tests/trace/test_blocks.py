@@ -17,7 +17,7 @@ from transformers.models.mamba import modeling_mamba
 from dense_reference import distance
 from mambascope import families, readouts
 from mambascope.errors import UnsupportedModelError
-from mambascope.methods.alti import alti, alti_rollout_row, with_value_bias
+from mambascope.methods.alti import alti, alti_rollout_row
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_rollout_row
@@ -27,6 +27,7 @@ from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.raw_attention import raw_attention_row
 from mambascope.methods.rollout import rollout, rollout_row
 from mambascope.methods.transformer_attribution import transformer_attribution
+from mambascope.methods.value_bias import with_value_bias
 from mambascope.trace import capture
 from mambascope.trace.rules import GRADIENT
 from models import FAMILIES, padded_batch, stock_model, stock_transformer, transformer_inputs, without_downcasts

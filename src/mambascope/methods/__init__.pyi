@@ -15,6 +15,7 @@ from .interventions import knockout as knockout
 from .interventions import value_zeroing as value_zeroing
 from .latim import contributions as contributions
 from .latim import latim as latim
+from .latim import latim_error as latim_error
 from .latim import latim_row as latim_row
 from .logit_lens import LogitLens as LogitLens
 from .logit_lens import logit_lens as logit_lens

@@ -23,7 +23,6 @@ of the mixer keeps the rest.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,16 +32,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.brief import brief
+from mambascope.arguments import real_number
 from mambascope.errors import InputError, UnsupportedModelError
-from mambascope.families import Kind
 from mambascope.memory import require_room
-from mambascope.methods.alti import ValueBias, passed_on, shares, with_value_bias
+from mambascope.methods.alti import Pull, passed_on
 from mambascope.methods.checked import checked
-from mambascope.methods.direct import added_directly, by_kind, share_by_kind
+from mambascope.methods.direct import added_directly
 from mambascope.methods.direct import evidence as of_kinds
+from mambascope.methods.logit_updates import LogitUpdates
 from mambascope.methods.method import LATIM, AnyReadout, Method, MethodResult, number_of
+from mambascope.methods.shares import pulled_through
 from mambascope.methods.targets import require_no_padding
+from mambascope.methods.traced_targets import TracedTargets
+from mambascope.methods.value_bias import ValueBias, with_value_bias
 from mambascope.numbering import shown
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.readouts import Readout, first_order
@@ -57,46 +59,6 @@ from mambascope.trace.running import in_texts
 SCORES = torch.empty(0, dtype=torch.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class LogitUpdates:
-    """Every input's share of a readout, layer by layer.
-
-    Attributes:
-        scores: The share of each input in each layer's update; their sum over layers is the attribution. A shared
-            attention that feeds a mixer (Zamba) has the share of the mixer's update that came through it.
-        terms: The rest of the readout, by name: `residual` (the embedding at the readout's own positions), `bias` (of
-            the mixers), `other` (parts that mix no tokens, such as MLPs), `constant` (final norm, head).
-        value: The readout, to which scores and terms sum.
-        direct: What each mixer adds to the readout directly, layer by layer and in the order of the branches.
-        kinds: The kind of each of these mixers.
-    """
-
-    scores: Float[Tensor, "b layer L"]
-    terms: Mapping[str, Float[Tensor, " b"]]
-    value: Float[Tensor, " b"]
-    direct: Float[Tensor, "b mixer"]
-    kinds: tuple[Kind, ...]
-
-    __repr__ = brief
-
-    @property
-    def by_kind(self) -> dict[Kind, Float[Tensor, " b"]]:
-        """d_K, what all mixers of each kind add to the readout directly, with its sign."""
-        return by_kind(self.direct, self.kinds)
-
-    @property
-    def shares(self) -> dict[Kind, Float[Tensor, " b"]]:
-        """The share of each kind of mixer in the sizes of what all of them add to the readout directly."""
-        return share_by_kind(self.direct, self.kinds)
-
-    @property
-    def conservation_error(self) -> Float[Tensor, " b"]:
-        """|value - Σ scores - Σ terms| over the sum of all absolute values; only rounding, if all is well."""
-        parts = [self.scores.double().sum(dim=(1, 2)), *(term.double() for term in self.terms.values())]
-        size = self.scores.double().abs().sum(dim=(1, 2)) + sum(term.double().abs() for term in self.terms.values())
-        return (self.value.double() - sum(parts)).abs() / size.clamp_min(1e-300)
-
-
 @checked
 def alti_logit(
     trace: Trace,
@@ -105,8 +67,9 @@ def alti_logit(
     rule: ActivationRule = "secant",
     maps: Sequence[Float[Tensor, "b L L"]] | None = None,
     value_bias: ValueBias = "bias",
+    traced_share: float = 1.0,
 ) -> LogitUpdates:
-    """Return every input's share of a readout; time is quadratic in L, like R.
+    """Return every input's share of a readout; time is quadratic in L, since every pair has a vector, memory linear.
 
     Args:
         trace: A capture.
@@ -114,31 +77,50 @@ def alti_logit(
             log-probability) is explained to first order; the rest is in the term `constant`.
         rule: The activation rule. What `silu` or `identity` leave unexplained shows in the conservation error.
         maps: `alti(trace, layer, rule, value_bias=value_bias)` of every layer but the last, for use with several
-            readouts; by default computed one at a time. Not for models with shared attention, whose maps have parts.
+            readouts; by default each layer's is made a few targets at a time and never held. Not for models with shared
+            attention, whose maps have parts.
         value_bias: As in `alti`.
+        traced_share: Which share of a row's absolute weight is traced back through each layer: the targets that hold
+            most are, until together they hold this share of every layer's row. Time falls with the number of targets
+            left out. Their weight is the term `untraced`, and `untraced` bounds what the scores are off by.
 
     Raises:
-        InputError: if the rule or the value bias does not exist.
+        InputError: if the rule or the value bias does not exist, or the share is not between 0 and 1.
         UnsupportedModelError: if the model has a norm after each layer's sum (BERT), no final norm or no readable
             blocks.
-        MapTooLargeError: if a layer's map would not fit in memory.
     """
-    shares_of: Callable[[Block], Tensor] = partial(_shares_of, trace, rule, value_bias)
+    share = real_number(traced_share, "traced_share")
+    if not 0 <= share <= 1:
+        raise InputError(f"traced_share must be a number from 0 to 1, found {share}")
+    pull: Pull = partial(_pulled, trace, rule, value_bias)
     if maps is not None:
         _check_maps(trace, maps)
-        shares_of = partial(_given, trace, maps)
-    return _updates(trace, readout, trace.logit_direction(readout), shares_of, rule, value_bias)
+        pull = partial(_given, trace, maps)
+    own = _own(trace, readout, trace.logit_direction(readout), rule, value_bias)
+    return _traced(trace, [own], pull, share)[0]
 
 
-def _updates(
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """What one readout draws from every layer, before it is traced back: rows of sources, and all that has no source.
+
+    Attributes:
+        rows: For each layer, q · T_j for every part of what its mixer read.
+        rest: The other values of the answer, by name.
+    """
+
+    rows: tuple[Float[Tensor, "b _ L"], ...]
+    rest: Mapping[str, Any]
+
+
+def _own(
     trace: Trace,
     readout: Callable[[Any], Float[Tensor, " b"]],
     final: Gradients,
-    shares_of: Callable[[Block], Float[Tensor, "b parts L L"]],
     rule: ActivationRule = "secant",
     value_bias: ValueBias = "bias",
-) -> LogitUpdates:
-    """Return every input's share of a readout, given its direction in the stream before the final norm."""
+) -> _Own:
+    """Return what a readout draws from every layer, given its direction in the stream before the final norm."""
     if any(block.post_norm is not None for block in trace.layers):
         raise UnsupportedModelError(
             "ALTI-Logit follows a residual stream from the embeddings to one final norm, but this model normalises "
@@ -148,11 +130,14 @@ def _updates(
     dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
     stream = final.embeddings.to(dtype)
     along = [q.to(dtype) for q in (*(final.at_streams or [final.at_embeddings] * len(entering)), final.at_embeddings)]
-    rows, bias = _walked(trace, along[:-1], shares_of, rule, value_bias)
+    rows, biases = zip(
+        *(_of_layer(block, q, rule, value_bias) for block, q in zip(trace.updates, along[:-1], strict=True)),
+        strict=True,
+    )
+    bias = torch.stack(biases).sum(dim=0)
     leaving = [block.stream_out for block in trace.updates if block.stream_out is not None]
     carried = [_dot(q, stream_in.to(dtype)) for q, stream_in in zip(along, [*entering, stream], strict=True)]
     left = [_dot(q, stream_out.to(dtype)) for q, stream_out in zip(along[:-1], leaving, strict=True)]
-    require_no_padding(trace, rows.abs().amax(dim=1))
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
     rest = rest if final.bent is None else rest + final.bent  # or the logits are not linear in what the head returned
@@ -164,44 +149,59 @@ def _updates(
     }
     direct = added_directly(trace, along[:-1], rule, value_bias)
     kinds = tuple(branch.kind for branch in trace.branches)
-    return LogitUpdates(rows, terms, final.value, direct, kinds)
+    return _Own(rows, {"terms": terms, "value": final.value, "direct": direct, "kinds": kinds})
 
 
-def _walked(
-    trace: Trace,
-    along: Sequence[Float[Tensor, "b L E"]],
-    shares_of: Callable[[Block], Float[Tensor, "b parts L L"]],
-    rule: ActivationRule,
-    value_bias: ValueBias,
-) -> tuple[Float[Tensor, "b layer L"], Float[Tensor, " b"]]:
-    """Return each layer's update of the readout as shares of the inputs, and what the mixers' biases give to it.
+def _of_layer(
+    block: Block, q: Float[Tensor, "b L E"], rule: ActivationRule, value_bias: ValueBias
+) -> tuple[Float[Tensor, "b parts L"], Float[Tensor, " b"]]:
+    """Return what a direction in the stream after a layer draws from its sources, and from its mixers' biases."""
+    operator = with_value_bias(block.operator(), value_bias)
+    pulled = [part.pull(q.to(operator.x.dtype), rule) for part in in_parts(block, operator, "ALTI-Logit")]
+    return torch.stack(pulled, dim=1).to(q.dtype), _dot(q, operator.bias(rule))
 
-    `along` holds the readout's direction in the stream after each layer.
-    """
-    (batch, length), like = trace.shape, along[0]
-    rows = direct = like.new_zeros(batch, 0, length)
-    bias = like.new_zeros(batch, dtype=torch.float64)
-    for block, q in zip(reversed(trace.updates), reversed(along), strict=True):
-        operator = with_value_bias(block.operator(), value_bias)
-        bias = bias + _dot(q, operator.bias(rule))
-        pulled = [part.pull(q.to(operator.x.dtype), rule) for part in in_parts(block, operator, "ALTI-Logit")]
-        sources = torch.stack(pulled, dim=1)[:, None]
+
+def _traced(trace: Trace, owns: Sequence[_Own], pull: Pull, traced_share: float = 1.0) -> list[LogitUpdates]:
+    """Return the shares of all inputs in several readouts, whose rows go back through the layers together."""
+    chosen = TracedTargets(pull, traced_share)
+    rows = direct = owns[0].rows[0].new_zeros(trace.shape[0], len(owns), 0, trace.shape[1])
+    for number, block in reversed(list(enumerate(trace.updates))):
+        sources = torch.stack([own.rows[number] for own in owns], dim=1)[:, :, None]
         if block.fed_by is not None:  # what came through the attention is a row of its own
-            empty = torch.zeros_like(sources[:, :, :1])
-            sources = torch.cat([torch.cat([empty, sources[:, :, 1:]], 2), torch.cat([sources[:, :, :1], empty], 2)], 1)
-        if rows.shape[1]:
-            sources = torch.cat([sources, torch.einsum("bni,bpij->bnpj", rows, shares_of(block))], dim=1)
-        rows, drawn = passed_on(shares_of, block.fed_by, sources)
-        direct = drawn + torch.cat([torch.zeros_like(drawn[:, : drawn.shape[1] - direct.shape[1]]), direct], dim=1)
-    return rows + direct, bias
+            empty = torch.zeros_like(sources[..., :1, :])
+            parts = (torch.cat([empty, sources[..., 1:, :]], -2), torch.cat([sources[..., :1, :], empty], -2))
+            sources = torch.cat(parts, dim=2)
+        if rows.shape[2]:
+            sources = torch.cat([sources, chosen(block, rows)], dim=2)
+        rows, drawn = passed_on(chosen, block.fed_by, sources)
+        direct = drawn + torch.cat([torch.zeros_like(drawn[:, :, : drawn.shape[2] - direct.shape[2]]), direct], dim=2)
+    scores = rows + direct
+    require_no_padding(trace, scores.abs().amax(dim=(1, 2)))
+    return [
+        _answer(own, scores[:, place], None if chosen.all else (chosen.sums[:, place], chosen.sizes[:, place]))
+        for place, own in enumerate(owns)
+    ]
 
 
-def _shares_of(trace: Trace, rule: ActivationRule, value_bias: ValueBias, block: Block) -> Float[Tensor, "b parts L L"]:
-    return shares(trace, trace.number_of(block), rule, value_bias)
+def _answer(own: _Own, scores: Float[Tensor, "b layer L"], left_out: tuple[Tensor, Tensor] | None) -> LogitUpdates:
+    """Return the answer for one readout, given the sum and the absolute sum of the weights that were left out."""
+    untraced = torch.zeros_like(own.rest["terms"]["bias"])
+    if left_out is None:
+        return LogitUpdates(scores, untraced=untraced, **own.rest)
+    terms = own.rest["terms"] | {"untraced": left_out[0]}
+    return LogitUpdates(scores, untraced=left_out[1], **{**own.rest, "terms": terms})
 
 
-def _given(trace: Trace, maps: Sequence[Float[Tensor, "b L L"]], block: Block) -> Float[Tensor, "b 1 L L"]:
-    return maps[trace.number_of(block)][:, None]
+def _pulled(
+    trace: Trace, rule: ActivationRule, value_bias: ValueBias, block: Block, rows: Float[Tensor, "b *n L"]
+) -> Float[Tensor, "b *n parts L"]:
+    return pulled_through(trace, trace.number_of(block), rows, rule, value_bias)
+
+
+def _given(
+    trace: Trace, maps: Sequence[Float[Tensor, "b L L"]], block: Block, rows: Float[Tensor, "b r n L"]
+) -> Float[Tensor, "b r n 1 L"]:
+    return torch.einsum("brni,bij->brnj", rows, maps[trace.number_of(block)].to(rows.dtype))[..., None, :]
 
 
 def _check_maps(trace: Trace, maps: Any) -> None:
@@ -237,14 +237,12 @@ def _result(updates: LogitUpdates) -> MethodResult:
 
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
-    """Share one forward pass and the layers' ALTI maps among all readouts."""
-    length, width = trace.shape[1], trace.layers[0].y.shape[-1]
-    for shape in ((len(trace.layers) - 1, length, length), (2 * len(readouts), length, width)):
-        require_room(shape, SCORES, "explain fewer positions, or shorten the text")
-    shares_of = functools.cache(partial(_shares_of, trace, "secant", "bias"))
+    """Share one forward pass and the way back through the layers among all readouts."""
+    layers, (_, length) = len(trace.layers), trace.shape
+    require_room((len(readouts), 2 * layers, length), SCORES, "explain fewer positions, or shorten the text", copies=4)
     finals = directions(trace.model, readouts, **trace.inputs)
-    pairs = zip(readouts, finals, strict=True)
-    return [_result(_updates(trace, one, final, shares_of)) for one, final in pairs]
+    owns = [_own(trace, one, final) for one, final in zip(readouts, finals, strict=True)]
+    return [_result(one) for one in _traced(trace, owns, partial(_pulled, trace, "secant", "bias"))]
 
 
 METHODS = [

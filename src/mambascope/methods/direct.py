@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.families import Kind
-from mambascope.methods.alti import ValueBias, with_value_bias
+from mambascope.methods.value_bias import ValueBias, with_value_bias
 from mambascope.operators.affine_map import ActivationRule
 from mambascope.trace import Trace
 from mambascope.trace.parts import in_parts

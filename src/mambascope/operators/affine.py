@@ -125,6 +125,10 @@ class AffineMixer(AffineMap):
         """
         return replace(self, x=x, whole=self if self.whole is None else self.whole)
 
+    def projecting_in(self, dtype: torch.dtype) -> AffineMixer:
+        """Return the same map with products with W_o in another dtype; see `AffineMap`."""
+        return replace(self, W_o=self.W_o.to(dtype))
+
     def scanned(self) -> Float[Tensor, "b L D"]:
         """Return o, the output of the scan with its skip, rebuilt from the frozen coefficients."""
         return self._scan(self.slope * self.preactivation)
@@ -212,7 +216,7 @@ class AffineMixer(AffineMap):
         """Return g_i ⊙ M Σ_k (alpha_ik + D [i=k]) ⊙ taps of one block: the contribution before W_o."""
         columns, gate = block.columns, self.gate[:, block.rows]
         key = (id(self), columns.start, columns.stop)
-        taps = workspace.keep("source taps", key, lambda: self.source_taps(columns, rule))
+        taps = workspace.keep("source taps", key, lambda: self.source_taps(columns, rule).contiguous())
         if not self.centred:
             return self._mixed(block, taps, gate, workspace)
         return self._centre(self._mixed(block, taps, None, workspace), channels=1) * _by_channel(gate)
@@ -220,7 +224,9 @@ class AffineMixer(AffineMap):
     def implicit_tile(self, block: Block, workspace: Workspace) -> Float[Tensor, "b D t c"]:
         """Return the matrix acting on u per channel for one block."""
         columns = block.columns
-        taps = workspace.keep("unit taps", (id(self), columns.start, columns.stop), lambda: self.unit_taps(columns))
+        taps = workspace.keep(
+            "unit taps", (id(self), columns.start, columns.stop), lambda: self.unit_taps(columns).contiguous()
+        )
         return self._mixed(block, taps, self.gate[:, block.rows], workspace)
 
     def source_taps(self, sources: slice, rule: ActivationRule = "secant") -> Float[Tensor, "b K D c"]:

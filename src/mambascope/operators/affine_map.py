@@ -20,17 +20,23 @@ from torch import Tensor
 from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
-from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.blocks import Block, Places, Workspace
+from mambascope.operators.chosen_targets import pieces
 from mambascope.operators.token_mixer import TokenMixer
 
 #: The activation rule: how the SiLU of a sum over sources is shared among them.
 ActivationRule = Literal["secant", "silu", "identity"]
 
-#: Numbers that one tile of per-channel values may hold (64 MiB in float32).
-TILE_ELEMENTS = 1 << 24
+#: Numbers that one tile of per-channel values may hold: 16 MiB in float32, so that it is still in the cache when it is
+#: read again.
+TILE_ELEMENTS = 1 << 22
 
 #: Most sources in a tile.
 TILE_COLUMNS = 128
+
+#: Share of the channels up to which it pays to pick those that are not zero: the picking costs less than a tenth of the
+#: product.
+MOST_LIVE = 0.9
 
 
 class AffineMap(ABC):
@@ -137,6 +143,16 @@ class AffineMap(ABC):
         """
         raise UnsupportedModelError(f"relevance cannot be traced through a {type(self).__name__}")
 
+    def projecting_in(self, dtype: torch.dtype) -> AffineMap:
+        """Return the same map, whose tiles of contributions are products with W_o in another dtype, and of that dtype.
+
+        Sums are still in float32 at least, as torch multiplies. Nothing but tiles may be asked of it.
+
+        Raises:
+            UnsupportedModelError: if this map has no such form.
+        """
+        raise UnsupportedModelError(f"the products of a {type(self).__name__} have no other precision than its own")
+
     @property
     def length(self) -> int:
         """L, the number of tokens."""
@@ -167,28 +183,35 @@ class AffineMap(ABC):
         """
         yield Block(slice(0, self.length), slice(0, self.length), whole_rows=True)
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks that hold every nonzero pair exactly once, with per-channel tiles within TILE_ELEMENTS."""
+    def blocks(self, targets: Places | None = None) -> Iterator[Block]:
+        """Yield blocks that hold every nonzero pair exactly once, with per-channel tiles within TILE_ELEMENTS.
+
+        Args:
+            targets: Targets whose pairs are wanted: a slice, or ascending numbers of positions; None for all.
+        """
         rows = max(8, TILE_ELEMENTS // (self.x.shape[0] * self.inner_width * TILE_COLUMNS))
         for coarse in self.coarse_blocks():
-            yield from split(coarse, rows, TILE_COLUMNS)
+            yield from pieces(coarse, targets, rows, TILE_COLUMNS)
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block: W_o times `received_tile`."""
         assert self.W_o is not None
-        received = self.received_tile(block, rule, workspace)
-        tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
-        torch.matmul(self.W_o, received.flatten(2), out=tile)
-        return tile.view(len(received), len(self.W_o), *block.shape)
+        return projected(self.received_tile(block, rule, workspace), self.W_o, workspace)
 
-    def contribution_tiles(self, rule: ActivationRule = "secant") -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
+    def contribution_tiles(
+        self, rule: ActivationRule = "secant", targets: Places | None = None
+    ) -> Iterator[tuple[Block, Float[Tensor, "b F t c"]]]:
         """Yield T for every block of pairs; a tile is valid until the next one is yielded.
 
         Every nonzero pair is in one block. A tile costs the scan's product and the product with W_o.
+
+        Args:
+            rule: The activation rule.
+            targets: As in `blocks`.
         """
         check_rule(rule)
         workspace = Workspace()
-        for block in self.blocks():
+        for block in self.blocks(targets):
             yield block, self.contribution_tile(block, rule, workspace)
 
     def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
@@ -207,6 +230,27 @@ class AffineMap(ABC):
         for block, tile in self.implicit_tiles():
             out[:, block.rows, block.columns] = tile.mean(dim=1)
         return out
+
+
+def projected(
+    received: Float[Tensor, "b D t c"], W_o: Float[Tensor, "F D"], workspace: Workspace
+) -> Float[Tensor, "b F t c"]:
+    """Return W_o times what every pair receives, in the dtype of W_o; the answer lives in the workspace.
+
+    In memory a pair's features stand side by side, so that their norms are read as they lie. Channels that are zero at
+    all pairs, as those of fast decays are in far blocks, take no part in the product.
+    """
+    pairs = received.flatten(2)
+    live = ((pairs.amax(dim=2) != 0) | (pairs.amin(dim=2) != 0)).any(dim=0).nonzero()[:, 0]
+    tile = workspace.take("contributions", (len(pairs), pairs.shape[2], len(W_o)), W_o)
+    if len(live) <= MOST_LIVE * len(W_o[0]):
+        size = (len(pairs), len(live), pairs.shape[2])
+        pairs = torch.index_select(pairs, 1, live, out=workspace.take("live channels", size, pairs))
+        W_o = W_o[:, live]
+    if pairs.dtype != W_o.dtype:
+        pairs = workspace.take("pairs to project", tuple(pairs.shape), W_o).copy_(pairs)
+    torch.matmul(pairs.transpose(1, 2), W_o.t(), out=tile)
+    return tile.transpose(1, 2).unflatten(2, received.shape[2:])
 
 
 def check_rule(rule: str) -> None:

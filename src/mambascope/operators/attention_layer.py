@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.operators.affine import AffineMixer
-from mambascope.operators.affine_map import ActivationRule
+from mambascope.operators.affine_map import ActivationRule, projected
 from mambascope.operators.blocks import Block, Workspace
 from mambascope.operators.convolution import CausalConvolution
 from mambascope.operators.softmax_attention import SoftmaxAttention
@@ -68,15 +68,15 @@ class AttentionLayer(AffineMixer):
         if self.gated:
             written = values[:, columns].transpose(1, 2)[:, None]
             received = self.scan.mix(block, written, self.gate[:, block.rows], workspace)
-            tile = workspace.take("contributions", (len(received), len(self.W_o), received[0, 0].numel()), received)
-            return torch.matmul(self.W_o, received.flatten(2), out=tile).view(*tile.shape[:2], *block.shape)
-        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (values[:, columns], self.W_o))
+            return projected(received, self.W_o, workspace)
+        own_values = values[:, columns].to(self.W_o.dtype)
+        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (own_values, self.W_o))
         written = workspace.keep(
             "written",
             (id(self), columns.start, columns.stop),
             lambda: torch.einsum("hbcp,hfp->bchf", by_head, W_o).contiguous(),
         )
-        p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").contiguous()
+        p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").to(written.dtype).contiguous()
         tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
         torch.matmul(p, written, out=tile)
         return rearrange(tile, "b c t f -> b f t c")

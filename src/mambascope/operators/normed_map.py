@@ -9,7 +9,7 @@ features, which is linear, and adds a bias that belongs to no token:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,6 +64,10 @@ class NormedMap(AffineMap):
     def taps(self) -> int:
         """K, the number of convolution taps."""
         return self.inner.taps
+
+    def projecting_in(self, dtype: torch.dtype) -> NormedMap:
+        """Return the same map with products with W_o in another dtype; see `AffineMap`."""
+        return replace(self, inner=self.inner.projecting_in(dtype))
 
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan."""

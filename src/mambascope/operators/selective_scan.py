@@ -182,7 +182,7 @@ class SelectiveScan:
             mixed = self._near(block, taps, out, workspace)
             return mixed if gate is None else mixed.mul_(gate.transpose(1, 2)[..., None])
         targets = self._target_factor(block, gate, workspace)
-        sources = self._source_factor(block, taps, workspace)
+        sources = self._kept_source_factor(block, taps, workspace)
         torch.bmm(targets.flatten(0, 1), sources.flatten(0, 1), out=out.view(b * D, t, c))
         return out
 
@@ -270,6 +270,13 @@ class SelectiveScan:
         decay_in_place(torch.mul(since[..., None], self.rates[:, None], out=factor), factors=2)
         factor *= self.C[:, None, block.rows]
         return factor if gate is None else factor.mul_(gate.transpose(1, 2)[..., None])
+
+    def _kept_source_factor(self, block: Block, taps: Tensor | None, workspace: Workspace) -> Float[Tensor, "b D N c"]:
+        """Return the source factor, made once for consecutive pieces of a block that have the same sources."""
+        key = (id(self), block.columns.start, block.columns.stop, block.reference, id(taps))
+        if taps is not None:
+            workspace.keep("taps of sources", key, lambda: taps)  # while they are held, no others have their id
+        return workspace.keep("sources", key, lambda: self._source_factor(block, taps, workspace.within("sources")))
 
     def _source_factor(self, block: Block, taps: Tensor | None, workspace: Workspace) -> Float[Tensor, "b D N c"]:
         """Return Σ_δ exp(A[d,n] (S_r - S_{j+δ})[d]) Δ_{j+δ}[d] B_{j+δ}[n] taps_jδ[d]: the convolution folded in."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from mambascope.errors import InputError
 from mambascope.operators import affine_map
 from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
-from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.blocks import Block, Places, Workspace, split
+from mambascope.operators.chosen_targets import end
 from mambascope.operators.multi_scan import MultiScan
 from mambascope.operators.permutation import Part, Permutation, added, added_rows, weighed
 
@@ -84,6 +85,11 @@ class SumOfMaps(AffineMap):
         """K, the most convolution taps of any part."""
         return max(part.mixer.taps for part in self.parts)
 
+    def projecting_in(self, dtype: torch.dtype) -> SumOfMaps:
+        """Return the same map with products with W_o in another dtype; see `AffineMap`."""
+        parts = (replace(part, mixer=part.mixer.projecting_in(dtype)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan per part."""
         return self._biased(added(self.parts, lambda part: part.mixer.output()))
@@ -145,11 +151,11 @@ class SumOfMaps(AffineMap):
         """Yield blocks that suit every part, or else whole rows: another order scatters a target's sources."""
         yield from self._common_blocks(max(taps, self.taps)) or super().coarse_blocks()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, targets: Places | None = None) -> Iterator[Block]:
         """Yield blocks that hold every nonzero pair exactly once; causal whole rows end at the block's last target."""
-        for block in super().blocks():
+        for block in super().blocks(targets):
             cut = self.causal and block.whole_rows
-            yield replace(block, columns=slice(0, block.rows.stop)) if cut else block
+            yield replace(block, columns=slice(0, end(block.rows))) if cut else block
 
     def contribution_tile(self, block: Block, rule: ActivationRule, workspace: Workspace) -> Float[Tensor, "b F t c"]:
         """Return T for one block."""
