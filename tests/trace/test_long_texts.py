@@ -31,8 +31,8 @@ from models import stock_model, stock_transformer
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
-#: Sums in another order: single precision rounds each number to 6e-8, and there are some hundred steps.
-ROUNDING = 1e-5
+#: Sums in another order: in single precision the gradients of either form are up to 1e-5 from those in double.
+ROUNDING = 3e-5
 
 
 def model_of(family):
