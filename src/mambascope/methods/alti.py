@@ -44,8 +44,13 @@ Pull = Callable[[Block, Float[Tensor, "b *n L"]], Float[Tensor, "b *n parts L"]]
 
 @checked
 def alti(
-    trace: Trace, layer: int, rule: ActivationRule = "secant", *, value_bias: ValueBias = "bias"
-) -> Float[Tensor, "b L L"]:
+    trace: Trace,
+    layer: int,
+    rule: ActivationRule = "secant",
+    *,
+    value_bias: ValueBias = "bias",
+    targets: slice | None = None,
+) -> Float[Tensor, "b t L"]:
     """Return one layer's C; every row sums to one, but for those of padding, which are zero.
 
     If no source brings the sum closer to the output, the whole share goes to the target itself. If the mixer read two
@@ -57,13 +62,14 @@ def alti(
         rule: The activation rule.
         value_bias: `source` puts the bias of softmax attention's values into the vectors, as the Transformer papers'
             code does; `bias` leaves it in the layer's bias.
+        targets: The rows to return, a slice of consecutive positions; by default all.
 
     Raises:
-        InputError: if the layer, the rule or the value bias does not exist.
+        InputError: if the layer, the rule, the value bias or the targets do not exist.
         UnsupportedModelError: if the block's input was not captured.
         MapTooLargeError: if the map would not fit in memory.
     """
-    return shares(trace, layer, rule, value_bias).sum(dim=1)
+    return shares(trace, layer, rule, value_bias, targets).sum(dim=1)
 
 
 @checked
@@ -151,6 +157,7 @@ METHODS = [
         signed=False,
         row=alti_row,
         map=alti,
+        band=lambda trace, layer, targets: alti(trace, layer, targets=targets),
     ),
     Method(
         "alti-rollout",

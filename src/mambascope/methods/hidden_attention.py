@@ -16,9 +16,10 @@ from mambascope.errors import InputError
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.method import HIDDEN_ATTENTION, Method
-from mambascope.methods.targets import of_each_text, padded_sources_zero, without_padding
+from mambascope.methods.targets import band_of, of_each_text, padded_sources_zero, without_padding
 from mambascope.numbering import shown, whole_number
-from mambascope.operators.blocks import Block, Workspace, split
+from mambascope.operators.blocks import Block, Workspace
+from mambascope.operators.chosen_targets import pieces, within, within_band
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace import Trace
 
@@ -28,36 +29,42 @@ TILE = 64
 
 @checked
 def hidden_attention(
-    trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
-) -> Float[Tensor, "b *M L L"]:
+    trace: Trace,
+    layer: int,
+    channels: Literal["mean"] | Sequence[int] | None = None,
+    *,
+    targets: slice | None = None,
+) -> Float[Tensor, "b *M t L"]:
     """Return one layer's hidden attention; row i is the target, column j the source, zero where i cannot see j.
 
     Args:
         trace: A capture.
         layer: Number of the layer, from 0; negative numbers count from the end.
         channels: None for every channel (Mamba-1) or head (Mamba-2), `"mean"` for their mean, or the numbers of some.
+        targets: The rows to return, a slice of consecutive positions; by default all.
 
     Returns:
-        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, fewer maps if some were chosen, or (b, L, L) for the mean.
+        (b, D, t, L) for Mamba-1, (b, H, t, L) for Mamba-2, fewer maps if some were chosen, or (b, t, L) for the mean;
+        t is L unless targets are chosen.
 
     Raises:
-        InputError: if the layer or a channel does not exist.
+        InputError: if the layer, a channel or the targets do not exist.
         MapTooLargeError: if the maps would not fit in memory.
     """
     if channels == "mean":
-        return hidden_attention_mean(trace, layer)
+        return hidden_attention_mean(trace, layer, targets)
     scan = trace.operator(layer).scan
     batch, length = trace.shape
-    chosen = chosen_maps(channels, scan.maps)
-    shape = (batch, len(chosen), length, length)
+    chosen, rows = chosen_maps(channels, scan.maps), band_of(targets, length)
+    shape = (batch, len(chosen), rows.stop - rows.start, length)
     require_room(shape, scan.skip, 'ask for channels="mean" or for a few channels, or shorten the text')
     maps = scan.skip.new_zeros(shape)
-    for block, tile in map_tiles(scan) if channels is None else pair_tiles(scan, chosen):
-        maps[:, :, block.rows, block.columns] = tile
-    return without_padding(trace, maps)
+    for block, tile in map_tiles(scan, rows) if channels is None else pair_tiles(scan, chosen, rows):
+        maps[:, :, within_band(block, rows), block.columns] = tile
+    return without_padding(trace, maps, rows)
 
 
-def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
+def hidden_attention_mean(trace: Trace, layer: int, targets: slice | None = None) -> Float[Tensor, "b t L"]:
     """Return the mean over channels: one matrix product of inner size D·N per block of the causal triangle.
 
     Of mixers that stand side by side, the sum of their means, each by the factor with which it is added.
@@ -65,36 +72,40 @@ def hidden_attention_mean(trace: Trace, layer: int) -> Float[Tensor, "b L L"]:
     branches = trace.layers[trace.index(layer)].branches
     batch, length = trace.shape
     like = branches[0].operator().scan.skip
-    require_room((batch, length, length), like, "shorten the text")
-    mean = like.new_zeros(batch, length, length)
+    rows = band_of(targets, length)
+    shape = (batch, rows.stop - rows.start, length)
+    require_room(shape, like, "shorten the text")
+    mean = like.new_zeros(shape)
     for branch in branches:
-        for block, tile in mean_tiles(branch.operator().scan):
-            mean[:, block.rows, block.columns] += branch.scale * tile
-    return without_padding(trace, mean)
+        for block, tile in mean_tiles(branch.operator().scan, rows):
+            mean[:, within_band(block, rows), block.columns] += branch.scale * tile
+    return without_padding(trace, mean, rows)
 
 
-def map_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
+def map_tiles(scan: TokenMixer, targets: slice | None = None) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
     """Yield the matrices of all maps for every block of pairs; a tile is valid until the next one is yielded."""
     if scan.maps < len(scan.skip):
-        yield from pair_tiles(scan)
+        yield from pair_tiles(scan, targets=targets)
         return
     workspace = Workspace()  # where every channel has a map, blocks away from the diagonal are matrix products
     for coarse in scan.blocks():
-        for block in split(coarse, TILE, TILE):
+        for block in pieces(coarse, targets, TILE, TILE):
             yield block, scan.mix(block, None, None, workspace)
 
 
-def pair_tiles(scan: TokenMixer, chosen: list[int] | None = None) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
+def pair_tiles(
+    scan: TokenMixer, chosen: list[int] | None = None, targets: slice | None = None
+) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
     """Yield the matrices of some maps, or of all, pair by pair: slower, but to smaller values than `map_tiles`."""
     for coarse in scan.blocks():
-        for block in split(coarse, TILE, TILE):
+        for block in pieces(coarse, targets, TILE, TILE):
             yield block, scan.tile(block.rows, block.columns, chosen)
 
 
-def mean_tiles(scan: TokenMixer) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:
+def mean_tiles(scan: TokenMixer, targets: slice | None = None) -> Iterator[tuple[Block, Float[Tensor, "b t c"]]]:
     """Yield the mean over channels for every block of pairs; a tile is valid until the next one is yielded."""
     workspace = Workspace()
-    for block in scan.mean_blocks():
+    for block in within(scan.mean_blocks(), targets):
         yield block, scan.mean(block, None, None, workspace)
 
 
@@ -144,5 +155,6 @@ METHODS = [
         signed=True,
         row=hidden_attention_row,
         map=hidden_attention_mean,
+        band=hidden_attention_mean,
     ),
 ]

@@ -22,14 +22,19 @@ from mambascope.methods.hidden_attention import chosen_maps
 from mambascope.methods.layer_by_layer import rolled
 from mambascope.methods.method import IMPLICIT, Method, MethodResult
 from mambascope.methods.one_hot import one_hot
-from mambascope.methods.targets import of_each_text, padded_sources_zero, without_padding
+from mambascope.methods.targets import band_of, of_each_text, padded_sources_zero, without_padding
+from mambascope.operators.chosen_targets import within_band
 from mambascope.trace import Trace
 
 
 @checked
 def implicit_attention(
-    trace: Trace, layer: int, channels: Literal["mean"] | Sequence[int] | None = None
-) -> Float[Tensor, "b *M L L"]:
+    trace: Trace,
+    layer: int,
+    channels: Literal["mean"] | Sequence[int] | None = None,
+    *,
+    targets: slice | None = None,
+) -> Float[Tensor, "b *M t L"]:
     """Return one layer's implicit attention; row i is the target, column j the source, zero where i cannot see j.
 
     Args:
@@ -37,27 +42,30 @@ def implicit_attention(
         layer: Number of the layer, from 0; negative numbers count from the end.
         channels: None for every channel (Mamba-1) or head (Mamba-2: the mean over its channels), `"mean"` for the mean
             over all channels, or the numbers of some.
+        targets: The rows to return, a slice of consecutive positions; by default all.
 
     Returns:
-        (b, D, L, L) for Mamba-1, (b, H, L, L) for Mamba-2, fewer maps if some were chosen, or (b, L, L) for the mean.
+        (b, D, t, L) for Mamba-1, (b, H, t, L) for Mamba-2, fewer maps if some were chosen, or (b, t, L) for the mean;
+        t is L unless targets are chosen.
 
     Raises:
-        InputError: if the layer or a channel does not exist.
+        InputError: if the layer, a channel or the targets do not exist.
         MapTooLargeError: if the maps would not fit in memory.
     """
     operator = trace.operator(layer)
     batch, length = trace.shape
+    rows = band_of(targets, length)
     if channels == "mean":
-        require_room((batch, length, length), operator.x, "shorten the text")
-        return without_padding(trace, operator.implicit_mean())
+        require_room((batch, rows.stop - rows.start, length), operator.x, "shorten the text")
+        return without_padding(trace, operator.implicit_mean(rows), rows)
     chosen = chosen_maps(channels, operator.scan.maps)
-    shape = (batch, len(chosen), length, length)
+    shape = (batch, len(chosen), rows.stop - rows.start, length)
     require_room(shape, operator.x, 'ask for channels="mean" or for a few channels, or shorten the text')
     maps = operator.x.new_zeros(shape)
-    for block, tile in operator.implicit_tiles():
+    for block, tile in operator.implicit_tiles(rows):
         by_map = reduce(tile, "b (m p) t c -> b m t c", "mean", m=operator.scan.maps)
-        maps[:, :, block.rows, block.columns] = by_map[:, chosen]
-    return without_padding(trace, maps)
+        maps[:, :, within_band(block, rows), block.columns] = by_map[:, chosen]
+    return without_padding(trace, maps, rows)
 
 
 @checked
@@ -105,6 +113,7 @@ METHODS = [
         signed=True,
         row=implicit_attention_row,
         map=partial(implicit_attention, channels="mean"),
+        band=lambda trace, layer, targets: implicit_attention(trace, layer, "mean", targets=targets),
     ),
     Method(
         "implicit-rollout",

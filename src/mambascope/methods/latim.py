@@ -22,9 +22,10 @@ from mambascope.errors import InputError
 from mambascope.memory import require_room
 from mambascope.methods.checked import checked
 from mambascope.methods.method import LATIM, Method
-from mambascope.methods.targets import of_each_text, without_padding
+from mambascope.methods.targets import band_of, of_each_text, without_padding
 from mambascope.numbering import shown
 from mambascope.operators.affine_map import ActivationRule
+from mambascope.operators.chosen_targets import within_band
 from mambascope.trace import Trace
 
 #: The precision of products with W_o: that of the trace, or bfloat16 with sums in float32.
@@ -61,7 +62,8 @@ def latim(
     rule: ActivationRule = "secant",
     *,
     precision: Precision = "own",
-) -> Float[Tensor, "b *layers L L"]:
+    targets: slice | None = None,
+) -> Float[Tensor, "b *layers t L"]:
     """Return ‖T_ij(x_j)‖_p for every target i and source j (LaTIM ℓp), zero where i cannot see j.
 
     The products cost L²·D·E operations per layer; memory beyond the answer is one tile.
@@ -74,12 +76,14 @@ def latim(
         precision: `bfloat16` multiplies with W_o in bfloat16 and adds up in float32, which is faster where the
             processor multiplies bfloat16 itself; `own` multiplies in the precision of the trace. `latim_error` measures
             what that costs.
+        targets: The rows to return, a slice of consecutive positions; by default all.
 
     Returns:
-        (b, layers, L, L), or (b, L, L) when `layer` is a number.
+        (b, layers, t, L), or (b, t, L) when `layer` is a number; t is L unless targets are chosen.
 
     Raises:
-        InputError: if the layer, the norm, the rule or the precision does not exist, or the trace is in float64.
+        InputError: if the layer, the norm, the rule, the precision or the targets do not exist, or the trace is in
+            float64 and another precision is asked for.
         MapTooLargeError: if the maps would not fit in memory.
     """
     check_norm(norm)
@@ -87,14 +91,16 @@ def latim(
     batch, length = trace.shape
     dtype = _dtype_of_products(trace, precision)
     like = trace.operator(layers[0]).x
-    require_room((batch, len(layers), length, length), like, "ask for one layer at a time or shorten the text")
-    maps = like.new_zeros(batch, len(layers), length, length)
+    rows = band_of(targets, length)
+    shape = (batch, len(layers), rows.stop - rows.start, length)
+    require_room(shape, like, "ask for one layer at a time or shorten the text")
+    maps = like.new_zeros(shape)
     for place, number in enumerate(layers):
         operator = trace.operator(number)
         operator = operator if dtype is None else operator.projecting_in(dtype)
-        for block, tile in operator.contribution_tiles(rule):
-            _write_norms(tile, norm, maps[:, place, block.rows, block.columns])
-    maps = without_padding(trace, maps)
+        for block, tile in operator.contribution_tiles(rule, rows):
+            _write_norms(tile, norm, maps[:, place, within_band(block, rows), block.columns])
+    maps = without_padding(trace, maps, rows)
     return maps if layer is None else maps[:, 0]
 
 
@@ -188,7 +194,11 @@ def check_norm(norm: object) -> None:
 
 def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
     row, whole = partial(latim_row, norm=norm, rule=rule), partial(latim, norm=norm, rule=rule)
-    return Method(name, title, LATIM, signed=False, row=row, map=whole, rule=rule, from_inputs=True, **facts)
+
+    def band(trace: Trace, layer: int, targets: slice) -> Float[Tensor, "b t L"]:
+        return latim(trace, layer, norm, rule, targets=targets)
+
+    return Method(name, title, LATIM, signed=False, row=row, map=whole, band=band, rule=rule, from_inputs=True, **facts)
 
 
 METHODS = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mambascope.errors import UnsupportedModelError
 from mambascope.memory import require_room
-from mambascope.methods.targets import of_each_text
+from mambascope.methods.targets import band_of, of_each_text
 from mambascope.methods.value_bias import ValueBias, with_value_bias
 from mambascope.operators.affine_map import ActivationRule, AffineMap
 from mambascope.operators.blocks import Block as Rectangle
@@ -28,17 +28,22 @@ STRIP = 256
 
 
 def shares(
-    trace: Trace, layer: int, rule: ActivationRule = "secant", value_bias: ValueBias = "bias"
-) -> Float[Tensor, "b parts L L"]:
+    trace: Trace,
+    layer: int,
+    rule: ActivationRule = "secant",
+    value_bias: ValueBias = "bias",
+    targets: slice | None = None,
+) -> Float[Tensor, "b parts t L"]:
     """Return `alti` for each part of what the mixer read (`mambascope.trace.parts`), nearly always one.
 
     The rows of all parts together sum to one. Arguments and errors as in `alti`.
     """
     batch, length = trace.shape
     parts = _parts(trace, layer, value_bias)
-    require_room((batch, len(parts), length, length), parts[0].x, "shorten the text")
-    everywhere = torch.arange(length, device=parts[0].x.device)
-    return _shares_of(trace, Stream(trace, layer), parts, everywhere, rule).transpose(1, 2)
+    rows = band_of(targets, length)
+    require_room((batch, len(parts), rows.stop - rows.start, length), parts[0].x, "shorten the text")
+    numbered = torch.arange(rows.start, rows.stop, device=parts[0].x.device)
+    return _shares_of(trace, Stream(trace, layer), parts, numbered, rule).transpose(1, 2)
 
 
 def shares_row(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mambascope.errors import InputError
-from mambascope.numbering import whole_number
+from mambascope.numbering import shown, whole_number
 from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.positions import positions_in
@@ -42,13 +43,36 @@ def reach(trace: Trace, places: Sequence[int]) -> int:
     return trace.shape[1] if ahead else max(places) + 1
 
 
-def without_padding(trace: Trace, maps: Float[Tensor, "b *M L L"]) -> Float[Tensor, "b *M L L"]:
-    """Set a map's entries to zero, in place, where the target or the source is padding, and return it."""
+def band_of(targets: Any, length: int) -> slice:
+    """Return a slice of a text's positions as one from its first to after its last; None is all of them.
+
+    Raises:
+        InputError: if it is no slice, has a step, or holds no position.
+    """
+    try:
+        first, last, step = slice(None).indices(length) if targets is None else targets.indices(length)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"targets must be a slice of positions, as slice(0, 64), found {shown(targets)}") from error
+    if step != 1 or first >= last:
+        raise InputError(f"targets {shown(targets)} are not consecutive positions of this text, which has {length}")
+    return slice(first, last)
+
+
+def without_padding(
+    trace: Trace, maps: Float[Tensor, "b *M t L"], targets: slice = slice(None)
+) -> Float[Tensor, "b *M t L"]:
+    """Set a map's entries to zero, in place, where the target or the source is padding, and return it.
+
+    Args:
+        trace: The capture.
+        maps: Rows of these targets.
+        targets: By default all.
+    """
     if trace.attention_mask is None:
         return maps
     padding = ~trace.attention_mask.bool().to(maps.device)
     padding = padding.view(len(padding), *[1] * (maps.ndim - 3), -1)
-    return maps.masked_fill_(padding[..., None, :] | padding[..., :, None], 0)
+    return maps.masked_fill_(padding[..., None, :] | padding[..., targets, None], 0)
 
 
 def padded_sources_zero(trace: Trace, rows: Float[Tensor, "b *s L"]) -> Float[Tensor, "b *s L"]:

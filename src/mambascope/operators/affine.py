@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rule
 from mambascope.operators.blocks import Block, Places, Workspace
+from mambascope.operators.chosen_targets import within, within_band
 from mambascope.operators.convolution import Convolution
 from mambascope.operators.frozen import frozen_scan
 from mambascope.operators.token_mixer import TokenMixer
@@ -195,17 +196,18 @@ class AffineMixer(AffineMap):
         parts = [self._through_taps(row, sources, self.unit_taps(sources)) for sources in self._parts(seen)]
         return torch.cat([(mixed * self.gate[:, target, None]).mean(dim=-1) for mixed in parts], dim=1)
 
-    def implicit_mean(self) -> Float[Tensor, "b L L"]:
-        """Return the implicit attention averaged over channels."""
-        out = self.x.new_zeros(self.x.shape[0], self.length, self.length)
+    def implicit_mean(self, targets: slice | None = None) -> Float[Tensor, "b t L"]:
+        """Return the implicit attention averaged over channels, of all targets or of a slice."""
+        rows = slice(0, self.length) if targets is None else targets
+        out = self.x.new_zeros(self.x.shape[0], rows.stop - rows.start, self.length)
         workspace = Workspace()
-        for block in self.scan.mean_blocks(self.taps):
+        for block in within(self.scan.mean_blocks(self.taps), rows):
             taps, gate = self.unit_taps(block.columns), self.gate[:, block.rows]
             tile = self.scan.mean(block, taps, gate, workspace)
             for shift, (targets, sources) in _skip_pairs(block, self.taps):
                 direct = torch.einsum("btd,d,bdt->bt", gate[:, targets], self.scan.skip, taps[:, shift, :, sources])
                 tile[:, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct / self.inner_width)
-            out[:, block.rows, block.columns] = tile
+            out[:, within_band(block, rows), block.columns] = tile
         return out
 
     def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:

@@ -21,7 +21,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
 from mambascope.operators.blocks import Block, Places, Workspace
-from mambascope.operators.chosen_targets import pieces
+from mambascope.operators.chosen_targets import pieces, within_band
 from mambascope.operators.token_mixer import TokenMixer
 
 #: The activation rule: how the SiLU of a sum over sources is shared among them.
@@ -214,21 +214,25 @@ class AffineMap(ABC):
         for block in self.blocks(targets):
             yield block, self.contribution_tile(block, rule, workspace)
 
-    def implicit_tiles(self) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
+    def implicit_tiles(self, targets: slice | None = None) -> Iterator[tuple[Block, Float[Tensor, "b D t c"]]]:
         """Yield the matrix that acts on u per channel, with gate, convolution, secant and skip ([4]; we keep D).
 
         The mean that a norm subtracts mixes channels, so it is in none of these matrices: with such a norm, W_o
         receives these matrices times u, less the gate times the scan's mean over channels.
+
+        Args:
+            targets: Targets whose pairs are wanted; None for all.
         """
         workspace = Workspace()
-        for block in self.blocks():
+        for block in self.blocks(targets):
             yield block, self.implicit_tile(block, workspace)
 
-    def implicit_mean(self) -> Float[Tensor, "b L L"]:
-        """Return the implicit attention averaged over channels."""
-        out = self.x.new_zeros(self.x.shape[0], self.length, self.length)
-        for block, tile in self.implicit_tiles():
-            out[:, block.rows, block.columns] = tile.mean(dim=1)
+    def implicit_mean(self, targets: slice | None = None) -> Float[Tensor, "b t L"]:
+        """Return the implicit attention averaged over channels, of all targets or of a slice."""
+        rows = slice(0, self.length) if targets is None else targets
+        out = self.x.new_zeros(self.x.shape[0], rows.stop - rows.start, self.length)
+        for block, tile in self.implicit_tiles(rows):
+            out[:, within_band(block, rows), block.columns] = tile.mean(dim=1)
         return out
 
 

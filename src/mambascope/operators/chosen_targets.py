@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -35,6 +35,17 @@ def pieces(block: Block, targets: Places | None, rows: int, columns: int) -> Ite
     if len(own):  # cut them as if they were consecutive
         for piece in split(replace(block, rows=slice(0, len(own))), rows, columns):
             yield replace(piece, rows=as_slice(own[piece.rows]))
+
+
+def within(blocks: Iterable[Block], targets: slice | None) -> Iterator[Block]:
+    """Yield blocks cut down to a slice of targets, otherwise as large as they are; None for all targets."""
+    for block in blocks:
+        yield from pieces(block, targets, *block.shape)
+
+
+def within_band(block: Block, band: slice) -> slice:
+    """Return where the targets of a block are among those of a band."""
+    return slice(block.rows.start - band.start, block.rows.stop - band.start)
 
 
 def end(targets: Places) -> int:

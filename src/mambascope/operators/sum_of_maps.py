@@ -23,7 +23,7 @@ from mambascope.operators.affine_map import ActivationRule, AffineMap, check_rul
 from mambascope.operators.blocks import Block, Places, Workspace, split
 from mambascope.operators.chosen_targets import end
 from mambascope.operators.multi_scan import MultiScan
-from mambascope.operators.permutation import Part, Permutation, added, added_rows, weighed
+from mambascope.operators.permutation import Part, Permutation, added, added_rows, as_slice, weighed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,12 +139,15 @@ class SumOfMaps(AffineMap):
             row[:, part.permutation.tokens[part.mixer.seen(step)]] += part.scale * part.mixer.implicit_row(step)
         return row[:, seen]
 
-    def implicit_mean(self) -> Float[Tensor, "b L L"]:
+    def implicit_mean(self, targets: slice | None = None) -> Float[Tensor, "b t L"]:
         """Return the implicit attention: the scaled sum of the parts', each averaged over that part's channels."""
-        total = self.x.new_zeros(self.x.shape[0], self.length, self.length)
+        rows = slice(0, self.length) if targets is None else targets
+        total = self.x.new_zeros(self.x.shape[0], rows.stop - rows.start, self.length)
         for part in self.parts:
             steps = part.permutation.steps
-            total += part.scale * part.mixer.implicit_mean()[:, steps[:, None], steps]
+            own = as_slice(steps[rows])  # another order scatters the targets
+            found = part.mixer.implicit_mean(own) if isinstance(own, slice) else part.mixer.implicit_mean()[:, own]
+            total += part.scale * found[..., steps]
         return total
 
     def coarse_blocks(self, taps: int = 1) -> Iterator[Block]:
