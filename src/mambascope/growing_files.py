@@ -48,16 +48,17 @@ class Band(NamedTuple):
     rows: slice
 
 
-def bands_of(shape: tuple[int, int, int], rows: int, *, together: bool = False) -> list[Band]:
+def bands_of(shape: tuple[int, ...], rows: int, *, together: bool = False) -> list[Band]:
     """Return the bands of so many rows that make up a tensor, matrix after matrix, or of all matrices together."""
-    maps = [slice(0, shape[0])] if together else [slice(one, one + 1) for one in range(shape[0])]
-    return [Band(one, slice(first, min(first + rows, shape[1]))) for one in maps for first in range(0, shape[1], rows)]
+    count, length, _ = _in_maps(shape)
+    maps = [slice(0, count)] if together else [slice(one, one + 1) for one in range(count)]
+    return [Band(one, slice(first, min(first + rows, length))) for one in maps for first in range(0, length, rows)]
 
 
 def grow(
     path: Path,
     name: str,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     identity: str,
     bands: Sequence[Band],
     compute: Callable[[Band], Float[Tensor, "maps rows columns"]],
@@ -70,7 +71,7 @@ def grow(
     Args:
         path: The file.
         name: The tensor's name in it.
-        shape: The tensor's shape.
+        shape: The tensor's shape, (maps, rows, columns), or (rows, columns) of a single map.
         identity: What the tensor is of, by which what an interruption left is known again.
         bands: Its bands, in order.
         compute: Returns the numbers of a band.
@@ -113,7 +114,7 @@ def grow(
 class _Growing:
     """An unfinished file: its header, of fixed length, and its numbers."""
 
-    def __init__(self, file: BinaryIO, path: Path, name: str, shape: tuple[int, int, int], header: bytes) -> None:
+    def __init__(self, file: BinaryIO, path: Path, name: str, shape: tuple[int, ...], header: bytes) -> None:
         self.file, self.path, self.name, self.shape, self.header = file, path, name, shape, header
 
     @classmethod
@@ -121,7 +122,7 @@ class _Growing:
         cls,
         path: Path,
         name: str,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         identity: str,
         bands: Sequence[Band],
         texts: Mapping[str, str],
@@ -187,7 +188,7 @@ class _Growing:
 
     def read(self, band: Band) -> Float[Tensor, "maps rows columns"]:
         """Return the numbers of a band."""
-        shape = (band.rows.stop - band.rows.start, self.shape[2])
+        shape = (band.rows.stop - band.rows.start, self.shape[-1])
         parts = []
         for one in self._starts(band):
             self.file.seek(one)
@@ -214,7 +215,7 @@ class _Growing:
 
     def _starts(self, band: Band) -> list[int]:
         """Return where the rows of a band begin in the file, for each of its matrices."""
-        _, rows, columns = self.shape
+        _, rows, columns = _in_maps(self.shape)
         return [
             len(self.header) + 4 * columns * (rows * one + band.rows.start)
             for one in range(band.maps.start, band.maps.stop)
@@ -223,6 +224,10 @@ class _Growing:
     def _settle(self) -> None:
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def _in_maps(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return (1, shape[0], shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
 def _header(name: str, shape: tuple[int, ...], texts: Mapping[str, str], length: int = 0) -> bytes:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.cli.asked import short, text_asked
 from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
 from mambascope.files import check_place
+from mambascope.growing_files import Band, bands_of, grow
 from mambascope.inputs.patches import patch_grid
 from mambascope.inputs.pictures import is_picture, read_picture
 from mambascope.inputs.preparation import reads_pictures
@@ -20,9 +23,12 @@ from mambascope.inputs.tokens import encode
 from mambascope.methods.hidden_attention import hidden_attention
 from mambascope.methods.implicit_attention import implicit_attention
 from mambascope.numbering import shown
-from mambascope.tensor_files import write_tensors
-from mambascope.trace import capture
+from mambascope.progress import LateProgress
+from mambascope.trace import Trace, capture
 from mambascope.trace.embedding import token_table
+
+#: Numbers in a band (64 MiB), and the least rows.
+BAND, LEAST_ROWS = 1 << 24, 16
 
 
 def write_maps(
@@ -35,7 +41,7 @@ def write_maps(
     method: Literal["hidden-attention", "implicit-attention"],
     channels: str,
 ) -> None:
-    """Capture a text or picture and write its maps, whole or not at all, with the tokens in the header."""
+    """Capture a text or picture and write its maps as they are computed, with the tokens in the header."""
     chosen = _channels(channels)
     if out.suffix.lower() != ".safetensors":
         raise InputError(f"--out {out} must end in .safetensors")
@@ -47,20 +53,44 @@ def write_maps(
     model, tokenizer = load()
     inputs, pieces, notes = _read(text, seen, model, tokenizer)
     trace = capture(model, **inputs)
-    compute = hidden_attention if method == "hidden-attention" else implicit_attention
-    result = compute(trace, layer, chosen)[0]
+    number = trace.index(layer)
     header = {
         "tokens": json.dumps(pieces),
         "method": method,
-        "layer": str(trace.index(layer)),
+        "layer": str(number),
         "channels": channels,
-        "reconstruction_error": repr(trace.reconstruction_error[trace.index(layer)]),
+        "reconstruction_error": repr(trace.reconstruction_error[number]),
     }
     if notes:
         header["preparation"] = "; ".join(notes)
         print(f"picture   {header['preparation']}")
-    write_tensors(out, {"maps": result.cpu()}, header)
-    print(f"written   {out}: maps of shape {tuple(result.shape)}, row = target, column = source")
+    compute = hidden_attention if method == "hidden-attention" else implicit_attention
+    shape = _write(out, trace, number, compute, chosen, header)
+    print(f"written   {out}: maps of shape {shape}, row = target, column = source")
+
+
+def _write(
+    out: Path,
+    trace: Trace,
+    layer: int,
+    compute: Callable[..., Tensor],
+    chosen: Literal["mean"] | list[int] | None,
+    header: dict[str, str],
+) -> tuple[int, ...]:
+    """Write a layer's maps band by band, and return their shape."""
+    length = trace.shape[1]
+    single = compute(trace, layer, chosen, targets=slice(0, 1))[0]  # refuses what does not exist
+    shape = (*single.shape[:-2], length, length)
+    rows = max(LEAST_ROWS, BAND // (length * math.prod(shape[:-2])))
+
+    def band(one: Band) -> Tensor:
+        found = compute(trace, layer, chosen, targets=one.rows)[0]
+        return found if found.ndim == 3 else found[None]
+
+    identity = json.dumps({name: text for name, text in header.items() if name != "reconstruction_error"})
+    with LateProgress(f"writing {out}") as steps:
+        grow(out, "maps", shape, identity, bands_of(shape, rows, together=True), band, lambda: header, said=steps)
+    return shape
 
 
 def _read(text: str, seen: bool, model: Any, tokenizer: Any) -> tuple[dict[str, Any], Sequence[str], Sequence[str]]:

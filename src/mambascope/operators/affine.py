@@ -204,9 +204,9 @@ class AffineMixer(AffineMap):
         for block in within(self.scan.mean_blocks(self.taps), rows):
             taps, gate = self.unit_taps(block.columns), self.gate[:, block.rows]
             tile = self.scan.mean(block, taps, gate, workspace)
-            for shift, (targets, sources) in _skip_pairs(block, self.taps):
-                direct = torch.einsum("btd,d,bdt->bt", gate[:, targets], self.scan.skip, taps[:, shift, :, sources])
-                tile[:, targets, sources].diagonal(dim1=-2, dim2=-1).add_(direct / self.inner_width)
+            for shift, (own, sources) in _skip_pairs(block, self.taps):
+                direct = torch.einsum("btd,d,bdt->bt", gate[:, own], self.scan.skip, taps[:, shift, :, sources])
+                tile[:, own, sources].diagonal(dim1=-2, dim2=-1).add_(direct / self.inner_width)
             out[:, within_band(block, rows), block.columns] = tile
         return out
 
