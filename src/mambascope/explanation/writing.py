@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mambascope.arguments import callback
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.explanation.answering import Progress, answer
@@ -23,7 +24,7 @@ from mambascope.files import check_place
 from mambascope.growing_files import Band, bands_of, grow
 from mambascope.methods.method import Method
 from mambascope.methods.registry import find_method
-from mambascope.numbering import LayersAsked, read_layers
+from mambascope.numbering import LayersAsked, read_layers, shown
 from mambascope.progress import told
 from mambascope.results.plain import header
 from mambascope.saved_results import COMPLETE, texts_of
@@ -73,6 +74,9 @@ def write_maps(
         OutputError: if the file cannot be written, as on a disk with too little room.
         UnsupportedModelError, ReconstructionError, MapTooLargeError: as `explain`.
     """
+    if not isinstance(progress, bool):
+        callback(progress, "progress")
+    facts = facts if facts is None else _texts(facts)
     path, chosen = _place(path), find_method(method)
     if chosen.map is None:
         raise InputError(f"{method} has no maps of layers; choose a method that scores layers, such as latim")
@@ -98,6 +102,13 @@ def write_maps(
         shape = (len(result.axes["layer"]), length, length)
         grow(path, "scores", shape, _identity(result), bands_of(shape, rows), compute, texts, said=steps)
     return Attribution.load(path)
+
+
+def _texts(facts: Any) -> dict[str, str]:
+    """Return named texts; raises InputError for anything else."""
+    if not isinstance(facts, Mapping) or any(type(one) is not str for pair in facts.items() for one in pair):
+        raise InputError(f"facts must be texts by name, found {shown(facts)}")
+    return dict(facts)
 
 
 def _place(path: str | Path) -> Path:

@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.arguments import real_number
+from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.memory import require_room
 from mambascope.methods.alti import Pull, passed_on
@@ -111,6 +112,8 @@ class _Own:
 
     rows: tuple[Float[Tensor, "b _ L"], ...]
     rest: Mapping[str, Any]
+
+    __repr__ = brief
 
 
 def _own(

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.brief import brief
 from mambascope.operators.blocks import Workspace
 from mambascope.operators.decays import NEGLIGIBLE, decay_in_place
 
@@ -62,6 +63,8 @@ class Run:
     written: Float[Tensor, "R K D"]
     gate: Float[Tensor, "R D"] | None
     length: int
+
+    __repr__ = brief
 
     @classmethod
     def of(
@@ -180,6 +183,8 @@ class _Group:
     decays: dict[int, Float[Tensor, "blocks S"]]
     faint: tuple[float, float]
 
+    __repr__ = brief
+
     @classmethod
     def of(
         cls,
@@ -264,6 +269,8 @@ class _Pairs:
     right_edge: Float[Tensor, "pairs e S"]
     decays: Float[Tensor, "pairs 2 1 S"]
     first: int
+
+    __repr__ = brief
 
 
 def _doubled(decays: Float[Tensor, "blocks S"], name: str, workspace: Workspace) -> Float[Tensor, "half S"]:
