@@ -85,7 +85,7 @@ def grow(
         OutputError: if the disk has too little room, or the file cannot be written.
     """
     place = check_place(path)
-    partial = place.with_name(f"{place.stem[:KEPT]}.partial{place.suffix}")
+    partial = place.with_name(partial_name(place))
     lock = FileLock(partial.with_suffix(".lock"), timeout=0)
     try:
         with lock:
@@ -109,6 +109,11 @@ def grow(
         raise InputError(f"another process is writing {path}; wait until it ends, or choose another name") from error
     except OSError as error:
         raise OutputError(f"{path} could not be written: {error}; what is complete is kept in {partial}") from error
+
+
+def partial_name(path: Path) -> str:
+    """Return the name under which a file grows."""
+    return f"{path.stem[:KEPT]}.partial{path.suffix}"
 
 
 class _Growing:

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mambascope
-from mambascope import memory
+from mambascope import growing_files, memory
+from mambascope.cli import mapping
+from mambascope.explanation import writing
 from mambascope.trace import footprint
 from models import stock_transformer
 from small_checkpoint import make_checkpoint
@@ -203,6 +205,43 @@ def test_maps_are_written_per_channel(run, checkpoint, tmp_path, channels, count
     maps = load_file(path)["maps"]
     length = len(mambascope.explain(*mambascope.load(checkpoint), TEXT).tokens)
     assert tuple(maps.shape) == ((count,) if count else ()) + (length, length)
+
+
+@pytest.mark.parametrize("command", ["maps", "explain"])
+def test_maps_that_were_interrupted_are_continued_by_the_same_command(run, checkpoint, tmp_path, monkeypatch, command):
+    path = tmp_path / "m.safetensors"
+    options = ("--channels", "3,1") if command == "maps" else ("--method", "latim", "--positions", "all")
+    words = (command, TEXT, "--model", checkpoint, "--layer", "1", *options, "--out", path)
+    monkeypatch.setattr(mapping, "BAND", 0)
+    monkeypatch.setattr(mapping, "LEAST_ROWS", 2)
+    monkeypatch.setattr(writing, "BAND", 0)
+    monkeypatch.setattr(writing, "LEAST_ROWS", 2)
+    write, written = growing_files._Growing.write, []
+
+    def interrupted(self, band, values):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(band)
+        write(self, band, values)
+
+    monkeypatch.setattr(growing_files._Growing, "write", interrupted)
+    code, _, err = run(*words)
+    assert (code, err) == (130, f"mambascope: interrupted; the same command goes on with {path}\n")
+    assert [one.name for one in tmp_path.iterdir()] == ["m.partial.safetensors"]
+    monkeypatch.setattr(growing_files._Growing, "write", lambda *given: (written.append(given[1]), write(*given)))
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert f"written   {path}" in out.replace("\n", "")
+    assert len(written) == len(set(map(str, written))), "no band twice"
+    model, tokenizer = mambascope.load(checkpoint)
+    if command == "maps":
+        trace = mambascope.capture(model, input_ids=torch.tensor([tokenizer(TEXT)["input_ids"]]))
+        expected, found = mambascope.methods.hidden_attention(trace, 1, [3, 1])[0], load_file(path)["maps"]
+    else:
+        expected = mambascope.explain(model, tokenizer, TEXT, method="latim", layer=1, positions="all").scores
+        found = mambascope.Attribution.load(path).scores
+        assert mambascope.Attribution.load(path).diagnostics["command"].startswith("mambascope explain")
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def damaged(checkpoint, folder, change):

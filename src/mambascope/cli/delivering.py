@@ -6,7 +6,8 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.markup import escape
 
 from mambascope import show
 from mambascope.attribution import Attribution
+from mambascope.growing_files import partial_name
 from mambascope.theory.gallery import Gallery
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -69,6 +71,17 @@ def write_and_print(
         show()
     if out is not None and not as_json:
         print(f"written   {out}" + (", to open in a browser" if out.suffix.lower() == ".html" else ""))
+
+
+@contextmanager
+def continued_later(out: Path) -> Iterator[None]:
+    """Say, if the writing of maps is interrupted, that the same command goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.with_name(partial_name(out)).exists():
+            print(f"mambascope: interrupted; the same command goes on with {out}", file=sys.stderr)
+        raise
 
 
 def show_written(out: Path, result: Attribution, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from mambascope.cli.asked import layers_asked, patch_asked, positions_asked, short, spans_asked, text_asked
-from mambascope.cli.delivering import check_out, command_line, deliver, show_written
+from mambascope.cli.delivering import check_out, command_line, continued_later, deliver, show_written
 from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
 from mambascope.explanation.defaults import DEFAULT_METHOD
@@ -95,7 +95,9 @@ def explain(
     if out is not None and _band_by_band(out, asked, is_picture or spans is not None):
         options = {name: asked[name] for name in ("layer", "continuation")} | {"method": method or DEFAULT_METHOD}
         kept = {"command": command_line(), "text": source}
-        show_written(out, write_maps(out, model, processor, source, facts=kept, **options), as_json)
+        with continued_later(out):
+            written = write_maps(out, model, processor, source, facts=kept, **options)
+        show_written(out, written, as_json)
         return
     if page:
         results = explain_source(model, processor, read, views=True, **asked)

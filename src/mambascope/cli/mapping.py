@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mambascope.cli.asked import short, text_asked
+from mambascope.cli.delivering import continued_later
 from mambascope.cli.pictures_asked import check_text
 from mambascope.errors import InputError
 from mambascope.files import check_place
@@ -88,7 +89,7 @@ def _write(
         return found if found.ndim == 3 else found[None]
 
     identity = json.dumps({name: text for name, text in header.items() if name != "reconstruction_error"})
-    with LateProgress(f"writing {out}") as steps:
+    with LateProgress(f"writing {out}") as steps, continued_later(out):
         grow(out, "maps", shape, identity, bands_of(shape, rows, together=True), band, lambda: header, said=steps)
     return shape
 
