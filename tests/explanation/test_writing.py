@@ -1,6 +1,11 @@
 """Maps of every position that are written as they are computed: what `explain` gives, in memory for a band alone."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from small_hybrids import small_hybrid
 #: Every case of a product: most of them are left to `make test-slow`.
 pytestmark = pytest.mark.product
 
+SUPPORT = Path(__file__).parents[1] / "support"
 IDS = torch.randint(1, 50, (1, 150), generator=torch.Generator().manual_seed(0))
 #: float32 sums in another order.
 SINGLE = 1e-5
@@ -78,6 +84,14 @@ def test_an_interrupted_file_is_continued(tmp_path, monkeypatch):
     )
     whole = explain(model, None, {"input_ids": IDS}, method="latim", positions="all", progress=False)
     assert (found.scores - whole.scores).abs().max() <= SINGLE * whole.scores.abs().max()
+
+
+def test_memory_is_that_of_a_band(tmp_path):
+    """Of 6,000 tokens the maps of two layers take 275 MiB; a band takes 64, and as much again while it is looked at."""
+    command = [sys.executable, str(SUPPORT / "method_peaks.py"), "write-maps", "6000"]
+    told = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    grown = json.loads(subprocess.run(command, env=told, capture_output=True, text=True, check=True).stdout)
+    assert grown < 220
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
-from mambascope import methods, readouts
+from mambascope import methods, readouts, write_maps
 from mambascope.operators import affine_map
 from mambascope.trace import capture
 from models import stock_model
@@ -20,7 +21,18 @@ THIN = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 2, "state_size"
 METHODS = {
     "alti-logit": lambda trace: methods.alti_logit(trace, readouts.token(-1, 7)),
     "latim": methods.latim,
+    "write-maps": lambda trace: written(trace),
 }
+
+
+def written(trace):
+    """Write all layers' maps to a file; what the file holds is in memory only where it is looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "maps.safetensors"
+        given = {"input_ids": trace.input_ids}
+        return write_maps(path, trace.model, None, given, method="hidden-attention", progress=False).row(
+            -1 + trace.shape[1]
+        )
 
 
 def main(name: str, length: int) -> None:
