@@ -1,5 +1,7 @@
 """All exceptions of mambascope. A message says in one sentence what was wrong, what was found and what to do."""
 
+import re
+
 #: Characters of messages that are not printable and stay: ends of lines, tabs, and spaces at which no line may end.
 KEPT = "\n\t\u00a0\u202f"
 
@@ -7,12 +9,13 @@ KEPT = "\n\t\u00a0\u202f"
 class MambascopeError(Exception):
     """Anything that mambascope refuses or cannot do; the command line prints it as one sentence and exits with 2.
 
-    A message may name what a file or a caller gave, so what a terminal would obey, as control characters and marks
-    that turn the direction of writing, is written as Python escapes it.
+    A message may name what a file or a caller gave. What a terminal would obey, as control characters and marks that
+    turn the direction of writing, is shown as �, however many stand side by side.
     """
 
     def __str__(self) -> str:
-        return "".join(one if one.isprintable() or one in KEPT else repr(one)[1:-1] for one in super().__str__())
+        seen = (one if one.isprintable() or one in KEPT else "�" for one in super().__str__())
+        return re.sub("�+", "�", "".join(seen))
 
 
 class InputError(MambascopeError):
