@@ -213,8 +213,8 @@ def test_products_grow_linearly_with_the_text(decay):
         rule, best = make_rule(decay, length, batch=1, dtype=torch.float32, N=16, P=16), float("inf")
         for _ in range(3):
             fresh = GatedDeltaRule(rule.q, rule.k, rule.beta, rule.decay, torch.zeros(64))
-            started = time.perf_counter()
+            started = time.process_time()  # other processes' time does not count
             fresh.apply_transposed(torch.ones(1, length, 64))
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         seconds.append(best)
     assert seconds[1] < 24 * seconds[0]
