@@ -1,15 +1,15 @@
 """Time and memory of one target's explanation through all layers, as the text grows.
 
-    python -m benchmarks.linear_cost [--family mamba] [--longest 16384] [--longest-alti 16384] [--out FILE.png]
+    python -m benchmarks.linear_cost [--family mamba] [--shortest 256] [--longest 16384] [--longest-alti 16384]
+        [--longest-quadratic 16384] [--out FILE.png]
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
 the first. The methods start from a capture, whose own cost is the first line (without the self-check), and
 which keeps the mixers' inputs alone (`keep="inputs"`), but for ALTI-Logit, which needs the stream. `--longest 131072`
-goes beyond 100,000 tokens. Rollout is one
-reversed scan per layer; MambaLRP one differentiable forward and one backward pass. Mamba-Attribution takes the positive
-part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by nature both are quadratic in time. The
-exponent p of cost ~ L^p is fitted by least squares on logarithms.
+goes beyond 100,000 tokens. Rollout is one reversed scan per layer; MambaLRP one differentiable forward and one backward
+pass. Mamba-Attribution takes the positive part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by
+nature both are quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
 from mambascope.methods.rollout import rollout_row
 
-SHORTEST, LAYERS, WIDTH, VOCABULARY = 256, 4, 256, 1024
+LAYERS, WIDTH, VOCABULARY = 4, 256, 1024
 MARKS = {
     "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^",
     "mamba-attribution": "C2--v", "alti-logit": "C3--D",
@@ -110,6 +110,7 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, default="mamba")
+    parser.add_argument("--shortest", type=int, default=256, help="tokens; every length is twice the one before")
     parser.add_argument("--longest", type=int, default=16384)
     parser.add_argument("--longest-alti", type=int, default=16384)
     parser.add_argument("--longest-quadratic", type=int, default=16384, help="of Mamba-Attribution")
@@ -118,7 +119,8 @@ def main() -> None:
     parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows wrote")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.redraw.read_text("utf-8")) if options.redraw else []
-    lengths = [SHORTEST * 2**k for k in range(int(math.log2(options.longest / SHORTEST)) + 1)]
+    doublings = int(math.log2(options.longest / options.shortest))
+    lengths = [options.shortest * 2**k for k in range(doublings + 1)]
     for length in lengths if not options.redraw else ():
         for name in MARKS:
             most = {"alti-logit": options.longest_alti, "mamba-attribution": options.longest_quadratic}
