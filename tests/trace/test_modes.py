@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mambascope
-from mambascope import capture
+from hybrids import hybrid_model
+from mambascope import capture, explain
 from mambascope.errors import InputError
 from mambascope.explanation import answering
 from mambascope.families import find_mixers
@@ -122,3 +123,28 @@ def _overflowing(score):
         return rows
 
     return scored
+
+
+@pytest.mark.parametrize("family", ["mamba2", "olmo_hybrid", "xlstm"])
+def test_an_operator_asked_for_under_autocast_has_the_precision_of_the_weights(family):
+    model = stock_model(family) if family == "mamba2" else hybrid_model(family)
+    trace = capture(model, input_ids=IDS)
+    expected = [trace.operator(layer).output() for layer in range(len(trace.layers))]
+    with torch.autocast("cpu", torch.bfloat16):
+        operators = [trace.operator(layer) for layer in range(len(trace.layers))]
+    for found, one in zip(operators, expected, strict=True):
+        assert torch.equal(found.output(), one)
+
+
+@pytest.mark.parametrize("name", ["smoothgrad", "random"])
+def test_what_is_drawn_does_not_depend_on_the_default_precision(name):
+    model, default = stock_model("mamba2"), torch.get_default_dtype()
+    torch.manual_seed(0)
+    expected = explain(model, None, {"input_ids": IDS}, method=name, progress=False).scores
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+        found = explain(model, None, {"input_ids": IDS}, method=name, progress=False).scores
+    finally:
+        torch.set_default_dtype(default)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -88,7 +88,8 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, An
     """Return what to try a model on: a text, or a picture of random pixels."""
     if reads_pictures(model):
         channels = getattr(model.config, "num_channels", 3)
-        pixels = torch.randn(1, channels, *own_size(model), generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(0)
+        pixels = torch.randn(1, channels, *own_size(model), generator=draw, dtype=torch.float32)
         return {"pixel_values": pixels.to(model.device, model.dtype)}
     vocabulary = token_table(model).num_embeddings
     if tokenizer is None or not _can_read(tokenizer, PROBE):

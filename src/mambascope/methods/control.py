@@ -18,7 +18,7 @@ def random_scores(length: int, generator: torch.Generator | None = None) -> Floa
         length: Number of tokens of the text.
         generator: The random generator; by default torch's own, so that `torch.manual_seed` repeats the scores.
     """
-    return torch.randn(1, length, generator=generator)
+    return torch.randn(1, length, generator=generator, dtype=torch.float32)  # whatever the caller's default is
 
 
 def _drawn(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:

@@ -157,7 +157,8 @@ def smooth_grad(
             draw = torch.Generator(text.device).manual_seed(seed)
             size, parts = noise * float(passes.own(row).detach().double().std()), []
             for count in map(len, torch.arange(samples).split(passes.at_a_time(batch))):
-                shift = torch.normal(0.0, size, (count, *text.shape), generator=draw, device=text.device)
+                given = {"generator": draw, "device": text.device, "dtype": torch.float32}  # one draw for any precision
+                shift = torch.normal(0.0, size, (count, *text.shape), **given)
                 rest = tuple(value[row].expand(count, *value.shape[1:]) for value in passes.rest)
                 noisy = (text + shift).requires_grad_()
                 parts.append(saliency.attribute(noisy, abs=False, additional_forward_args=rest))

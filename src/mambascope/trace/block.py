@@ -21,6 +21,7 @@ from mambascope.families.family import weights
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.normed_map import normed_map
 from mambascope.operators.sum_of_maps import SumOfMaps
+from mambascope.trace.running import own_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Branch:
         """
         captured = self.captured.whole()
         dtype = dtype or precision(captured.y.dtype)
-        with torch.no_grad():
+        with own_precision(), torch.no_grad():  # autocast would round the coefficients
             inner = self.family.affine(self.mixer, captured, dtype)
             return inner if self.norm is None else _with_norm(inner, self.norm, captured.y.to(dtype))
 

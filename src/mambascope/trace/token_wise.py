@@ -255,8 +255,8 @@ class _Passes:
         if not self._second or tokens.ndim != 3 or tokens.shape[1] != self._length:
             return tokens
         moved, size = tokens.clone(), tokens.float().std().to(tokens.dtype)
-        noise = torch.randn(tokens.shape[2], generator=self._generator).to(tokens.device, tokens.dtype)
-        moved[:, self._length // 2] += size * noise
+        noise = torch.randn(tokens.shape[2], generator=self._generator, dtype=torch.float32)
+        moved[:, self._length // 2] += size * noise.to(tokens.device, tokens.dtype)
         return moved
 
 
