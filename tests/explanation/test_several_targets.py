@@ -339,3 +339,12 @@ def test_a_page_of_a_classifier_explains_positions_by_methods_that_depend_on_the
     assert first.axes["target"] == (1, 2)
     assert others
     assert all(METHODS[one.method].by_place for one in others)
+
+
+def test_a_model_without_any_end_of_text_generates_all_the_same():
+    """Some configurations list the tokens that end a text, and list none."""
+    model, tokenizer = mambascope.load("tiny-mamba2")
+    expected = mambascope.explain(model, tokenizer, "Anna had", generate=2, method="latim", progress=False)
+    model.generation_config.eos_token_id = []
+    found = mambascope.explain(model, tokenizer, "Anna had", generate=2, method="latim", progress=False)
+    assert found.tokens == expected.tokens

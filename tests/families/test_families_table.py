@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 #: What a family's small model is called where it is not its model type: the text part of a wrapper.
 PARTS = {"qwen3_5_text"}
 #: Models of pictures, whose figures are elsewhere.
-PICTURES = {"vim", "vmamba", "mambavision", "vit"}
+PICTURES = {"vision-mamba", "vmamba", "mambavision", "vit"}
 #: Cells without a number: what is refused by name.
 REFUSED = {("bert", "ALTI-Logit"), *((family, "padding") for family in UNPADDED)}
 

@@ -19,6 +19,11 @@ TEXTS = (
 #: Numbers as a user's program may have them.
 NUMBERS = (0, 1, -1, 2, 3, 7, 10**6, -(10**6), 2**31, 2**63, 2**64, -(2**63), 10**30, 0.0, 0.5, -0.5, 1e-300, 1e300)
 
+
+def _idle(*_: Any, **__: Any) -> None:
+    """A function that does nothing: where one may be given, it is right."""
+
+
 #: Values of other types, made anew for each case.
 OTHERS = {
     "none": lambda: None,
@@ -38,7 +43,7 @@ OTHERS = {
     "set": lambda: {0},
     "object": object,
     "class": lambda: int,
-    "function": lambda: print,
+    "function": lambda: _idle,
     "slice": lambda: slice(None, None, 0),
     "slice of text": lambda: slice("a", "b"),
     "range": lambda: range(5, 2),

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from hybrids import hybrid_model
 from mambascope import capture, readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation import explain
@@ -206,6 +207,19 @@ def test_methods_for_other_mixers_refuse_a_transformer(name, reads):
     model = stock_transformer("gpt2")
     with pytest.raises(UnsupportedModelError, match=f"{name} reads {reads}, but this model mixes tokens by soft"):
         explain(model, None, {"input_ids": torch.tensor([[3, 4, 5]])}, method=[name])
+
+
+@pytest.mark.parametrize("length", [3, "as many as a state has rows"])
+def test_what_a_recurrent_mixer_returns_beside_its_output_is_no_attention(length):
+    """MiniMax's lightning attention returns its state there, of one width of a head by another."""
+    model = hybrid_model("minimax")
+    length = model.config.head_dim if isinstance(length, str) else length
+    trace = capture(model, input_ids=torch.randint(3, 20, (1, length), generator=torch.Generator().manual_seed(0)))
+    kinds = {branch.name: branch.kind for branch in trace.branches}
+    gradients = trace.gradients(readouts.token(-1, 7))
+    assert {kinds[name] for name in gradients.attention} == {"attention"}
+    with pytest.raises(UnsupportedModelError, match="MiniMaxLightningAttention, which has no attention probabilities"):
+        transformer_attribution(trace, readouts.token(-1, 7))
 
 
 def test_norm_based_is_latim_with_the_values_bias_counted_among_the_sources(case):

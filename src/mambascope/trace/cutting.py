@@ -89,7 +89,10 @@ def cut_scan(
         return call.give(scanned(family, replace(call, s=call.s.masked_fill(sources[..., None], 0))))
     o = call.take(original(*args, **kwargs)) if kernel else scanned(family, call)
     rows = list(range(o.shape[1])) if cut.targets is None else order.argsort()[list(cut.targets)].tolist()
-    o[:, rows] -= _share(family, call, sources, rows).to(o.dtype)
+    if 2 * int(sources.sum()) > sources.numel():  # no difference of large sums for what is little
+        o[:, rows] = (_share(family, call, ~sources, rows) + _of_bias(call, rows)).to(o.dtype)
+    else:
+        o[:, rows] -= _share(family, call, sources, rows).to(o.dtype)
     return call.give(o)
 
 
@@ -162,6 +165,15 @@ def _share(family: Family, call: ScanCall, sources: Bool[Tensor, "b L"], rows: l
     share = torch.addcmul(mixed, scan.skip, v[:, rows])
     z = call.coefficients.get("z")
     return share if z is None else share * F.silu(z[:, rows].to(working))
+
+
+def _of_bias(call: ScanCall, rows: list[int]) -> Float[Tensor, "*b t D"] | float:
+    """Return what the target rows have from no source."""
+    if call.bias is None:
+        return 0.0
+    working = torch.promote_types(call.s.dtype, torch.float32)
+    bias, z = call.bias.to(working).expand(1, len(rows), -1), call.coefficients.get("z")
+    return bias if z is None else bias * F.silu(z[:, rows].to(working))
 
 
 def _through_tiles(scan: TokenMixer, v: Float[Tensor, "b L D"], rows: list[int], span: slice) -> Float[Tensor, "b t D"]:

@@ -6,7 +6,7 @@ forward values: the forward pass stays the same, and the backward pass follows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import brief
 from mambascope.errors import InputError
-from mambascope.families import Family, find_mixers
+from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixers
 from mambascope.families.patch_points import intercepting
 from mambascope.inputs.checks import check_inputs
 from mambascope.readouts import first_order, read
@@ -104,7 +104,7 @@ def differentiate(
         check_inputs(own, inputs)
         found = find_mixers(own)
         require_pass(own, found, inputs, backward=True)
-        watched = [(name, mixer) for name, mixer, _ in found] if mixers else []
+        watched = found if mixers else []
         ledger = BiasLedger(own, texts_in(inputs)) if biases else None
         leaf = partial(_pixels, own, ledger) if pixels else partial(leaf_at_tokens, own)
         return _differentiate(own, readout, rules, leaf, watched, ledger, inputs)
@@ -115,7 +115,7 @@ def _differentiate(
     readout: Callable[[Any], Tensor],
     rules: PropagationRules,
     leaf: Callable[[dict[str, Any], list[Tensor]], AbstractContextManager[dict[str, Any]]],
-    watched: list[tuple[str, nn.Module]],
+    watched: Sequence[tuple[str, nn.Module, MixerFamily]],
     ledger: BiasLedger | None,
     inputs: dict[str, Any],
 ) -> Gradients:
@@ -125,8 +125,9 @@ def _differentiate(
         stack.enter_context(differentiable(own, rules, ledger))
         leaves: list[Tensor] = []
         inputs = stack.enter_context(leaf(inputs, leaves))
-        for name, module in watched:
-            handle = module.register_forward_hook(partial(_keep, kept, probabilities, name))
+        for name, module, family in watched:
+            of_attention = probabilities if isinstance(family, AttentionFamily) else None
+            handle = module.register_forward_hook(partial(_keep, kept, of_attention, name))
             stack.callback(handle.remove)
         outputs = call(own, inputs)
     readout = in_texts(readout, inputs)
@@ -232,10 +233,17 @@ def _pixels(
         yield read
 
 
-def _keep(kept: dict[str, Tensor], attention: dict[str, Tensor], name: str, _: nn.Module, __: Any, output: Any) -> None:
-    """Keep a mixer's output, and the probabilities that an attention layer returns with it in eager form."""
+def _keep(
+    kept: dict[str, Tensor], attention: dict[str, Tensor] | None, name: str, _: nn.Module, __: Any, output: Any
+) -> None:
+    """Keep a mixer's output, and the probabilities that an attention layer returns with it in eager form.
+
+    Other mixers may return something else there, as a state (MiniMax): for them `attention` is None.
+    """
     kept[name] = output[0] if isinstance(output, tuple) else output
-    if isinstance(output, tuple) and len(output) > 1 and isinstance(output[1], Tensor) and output[1].ndim == 4:
+    if attention is None or not isinstance(output, tuple) or len(output) < 2:
+        return
+    if isinstance(output[1], Tensor) and output[1].ndim == 4:
         attention[name] = output[1]
 
 

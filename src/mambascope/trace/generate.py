@@ -50,6 +50,7 @@ def greedy_continuation(model: nn.Module, input_ids: Int[Tensor, "b L"], count: 
     known = getattr(model, "generation_config", None)
     ends = getattr(known, "eos_token_id", None)
     pad = getattr(known, "pad_token_id", None)
+    ends = None if ends == [] else ends
     first_end = ends[0] if isinstance(ends, list) else ends
     settings = GenerationConfig(
         max_new_tokens=count, do_sample=False, eos_token_id=ends, pad_token_id=first_end if pad is None else pad

@@ -226,7 +226,8 @@ def _alone(case: Case, scores: Tensor, model: Any, inputs: dict[str, Any], mask:
     single = {name: value[-1:, own] for name, value in inputs.items() if name != "attention_mask"}
     with torch.no_grad():  # some read padding on the left: by their positions, or by biases that run into convolutions
         beside, alone = (_read(model, given)[-1] for given in (inputs, single))
-    apart = (beside[own] - alone).abs().max()
+    beside = beside[own] if beside.ndim > 1 else beside  # a classifier's numbers are of whole texts
+    apart = (beside - alone).abs().max()
     if apart > 1e-4 * alone.abs().max():
         return
     place = case["target"] if case["target"] < 0 else int(own[: case["target"]].sum())
@@ -238,7 +239,7 @@ def _alone(case: Case, scores: Tensor, model: Any, inputs: dict[str, Any], mask:
 
 def _read(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Return what the stock model puts out."""
-    outputs = model(**inputs)
+    outputs = model(**inputs) if "pixel_values" in inputs else model(**inputs, use_cache=False)
     found: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
     return found
 
