@@ -136,13 +136,14 @@ def test_an_operator_asked_for_under_autocast_has_the_precision_of_the_weights(f
         assert torch.equal(found.output(), one)
 
 
-@pytest.mark.parametrize("name", ["smoothgrad", "random"])
-def test_what_is_drawn_does_not_depend_on_the_default_precision(name):
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["smoothgrad", "random", "integrated-gradients", "mamba-lrp", "latim"])
+def test_scores_do_not_depend_on_the_default_precision(name, precision):
     model, default = stock_model("mamba2"), torch.get_default_dtype()
     torch.manual_seed(0)
     expected = explain(model, None, {"input_ids": IDS}, method=name, progress=False).scores
     try:
-        torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(precision)
         torch.manual_seed(0)
         found = explain(model, None, {"input_ids": IDS}, method=name, progress=False).scores
     finally:

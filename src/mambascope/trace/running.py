@@ -15,6 +15,7 @@ from mambascope.errors import InputError, MambascopeError
 from mambascope.loading.json_files import one_line
 from mambascope.notices import KERNELS, kept_off
 from mambascope.numbering import shown
+from mambascope.trace.default_precision import SinglePrecision
 from mambascope.trace.private_copy import private_copy
 
 #: Packages of compiled kernels that the code of transformers calls.
@@ -39,10 +40,12 @@ def running(model: nn.Module, *, eager: bool = False) -> Iterator[Any]:
 def own_precision() -> Iterator[None]:
     """Compute in the precision of the weights, and so that backward passes can begin, whatever mode the caller set.
 
-    Autocast would round the operators too, inference mode knows no gradients, and on another default device small
-    tensors would be made away from the model.
+    Autocast would round the operators too, inference mode knows no gradients, and on another default device, or in
+    another default precision, small tensors would be made away from the model, or rounded.
     """
     with ExitStack() as stack:
+        if torch.get_default_dtype() != torch.float32:
+            stack.enter_context(SinglePrecision())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for device in DEVICES:
