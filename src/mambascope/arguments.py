@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
 from mambascope.errors import InputError
 from mambascope.numbering import plain_value, shown, whole_number
 
@@ -43,5 +45,5 @@ def choice(value: Any, options: Iterable[Any], name: str) -> Any:
 
 def callback(value: Any, name: str) -> None:
     """Raise InputError unless this is a function or None."""
-    if value is not None and (not callable(value) or isinstance(value, type)):
+    if value is not None and (not callable(value) or isinstance(value, (type, nn.Module))):
         raise InputError(f"{name} must be a function, such as lambda done, total: …, found {shown(value)}")

@@ -169,6 +169,17 @@ def test_a_processor_that_cannot_be_used_is_refused(tmp_path, change):
         read_picture(astronaut(), model)
 
 
+def test_a_processor_that_asks_for_many_times_the_models_size_is_refused(tmp_path):
+    model = vit()
+    for side in (4 * SIDE, 8 * SIDE):
+        saved(model, tmp_path / f"vit{side}", PROCESSOR | {"size": {"height": side, "width": side}})
+        assert read_picture(astronaut(), model).pixel_values.shape == (1, 3, side, side)
+    saved(model, tmp_path / "large", PROCESSOR | {"size": {"height": 8 * SIDE + 1, "width": SIDE}})
+    with pytest.raises(InputError, match=r"read at 32 x 257 pixels, more than 8 times the 32 x 32 that the model"):
+        read_picture(astronaut(), model)
+    assert read_picture(astronaut(), model, keep_size=True).pixel_values.shape == (1, 3, 512, 512), "as one wishes"
+
+
 def test_without_pillow_one_sentence_says_what_to_install(model, monkeypatch):
     def absent(name, *_):
         raise ImportError(name)

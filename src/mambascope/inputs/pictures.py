@@ -51,6 +51,9 @@ SHOWN_SIDE = 640
 #: Copies of a picture's values, of 4 bytes each, that are held at once while it is normalised.
 AT_ONCE = 4
 
+#: How many times the model's own height or width a checkpoint may have a picture read at: fine-tuning goes to 4 times.
+MOST_TIMES = 8
+
 #: The most pixels to which a picture is resized before its middle is cut out: only far longer pictures than any camera
 #: takes come near.
 LARGEST = 2**26
@@ -112,6 +115,7 @@ def read_picture(source: Any, model: nn.Module, processor: Any = None, *, keep_s
     rules = preparation(model, processor)
     upright, name, notes = in_rgb(source)
     read, box = _sized(upright, rules, keep_size)
+    _check_times(read, own_size(model), keep_size)
     notes += _about_size(upright, read, box, model)
     values = _values(read, rules, getattr(model.config, "num_channels", 3), notes)
     if not rules.told:
@@ -150,6 +154,17 @@ def _sized(picture: Any, rules: Preparation, keep_size: bool) -> tuple[Any, tupl
     down, right = top + rules.crop[0], left + rules.crop[1]
     across, along = width / wide, height / tall
     return resized.crop((left, top, right, down)), (left * across, top * along, right * across, down * along)
+
+
+def _check_times(read: Any, own: tuple[int, int], keep_size: bool) -> None:
+    """Raise InputError if a picture is read at many times the model's own size, unless the caller wants that."""
+    width, height = read.size
+    if not keep_size and max(height / own[0], width / own[1]) > MOST_TIMES:
+        raise InputError(
+            f"the picture would be read at {_pixels(width, height)} pixels, more than {MOST_TIMES} times the "
+            f"{_pixels(own[1], own[0])} that the model was made for; correct the sizes in its {SETTINGS}, or make the "
+            "picture as large as you want and set keep_size"
+        )
 
 
 def _covering(picture: Any, size: tuple[int, int]) -> tuple[int, int]:
