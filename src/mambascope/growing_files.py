@@ -86,17 +86,18 @@ def grow(
     """
     place = check_place(path)
     partial = place.with_name(partial_name(place))
-    lock = FileLock(partial.with_suffix(".lock"), timeout=0)
+    lock, complete = FileLock(partial.with_suffix(".lock"), timeout=0), 1
     try:
         with lock:
             try:
                 with _Growing.opened(partial, name, shape, identity, bands, texts()) as growing:
-                    begun = growing.begun(bands, compute)
+                    begun = complete = growing.begun(bands, compute)
                     for done in range(begun, len(bands)):
                         if said is not None:
                             said(done, len(bands))
                         growing.write(bands[done], compute(bands[done]))
                         growing.count(done + 1)
+                        complete += 1
                     growing.finish(texts())
                 partial.replace(place)
                 if said is not None:
@@ -104,6 +105,8 @@ def grow(
                 return begun
             finally:
                 with suppress(OSError):
+                    if not complete:  # there is nothing to go on with
+                        partial.unlink(missing_ok=True)
                     Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise InputError(f"another process is writing {path}; wait until it ends, or choose another name") from error

@@ -244,6 +244,24 @@ def test_maps_that_were_interrupted_are_continued_by_the_same_command(run, check
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--position", "3"), "position and positions both say which position is explained"),
+        (("--continuation", " a"), "leave out target and position"),
+        (("--patch", "0,1"), "--patch is for pictures"),
+    ],
+)
+def test_contradictions_are_refused_whatever_is_written(run, checkpoint, tmp_path, more, words):
+    path = tmp_path / "m.safetensors"
+    code, _, err = run(
+        "explain", TEXT, "--model", checkpoint, "--method", "latim", "--positions", "all", *more, "--out", path
+    )
+    assert code == 2
+    assert words in err
+    assert not list(tmp_path.iterdir())
+
+
 def damaged(checkpoint, folder, change):
     """Copy a checkpoint and change its tensors."""
     import shutil

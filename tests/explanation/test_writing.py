@@ -118,5 +118,6 @@ def test_what_cannot_be_written_is_refused_before_any_file(given, words, tmp_pat
 def test_numbers_that_are_not_finite_are_refused(tmp_path, monkeypatch):
     damaged = dataclasses.replace(METHODS["latim"], map=lambda *_: torch.full((1, 150, 150), torch.nan), band=None)
     monkeypatch.setattr(writing, "find_method", lambda _: damaged)
-    with pytest.raises(InputError, match="latim scores of layer 0 hold NaN"):
+    with pytest.raises(InputError, match="the latim scores hold NaN"):
         write_maps(tmp_path / "maps.safetensors", stock_model("mamba2"), None, {"input_ids": IDS}, progress=False)
+    assert not list(tmp_path.iterdir()), "nothing is left to go on with"

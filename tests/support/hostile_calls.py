@@ -420,7 +420,6 @@ def writing_calls(folder):
         "source": (None, "", 3, ["a"], [""], {}, {"text": "a"}, {"input_ids": [[1]]}, pixels, "\ud800", *THINGS),
         "method": (None, "", "nothing", "mamba-lrp", "rollout", "random", 3, [], ["latim"], *THINGS),
         "layer": (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS),
-        "continuation": ("", 3, ["a"], "\ud800", NAN, *THINGS),
         "facts": (3, "a", ["a"], {1: "a"}, {"a": 1}, *(thing for thing in THINGS if thing != {})),
         "progress": (3, "bar", [], *THINGS),
     }

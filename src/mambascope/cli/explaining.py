@@ -93,10 +93,11 @@ def explain(
     }
     read = Path(source) if is_picture else source
     if out is not None and _band_by_band(out, asked, is_picture or spans is not None):
-        options = {name: asked[name] for name in ("layer", "continuation")} | {"method": method or DEFAULT_METHOD}
         kept = {"command": command_line(), "text": source}
         with continued_later(out):
-            written = write_maps(out, model, processor, source, facts=kept, **options)
+            written = write_maps(
+                out, model, processor, source, method=method or DEFAULT_METHOD, layer=layers, facts=kept
+            )
         show_written(out, written, as_json)
         return
     if page:
@@ -117,7 +118,8 @@ def _band_by_band(out: Path, asked: Mapping[str, Any], changed: bool) -> bool:
     """Return whether the maps of all positions of a text go to their file as they are computed."""
     if ending(out) != COMPLETE or asked["positions"] != "all" or changed or asked["verify"]:
         return False
-    if asked["variant"] != "published" or any(asked[name] is not None for name in ("target", "foil", "generate")):
+    others = ("target", "foil", "position", "patch", "continuation", "generate", "stage")  # explain takes or refuses
+    if asked["variant"] != "published" or any(asked[name] is not None for name in others):
         return False
     method = find_method(asked["method"] or DEFAULT_METHOD)
     return method.map is not None and not method.asks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mambascope.attribution import Attribution, Model, Target
 from mambascope.errors import InputError
@@ -107,7 +107,7 @@ def _answers(
             places, target = each.places, of_each[-1]
             targets = of_each if len(of_each) > 1 else ()
             rows = score(trace, method, each.readouts, layers=layers, variant=variant, step=step)
-        _check_finite(method, rows)
+        check_finite(method, rows.scores, rows.pixels)
         results.append(
             Attribution(
                 scores=rows.scores.float().cpu(),
@@ -134,9 +134,9 @@ def _answers(
     return results
 
 
-def _check_finite(method: Method, rows: Rows) -> None:
-    """Refuse scores that are not finite numbers in float32, in which a result holds them."""
-    for values in (rows.scores, rows.pixels):
+def check_finite(method: Method, *scores: Tensor | None) -> None:
+    """Raise InputError for scores that are not finite numbers in float32, in which a result holds them."""
+    for values in scores:
         if values is not None and not values.float().isfinite().all():
             raise InputError(
                 f"the {method.name} scores hold NaN or infinite values: the model's weights are damaged, or its "

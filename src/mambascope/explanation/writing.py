@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mambascope.arguments import callback
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
-from mambascope.explanation.answering import Progress, answer
+from mambascope.explanation.answering import Progress, answer, check_finite
 from mambascope.explanation.options import check_options
 from mambascope.explanation.question import Question
 from mambascope.explanation.subject import read_subject
@@ -46,7 +46,6 @@ def write_maps(
     *,
     method: str = "latim",
     layer: LayersAsked = "all",
-    continuation: str | None = None,
     facts: Mapping[str, str] | None = None,
     progress: Progress = None,
 ) -> Attribution:
@@ -64,7 +63,6 @@ def write_maps(
         source: A text, or the model's own inputs by name.
         method: A method that scores layers and reads no logit, see `methods.METHODS`.
         layer: The layers, as in `explain`.
-        continuation: A text to read after the given one.
         facts: Texts to keep among the evidence.
         progress: As in `explain`; one step for each band.
 
@@ -82,7 +80,7 @@ def write_maps(
         raise InputError(f"{method} has no maps of layers; choose a method that scores layers, such as latim")
     layers = read_layers(layer)
     check_options([chosen], layers, "published")
-    subject = read_subject(plain_model(model), processor, source, continuation=continuation)
+    subject = read_subject(plain_model(model), processor, source)
     started = time.perf_counter()
     with told(progress, f"writing {path}") as steps:
         (focused,) = answer(subject, [chosen], Question(), layer=layers, progress=False)
@@ -145,9 +143,5 @@ def rows_of(trace: Trace, method: Method, layer: int, rows: slice) -> Float[Tens
     """
     assert method.map is not None
     found = method.map(trace, layer)[:, rows] if method.band is None else method.band(trace, layer, rows)
-    if not found.float().isfinite().all():
-        raise InputError(
-            f"the {method.name} scores of layer {layer} hold NaN or infinite values: the model's weights are damaged, "
-            "or its numbers overflow in this precision"
-        )
+    check_finite(method, found)
     return found
