@@ -47,7 +47,8 @@ def answer(
     """Return one result per method, all from one capture of the subject; arguments as in `explain`."""
     check_options(methods, layer, variant)
     label = f"explaining by {', '.join(method.name for method in methods)}"
-    words = estimate(subject, methods) if subject.steps_to_capture else ""
+    shows_bar = progress is None or progress is True
+    words = estimate(subject, methods) if shows_bar and subject.steps_to_capture else ""
     with told(progress, f"{label}: {words}" if words else label) as steps:
         results = _answers(subject, methods, question, read_layers(layer), stage, variant, steps)
     return [with_picture(result, subject) for result in results]
