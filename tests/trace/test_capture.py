@@ -149,6 +149,17 @@ def test_a_thread_that_does_not_capture_runs_the_original(family, same):
     assert_equal_to_rounding(trace.logits, expected.logits)
 
 
+@pytest.mark.parametrize("inputs", [{"input_ids": IDS}, {"input_ids": IDS, "attention_mask": MASK}])
+def test_the_gate_that_a_norm_reads_is_kept_and_is_that_of_the_projection(inputs):
+    (branch, *_) = capture(stock_model("mamba2", torch.float64), **inputs).branches
+    gate, mixer, x = branch.captured.scan["gate"], branch.mixer, branch.captured.x
+    x = x if branch.captured.mask is None else x * branch.captured.mask[..., None]
+    channels = mixer.out_proj.weight.shape[1]
+    with torch.no_grad():
+        assert_equal_to_rounding(gate, mixer.in_proj(x)[..., :channels])
+    assert gate.untyped_storage().nbytes() == gate.numel() * gate.element_size()  # no view of all projections
+
+
 def test_a_mixer_that_does_something_else_is_caught(family):
     """A changed forward pass must not pass for the one that the operator describes."""
     model = stock_model(family)

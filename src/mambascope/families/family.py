@@ -34,8 +34,9 @@ class Captured:
         x: The mixer's input.
         y: The mixer's output.
         scans: For every call of the scan, its tensors, named as in the glossary (`dt` after bias, softplus and clamp;
-            tokens second, in the order of the call); for an attention layer its probabilities `p`, heads second; for a
-            `PlainFamily` with `arguments`, these.
+            tokens second, in the order of the call), and of the only call `gate`, what a norm after it reads as its
+            gate, if it reads one; for an attention layer its probabilities `p`, heads second; for a `PlainFamily` with
+            `arguments`, these.
         mask: True at real tokens; None when there is no padding, or p itself leaves it out.
         grid: Rows and columns of tokens, if the mixer received them as a grid; else None.
         layer: The number of the layer that the call named, as where several layers share a mixer's weights; else None.

@@ -111,7 +111,7 @@ def mixer_map(
         captured: What was captured from it.
         dtype: Precision of the map.
         W_v: The rows of the input projection that lead to the values.
-        z: Given x, returns the gate before its activation.
+        z: Given x, returns the gate before its activation, which is used if the norm was not called with it.
         norm: The norm per head.
         out: The output projection.
         activation: What is applied to z.
@@ -121,6 +121,7 @@ def mixer_map(
     x = x if captured.mask is None else x * captured.mask[..., None]
     values = slice(-scan.skip.shape[0], None)
     by_head = rearrange(captured.scan["o"].to(dtype), "b L (h p) -> b L h p", h=scan.maps)
+    gate = captured.scan.get("gate")
     return AffineMixer(
         x=x,
         scan=scan,
@@ -128,7 +129,7 @@ def mixer_map(
         b_x=None,
         convolution=CausalConvolution(weights(mixer.conv1d.weight, dtype, values)[:, 0].flip(1)),
         conv_bias=weights(mixer.conv1d.bias, dtype, values),
-        gate=activation(z(x)) * norm_factor(by_head, norm).flatten(2),
+        gate=activation(z(x) if gate is None else gate.to(dtype)) * norm_factor(by_head, norm).flatten(2),
         W_o=weights(out.weight, dtype),
         b_o=weights(out.bias, dtype),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mambascope.families.family import Captured, Family, ScanCall, bias_enters, weights
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.layout import tokens_in_line
 from mambascope.operators.selective_scan import SelectiveScan
 from mambascope.operators.token_mixer import TokenMixer
 
@@ -35,7 +36,7 @@ def read(
     skip = torch.zeros_like(A[:, 0]) if D is None else D
     along_channels = {"dt": step, "B": B, "C": C} | ({} if z is None else {"z": z})
     coefficients = {name: value.transpose(1, 2) for name, value in along_channels.items()} | {"A": A, "D": skip}
-    coefficients["dt"] = coefficients["dt"].contiguous()  # every scan reads it so
+    coefficients["dt"] = tokens_in_line(coefficients["dt"])  # every scan reads it so
     return ScanCall(
         s=hidden_states.transpose(1, 2),
         coefficients=coefficients,

@@ -73,7 +73,8 @@ def affine(
     conv, out_proj = mixer.conv1d, mixer.out_proj
     x = captured.x.to(dtype)
     x = x if captured.mask is None else x * captured.mask[..., None]
-    z = F.linear(x, W[gating], None if b is None else b[gating])
+    z = captured.scan.get("gate")
+    z = F.linear(x, W[gating], None if b is None else b[gating]) if z is None else z.to(dtype)
     return AffineMixer(
         x=x,
         scan=scan,

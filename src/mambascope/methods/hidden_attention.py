@@ -69,17 +69,21 @@ def hidden_attention_mean(trace: Trace, layer: int, targets: slice | None = None
 
     Of mixers that stand side by side, the sum of their means, each by the factor with which it is added.
     """
-    branches = trace.layers[trace.index(layer)].branches
     batch, length = trace.shape
-    like = branches[0].operator().scan.skip
     rows = band_of(targets, length)
+    scans = _scans(trace, layer)
     shape = (batch, rows.stop - rows.start, length)
-    require_room(shape, like, "shorten the text")
-    mean = like.new_zeros(shape)
-    for branch in branches:
-        for block, tile in mean_tiles(branch.operator().scan, rows):
-            mean[:, within_band(block, rows), block.columns] += branch.scale * tile
+    require_room(shape, scans[0][1].skip, "shorten the text")
+    mean = scans[0][1].skip.new_zeros(shape)
+    for scale, scan in scans:
+        for block, tile in mean_tiles(scan, rows):
+            mean[:, within_band(block, rows), block.columns] += scale * tile
     return without_padding(trace, mean, rows)
+
+
+def _scans(trace: Trace, layer: int) -> list[tuple[float, TokenMixer]]:
+    """Return the scan of every mixer of a layer, with the factor by which the mixer's output is added."""
+    return [(branch.scale, branch.operator().scan) for branch in trace.layers[trace.index(layer)].branches]
 
 
 def map_tiles(scan: TokenMixer, targets: slice | None = None) -> Iterator[tuple[Block, Float[Tensor, "b M t c"]]]:
@@ -121,8 +125,7 @@ def hidden_attention_row(trace: Trace, layer: int, target: int) -> Float[Tensor,
     Raises:
         InputError: if the layer or the target does not exist, or the target is padding in one of the texts.
     """
-    scans = [(branch.scale, branch.operator().scan) for branch in trace.layers[trace.index(layer)].branches]
-    length = trace.shape[1]
+    scans, length = _scans(trace, layer), trace.shape[1]
 
     def row(place: int) -> tuple[Tensor]:
         found = scans[0][1].skip.new_zeros(trace.shape)

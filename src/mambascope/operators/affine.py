@@ -233,7 +233,7 @@ class AffineMixer(AffineMap):
 
     def source_taps(self, sources: slice, rule: ActivationRule = "secant") -> Float[Tensor, "b K D c"]:
         """Return what every source j writes with each tap; what lies beyond the end or the edge is never read."""
-        taps = self.conv.t()[:, :, None] * self.u[:, None, sources].transpose(-1, -2)
+        taps = self.conv.t().contiguous()[..., None] * self.u[:, None, sources].transpose(-1, -2)
         if rule == "secant" or not self.silu:
             return taps * self.convolution.at_written(self.slope, sources)
         taps = F.silu(taps) if rule == "silu" else taps
@@ -244,7 +244,7 @@ class AffineMixer(AffineMap):
 
     def unit_taps(self, sources: slice) -> Float[Tensor, "b K D c"]:
         """Return the secant taps of a unit source: the map that acts on u; zero for padding, where u is zero."""
-        taps = self.convolution.at_written(self.slope, sources) * self.conv.t()[:, :, None]
+        taps = self.convolution.at_written(self.slope, sources) * self.conv.t().contiguous()[..., None]
         return taps if self.mask is None else taps * self.mask[:, None, None, sources]
 
     def _mixed(

@@ -52,7 +52,7 @@ class CausalConvolution:
 
     def apply(self, u: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return Σ_δ w_δ ⊙ u_{k-δ}, with nothing before the first token."""
-        taps = self.taps.unbind(1)
+        taps = self.taps.t().contiguous().unbind()  # each tap's weights side by side, as the channels of a token are
         if len(taps) <= FEW and not (torch.is_grad_enabled() and (u.requires_grad or self.taps.requires_grad)):
             a = u * taps[0]
             for shift, tap in enumerate(taps[1 : u.shape[1]], 1):

@@ -148,5 +148,5 @@ def mean_over_heads(
     total = alpha.new_zeros(b, t, c)
     for shift in range(taps.shape[1]):
         weight = gates @ rearrange(taps[:, shift], "b (h p) c -> b h p c", h=H)
-        total += torch.einsum("bhtc,bhtc->btc", alpha[..., shift : shift + c], weight)
+        total += weight.mul_(alpha[..., shift : shift + c]).sum(dim=1)
     return total / channels

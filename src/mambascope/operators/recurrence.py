@@ -194,24 +194,27 @@ def _head_part(
     size = min(CHUNK, max(L, 1))
     short = -L % size
     v, step, write, read = (_pad_tokens(tensor, short) for tensor in (v, step, write, read))
-    v = rearrange(v, "b (c s) (g k) p -> b c g k s p", s=size, g=G)
+    v = rearrange(v, "b (c s) (g k) p -> b c s g k p", s=size, g=G)
     write, read = (rearrange(tensor, "b (c s) g n -> b c g s n", s=size) for tensor in (write, read))
     fall = Fallen.of(rearrange(step * A, "b (c s) (g k) -> b c g k s", s=size, g=G), dim=-1)
     causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
     decay = decay_from((fall[..., :, None] - fall[..., None, :]).masked_fill(~causal, -torch.inf))
-    inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ v
-    to_end = decay_from(fall[..., -1:] - fall)
-    written = (v * to_end[..., None]).transpose(-1, -2) @ write.unsqueeze(3)
+    inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ rearrange(v, "b c s g k p -> b c g k s p")
+    # The heads of a group share what it writes and reads, so that their channels are rows of one product.
+    to_end = rearrange(decay_from(fall[..., -1:] - fall), "b c g k s -> b c s g k 1")
+    written = rearrange(v * to_end, "b c s g k p -> b c g (k p) s") @ write
+    written = written.unflatten(3, v.shape[4:])
     kept = decay_from(fall.whole[..., -1])
     state = rearrange(before, "b (g k) p n -> b g k p n", g=G)
     states = []
     for c in range(written.shape[1]):
         states.append(state)
         state = kept[:, c, ..., None, None] * state + written[:, c]
-    entering = torch.stack(states, dim=1)
-    read_before = (read.unsqueeze(3) @ entering.transpose(-1, -2)) * decay_from(fall.whole)[..., None]
-    out = rearrange(inside + read_before, "b c g k s p -> b (c s) (g k) p")[:, :L]
-    return out, rearrange(state, "b g k p n -> b (g k) p n")
+    entering = rearrange(torch.stack(states, dim=1), "b c g k p n -> b c g n (k p)")
+    before_chunk = (read @ entering).unflatten(4, v.shape[4:])
+    before_chunk = before_chunk * rearrange(decay_from(fall.whole), "b c g k s -> b c g s k 1")
+    out = rearrange(before_chunk, "b c g s k p -> b c s g k p") + rearrange(inside, "b c g k s p -> b c s g k p")
+    return rearrange(out, "b c s g k p -> b (c s) (g k) p")[:, :L], rearrange(state, "b g k p n -> b (g k) p n")
 
 
 def _pad_tokens(tensor: Tensor, count: int) -> Tensor:

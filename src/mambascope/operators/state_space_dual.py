@@ -167,8 +167,8 @@ class StateSpaceDual(PerHead):
         positions = slice(block.columns.start, block.columns.stop + (0 if taps is None else taps.shape[1] - 1))
         reference = self.fallen[..., block.reference : block.reference + 1]
         read = decay_in_place((self.fallen[..., block.rows] - reference).to(dtype), factors=2).transpose(1, 2)
-        written = decay_in_place((reference - self.fallen[..., positions]).to(dtype), factors=2)
-        written *= self.dt[:, positions].transpose(1, 2)
+        written = decay_in_place((reference - self.fallen[..., positions]).to(dtype), factors=2).transpose(1, 2)
+        written = written * self.dt[:, positions]
         pairs = torch.einsum("btgn,bpgn->bgtp", self.C[:, block.rows], self.B[:, positions])
         width = len(self.skip) // self.maps
         if gate is not None:
@@ -176,12 +176,12 @@ class StateSpaceDual(PerHead):
         elif taps is not None:
             read = read.repeat_interleave(width, dim=2)
         if gate is not None or taps is not None:
-            written = written.repeat_interleave(width, dim=1)
+            written = written.repeat_interleave(width, dim=2)
         read = rearrange(read, "b t (g d) -> b g t d", g=groups)
         total = pairs.new_zeros(len(pairs), *block.shape)
         for shift in range(1 if taps is None else taps.shape[1]):
-            own = written[..., shift : shift + c]
-            own = own if taps is None else own * taps[:, shift]
-            summed = read @ rearrange(own, "b (g d) c -> b g d c", g=groups)
+            own = written[:, shift : shift + c]
+            own = own if taps is None else own * taps[:, shift].transpose(1, 2)
+            summed = read @ rearrange(own, "b c (g d) -> b g d c", g=groups)
             total += summed.mul_(pairs[..., shift : shift + c]).sum(dim=1)
         return total / (self.maps if taps is None and gate is None else len(self.skip))

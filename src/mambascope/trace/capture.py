@@ -191,7 +191,7 @@ class _Recorder:
         with ExitStack() as stack:
             stack.callback(mixer.register_forward_pre_hook(self.recording.begin).remove)
             stack.callback(mixer.register_forward_hook(after, with_kwargs=True).remove)
-            stack.enter_context(self.recording.writing(mixer, family))
+            stack.enter_context(self.recording.noting(mixer, family))
             yield
 
     def _checked(

@@ -59,7 +59,7 @@ class Again:
         """
         args, kwargs = self.call.args, dict(self.call.kwargs)
         recording = Recording(self.scans, lambda dtype: TOLERANCE.get(dtype, TOLERANCE[torch.float32]))
-        with own_precision(), torch.no_grad(), kept_off(KERNELS), recording.writing(self.mixer, self.family):
+        with own_precision(), torch.no_grad(), kept_off(KERNELS), recording.noting(self.mixer, self.family):
             with intercepting(recording, self.scans):
                 output = self.mixer(*args, **kwargs)
             captured, _ = recording.read(self.name, self.mixer, self.family, args, kwargs, output)

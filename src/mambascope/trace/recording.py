@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Recording:
     convolved: list[Tensor] = field(default_factory=list)
     unread: Exception | None = None
     _written: Tensor | None = None
+    _gate: Tensor | None = None
 
     __repr__ = brief
 
@@ -47,19 +48,22 @@ class Recording:
         """Forget the mixer that ran before."""
         self.calls.clear()
         self.convolved.clear()
-        self.unread = None
+        self.unread = self._gate = None
 
     @contextmanager
-    def writing(self, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
-        """Note what an attention layer's writer returns, where the layer returns something else."""
-        if not isinstance(family, AttentionFamily) or family.writer is None:
+    def noting(self, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
+        """Note what parts of a mixer read and return as it runs, where its record holds that.
+
+        That is what an attention layer's writer returns, where the layer returns something else, and the gate that the
+        norm after a scan reads.
+        """
+        with ExitStack() as stack:
+            if isinstance(family, AttentionFamily) and family.writer is not None:
+                stack.callback(family.writer(mixer).register_forward_hook(self._wrote).remove)
+            norm = getattr(mixer, family.norm_name, None) if isinstance(family, Family) and family.norm_factor else None
+            if isinstance(norm, nn.Module):
+                stack.callback(norm.register_forward_pre_hook(self._gated, with_kwargs=True).remove)
             yield
-            return
-        handle = family.writer(mixer).register_forward_hook(self._wrote)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -82,6 +86,11 @@ class Recording:
 
     def _wrote(self, _: nn.Module, __: Any, output: Tensor) -> None:
         self._written = output
+
+    def _gated(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        gate = args[1] if len(args) > 1 else kwargs.get("gate")
+        if isinstance(gate, Tensor):
+            self._gate = gate.detach().clone(memory_format=torch.contiguous_format)  # not a view of all projections
 
     def read(
         self,
@@ -115,7 +124,11 @@ class Recording:
             )
         scans = tuple({key: value.detach() for key, value in call.coefficients.items()} for call in self.calls)
         scan_error = max(call.error for call in self.calls)
-        return consumed(x, output, kwargs, scans), scan_error
+        captured = consumed(x, output, kwargs, scans)
+        if self._gate is not None and count == 1:
+            captured.scan["gate"] = self._gate.view(*captured.x.shape[:2], -1)
+            self._gate = None
+        return captured, scan_error
 
     def _attended(
         self, name: str, mixer: nn.Module, x: Tensor, output: Any, kwargs: dict[str, Any]

@@ -17,6 +17,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError
 from mambascope.families import Family, MixerFamily, ScanCall, found_by
 from mambascope.families.patch_points import PatchPoint
+from mambascope.operators.layout import tokens_in_line
 from mambascope.operators.token_mixer import TokenMixer
 
 #: Number of tokens on which every captured scan is compared with the model's own reference.
@@ -63,7 +64,7 @@ class ScanRun:
 def run_scan(family: Family, call: ScanCall) -> ScanRun:
     """Return a run of our scan on a call of the model's."""
     working = torch.promote_types(call.s.dtype, torch.float32)
-    scan, s = family.scan(call.coefficients, working), call.s.to(working).contiguous()  # mixed layouts are slow
+    scan, s = family.scan(call.coefficients, working), tokens_in_line(call.s.to(working))  # mixed layouts are slow
     o = scan.apply(s)
     return ScanRun(s, scan, torch.addcmul(o, scan.skip, s, out=None if o.requires_grad else o))
 

@@ -110,10 +110,10 @@ def projected_error(
     squares = []
     for found, given in zip(result.split(PART, dim=1), v.split(PART, dim=1), strict=True):
         difference = found.to(v.dtype) @ R - (given @ through + shift)
-        squares.append([torch.linalg.vector_norm(part, dtype=torch.float64) ** 2 for part in (difference, found)])
+        squares.append([torch.linalg.vector_norm(part).double() ** 2 for part in (difference, found.to(v.dtype))])
     whole, size = torch.tensor(squares, dtype=torch.float64).sum(dim=0).sqrt()
     error = float(whole / (size * DIRECTIONS**0.5).clamp_min(1e-300))
-    return error if error == error else float("inf")
+    return error if error == error and size.isfinite() else float("inf")
 
 
 @lru_cache(maxsize=8)
