@@ -37,7 +37,7 @@ def test_loops_and_dense_tensors_give_the_papers_formulas(family, length):
     scan, operator = one.operator.scan, one.operator
     formula = naive.selective_scan_matrix if family == "mamba" else naive.state_space_dual_matrix
     expected = formula(scan.dt[0], scan.A, scan.B[0], scan.C[0])
-    for found in (forms.looped(scan), forms.dense(scan), hidden_attention(one.trace, 0)[0]):
+    for found in (forms.looped(scan), forms.published(scan), forms.dense(scan), hidden_attention(one.trace, 0)[0]):
         assert_equal_to_rounding(found.double(), expected, precision=torch.float32)
     assert_equal_to_rounding(forms.looped_mean(scan).double(), expected.mean(dim=0), precision=torch.float32)
     alpha = expected.repeat_interleave(operator.inner_width // len(expected), dim=0)

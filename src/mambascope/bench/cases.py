@@ -133,6 +133,8 @@ def _readout(setting: Setting) -> Any:
 OWN_PASS = Beside("floor: one forward pass of ours", _once(own_forward))
 LOOP_OF_ROW = "a plain loop over sources"
 LOOP, DENSE = "a plain loop over pairs", "dense tensors of all pairs"
+#: Most tokens for which every pair's decays are multiplied anew: the cost is cubic.
+PUBLISHED, LONGEST_PUBLISHED = "the published loop, each pair's decays anew", 128
 
 #: Everything that can be measured, by name.
 CASES: dict[str, Case] = {
@@ -156,6 +158,7 @@ CASES: dict[str, Case] = {
         lambda s: lambda: hidden_attention(s.trace, 0, channels="mean"),
         (
             _product(_of_scan),
+            Beside(PUBLISHED, _once(lambda s: lambda: forms.published(s.operator.scan).mean(dim=0)), LONGEST_PUBLISHED),
             Beside(LOOP, _once(lambda s: lambda: forms.looped_mean(s.operator.scan)), longest=256),
             Beside(
                 DENSE,
@@ -174,6 +177,7 @@ CASES: dict[str, Case] = {
         lambda s: lambda: hidden_attention(s.trace, 0),
         (
             Beside("floor: writing as many bytes", _written),
+            Beside(PUBLISHED, _once(lambda s: lambda: forms.published(s.operator.scan)), LONGEST_PUBLISHED),
             Beside(LOOP, _once(lambda s: lambda: forms.looped(s.operator.scan)), longest=256),
             Beside(
                 DENSE,

@@ -1,11 +1,13 @@
-"""What the same maps cost without this package: plain loops over pairs of tokens, and dense tensors of all pairs.
+"""What the same maps cost without this package: loops over pairs of tokens, and dense tensors of all pairs.
 
-Both follow the papers' formulas, from their text and not from their code. The loop takes one pair of tokens after the
-other, with a running product of decays from the target back to each source (Ali et al., arXiv 2403.01590, section 3):
+All follow the papers' formulas, from their text and not from their code. A loop takes one pair of tokens after the
+other (Ali et al., arXiv 2403.01590, section 3):
 
     alpha_ij = C_i (Π_{k=j+1}^{i} exp(Δ_k A)) Δ_j B_j
 
-The dense form holds the decays of all pairs at once. Contributions to LaTIM's map are, in loop and dense form, vectors
+The published form multiplies the decays of every pair anew, which is cubic in the number of tokens; the plain loop
+keeps a running product from the target back to each source. The dense form holds the decays of all pairs at once.
+Contributions to LaTIM's map are, in loop and dense form, vectors
 T_ij = W_o (g_i ⊙ Σ_k (alpha_ik + D [i=k]) ⊙ σ(a_k) ⊙ w_{k-j} ⊙ u_j), of which the norm is taken (arXiv 2502.15612).
 """
 
@@ -29,6 +31,27 @@ def looped(scan: Any) -> Float[Tensor, "M L L"]:
             alpha[:, i, j] = (kept * written[j]).sum(dim=-1)
             kept = kept * decay[j]
     return alpha
+
+
+def published(scan: Any) -> Float[Tensor, "M L L"]:
+    """Return the same matrices, each pair's decays multiplied anew."""
+    length = scan.dt.shape[1]
+    alpha = scan.dt.new_zeros(len(scan.A), length, length)
+    for i in range(length):
+        alpha[:, i, : i + 1] = published_row(scan, i)
+    return alpha
+
+
+def published_row(scan: Any, target: int) -> Float[Tensor, "M c"]:
+    """Return one target's row of them, for the sources that it sees."""
+    decay, written, read = _coefficients(scan)
+    row = decay.new_zeros(decay.shape[1], target + 1)
+    for j in range(target + 1):
+        kept = torch.ones_like(decay[0])
+        for k in range(j + 1, target + 1):
+            kept = kept * decay[k]
+        row[:, j] = (read[target] * kept * written[j]).sum(dim=-1)
+    return row
 
 
 def looped_mean(scan: Any) -> Float[Tensor, "L L"]:

@@ -28,8 +28,9 @@ value.
 
 * A floor is the time that a large float32 matrix product takes for as many operations, or writing a large tensor for as
   many bytes, or one forward pass of ours (a capture without its self-check).
-* The plain loop and the dense tensors follow the papers' formulas (`bench/forms.py`). They are run on as many tokens as
-  they finish in, or as fit in half of the free memory, and ours on as many.
+* The loops and the dense tensors follow the papers' formulas (`bench/forms.py`): the published loop multiplies the
+  decays of every pair of tokens anew, the plain loop keeps a running product. They are run on as many tokens as they
+  finish in, or as fit in half of the free memory, and ours on as many.
 
 {tables}
 """

@@ -14,6 +14,7 @@ vectors swapped, so these two functions are all that the operators need. See `ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mambascope.operators.decays import Fallen, decay_from, finite_rates
+from mambascope.operators.decays import NEGLIGIBLE, Fallen, decay_from, decay_in_place, finite_rates
 
 #: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
 CACHED_ELEMENTS = 1 << 18
@@ -74,11 +75,12 @@ def _channel_forward(
     At, h = A.t().contiguous(), before.clone(memory_format=torch.contiguous_format)
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
     block = max(1, min(8, CACHED_ELEMENTS // (len(v) * At.numel() or 1)))
+    decaying = _decaying(step, At)
     decays, hs = (h.new_empty(block, *h.shape) for _ in range(2))
     for first in range(0, v.shape[1], PART):
         part = slice(first, first + PART)
         laid_out = [rearrange(one[:, part], "b L c -> L b 1 c").contiguous() for one in (v, step, write, read)]
-        out[:, part] = _channel_part(laid_out, At, h, (decays, hs), states)
+        out[:, part] = _channel_part(laid_out, At, h, (decays, hs), decaying, states)
     return out, h
 
 
@@ -87,6 +89,7 @@ def _channel_part(
     At: Tensor,
     h: Tensor,
     buffers: tuple[Tensor, Tensor],
+    decaying: Callable[[Tensor], Tensor],
     states: list[Tensor] | None,
 ) -> Tensor:
     """Return the answer for a part of v, step, write and read, tokens first; the state is changed in place."""
@@ -94,7 +97,7 @@ def _channel_part(
     write, out = write.transpose(2, 3), torch.empty_like(v)
     for start in range(0, len(v), len(hs)):
         now = slice(start, min(len(v), start + len(hs)))
-        decay = torch.mul(step[now], At, out=decays[: now.stop - start]).exp_()
+        decay = decaying(torch.mul(step[now], At, out=decays[: now.stop - start]))
         written = torch.mul(write[now], v[now], out=hs[: now.stop - start])
         for k in range(now.stop - start):
             if states is not None and (start + k) % CHECKPOINT_STEPS == 0:
@@ -103,6 +106,12 @@ def _channel_part(
             written[k] = h
         torch.matmul(read[now], written, out=out[now])
     return rearrange(out, "L b 1 c -> b L c")
+
+
+def _decaying(step: Tensor, At: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return exp in place; if some exponent may be negligible, `decay_in_place`: of such numbers exp is slow."""
+    most = float(step.amax()) * float(At.amin()) if step.numel() else 0.0
+    return Tensor.exp_ if most > 2 * NEGLIGIBLE[At.dtype] else decay_in_place
 
 
 class _ChannelRecurrence(torch.autograd.Function):
@@ -127,13 +136,13 @@ class _ChannelRecurrence(torch.autograd.Function):
         )
         dv, dstep, dwrite, dread = (torch.empty_like(tensor) for tensor in (v, step, write, read))
         dA = torch.zeros_like(At)
-        adjoint = grad_outputs[1].clone(memory_format=torch.contiguous_format)
+        adjoint, decaying = grad_outputs[1].clone(memory_format=torch.contiguous_format), _decaying(step, At)
         # One set of buffers for all segments: fresh pages from the system cost more than the arithmetic.
         decays, hs, adjoints = (adjoint.new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
         for number in range(len(states) - 1, -1, -1):
             now = slice(number * CHECKPOINT_STEPS, min(L, (number + 1) * CHECKPOINT_STEPS))
             steps = now.stop - now.start
-            decay = torch.mul(step[now], At, out=decays[:steps]).exp_()
+            decay = decaying(torch.mul(step[now], At, out=decays[:steps]))
             h = torch.mul(write[now].transpose(2, 3), v[now], out=hs[:steps])
             before = states[number]
             for k in range(steps):
