@@ -98,12 +98,12 @@ def _channel_part(
     for start in range(0, len(v), len(hs)):
         now = slice(start, min(len(v), start + len(hs)))
         decay = decaying(torch.mul(step[now], At, out=decays[: now.stop - start]))
-        written = torch.mul(write[now], v[now], out=hs[: now.stop - start])
-        for k in range(now.stop - start):
-            if states is not None and (start + k) % CHECKPOINT_STEPS == 0:
-                states.append(h.clone())
-            torch.addcmul(written[k], decay[k], h, out=h)
-            written[k] = h
+        written, last = torch.mul(write[now], v[now], out=hs[: now.stop - start]), h
+        for k, (state, kept) in enumerate(zip(written.unbind(), decay.unbind(), strict=True), start):
+            if states is not None and k % CHECKPOINT_STEPS == 0:
+                states.append(last.clone())
+            last = torch.addcmul(state, kept, last, out=state)
+        h.copy_(last)  # the buffer that holds it is written again
         torch.matmul(read[now], written, out=out[now])
     return rearrange(out, "L b 1 c -> b L c")
 
