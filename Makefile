@@ -62,6 +62,8 @@ fuzz: .venv-test/ready
 
 bench: .venv/ready .venv-test/ready
 	.venv/bin/mambascope bench --size tiny,130m --length 256,1024 --out docs/speed.md
+	.venv-test/bin/python -m benchmarks.speed_targets --page docs/speed_targets.md
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m benchmarks.method_growth --page docs/method_growth.md --out docs/method_growth.png
 	.venv/bin/python -m benchmarks.induction
 	.venv-test/bin/python -m benchmarks.exactness
 

@@ -90,8 +90,8 @@ def capture() -> Iterator[Target]:
 
 def vision() -> Iterator[Target]:
     """The maps of a layer of Vision Mamba beside the loop as it is published."""
-    layer, last = of_layer("mamba", 197, 384), 196
-    scan = layer.operator.scan
+    layer = of_layer("mamba", 197, 384)
+    scan, last = layer.operator.scan, layer.length - 1
     pairs: list[tuple[str, float, Callable[[], Any], Callable[[], Any]]] = [
         ("all channels", 20, lambda: hidden_attention(layer.trace, 0), lambda: forms.published(scan)),
         (
@@ -142,7 +142,7 @@ def relevance() -> Iterator[Target]:
     """MambaLRP beside our own forward passes."""
     for family, name in FAMILIES.items():
         whole = setting(Shape(family, 24, 768, RELEASED), 256, "cpu")
-        readout = readouts.token(255, 7)
+        readout = readouts.token(whole.length - 1, 7)
         calls = {"ours": lambda: mamba_lrp(whole.trace, readout), "pass": own_forward(whole)}  # noqa: B023
         seconds = alternated(calls, REPEATS)
         yield at_most(f"MambaLRP, {name}, 256 tokens", 2, seconds["ours"], seconds["pass"], "own passes")
@@ -151,7 +151,7 @@ def relevance() -> Iterator[Target]:
 def autograd() -> Iterator[Target]:
     """A forward and frozen backward pass of ours beside the stock model's own: 256 tokens."""
     whole = setting(Shape("mamba", 24, 768, RELEASED), 256, "cpu")
-    readout = readouts.token(255, 7)
+    readout = readouts.token(whole.length - 1, 7)
     calls = {"ours": lambda: mamba_lrp(whole.trace, readout), "stock": stock_gradient(whole)}
     seconds = alternated(calls, 1)
     what = "Forward and frozen backward (MambaLRP), Mamba, 256 tokens, than stock autograd"
@@ -161,14 +161,14 @@ def autograd() -> Iterator[Target]:
 def quadratic() -> Iterator[Target]:
     """One target of a long text with methods that are quadratic by nature: 4 layers of width 256."""
     model = setting(Shape("mamba", 4, 256, 1024), 4096, "cpu")
-    readout = readouts.token(4095, 7)
+    readout = readouts.token(model.length - 1, 7)
     share, seconds = timed(lambda: alti_logit(model.trace, readout, traced_share=0.9))
     bound = float(share.untraced / share.scores.abs().sum())
     found = f"{seconds:.0f} s with a traced share of 0.9, which moves the scores by at most {bound:.0%} together"
     yield Target("ALTI-Logit, 4,096 tokens", "at most 15 s", found, seconds <= 15)
     longer = setting(Shape("mamba", 4, 256, 1024), 16384, "cpu")
     _ = longer.trace
-    _, seconds = timed(lambda: mamba_attribution(longer.trace, readouts.token(16383, 7)))
+    _, seconds = timed(lambda: mamba_attribution(longer.trace, readouts.token(longer.length - 1, 7)))
     yield Target("Mamba-Attribution, 16,384 tokens", "at most 40 s", f"{seconds:.0f} s", seconds <= 40)
 
 
@@ -201,9 +201,11 @@ and float32 unless said. What a loop, a floor and the stock pass are: [Speed](sp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *TARGETS], default=[], help="what to measure (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(TARGETS)} (default: all)")
     parser.add_argument("--page", type=Path, help="file for the table, as markdown")
     given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in TARGETS]:
+        parser.error(f"unknown {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     transformers.logging.set_verbosity_error()
     rows = []
     for name in given.names or TARGETS:
