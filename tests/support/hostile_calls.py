@@ -85,7 +85,9 @@ WRONG = {
     "reduction": (None, "median", 3, [], *THINGS),
     "steps": (None, 0, -1, [], *NUMBERS),
     "samples": (None, 0, -1, [], *NUMBERS),
-    "seed": (None, [], *NUMBERS),
+    "seed": (None, [], 10**30, -(10**30), *NUMBERS),
+    "sketch": (None, 0, -1, [], *NUMBERS),
+    "exact": (None, 0, -1, [], *NUMBERS),
     "noise": (None, 0, -1, NAN, math.inf, "0.1", True, [], *THINGS),
     "baseline": (None, "", "max", 3, [], *THINGS),
     "what": (None, "", "value", 3, [], *THINGS),
@@ -147,12 +149,16 @@ METHODS = {
     "raw_attention_row": {"trace": trace, "layer": 0, "target": 2, "variant": "published"},
     "rollout": {"trace": trace, "channels": "mean", "absolute": False, "normalise": False, "discard": 0.0},
     "rollout_row": {"trace": trace, "target": 2, "normalise": False, "variant": "published"},
+    "sketched_latim": {
+        "trace": trace, "layer": 0, "sketch": 4, "exact": 2, "rule": "secant", "seed": 0,
+    },
     "transformer_attribution": {"trace": of_attention, "readout": readout},
 }  # fmt: skip
 
 #: Values of WRONG that are right for one function.
 RIGHT = {
     ("latim", "layer"): (None,),
+    ("sketched_latim", "layer"): (None,),
     ("mamba_attribution", "readout"): (),
 }
 #: Runs that a function cannot take, beyond what is no trace at all.

@@ -87,7 +87,7 @@ def latim(
         MapTooLargeError: if the maps would not fit in memory.
     """
     check_norm(norm)
-    layers = _layers(trace, layer)
+    layers = layers_of(trace, layer)
     batch, length = trace.shape
     dtype = _dtype_of_products(trace, precision)
     like = trace.operator(layers[0]).x
@@ -142,7 +142,7 @@ def latim_error(
         InputError: if the layer, the norm or the rule does not exist, or the maps are not of that shape.
     """
     check_norm(norm)
-    (batch, length), layers = trace.shape, _layers(trace, layer)
+    (batch, length), layers = trace.shape, layers_of(trace, layer)
     measured = min(count(rows, "rows"), length)
     places = [length - 1 - place * length // measured for place in range(measured)]
     shape = (batch, *(() if layer is not None else (len(layers),)), length, length)
@@ -161,7 +161,8 @@ def latim_error(
     return torch.stack(errors) if layer is None else errors[0]
 
 
-def _layers(trace: Trace, layer: int | None) -> Sequence[int]:
+def layers_of(trace: Trace, layer: int | None) -> Sequence[int]:
+    """Return the number of the layer that is asked for, or of every layer for None."""
     return range(len(trace.layers)) if layer is None else [trace.index(layer)]
 
 
