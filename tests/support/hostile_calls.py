@@ -362,6 +362,7 @@ def explain_calls():
         "generate": (0, -1, 1.5, True, "3", [], NAN, *THINGS),
         "stage": (0, 99, 1.5, True, "x", [], *THINGS),
         "variant": (None, "", "other", 3, [], "reference-code", *THINGS),
+        "precision": ("bfloat16", *WRONG["precision"]),
         "keep_size": (None, "yes", 3, [], *THINGS),
         "views": (None, "yes", 3, [], *THINGS),
         "layer": (0, "0", [0]),
@@ -426,6 +427,7 @@ def writing_calls(folder):
         "source": (None, "", 3, ["a"], [""], {}, {"text": "a"}, {"input_ids": [[1]]}, pixels, "\ud800", *THINGS),
         "method": (None, "", "nothing", "mamba-lrp", "rollout", "random", 3, [], ["latim"], *THINGS),
         "layer": (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS),
+        "precision": WRONG["precision"],
         "facts": (3, "a", ["a"], {1: "a"}, {"a": 1}, *(thing for thing in THINGS if thing != {})),
         "progress": (3, "bar", [], *THINGS),
     }
