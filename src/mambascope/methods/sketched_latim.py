@@ -72,11 +72,11 @@ def sketched_latim(
     larger than the least of its target's top values. In float32 vectors shorter than 1e-19 have no squares, so that
     their norms are rough or zero, as `latim`'s are.
 
-    The products cost L²·D·k operations per layer, and D·F for every pair that is multiplied out: it pays for scans and
-    delta rules, the more the longer the text and the wider the model (`python -m benchmarks.sketched_latim`). It does
-    not pay for softmax attention without an output gate, where a pair's product has inner size H, and cannot be done
-    where a norm or a gate follows W_o, or mixers side by side share no W_o. Such layers are computed as `latim` does,
-    and exact everywhere.
+    The products cost L²·D·k operations per layer, and D·F for every pair that is multiplied out. The mixing itself
+    costs what it costs `latim`, so this pays for scans and delta rules in wide models (F well above k), hardly in
+    narrow ones (`docs/cost.md`), and not for softmax attention without an output gate, where a pair's product has inner
+    size H. It cannot be done where a norm or a gate follows W_o, or mixers side by side share no W_o. Layers of these
+    three kinds are computed as `latim` does, and exact everywhere.
 
     Args:
         trace: A capture.
