@@ -49,6 +49,7 @@ class Attribution(Verbs):
             the explained layers' outputs, or its estimate (`trace.self_check`); `reconstruction_error_per_layer` lists
             each layer's; `terms` add up to the
             number explained, `tokens` among them, and `conservation_error` is the relative error of their sum;
+            `products_error` is how far products in another precision, `products`, put the scores off;
             `caution` says why the scores should not be relied on, if so; `seconds` is the time taken. For several
             targets, errors are the worst and `per_target` has each one's own. In hybrids, `direct_by_kind` is what each
             kind of mixer adds to the number directly, and `share_by_kind` its share of the sizes of all that is added.

@@ -67,6 +67,8 @@ class _Evidence(TypedDict, total=False):
     conservation_error: float | None
     completeness_error: float | None
     residual: float | None
+    products: Text | None
+    products_error: float | None
     pixel_share: float | None
     terms: dict[str, float] | None
     seconds: float | None

@@ -65,6 +65,7 @@ def _reasons(evidence: Mapping[str, Any], dtype: torch.dtype) -> Iterator[str]:
     for key, says, most in (
         ("reconstruction_error", "the layers were rebuilt with an error of {:.1e}", rebuilt),
         ("scan_error", "the scan differs from the model's own by {:.1e}", rebuilt),
+        ("products_error", "products in less precision put them off by {:.1e}", TOLERANCE[torch.bfloat16]),
         ("conservation_error", "they miss what they should add up to by {:.1e}", bound),
     ):
         error = evidence.get(key)

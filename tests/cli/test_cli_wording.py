@@ -21,7 +21,7 @@ SOURCE = Path(inspect.getfile(mambascope)).parent
 #: Arguments that the command has no option for, of functions that it never calls so, and a letter of a file's format.
 PYTHON_ONLY = {
     *("mixers", "pixels", "use_cache", "layers", "interpolate_pos_encoding", "return_dict", "snum", "partial"),
-    *("width", "length", "precision", "keep", "facts"),
+    *("width", "length", "keep", "facts"),
     "question",  # the name of a span in an example
 }
 #: Files whose messages name functions to those who call them; the command reaches none of these.

@@ -65,11 +65,11 @@ def test_an_interrupted_file_is_continued(tmp_path, monkeypatch):
     model, path, rows_of = stock_model("mamba2"), tmp_path / "maps.safetensors", writing.rows_of
     computed = []
 
-    def interrupted(trace, method, layer, rows):
+    def interrupted(trace, method, layer, rows, precision):
         if len(computed) == 4:
             raise KeyboardInterrupt
         computed.append((layer, rows))
-        return rows_of(trace, method, layer, rows)
+        return rows_of(trace, method, layer, rows, precision)
 
     monkeypatch.setattr(writing, "rows_of", interrupted)
     with pytest.raises(KeyboardInterrupt):

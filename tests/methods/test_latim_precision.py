@@ -62,6 +62,18 @@ def test_an_error_is_seen():
     assert float(latim_error(trace, 1.5 * maps, 0)) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize("band", [slice(3, 9), slice(0, 1), slice(-1, None)])
+def test_the_error_of_some_rows(band):
+    trace = traced("mamba")
+    near, exact = latim(trace, precision="bfloat16", targets=band), latim(trace, targets=band)
+    errors = latim_error(trace, near, rows=LENGTH, targets=band)
+    for layer, error in enumerate(errors.tolist()):
+        expected = float((near[:, layer] - exact[:, layer]).norm() / exact[:, layer].norm())
+        assert abs(error - expected) < 1e-5, "rows and maps are both in float32"
+    with pytest.raises(InputError, match="maps must be what latim returned"):
+        latim_error(trace, near, targets=slice(0, 10))
+
+
 def test_a_precision_that_makes_no_sense_is_refused():
     with pytest.raises(
         InputError, match=r"precision='bfloat16' is for models in float32 or less, .*float64; leave it out"

@@ -16,7 +16,7 @@ from mambascope import methods
 CALLS = Path(__file__).parents[1] / "support" / "hostile_calls.py"
 
 #: What is no function of a run: classes, tables, propagation rules.
-OTHERS = {"LogitLens", "ATTN_LRP", "LRP", "LRP_VISION", "METHODS", "Method", "MethodResult"}
+OTHERS = {"LogitLens", "ATTN_LRP", "LRP", "LRP_VISION", "METHODS", "Method", "MethodResult", "SketchedMaps"}
 
 
 @pytest.fixture(scope="module")

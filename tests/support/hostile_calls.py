@@ -85,7 +85,9 @@ WRONG = {
     "reduction": (None, "median", 3, [], *THINGS),
     "steps": (None, 0, -1, [], *NUMBERS),
     "samples": (None, 0, -1, [], *NUMBERS),
-    "seed": (None, [], *NUMBERS),
+    "seed": (None, [], 10**30, -(10**30), *NUMBERS),
+    "sketch": (None, 0, -1, [], *NUMBERS),
+    "exact": (None, 0, -1, [], *NUMBERS),
     "noise": (None, 0, -1, NAN, math.inf, "0.1", True, [], *THINGS),
     "baseline": (None, "", "max", 3, [], *THINGS),
     "what": (None, "", "value", 3, [], *THINGS),
@@ -147,12 +149,16 @@ METHODS = {
     "raw_attention_row": {"trace": trace, "layer": 0, "target": 2, "variant": "published"},
     "rollout": {"trace": trace, "channels": "mean", "absolute": False, "normalise": False, "discard": 0.0},
     "rollout_row": {"trace": trace, "target": 2, "normalise": False, "variant": "published"},
+    "sketched_latim": {
+        "trace": trace, "layer": 0, "sketch": 4, "exact": 2, "rule": "secant", "seed": 0,
+    },
     "transformer_attribution": {"trace": of_attention, "readout": readout},
 }  # fmt: skip
 
 #: Values of WRONG that are right for one function.
 RIGHT = {
     ("latim", "layer"): (None,),
+    ("sketched_latim", "layer"): (None,),
     ("mamba_attribution", "readout"): (),
 }
 #: Runs that a function cannot take, beyond what is no trace at all.
@@ -356,6 +362,7 @@ def explain_calls():
         "generate": (0, -1, 1.5, True, "3", [], NAN, *THINGS),
         "stage": (0, 99, 1.5, True, "x", [], *THINGS),
         "variant": (None, "", "other", 3, [], "reference-code", *THINGS),
+        "precision": ("bfloat16", *WRONG["precision"]),
         "keep_size": (None, "yes", 3, [], *THINGS),
         "views": (None, "yes", 3, [], *THINGS),
         "layer": (0, "0", [0]),
@@ -420,6 +427,7 @@ def writing_calls(folder):
         "source": (None, "", 3, ["a"], [""], {}, {"text": "a"}, {"input_ids": [[1]]}, pixels, "\ud800", *THINGS),
         "method": (None, "", "nothing", "mamba-lrp", "rollout", "random", 3, [], ["latim"], *THINGS),
         "layer": (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS),
+        "precision": WRONG["precision"],
         "facts": (3, "a", ["a"], {1: "a"}, {"a": 1}, *(thing for thing in THINGS if thing != {})),
         "progress": (3, "bar", [], *THINGS),
     }

@@ -104,6 +104,10 @@ def explain(
         Literal["published", "reference-code"],
         typer.Option(help="The papers' formulas, or what their code does where it differs."),
     ] = "published",
+    precision: Annotated[
+        Literal["own", "bfloat16"],
+        typer.Option(help="Of LaTIM's products, for all positions; what bfloat16 costs is measured."),
+    ] = "own",
     words: Annotated[bool, typer.Option("--words", help="Take the tokens of each word together.")] = False,
     span: Annotated[
         list[str] | None,
@@ -160,6 +164,7 @@ def explain(
         stage=stage,
         layer=layer,
         variant=variant,
+        precision=precision,
         keep_size=keep_size,
         words=words,
         span=span or [],

@@ -15,7 +15,7 @@ from mambascope.errors import InputError
 from mambascope.explanation import explain as explain_source
 from mambascope.explanation.defaults import DEFAULT_METHOD
 from mambascope.explanation.gallery import head_gallery, quick_gallery
-from mambascope.explanation.options import check_options, check_targets
+from mambascope.explanation.options import check_options, check_precision, check_targets
 from mambascope.explanation.writing import write_maps
 from mambascope.inputs.preparation import reads_pictures
 from mambascope.methods.registry import METHODS, find_method
@@ -40,6 +40,7 @@ def explain(
     stage: int | None,
     layer: str,
     variant: Literal["published", "reference-code"],
+    precision: Literal["own", "bfloat16"],
     keep_size: bool,
     words: bool,
     span: list[str],
@@ -71,6 +72,7 @@ def explain(
     if method is not None:
         check_options([find_method(method)], layers, variant)
         check_targets([find_method(method)], target, foil)
+        check_precision([find_method(method)], precision, every=places == "all")
     model, processor = load()
     if reads_pictures(model) and not is_picture:
         raise InputError(
@@ -88,6 +90,7 @@ def explain(
         "stage": stage,
         "layer": layers,
         "variant": variant,
+        "precision": precision,
         "keep_size": keep_size,
         "verify": verify if spans is None else 0,
     }
@@ -96,8 +99,9 @@ def explain(
         kept = {"command": command_line(), "text": source}
         with continued_later(out):
             written = write_maps(
-                out, model, processor, source, method=method or DEFAULT_METHOD, layer=layers, facts=kept
-            )
+                out, model, processor, source, method=method or DEFAULT_METHOD, layer=layers, precision=precision,
+                facts=kept,
+            )  # fmt: skip
         show_written(out, written, as_json)
         return
     if page:

@@ -20,6 +20,7 @@ from mambascope.explanation.runner import Rows, score, score_every
 from mambascope.explanation.stages import one_stage, stage_number
 from mambascope.explanation.subject import Subject, with_picture
 from mambascope.families import find_mixers
+from mambascope.methods.latim import Precision
 from mambascope.methods.method import Method
 from mambascope.methods.reference_code import Variant, first_reference_layer
 from mambascope.methods.registry import check_readable
@@ -42,6 +43,7 @@ def answer(
     layer: LayersAsked = "all",
     stage: int | None = None,
     variant: Variant = "published",
+    precision: Precision = "own",
     progress: Progress = None,
 ) -> list[Attribution]:
     """Return one result per method, all from one capture of the subject; arguments as in `explain`."""
@@ -50,7 +52,7 @@ def answer(
     shows_bar = progress is None or progress is True
     words = estimate(subject, methods) if shows_bar and subject.steps_to_capture else ""
     with told(progress, f"{label}: {words}" if words else label) as steps:
-        results = _answers(subject, methods, question, read_layers(layer), stage, variant, steps)
+        results = _answers(subject, methods, question, read_layers(layer), stage, variant, precision, steps)
     return [with_picture(result, subject) for result in results]
 
 
@@ -61,6 +63,7 @@ def _answers(
     layer: Layers,
     stage: int | None,
     variant: Variant,
+    precision: Precision,
     progress: Steps | None,
 ) -> list[Attribution]:
     model = subject.model
@@ -103,7 +106,7 @@ def _answers(
         if every and not method.asks:  # the method does not read the output: the rows of all positions are its maps
             places, target = tuple(range(len(tokens))), in_focus[-1]
             targets: tuple[Target, ...] = ()
-            rows = _every_row(trace, method, layers, variant, step)
+            rows = _every_row(trace, method, layers, variant, precision, step)
         else:
             places, target = each.places, of_each[-1]
             targets = of_each if len(of_each) > 1 else ()
@@ -145,10 +148,12 @@ def check_finite(method: Method, *scores: Tensor | None) -> None:
             )
 
 
-def _every_row(trace: Trace, method: Method, layers: list[int], variant: Variant, step: Callable[[], None]) -> Rows:
+def _every_row(
+    trace: Trace, method: Method, layers: list[int], variant: Variant, precision: Precision, step: Callable[[], None]
+) -> Rows:
     """Return the rows of all positions for a method that does not read the output: from its maps, if it has any."""
     if variant == "published" and (method.map is not None or method.whole_map is not None):
-        return score_every(trace, method, layers=layers, step=step)
+        return score_every(trace, method, layers=layers, precision=precision, step=step)
     places = [Place((place,)) for place in range(trace.shape[1])]
     return score(trace, method, places, layers=layers, variant=variant, step=step)
 

@@ -14,12 +14,13 @@ from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.answering import Progress, answer
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.lens import with_lens
-from mambascope.explanation.options import ask, check_options, check_targets
+from mambascope.explanation.options import ask, check_options, check_precision, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
 from mambascope.explanation.verifying import verified
 from mambascope.explanation.views import with_views
 from mambascope.former_names import formerly
+from mambascope.methods.latim import Precision
 from mambascope.methods.reference_code import Variant
 from mambascope.methods.registry import find_method
 from mambascope.numbering import LayersAsked, read_layers, read_positions, shown, whole_number
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     layer: LayersAsked
     stage: int | None
     variant: Variant
+    precision: Precision
     keep_size: bool
     verify: int | None
     progress: Progress
@@ -99,6 +101,7 @@ def explain(
     layer: LayersAsked = "all",
     stage: int | None = None,
     variant: Variant = "published",
+    precision: Precision = "own",
     keep_size: bool = False,
     views: bool = False,
     verify: int | None = None,
@@ -141,6 +144,8 @@ def explain(
             patches, counted from 0 among the stages that mix tokens. By default the last, or the first for methods that
             go back to the embedded tokens. Layers are counted from 0 within the stage.
         variant: `published` for the papers' formulas, `reference-code` for what their code does where it differs.
+        precision: `bfloat16` makes LaTIM's maps of all positions by products in bfloat16, which is faster where the
+            processor multiplies it itself; `diagnostics["products_error"]` is how far that puts them off.
         keep_size: Leave a picture at its own size and interpolate the model's position embeddings.
         views: Return a list: what was asked for, followed by the other views that a page offers (the sources of every
             position, methods that cost little). `results[0].to_html(*results[1:])` is then the page that
@@ -166,7 +171,7 @@ def explain(
         options: dict[str, Any] = {
             "method": method, "target": target, "foil": foil, "position": position, "positions": positions,
             "patch": patch, "continuation": continuation, "generate": generate, "layer": layer, "stage": stage,
-            "variant": variant, "keep_size": keep_size, "verify": verify,
+            "variant": variant, "precision": precision, "keep_size": keep_size, "verify": verify,
         }  # fmt: skip
         return _each(model, processor, source, views, progress, options)
     model = plain_model(model)
@@ -192,13 +197,16 @@ def explain(
     chosen = [find_method(name) for name in names]
     check_options(chosen, layers, variant)
     check_targets(chosen, target, foil)
+    check_precision(chosen, precision, every=rows == "all")
     subject = read_subject(model, processor, source, continuation=continuation, generate=generate, keep_size=keep_size)
     question = ask(
         subject, chosen, target=target, foil=foil, position=position, positions=rows, patch=patch,
         each=generate is not None, stage=stage,
     )  # fmt: skip
     started = time.perf_counter()
-    results = answer(subject, chosen, question, layer=layers, stage=stage, variant=variant, progress=progress)
+    results = answer(
+        subject, chosen, question, layer=layers, stage=stage, variant=variant, precision=precision, progress=progress
+    )
     if views and variant == "published":
         first, *rest = results
         stage = stage_number(model, chosen, stage)

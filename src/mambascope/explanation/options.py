@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from torch import nn
 
+from mambascope.arguments import choice
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.explanation.question import Question
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import Subject
 from mambascope.inputs.preparation import reads_pictures
+from mambascope.methods.latim import Precision
 from mambascope.methods.method import Method
 from mambascope.methods.reference_code import check_variant
 from mambascope.methods.registry import METHODS
@@ -69,6 +72,27 @@ def check_options(methods: Sequence[Method], layer: LayersAsked, variant: str) -
             raise InputError(f"{method.name} has one variant; variant='reference-code' is for {able}")
         if method.scope == "model" and not whole:
             raise InputError(f"{method.name} explains the whole model, not single layers; leave layer='all'")
+
+
+def check_precision(methods: Sequence[Method], precision: str, *, every: bool) -> None:
+    """Raise InputError if products are asked for in a precision that a method does not have, or where none is saved.
+
+    Args:
+        methods: The methods.
+        precision: That of products with W_o.
+        every: Whether all positions are explained.
+    """
+    if choice(precision, get_args(Precision), "precision") == "own":
+        return
+    for method in methods:
+        if method.map_error is None:
+            able = ", ".join(one.name for one in METHODS.values() if one.map_error is not None)
+            raise InputError(f"{method.name} has one precision; precision={precision!r} is for {able}")
+    if not every:
+        raise InputError(
+            f"precision={precision!r} is for maps of all positions, and saves nothing elsewhere; leave it out, or pass "
+            "positions='all'"
+        )
 
 
 def check_targets(methods: Sequence[Method], target: str | int | None, foil: str | int | None) -> None:

@@ -15,6 +15,7 @@ from mambascope.attribution import WHOLE_MODEL
 from mambascope.brief import brief
 from mambascope.memory import require_room
 from mambascope.methods.ablation import batches, copies
+from mambascope.methods.latim import Precision
 from mambascope.methods.method import AnyReadout, Method, MethodResult
 from mambascope.methods.reference_code import Variant
 from mambascope.readouts import OneEach, Readout
@@ -37,7 +38,8 @@ class Rows:
         scores: A row per readout (or position), in each layer or for the whole model.
         layers: The layers' numbers, or `WHOLE_MODEL` alone.
         over_layers: Whether the model's rows are the mean of the layers' or their sum.
-        diagnostics: The evidence for each readout's row, from methods that have evidence of their own.
+        diagnostics: The evidence for each readout's row, from methods that have evidence of their own; one for the maps
+            of all positions.
         pixels: Scores of a picture's pixels, where there is one readout and the method goes down to pixels.
     """
 
@@ -96,9 +98,14 @@ def score(
 
 
 def score_every(
-    trace: Trace, method: Method, *, layers: Sequence[int] | None = None, step: Step = lambda: None
+    trace: Trace,
+    method: Method,
+    *,
+    layers: Sequence[int] | None = None,
+    precision: Precision = "own",
+    step: Step = lambda: None,
 ) -> Rows:
-    """Return a method's rows for every position: its maps.
+    """Return a method's rows for every position: its maps; in another precision, with how far they are off.
 
     Raises:
         MapTooLargeError: if they would not fit in memory.
@@ -117,11 +124,20 @@ def score_every(
         step()
         return Rows(whole, (WHOLE_MODEL,), "sum")
     assert method.map is not None
-    maps = []
+    maps, errors = [], []
     for number in numbers:
-        maps.append(method.map(trace, number)[0])
+        found = method.map(trace, number, **in_precision(precision))
+        if method.map_error is not None and precision != "own":
+            errors.append(float(method.map_error(trace, found, number)))
+        maps.append(found[0])
         step()
-    return Rows(torch.stack(maps), tuple(numbers), "mean")
+    evidence = ({"products": precision, "products_error": max(errors)},) if errors else ()
+    return Rows(torch.stack(maps), tuple(numbers), "mean", evidence)
+
+
+def in_precision(precision: Precision) -> dict[str, str]:
+    """Return the option that a method's map takes for products in this precision; none for its own."""
+    return {} if precision == "own" else {"precision": precision}
 
 
 def _layer_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from mambascope.arguments import callback
 from mambascope.attribution import Attribution
 from mambascope.errors import InputError
 from mambascope.explanation.answering import Progress, answer, check_finite
-from mambascope.explanation.options import check_options
+from mambascope.explanation.options import check_options, check_precision
 from mambascope.explanation.question import Question
+from mambascope.explanation.runner import in_precision
 from mambascope.explanation.subject import read_subject
 from mambascope.files import check_place
 from mambascope.growing_files import Band, bands_of, grow
+from mambascope.methods.latim import Precision
 from mambascope.methods.method import Method
 from mambascope.methods.registry import find_method
 from mambascope.numbering import LayersAsked, read_layers, shown
@@ -32,6 +34,9 @@ from mambascope.trace import Trace
 from mambascope.trace.private_copy import plain_model
 from mambascope.trace.running import own_precision
 from mambascope.verbs import path_of
+
+#: Targets of a layer at which the error of another precision is measured.
+MEASURED = 4
 
 #: Numbers in a band (64 MiB), and the least rows: blocks of pairs are cut where a band ends.
 BAND, LEAST_ROWS = 1 << 24, 64
@@ -46,6 +51,7 @@ def write_maps(
     *,
     method: str = "latim",
     layer: LayersAsked = "all",
+    precision: Precision = "own",
     facts: Mapping[str, str] | None = None,
     progress: Progress = None,
 ) -> Attribution:
@@ -63,6 +69,7 @@ def write_maps(
         source: A text, or the model's own inputs by name.
         method: A method that scores layers and reads no logit, see `methods.METHODS`.
         layer: The layers, as in `explain`.
+        precision: As in `explain`; the error is measured at four targets of every layer.
         facts: Texts to keep among the evidence.
         progress: As in `explain`; one step for each band.
 
@@ -80,16 +87,19 @@ def write_maps(
         raise InputError(f"{method} has no maps of layers; choose a method that scores layers, such as latim")
     layers = read_layers(layer)
     check_options([chosen], layers, "published")
+    check_precision([chosen], precision, every=True)
     subject = read_subject(plain_model(model), processor, source)
     started = time.perf_counter()
     with told(progress, f"writing {path}") as steps:
         (focused,) = answer(subject, [chosen], Question(), layer=layers, progress=False)
         if focused.grid is not None:
             raise InputError("the maps of a picture fit in memory; use explain with positions='all'")
-        result, trace = _every_row(focused, facts or {}), subject.trace()
+        trace = subject.trace()
+        measured = _products(trace, chosen, focused.axes["layer"], precision)
+        result = _every_row(focused, dict(facts or {}) | measured)
 
         def compute(band: Band) -> Float[Tensor, "1 t L"]:
-            return rows_of(trace, chosen, result.axes["layer"][band.maps.start], band.rows)
+            return rows_of(trace, chosen, result.axes["layer"][band.maps.start], band.rows, precision)
 
         def texts() -> dict[str, str]:
             evidence = {**result.diagnostics, "seconds": time.perf_counter() - started}
@@ -118,7 +128,22 @@ def _place(path: str | Path) -> Path:
     return path
 
 
-def _every_row(focused: Attribution, facts: Mapping[str, str]) -> Attribution:
+def _products(trace: Trace, method: Method, layers: Sequence[int], precision: Precision) -> dict[str, Any]:
+    """Return the evidence of products in another precision: their largest error at some targets of every layer."""
+    if method.map_error is None or precision == "own":
+        return {}
+    length = trace.shape[1]
+    places = {length - 1 - part * length // MEASURED for part in range(MEASURED)}
+    bands = [slice(place, place + 1) for place in sorted(places)]
+    errors = [
+        float(method.map_error(trace, rows_of(trace, method, layer, band, precision), layer, targets=band))
+        for layer in layers
+        for band in bands
+    ]
+    return {"products": precision, "products_error": max(errors)}
+
+
+def _every_row(focused: Attribution, facts: Mapping[str, Any]) -> Attribution:
     """Return the result of all positions, but for its scores, from that of the one in focus."""
     length = len(focused.tokens)
     return dataclasses.replace(
@@ -131,17 +156,24 @@ def _every_row(focused: Attribution, facts: Mapping[str, str]) -> Attribution:
 
 def _identity(result: Attribution) -> str:
     """Return what a result is of, without numbers that change from run to run."""
-    facts = header(result)
-    return json.dumps({name: facts[name] for name in ("tokens", "method", "model", "axes")})
+    facts, kept = header(result), result.diagnostics
+    own = {"products": kept["products"]} if "products" in kept else {}
+    return json.dumps({name: facts[name] for name in ("tokens", "method", "model", "axes")} | own)
 
 
-def rows_of(trace: Trace, method: Method, layer: int, rows: slice) -> Float[Tensor, "1 t L"]:
+def rows_of(
+    trace: Trace, method: Method, layer: int, rows: slice, precision: Precision = "own"
+) -> Float[Tensor, "1 t L"]:
     """Return some rows of one layer's map, from the whole of it if the method has no other form.
 
     Raises:
         InputError: if they hold NaN or infinity.
     """
     assert method.map is not None
-    found = method.map(trace, layer)[:, rows] if method.band is None else method.band(trace, layer, rows)
+    options = in_precision(precision)
+    if method.band is None:
+        found = method.map(trace, layer, **options)[:, rows]
+    else:
+        found = method.band(trace, layer, rows, **options)
     check_finite(method, found)
     return found

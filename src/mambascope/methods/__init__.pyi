@@ -37,4 +37,6 @@ from .registry import find_method as find_method
 from .registry import register as register
 from .rollout import rollout as rollout
 from .rollout import rollout_row as rollout_row
+from .sketched_latim import SketchedMaps as SketchedMaps
+from .sketched_latim import sketched_latim as sketched_latim
 from .transformer_attribution import transformer_attribution as transformer_attribution

@@ -23,6 +23,12 @@ def _rules(rules: Any, name: str) -> None:
         raise InputError(f"{name} must be propagation rules, such as methods.LRP, found {shown(rules)}")
 
 
+def _seed(seed: Any, name: str) -> None:
+    number = whole_number(seed, name)
+    if not -(2**63) <= number < 2**64:
+        raise InputError(f"{name} must be a whole number of 64 bits, found {shown(seed)}")
+
+
 #: What is checked of each argument, by its name; a default is right as it is.
 CHECKS: dict[str, Callable[[Any, str], object]] = {
     "trace": lambda trace, _: check_trace(trace),
@@ -30,7 +36,7 @@ CHECKS: dict[str, Callable[[Any, str], object]] = {
     "batch": count,
     "steps": count,
     "samples": count,
-    "seed": whole_number,
+    "seed": _seed,
     "noise": real_number,
     "discard": real_number,
     "normalise": flag,

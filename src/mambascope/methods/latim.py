@@ -87,7 +87,7 @@ def latim(
         MapTooLargeError: if the maps would not fit in memory.
     """
     check_norm(norm)
-    layers = _layers(trace, layer)
+    layers = layers_of(trace, layer)
     batch, length = trace.shape
     dtype = _dtype_of_products(trace, precision)
     like = trace.operator(layers[0]).x
@@ -117,38 +117,41 @@ def latim_row(
 @checked
 def latim_error(
     trace: Trace,
-    maps: Float[Tensor, "b *layers L L"],
+    maps: Float[Tensor, "b *layers t L"],
     layer: int | None = None,
     norm: Literal[1, 2] = 2,
     rule: ActivationRule = "secant",
     *,
     rows: int = 4,
+    targets: slice | None = None,
 ) -> Float[Tensor, "*layers"]:
     """Return how far maps of `latim` are from the same in the trace's own precision, measured at some targets.
 
-    The targets are spread evenly over the text, the last among them. Their rows are computed anew, each in
-    O(L·D·(N + E)). The error is ‖row - exact row‖ / ‖exact row‖ over all of them.
+    The targets are spread evenly over those that the maps have, the last among them. Their rows are computed anew, each
+    in O(L·D·(N + E)). The error is ‖row - exact row‖ / ‖exact row‖ over all of them.
 
     Args:
         trace: The capture from which the maps are.
         maps: What `latim` returned, for one layer or for all.
-        layer, norm, rule: As they were given to `latim`.
-        rows: How many targets; no more than the text has.
+        layer, norm, rule, targets: As they were given to `latim`.
+        rows: How many targets; no more than the maps have.
 
     Returns:
         One number per layer, or a single one when `layer` is a number.
 
     Raises:
-        InputError: if the layer, the norm or the rule does not exist, or the maps are not of that shape.
+        InputError: if the layer, the norm, the rule or the targets do not exist, or the maps are not of that shape.
     """
     check_norm(norm)
-    (batch, length), layers = trace.shape, _layers(trace, layer)
-    measured = min(count(rows, "rows"), length)
-    places = [length - 1 - place * length // measured for place in range(measured)]
-    shape = (batch, *(() if layer is not None else (len(layers),)), length, length)
+    (batch, length), layers = trace.shape, layers_of(trace, layer)
+    band = band_of(targets, length)
+    held = band.stop - band.start
+    measured = min(count(rows, "rows"), held)
+    places = [band.stop - 1 - place * held // measured for place in range(measured)]
+    shape = (batch, *(() if layer is not None else (len(layers),)), held, length)
     if not isinstance(maps, Tensor) or maps.shape != shape:
         raise InputError(f"maps must be what latim returned, of shape {shape}, found {shown(maps)}")
-    found = maps.reshape(batch, len(layers), length, length)
+    found = maps.reshape(batch, len(layers), held, length)[:, :, [place - band.start for place in places]]
     errors = []
     for place, number in enumerate(layers):
         operator = trace.operator(number)
@@ -157,11 +160,12 @@ def latim_error(
         if trace.attention_mask is not None:
             real = trace.attention_mask.bool().to(own.device)
             own = own * (real[:, places, None] & real[:, None])
-        errors.append((found[:, place, places] - own).norm() / own.norm())
+        errors.append((found[:, place] - own).norm() / own.norm())
     return torch.stack(errors) if layer is None else errors[0]
 
 
-def _layers(trace: Trace, layer: int | None) -> Sequence[int]:
+def layers_of(trace: Trace, layer: int | None) -> Sequence[int]:
+    """Return the number of the layer that is asked for, or of every layer for None."""
     return range(len(trace.layers)) if layer is None else [trace.index(layer)]
 
 
@@ -195,10 +199,11 @@ def check_norm(norm: object) -> None:
 def _variant(name: str, title: str, rule: ActivationRule = "secant", norm: Literal[1, 2] = 2, **facts: Any) -> Method:
     row, whole = partial(latim_row, norm=norm, rule=rule), partial(latim, norm=norm, rule=rule)
 
-    def band(trace: Trace, layer: int, targets: slice) -> Float[Tensor, "b t L"]:
-        return latim(trace, layer, norm, rule, targets=targets)
+    def band(trace: Trace, layer: int, targets: slice, precision: Precision = "own") -> Float[Tensor, "b t L"]:
+        return latim(trace, layer, norm, rule, precision=precision, targets=targets)
 
-    return Method(name, title, LATIM, signed=False, row=row, map=whole, band=band, rule=rule, from_inputs=True, **facts)
+    facts |= {"map": whole, "band": band, "map_error": partial(latim_error, norm=norm, rule=rule), "from_inputs": True}
+    return Method(name, title, LATIM, signed=False, row=row, rule=rule, **facts)
 
 
 METHODS = [

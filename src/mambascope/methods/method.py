@@ -68,6 +68,8 @@ class Method:
         map: (trace, layer) → (b, L, L), all targets.
         band: (trace, layer, targets) → (b, t, L), a slice of the targets, with memory for these alone; None if it needs
             the whole map.
+        map_error: (trace, maps, layer, targets=…) → how far maps of some targets are off, if `map` and `band` take the
+            `precision` of their products; None if they have one precision.
         score: (trace, readout, variant) → scores of the whole model for one readout.
         score_many: (trace, readouts) → a result for each of several readouts of one text, if that is cheaper.
         score_copies: (trace, readout) → a result for each copy of one text, each with its own readout, if that works.
@@ -102,8 +104,9 @@ class Method:
     kinds: frozenset[Kind] | None = None
     never_alone: frozenset[Kind] = frozenset()
     row: Callable[..., Tensor] | None = None
-    map: Callable[[Trace, int], Tensor] | None = None
-    band: Callable[[Trace, int, slice], Tensor] | None = None
+    map: Callable[..., Tensor] | None = None
+    band: Callable[..., Tensor] | None = None
+    map_error: Callable[..., Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
     score_many: Callable[[Trace, Sequence[Readout]], list[MethodResult]] | None = None
     score_copies: Callable[[Trace, OneEach], list[MethodResult]] | None = None

@@ -69,6 +69,11 @@ class AffineMap(ABC):
     def taps(self) -> int:
         """K, the number of convolution taps."""
 
+    @property
+    def projects_tiles(self) -> bool:
+        """Whether tiles of contributions are W_o times what `received_tile` returns, and nothing cheaper or more."""
+        return self.W_o is not None and type(self).contribution_tile is AffineMap.contribution_tile
+
     @abstractmethod
     def output(self) -> Float[Tensor, "b L F"]:
         """Return y, rebuilt from the frozen coefficients by one scan."""

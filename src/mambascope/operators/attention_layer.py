@@ -44,6 +44,11 @@ class AttentionLayer(AffineMixer):
         return torch.ones_like(self.u) if self.source_factor is None else self.source_factor.expand_as(self.u)
 
     @property
+    def projects_tiles(self) -> bool:
+        """Whether tiles are W_o times what `received_tile` returns: only with a gate; see `AffineMap`."""
+        return self.gated
+
+    @property
     def values(self) -> Float[Tensor, "b L D"]:
         """What every source writes, with the bias of the values: its factor times W_V x_j + b_V."""
         return self.slope * self.preactivation

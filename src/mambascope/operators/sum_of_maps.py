@@ -85,6 +85,11 @@ class SumOfMaps(AffineMap):
         """K, the most convolution taps of any part."""
         return max(part.mixer.taps for part in self.parts)
 
+    @property
+    def projects_tiles(self) -> bool:
+        """Whether tiles are W_o times what `received_tile` returns: the parts share it; see `AffineMap`."""
+        return self.W_o is not None
+
     def projecting_in(self, dtype: torch.dtype) -> SumOfMaps:
         """Return the same map with products with W_o in another dtype; see `AffineMap`."""
         parts = (replace(part, mixer=part.mixer.projecting_in(dtype)) for part in self.parts)

@@ -14,7 +14,7 @@ from mambascope.explained import Target
 from mambascope.numbering import shown
 
 #: Errors of results, of which a sum has the largest.
-ERRORS = ("reconstruction_error", "conservation_error", "scan_error")
+ERRORS = ("reconstruction_error", "conservation_error", "scan_error", "products_error")
 #: The name of a token that is not the same in all results.
 VARIES = "‹varies›"
 

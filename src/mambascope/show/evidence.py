@@ -13,10 +13,12 @@ REMOVED = {"knockout": "where they are cut from the mixers", "occlusion": "where
 
 def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
     """Return what was measured, one clause each: first about the method's own scores, then about the layers."""
+    products = diagnostics.get("products", "less precision")
     found = [
         _terms(diagnostics),
         _said(diagnostics, "completeness_error", "the scores miss the number explained by {}"),
         _share(diagnostics, "residual", "the activation rule leaves {} of the layers' outputs unexplained"),
+        _said(diagnostics, "products_error", f"products in {products} put the scores off by {{}}"),
         _share(
             diagnostics,
             "pixel_share",
