@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+import transformers
 from transformers.models.llama import modeling_llama
 
 from hybrids import HYBRIDS, hybrid_model, in_double
@@ -97,7 +98,7 @@ def test_later_tokens_give_what_whole_texts_give(model):
 
     two = readouts.Readout("two places", (20, 35), (readouts.Term(20, 7), readouts.Term(-5, 7, -0.5)))
     asked = [(token(-1), {}), (token(33), {"batch": 4}), (two, {"batch": 5}), (first_and_last, {"batch": 3})]
-    for readout, options in [*asked, (token(-1), {"sources": range(20, 39)})]:
+    for readout, options in [*asked, (token(-1), {"sources": range(25, 40), "batch": 1})]:
         fast, slow = both(trace, readout, **options)
         assert_alike(fast, slow)
         assert (fast.continued is None) == plain
@@ -324,6 +325,19 @@ def test_a_run_that_goes_wrong_later_is_begun_again_with_whole_texts(monkeypatch
     assert seen == [(10, 40), (20, 40), (10, 40), (20, 40), (30, 40), (40, 40)]
     assert fast.continued is None
     assert_alike(fast, whole(trace, token(-1)), SINGLE)
+
+
+def test_a_model_that_cannot_run_on_one_token_runs_whole(monkeypatch):
+    def forward(self, hidden_states, *args, **kwargs):
+        if hidden_states.shape[1] == 1:
+            raise ValueError("one token")
+        return original(self, hidden_states, *args, **kwargs)
+
+    original = transformers.models.mamba.modeling_mamba.MambaMixer.forward
+    monkeypatch.setattr(transformers.models.mamba.modeling_mamba.MambaMixer, "forward", forward)
+    fast, slow = both(capture(small("mamba"), input_ids=IDS), token(-1), batch=1)
+    assert fast.continued is None
+    assert_alike(fast, slow, SINGLE)
 
 
 def test_a_layer_that_calls_another_function_for_few_tokens_is_seen(monkeypatch):

@@ -12,7 +12,7 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mambascope.errors import InputError
+from mambascope.errors import InputError, MambascopeError
 from mambascope.inputs.tokens import check_ids
 from mambascope.methods.ablation import (
     Effect,
@@ -30,7 +30,7 @@ from mambascope.methods.method import AnyReadout, Method, MethodResult, at_posit
 from mambascope.methods.targets import looks_ahead, positions
 from mambascope.numbering import shown
 from mambascope.readouts import Readout, read_at
-from mambascope.trace import Trace
+from mambascope.trace import Trace, check_whole
 from mambascope.trace.embedding import embedded, mean_embedding, reading, token_table
 from mambascope.trace.intervene import intervening
 from mambascope.trace.later_tokens import TRIED, later_tokens
@@ -153,7 +153,7 @@ def _going_on(
             of_rows = readouts if places is None else [renumbered(readout, places, length) for readout in readouts]
             effects = measured(of_rows, later.intact, without)
             later.go_to(stop)
-        except Apart:
+        except (Apart, MambascopeError):  # whole texts raise it again if it is not for a piece of the text
             return None
         return [replace(effect, outputs=trace.outputs, continued=later.error) for effect in effects]
 
@@ -259,6 +259,7 @@ def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
 
 def _scored_many(trace: Trace, readouts: Sequence[Readout]) -> list[MethodResult]:
     """Read all readouts from the same passes: the intact one, then those without a token."""
+    check_whole(trace, "occlusion")
     found = []
     for readout, effect in zip(readouts, _effects(trace, readouts), strict=True):
         scores = effect.scores.clone()

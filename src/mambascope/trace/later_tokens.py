@@ -74,13 +74,16 @@ class LaterTokens:
         """Run the text as it is up to a token, from which copies then start.
 
         Raises:
-            Apart: if it does not give there what it gave as a whole.
+            Apart: if it cannot, or does not give there what it gave as a whole.
         """
         if place <= self.start:
             return
         piece, states = slice(self.start, place), Continued(self._entering())
-        with mixing(self.own, answering(self.mixers, states)):
-            outputs = call(self.own, self._read(piece, (place - 1,)))
+        try:
+            with mixing(self.own, answering(self.mixers, states)):
+                outputs = call(self.own, self._read(piece, (place - 1,)))
+        except Exception as error:  # whatever keeps the model's own code from running on some of the tokens
+            raise Apart(f"the text does not go on: {error}") from error
         self._kept.add(piece, states.leaving)
         for left in self._kept.left[:-1]:
             left.clear()  # nothing starts there again
