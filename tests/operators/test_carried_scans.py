@@ -8,9 +8,16 @@ import torch
 from mambascope.operators import recurrence
 from mambascope.operators.frozen import carried_scan
 from mambascope.operators.token_mixer import Carried
-from random_scans import make_scan
+from random_scans import make_delta, make_scan, make_short
 
-KINDS = ("mamba1", "mamba2")
+KINDS = {
+    "mamba1": lambda length: make_scan("mamba1", length),
+    "mamba2": lambda length: make_scan("mamba2", length),
+    "delta": make_delta,
+    "delta per channel": lambda length: make_delta(length, 3),
+    "short convolution": make_short,
+    "one tap": lambda length: make_short(length, 1),
+}
 
 
 def pieces(length):
@@ -22,7 +29,7 @@ def pieces(length):
 def test_pieces_add_up_to_the_whole(kind, part, monkeypatch):
     monkeypatch.setattr(recurrence, "PART", part)
     length = 29
-    scan = make_scan(kind, length)
+    scan = KINDS[kind](length)
     assert isinstance(scan, Carried)
     v = torch.randn(2, length, len(scan.skip), dtype=torch.float64)
     matrix = scan.channels(scan.tile(slice(0, length), slice(0, length)))
@@ -44,7 +51,7 @@ def test_pieces_add_up_to_the_whole(kind, part, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_transpose_is_the_gradient_of_a_piece(kind):
     length = 13
-    scan = make_scan(kind, length)
+    scan = KINDS[kind](length)
     _, state = scan.forwards(torch.zeros(2, length, len(scan.skip), dtype=torch.float64))
     v = torch.randn(2, length, len(scan.skip), dtype=torch.float64)
     weights = torch.randn_like(v), torch.randn_like(state)
@@ -59,5 +66,6 @@ def test_the_transpose_is_the_gradient_of_a_piece(kind):
 
 def cut(scan, piece):
     """Return the scan of some tokens alone."""
-    along = {name: getattr(scan, name)[:, piece] for name in ("dt", "B", "C")}
-    return type(scan)(**along, A=scan.A, skip=scan.skip)
+    names = type(scan).__dataclass_fields__
+    parts = {name: value for name, value in vars(scan).items() if name in names}
+    return type(scan)(**{name: value[:, piece] if value.ndim > 2 else value for name, value in parts.items()})

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from dense_reference import distance
-from mambascope.operators.gated_delta import GatedDeltaRule
-from mambascope.operators.short_convolution import ShortConvolution
 from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import Stepwise
-from random_scans import make_scan
+from random_scans import make_delta, make_scan, make_short
 
 #: float64 sums of a few terms in another order; the delta rule also solves triangular systems.
 BOUND = 1e-12
@@ -16,30 +14,13 @@ BOUND = 1e-12
 LENGTHS = (1, 2, 3, 70, 150)
 
 
-def normal(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def delta(length, decays):
-    keys = torch.nn.functional.normalize(normal(2, length, 2, 3), dim=-1)
-    fall = -normal(2, length, 4, decays, seed=1).abs() / 4
-    return GatedDeltaRule(
-        normal(2, length, 2, 3, seed=2), keys, 2 * normal(2, length, 4).sigmoid(), fall, normal(8) * 0
-    )
-
-
-def short(length, taps=4):
-    write, read = normal(2, length, 3, seed=1), normal(2, length, 3, seed=2)
-    return ShortConvolution(normal(3, taps), write, read, normal(3) * 0)
-
-
 MAKE = {
     "mamba1": lambda length: make_scan("mamba1", length),
     "mamba2": lambda length: make_scan("mamba2", length),
-    "delta": lambda length: delta(length, 1),
-    "delta per channel": lambda length: delta(length, 3),
-    "short convolution": short,
-    "one tap": lambda length: short(length, 1),
+    "delta": lambda length: make_delta(length, 1),
+    "delta per channel": lambda length: make_delta(length, 3),
+    "short convolution": make_short,
+    "one tap": lambda length: make_short(length, 1),
 }
 
 
@@ -71,5 +52,5 @@ def test_a_row_is_what_the_target_reads_of_what_sources_have_written(kind, lengt
 
 
 def test_attention_keeps_no_state_of_fixed_size():
-    p = torch.softmax(normal(1, 2, 3, 3), dim=-1)
-    assert not isinstance(SoftmaxAttention(p, normal(4) * 0), Stepwise)
+    p = torch.full((1, 2, 3, 3), 1 / 3, dtype=torch.float64)
+    assert not isinstance(SoftmaxAttention(p, torch.zeros(4, dtype=torch.float64)), Stepwise)

@@ -54,7 +54,9 @@ def short_pieces(monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 32)
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "jamba", "bamba", "falcon_h1"])
+@pytest.mark.parametrize(
+    "family", ["mamba", "falcon_mamba", "mamba2", "jamba", "bamba", "falcon_h1", "qwen3_next", "lfm2"]
+)
 @pytest.mark.parametrize("rules", [LRP, ATTN_LRP, GRADIENT], ids=["lrp", "attn-lrp", "gradient"])
 def test_pieces_give_what_the_whole_text_gives(family, rules, short_pieces):
     model, ids = model_of(family), text(texts=2)
@@ -78,7 +80,7 @@ def test_what_cannot_run_in_pieces_runs_as_a_whole(short_pieces):
     assert differentiate_in_pieces(model, lambda outputs: outputs.logits[:, -1, 7], input_ids=ids) is None
     assert differentiate_in_pieces(model, readout, input_ids=ids[:, :40]) is None
     assert differentiate_in_pieces(stock_transformer("bert"), readout, input_ids=ids) is None
-    assert differentiate_in_pieces(hybrid_model("qwen3_next"), readout, input_ids=ids) is None  # a delta rule
+    assert differentiate_in_pieces(hybrid_model("rwkv"), readout, input_ids=ids) is None  # no function mixes tokens
     handle = model.backbone.layers[0].register_forward_hook(lambda *_: None)
     assert differentiate_in_pieces(model, readout, input_ids=ids) is None
     handle.remove()

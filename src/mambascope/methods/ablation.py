@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambascope.brief import brief
-from mambascope.errors import InputError
+from mambascope.errors import InputError, UnsupportedModelError
+from mambascope.families import find_mixers
+from mambascope.memory import available_bytes
 from mambascope.positions import positions_in
 from mambascope.readouts import read
+from mambascope.trace.footprint import bytes_of_pass
 
-#: Tokens in one batch of copies, unless the caller gives a number of copies: with a vocabulary of 50,000, the logits
-#: then take 400 MiB, and larger batches are no faster on a CPU.
-BATCH_TOKENS = 2048
+#: Tokens in one batch of copies, unless the caller gives a number of copies: on a CPU, where larger batches are no
+#: faster, and on other devices; fewer where they would not fit in this share of the free memory.
+BATCH_TOKENS, BATCH_TOKENS_ELSEWHERE, SHARE = 2048, 1 << 15, 0.5
+
+#: Tokens that copies may run before the one that they change, in a batch that begins with an earlier source: about
+#: what it costs to begin another batch.
+IDLE_TOKENS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,18 +38,21 @@ class Effect:
         outputs: What the intact model returned.
         alone: For a knockout for which one position ran alone, how far its run with nothing cut is from the text's
             own, relative to it; None if the whole text ran for every source.
+        continued: For an occlusion for which only the tokens from the source on ran, how far the text's run from place
+            to place with nothing occluded is from its own, relative to it; None if the whole text ran for every source.
     """
 
     scores: Float[Tensor, " L"]
     value: float
     outputs: Any
     alone: float | None = None
+    continued: float | None = None
 
     __repr__ = brief
 
 
 def measure(
-    readout: Callable[[Any], Float[Tensor, " b"]],
+    readouts: Sequence[Callable[[Any], Float[Tensor, " b"]]],
     outputs: Any,
     without: Callable[[Int[Tensor, " n"]], Any],
     *,
@@ -50,47 +60,102 @@ def measure(
     reach: int,
     sources: Sequence[int] | None,
     padding: Bool[Tensor, " L"] | None,
-    batch: int | None,
+    split: Callable[[list[int]], Iterable[tuple[int, int]]],
     progress: Callable[[int, int], None] | None,
-) -> Effect:
-    """Return the effect of each source, measured in batches; zero for sources out of reach and for padding.
+) -> list[Effect]:
+    """Return the effect of each source on each readout, measured in batches; zero out of reach and for padding.
 
     Args:
-        readout: Given a model's outputs, returns one number per text.
+        readouts: Given a model's outputs, each returns one number per text.
         outputs: What the intact model returned.
         without: Given sources in ascending order, returns the model's outputs for copies of the text, each without one.
         length: Number of tokens of the text.
-        reach: How many sources, from the first on, the readout may depend on.
+        reach: How many sources, from the first on, the readouts may depend on.
         sources: The sources asked for, from 0; None for all.
         padding: True at padding, which is no source; None if there is none.
-        batch: Copies per batch; by default as many as make `BATCH_TOKENS` tokens.
+        split: Given the sources asked for that are in reach, ascending, returns the ranges of them that make a batch.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
-        InputError: if the readout does not return one number per text, or the batch is empty.
+        InputError: if a readout does not return one number per text.
     """
-    intact = read(readout, outputs).detach()
+    intact = _read(readouts, outputs)
     asked = torch.arange(length) if sources is None else torch.tensor(sorted(set(sources)), dtype=torch.long)
-    scores = intact.new_full((length,), torch.nan, dtype=torch.promote_types(intact.dtype, torch.float32))
-    scores[asked] = 0
+    scores = intact.new_full((len(readouts), length), torch.nan)
+    scores[:, asked] = 0
     asked = asked[asked < reach].to(scores.device)
-    for start, stop in batches(len(asked), length, batch):
-        left = read(readout, without(asked[start:stop]), gaps=True).detach()
-        scores[asked[start:stop]] = intact.to(scores.dtype) - left.to(scores.dtype)
+    for start, stop in split(asked.tolist()):
+        scores[:, asked[start:stop]] = intact - _read(readouts, without(asked[start:stop]), gaps=True)
         if progress is not None:
             progress(stop, len(asked))
-    return Effect(scores if padding is None else scores.masked_fill(padding, 0), float(intact), outputs)
+    scores = scores if padding is None else scores.masked_fill(padding, 0)
+    return [Effect(row, float(value), outputs) for row, value in zip(scores, intact, strict=True)]
 
 
-def batches(sources: int, length: int, batch: int | None) -> Iterator[tuple[int, int]]:
-    """Yield ranges of sources, `batch` at a time, or as many as make `BATCH_TOKENS` tokens.
+def _read(readouts: Sequence[Any], outputs: Any, *, gaps: bool = False) -> Float[Tensor, "r b"]:
+    """Return what readouts read, one row each, in at least single precision."""
+    values = (read(readout, outputs, gaps=gaps).detach() for readout in readouts)
+    return torch.stack([value.to(torch.promote_types(value.dtype, torch.float32)) for value in values])
 
-    Raises:
-        InputError: if the batch is empty.
+
+class Room(NamedTuple):
+    """How much may run in one batch.
+
+    Attributes:
+        tokens: Tokens, of all copies together.
+        copies: Copies of the text.
     """
-    size = max(1, BATCH_TOKENS // length) if batch is None else batch
+
+    tokens: int
+    copies: int
+
+
+ON_A_CPU = Room(BATCH_TOKENS, BATCH_TOKENS)
+
+
+def room(own: nn.Module, length: int) -> Room:
+    """Return how much may run in one batch of copies of a text of this length, as their device and its memory allow."""
+    device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))
+    tokens = BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS_ELSEWHERE
+    try:
+        mixers = find_mixers(own)
+    except UnsupportedModelError:
+        return Room(tokens, tokens)
+    text = torch.empty(1, length, dtype=torch.long, device="meta")
+    each = bytes_of_pass(own, mixers, {"input_ids": text}, keep="inputs")
+    return Room(tokens, int(SHARE * available_bytes(device) / max(1, each)))
+
+
+def batches(sources: int, length: int, batch: int | None, most: Room = ON_A_CPU) -> Iterator[tuple[int, int]]:
+    """Yield ranges of sources, `batch` at a time, or as many as there is room for, at least one."""
+    size = max(1, min(most.tokens // length, most.copies)) if batch is None else batch
     for start in range(0, sources, size):
         yield start, min(start + size, sources)
+
+
+def batches_going_on(
+    sources: Sequence[int], end: int, batch: int | None, most: Room = ON_A_CPU
+) -> Iterator[tuple[int, int]]:
+    """Yield ranges of sources, ascending, each of whose copies runs from the range's first source to an end.
+
+    Args:
+        sources: The sources.
+        end: Number of tokens up to the end.
+        batch: Copies per batch; by default as many as there is room for, unless together they would run too many tokens
+            before the source of their copy.
+        most: How much there is room for.
+    """
+    start = 0
+    while start < len(sources):
+        first, stop, idle = sources[start], start + 1, 0
+        size = max(1, min(most.tokens // (end - first), most.copies)) if batch is None else batch
+        while stop < min(start + size, len(sources)):
+            idle += sources[stop] - first
+            if batch is None and idle > IDLE_TOKENS:
+                break
+            stop += 1
+        yield start, stop
+        start = stop
 
 
 def chosen(sources: Sequence[int] | None, mask: Tensor | None, length: int) -> list[int] | None:

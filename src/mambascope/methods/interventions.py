@@ -25,7 +25,17 @@ from torch import Tensor
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import Kind
 from mambascope.memory import require_room
-from mambascope.methods.ablation import Effect, batches, chosen, copies, measure, one_each, padding_of, require_one_text
+from mambascope.methods.ablation import (
+    Effect,
+    batches,
+    chosen,
+    copies,
+    measure,
+    one_each,
+    padding_of,
+    require_one_text,
+    room,
+)
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
 from mambascope.methods.targets import looks_ahead, positions, without_padding
@@ -72,7 +82,8 @@ def knockout(
         sources: The sources to remove, one at a time; negative numbers likewise. None for all; others score NaN.
         layers: First and last layer of a window, both included; None for all.
         kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
-        batch: Copies of the text, or of the one position, per batch; by default as many as make 2048 tokens, or 256.
+        batch: Copies of the text, or of the one position, per batch; by default as many as fit in memory and make no
+            more than 2048 tokens (32768 on other devices than the CPU), or 256.
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
@@ -96,9 +107,10 @@ def knockout(
                 return call(own, copies(inputs, len(cut)))
 
         ahead = any(looks_ahead(trace, layer) for layer in window)
+        most = room(own, length)
         measured = partial(
             measure,
-            number,
+            [number],
             length=length,
             reach=length if ahead else max(rows) + 1,  # later ones give the targets nothing
             sources=chosen(sources, trace.attention_mask, length),
@@ -108,10 +120,15 @@ def knockout(
         if len(rows) == 1 and _reads_alone(trace, readout, rows[0]):
             position = single_position(own, inputs, trace.outputs, rows[0], length, mixers)
             if position is not None:
-                effect = measured(position.outputs, position.without, batch=COPIES if batch is None else batch)
+                (effect,) = measured(
+                    position.outputs,
+                    position.without,
+                    split=lambda asked: batches(len(asked), 1, COPIES if batch is None else batch),
+                )
                 value = float(read(number, trace.outputs))
                 return replace(effect, value=value, outputs=trace.outputs, alone=position.error)
-        return measured(trace.outputs, without, batch=batch)
+        (effect,) = measured(trace.outputs, without, split=lambda asked: batches(len(asked), length, batch, most))
+        return effect
 
 
 @checked
@@ -132,7 +149,8 @@ def value_zeroing(
     Args:
         trace: A capture of one text.
         layer: Number of the layer, from 0; negative numbers count from the end.
-        batch: Copies of the text per batch; by default as many as make 2048 tokens.
+        batch: Copies of the text per batch; by default as many as fit in memory and make no more than 2048 tokens
+            (32768 on other devices than the CPU).
         progress: Called with (sources done, sources in all) after each batch.
 
     Returns:
@@ -152,7 +170,7 @@ def value_zeroing(
         require_room((length, length), intact, "shorten the text")
         distances = intact.new_zeros(length, length)
         mixers = [branch.name for branch in block.branches]
-        for start, stop in batches(length, length, batch):
+        for start, stop in batches(length, length, batch, room(own, length)):
             cut = one_each(torch.arange(start, stop, device=intact.device), length)
             with intervening(own, Knockout(mixers, cut)):
                 without = _in_working_precision(made.again(module, stop - start))

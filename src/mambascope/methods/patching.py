@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError, UnsupportedModelError
-from mambascope.methods.ablation import batches, chosen, copies, padding_of, require_one_text
+from mambascope.methods.ablation import batches, chosen, copies, padding_of, require_one_text, room
 from mambascope.methods.checked import checked
 from mambascope.methods.interventions import layer_window
 from mambascope.methods.targets import looks_ahead, positions, reach
@@ -91,7 +91,8 @@ def patching(
         layers: First and last layer of a window, both included; None for all.
         sources: The positions to put in, one at a time; negative numbers count back from the text's own last token.
             None for all.
-        batch: Copies of the text per batch; by default as many as make 2048 tokens.
+        batch: Copies of the text per batch; by default as many as fit in memory and make no more than 2048 tokens
+            (32768 on other devices than the CPU).
         progress: Called with (runs done, runs in all) after each batch.
 
     Raises:
@@ -137,7 +138,7 @@ def patching(
         scores[:, slice(None) if asked is None else sorted(set(asked))] = 0
         matters = differing(theirs, ours, len(window)).cpu() & _within_reach(trace, readout, what)
         wanted = (matters & ~scores.isnan()).nonzero()
-        for start, stop in batches(len(wanted), length, batch):
+        for start, stop in batches(len(wanted), length, batch, room(own, length)):
             layer, place = wanted[start:stop].unbind(dim=1)
             places = torch.zeros(stop - start, len(window), length, dtype=torch.bool)
             places[torch.arange(stop - start), layer, place] = True

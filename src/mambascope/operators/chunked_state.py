@@ -68,14 +68,16 @@ class StateChunks:
         parts = (self.write, self.inside.transpose(-1, -2), self.read, self.carry.transpose(-1, -2))
         return StateChunks(*(part.flip(2) for part in parts))
 
-    def run(self, v: Float[Tensor, "b H c C P"]) -> Float[Tensor, "b H c C P"]:
-        """Return O of every chunk, by one pass over the chunks."""
+    def run(
+        self, v: Float[Tensor, "b H c C P"], before: Float[Tensor, "b H N P"] | None = None
+    ) -> tuple[Float[Tensor, "b H c C P"], Float[Tensor, "b H N P"]]:
+        """Return O of every chunk, by one pass over the chunks from a state, by default zero, and the last state."""
         written = self.write.transpose(-1, -2) @ v
-        state, entering = torch.zeros_like(written[:, :, 0]), []
+        state, entering = torch.zeros_like(written[:, :, 0]) if before is None else before, []
         for number in range(v.shape[2]):
             entering.append(state)
             state = self.carry[:, :, number] @ state + written[:, :, number]
-        return self.read @ torch.stack(entering, dim=2) + self.inside @ v
+        return self.read @ torch.stack(entering, dim=2) + self.inside @ v, state
 
 
 def in_chunks(
@@ -115,11 +117,25 @@ class ChunkedState(PerHead):
 
     def apply(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return alpha v per channel, in chunks of matrix products: O(L·D·N)."""
-        return self._from_chunks(self.chunks.run(self._in_chunks(v)))
+        return self.forwards(v)[0]
 
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return vᵀ alpha per channel, by the reversed recurrence: O(L·D·N)."""
-        return self._from_chunks(self.chunks.reversed().run(self._in_chunks(v).flip(2)).flip(2))
+        return self.backwards(v)[0]
+
+    def forwards(
+        self, v: Float[Tensor, "b L D"], before: Float[Tensor, "b H N P"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b H N P"]]:
+        """Return alpha v and what a state before the text gives, and the state after it; see `Carried`."""
+        o, after = self.chunks.run(self._in_chunks(v), before)
+        return self._from_chunks(o), after
+
+    def backwards(
+        self, v: Float[Tensor, "b L D"], after: Float[Tensor, "b H N P"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b H N P"]]:
+        """Return vᵀ alpha and what a gradient at the state after the text gives, and that before it; see `Carried`."""
+        flow, before = self.chunks.reversed().run(self._in_chunks(v).flip(2), after)
+        return self._from_chunks(flow.flip(2)), before
 
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over heads, by the reversed recurrence, one channel per head: O(L·H·N)."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,6 +85,25 @@ class ShortConvolution(PerHead):
     def apply_transposed(self, v: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return vᵀ alpha per channel: the same convolution over the reversed tokens, with the gates swapped."""
         return self.write * CausalConvolution(self.taps).apply((self.read * v).flip(1)).flip(1)
+
+    def forwards(
+        self, v: Float[Tensor, "b L D"], before: Float[Tensor, "b N D"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b N D"]]:
+        """Return alpha v and what the values before the text give, and the last N values; see `Carried`."""
+        before = v.new_zeros(v.shape[0], self.state_size, v.shape[2]) if before is None else before
+        joined = torch.cat([before, self.write * v], dim=1)
+        convolved = CausalConvolution(self.taps).apply(joined)[:, self.state_size :]
+        return self.read * convolved, joined[:, joined.shape[1] - self.state_size :].clone()
+
+    def backwards(
+        self, v: Float[Tensor, "b L D"], after: Float[Tensor, "b N D"] | None = None
+    ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b N D"]]:
+        """Return vᵀ alpha and what a gradient at the last N values gives, and that before the text; see `Carried`."""
+        flow = F.pad(self.read * v, (0, 0, self.state_size, 0))
+        joined = CausalConvolution(self.taps).apply(flow.flip(1)).flip(1)
+        if after is not None:
+            joined = joined + F.pad(after, (0, 0, self.length, 0))
+        return self.write * joined[:, self.state_size :], joined[:, : self.state_size]
 
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for some targets and sources, zero outside the band."""

@@ -49,10 +49,12 @@ class Continued:
     Attributes:
         entering: What enters at each call, in order; empty for the first piece, at whose calls nothing does.
         leaving: What leaves; of keys and values, those of the piece's own tokens.
+        keeps: Whether what leaves is kept: after the last piece of a text nothing reads it.
     """
 
     entering: Sequence[State] = ()
     leaving: list[State] = field(default_factory=list)
+    keeps: bool = True
 
     __repr__ = brief
 
@@ -63,7 +65,7 @@ class Continued:
         entered = self._entered()
         tail = values.new_zeros(*values.shape[:2], taps - 1) if entered is None else entered.parts[0]
         joined = torch.cat([tail, values], dim=-1)
-        self.leaving.append(State((joined[..., joined.shape[-1] - (taps - 1) :].clone(),)))  # not a view of all values
+        self._leaves(State((joined[..., joined.shape[-1] - (taps - 1) :].clone(),)))  # not a view of all values
         return convolve(joined)[..., taps - 1 :]
 
     def scanned(self, scan: Any, s: Float[Tensor, "b L D"], frozen: bool) -> Float[Tensor, "b L D"]:
@@ -77,7 +79,7 @@ class Continued:
         entered = self._entered()
         before = None if entered is None else entered.parts[0]
         o, after = carried_scan(scan, s, before) if frozen else scan.forwards(s, before)
-        self.leaving.append(State((after,)))
+        self._leaves(State((after,)))
         return o
 
     def attended(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -92,7 +94,7 @@ class Continued:
             raise Apart("attention has a window")
         names = arguments_of_attention(bound)
         query, key, value, mask = (bound.arguments[name] for name in names)
-        self.leaving.append(State((key, value), grows=True))
+        self._leaves(State((key, value), grows=True))
         entered, own = self._entered(len(self.leaving) - 1), query.shape[2]
         if mask is None:
             seen = torch.ones(own, own, dtype=torch.bool, device=query.device).tril()
@@ -105,6 +107,9 @@ class Continued:
             mask = torch.cat([earlier if mask.dtype != torch.bool else ~earlier, mask], dim=-1)
         bound.arguments.update(zip(names, (query, key, value, mask), strict=True))
         return original(*bound.args, **bound.kwargs)
+
+    def _leaves(self, state: State) -> None:
+        self.leaving.append(state if self.keeps else State((), state.grows))
 
     def _entered(self, call: int | None = None) -> State | None:
         """Return what enters at a call, by default the next one; None if nothing does."""

@@ -29,7 +29,7 @@ from mambascope.families import AttentionFamily, Family, MixerFamily, find_mixer
 from mambascope.inputs.checks import check_inputs
 from mambascope.memory import available_bytes, require_bytes
 from mambascope.progress import within
-from mambascope.readouts import Readout, first_order, read, read_at
+from mambascope.readouts import FeatureReadout, Readout, first_order, read, read_at
 from mambascope.trace.biases import BiasLedger
 from mambascope.trace.continued import Continued, Kept, State
 from mambascope.trace.differentiate import Gradients, depends, differentiable, leaf_at_tokens
@@ -92,7 +92,7 @@ def differentiate_in_pieces(
         if not text.agrees():
             return None
         kept, rows = text.forward(places)
-        of_rows = _renumbered(readout, places, whole)
+        of_rows = renumbered(readout, places, whole)
         with torch.enable_grad():
             value = depends(read(of_rows, rows.requires_grad_()))
             (at_rows,) = torch.autograd.grad(value.sum(), rows)
@@ -205,7 +205,7 @@ class _LongText:
         kept, logits = Kept(self.length), []
         for number, piece in enumerate(self.pieces):
             states, here = Continued(kept.entering(number, piece.start)), _inside(places, piece)
-            with mixing(self.own, _answering(self.mixers, states)):
+            with mixing(self.own, answering(self.mixers, states)):
                 logits.append(self.logits(self.read(piece, here), here))
             kept.add(piece, states.leaving)
             within(number + 1, (1 + BACKWARD) * len(self.pieces))
@@ -263,7 +263,7 @@ def _most_heads(mixers: Sequence[tuple[str, nn.Module, MixerFamily]]) -> int:
     return max((heads_of(mixer) for _, mixer, family in mixers if isinstance(family, AttentionFamily)), default=0)
 
 
-def _answering(mixers: Sequence[tuple[str, nn.Module, MixerFamily]], states: Continued) -> Callable[..., Any]:
+def answering(mixers: Sequence[tuple[str, nn.Module, MixerFamily]], states: Continued) -> Callable[..., Any]:
     """Return what answers the calls of a forward pass over a piece; see `mixing`."""
     points = {
         point: reader for _, _, one in mixers if isinstance(one, Family) for point, reader in one.patch_points.items()
@@ -272,9 +272,11 @@ def _answering(mixers: Sequence[tuple[str, nn.Module, MixerFamily]], states: Con
     return lambda point, _, *asked: answers.called(point, *asked)
 
 
-def _renumbered(readout: Readout, places: Sequence[int], length: int) -> Readout:
-    """Return a readout of the logits at its own positions alone, given these, which ascend."""
+def renumbered(readout: Readout | FeatureReadout, places: Sequence[int], length: int) -> Readout | FeatureReadout:
+    """Return a readout of the outputs at some positions alone, given these, which ascend."""
     number = {place: row for row, place in enumerate(places)}
+    if isinstance(readout, FeatureReadout):
+        return replace(readout, positions=(number[readout.positions[0] % length],))
     terms = tuple(term._replace(position=number[(term.position or 0) % length]) for term in readout.terms)
     return replace(readout, positions=(), terms=terms)
 

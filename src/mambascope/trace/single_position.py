@@ -119,7 +119,7 @@ def single_position(
         length: Number of tokens of the text.
         mixers: Names of the mixers in which sources are to be cut.
     """
-    expected = _returned(outputs)
+    expected = returned(outputs)
     readable = expected and all(value.ndim == 3 and value.shape[:2] == (1, length) for value in expected.values())
     if not readable or hooked(own) or any(inputs[name] is not None and name not in READ for name in inputs):
         return None
@@ -179,7 +179,7 @@ def _alone(own: nn.Module, inputs: dict[str, Any], place: int, count: int) -> di
     return {name: value.expand(count, *value.shape[1:]) for name, value in cut.items()}
 
 
-def _returned(outputs: Any) -> dict[str, Tensor]:
+def returned(outputs: Any) -> dict[str, Tensor]:
     """Return what a readout may read of a model's outputs."""
     found = {name: getattr(outputs, name, None) for name in RETURNED}
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
@@ -187,7 +187,7 @@ def _returned(outputs: Any) -> dict[str, Tensor]:
 
 def _everywhere(outputs: Any, length: int) -> Any:
     """Return what a readout may read, the same at every position; it takes no memory."""
-    found = {name: value.expand(-1, length, -1) for name, value in _returned(outputs).items()}
+    found = {name: value.expand(-1, length, -1) for name, value in returned(outputs).items()}
     return types.SimpleNamespace(**found)
 
 
