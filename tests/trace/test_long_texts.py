@@ -21,7 +21,7 @@ from mambascope.methods.latim import latim, latim_row
 from mambascope.methods.mamba_lrp import ATTN_LRP, LRP, mamba_lrp
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout_row
-from mambascope.trace import pieces, recaptured
+from mambascope.trace import pieces, recaptured, text_in_pieces
 from mambascope.trace.continued import Continued
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.later_logits import LaterLogits
@@ -50,8 +50,8 @@ def text(length=150, texts=1):
 @pytest.fixture
 def short_pieces(monkeypatch):
     """Let texts of more than 40 tokens run in pieces of 32."""
-    monkeypatch.setattr(pieces, "LONG", 40)
-    monkeypatch.setattr(pieces, "PIECE", 32)
+    monkeypatch.setattr(text_in_pieces, "LONG", 40)
+    monkeypatch.setattr(text_in_pieces, "PIECE", 32)
 
 
 @pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "jamba", "bamba", "falcon_h1"])
