@@ -70,6 +70,7 @@ WRONG = {
         lambda outputs: torch.zeros(2),
     ),
     "sources": ([], [99], [-99], [1.5], 1.5, *THINGS),
+    "spans": ([], [3], [(3, 3)], [(3, 99)], [(2.0, 3)], [(1, 2, 3)], [(-2, 0)], "12", 1.5, *THINGS),
     "places": (None, [], [99], [1.5], 99, -99, *NUMBERS),
     "rule": (None, "", "relu", 3, [], *THINGS),
     "value_bias": (None, "", "both", 3, [], *THINGS),
@@ -121,8 +122,8 @@ METHODS = {
     "implicit_attention_row": {"trace": trace, "layer": 0, "target": 2},
     "implicit_rollout_row": {"trace": trace, "target": 2},
     "knockout": {
-        "trace": trace, "readout": readout, "targets": None, "sources": None, "layers": None, "batch": None,
-        "progress": None,
+        "trace": trace, "readout": readout, "targets": None, "sources": None, "spans": None, "layers": None,
+        "batch": None, "progress": None,
     },
     "value_zeroing": {"trace": trace, "layer": 0, "batch": None, "progress": None},
     "logit_lens": {"trace": trace, "places": -1},

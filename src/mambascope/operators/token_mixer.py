@@ -108,6 +108,9 @@ class Carried(TokenMixer, Protocol):
     ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b *state"]]:
         """Return vᵀ alpha plus what a gradient at the state after the piece gives, and that at the state before it."""
 
+    def left(self, before: Float[Tensor, "n *state"]) -> Float[Tensor, "n *state"]:
+        """Return what is left after a piece of one text of some states before it, to which nothing is added."""
+
 
 @runtime_checkable
 class Stepwise(TokenMixer, Protocol):
