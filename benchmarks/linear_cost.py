@@ -1,15 +1,16 @@
 """Time and memory of one target's explanation through all layers, as the text grows.
 
     python -m benchmarks.linear_cost [--family mamba] [--shortest 256] [--longest 16384] [--longest-alti 16384]
-        [--longest-quadratic 16384] [--out FILE.png]
+        [--longest-quadratic 16384] [--methods capture knockout …] [--out FILE.png]
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
 the first. The methods start from a capture, whose own cost is the first line (without the self-check), and
 which keeps the mixers' inputs alone (`keep="inputs"`), but for ALTI-Logit, which needs the stream. `--longest 131072`
 goes beyond 100,000 tokens. Rollout is one reversed scan per layer; MambaLRP one differentiable forward and one backward
-pass. Mamba-Attribution takes the positive part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by
-nature both are quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms.
+pass, of a long text piece by piece; the knockout removes three spans of 16 tokens, each as a whole. Mamba-Attribution
+takes the positive part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by nature both are
+quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms. `--methods` measures some.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from mambascope.bench.measuring import measured
 from mambascope.bench.settings import FAMILIES, Shape
 from mambascope.files import whole_file, write_whole
 from mambascope.methods.alti_logit import alti_logit
+from mambascope.methods.interventions import knockout
 from mambascope.methods.latim import latim_row
 from mambascope.methods.mamba_attribution import mamba_attribution
 from mambascope.methods.mamba_lrp import mamba_lrp
@@ -40,7 +42,7 @@ from mambascope.methods.rollout import rollout_row
 
 LAYERS, WIDTH, VOCABULARY = 4, 256, 1024
 MARKS = {
-    "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^",
+    "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^", "knockout": "C5-v",
     "mamba-attribution": "C2--v", "alti-logit": "C3--D",
 }  # fmt: skip
 
@@ -49,11 +51,12 @@ def calls(model: Any, trace: Any, ids: torch.Tensor) -> dict[str, Callable[[], A
     """Return what is measured, by name."""
     last = ids.shape[1] - 1
     readout = readouts.token(last, 7)
-
+    spans = [(place, place + 16) for place in (last // 16, last // 2, last - 24)]
     return {
         "rollout": lambda: rollout_row(trace, last),
         "latim": lambda: [latim_row(trace, layer, last) for layer in range(len(trace.layers))],
         "mamba-lrp": lambda: mamba_lrp(trace, readout),
+        "knockout": lambda: knockout(trace, readout, spans=spans),
         "mamba-attribution": lambda: mamba_attribution(trace, readout),
         "alti-logit": lambda: alti_logit(trace, readout),
     }
@@ -89,9 +92,9 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: s
 
     figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.6), layout="constrained")
     for panel, key, label in zip(panels, ("seconds", "mib"), ("seconds", "MiB beyond the model"), strict=True):
-        for name, mark in MARKS.items():
+        for name in fits:
             points = [(row["length"], row[key]) for row in rows if row["method"] == name and row[key] > 0]
-            panel.loglog(*zip(*points, strict=True), mark, ms=4, lw=1.2, label=f"{name} {fits[name][key]:.2f}")
+            panel.loglog(*zip(*points, strict=True), MARKS[name], ms=4, lw=1.2, label=f"{name} {fits[name][key]:.2f}")
         panel.set(xlabel="tokens L", ylabel=label)
         panel.xaxis.set_major_locator(plt.FixedLocator(sorted({row["length"] for row in rows})))
         panel.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -114,6 +117,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=16384)
     parser.add_argument("--longest-alti", type=int, default=16384)
     parser.add_argument("--longest-quadratic", type=int, default=16384, help="of Mamba-Attribution")
+    parser.add_argument("--methods", nargs="+", choices=MARKS, default=list(MARKS))
     parser.add_argument("--out", type=Path, help="also draw the figure")
     parser.add_argument("--rows", type=Path, help="write the figures to this .json file")
     parser.add_argument("--redraw", type=Path, help="draw again from a file that --rows wrote")
@@ -122,7 +126,7 @@ def main() -> None:
     doublings = int(math.log2(options.longest / options.shortest))
     lengths = [options.shortest * 2**k for k in range(doublings + 1)]
     for length in lengths if not options.redraw else ():
-        for name in MARKS:
+        for name in options.methods:
             most = {"alti-logit": options.longest_alti, "mamba-attribution": options.longest_quadratic}
             if length > most.get(name, length):
                 continue
@@ -132,7 +136,7 @@ def main() -> None:
     fits = {}
     print("\n| method | exponent of time | exponent of memory | seconds at the longest |")
     print("| --- | --- | --- | --- |")
-    for name in MARKS:
+    for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         grown = [row for row in own if row["mib"] > 1]
         fits[name] = {

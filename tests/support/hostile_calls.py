@@ -369,6 +369,18 @@ def explain_calls():
             )
     for wrong in (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS):
         yield f"explain layer={label(wrong)}", lambda wrong=wrong: run(method="latim", layer=wrong)
+    spans = (
+        {},
+        {"a": (3, 3)},
+        {"a": (3, 99)},
+        {"a": 3},
+        {"": (0, 1)},
+        {"a": (0, 2), "b": (1, 2)},
+        {"0:1": (1, 2)},
+        {3: (0, 1)},
+    )
+    for wrong in (*spans, [(0, 1)], "words", 3, *THINGS[1:]):
+        yield f"explain spans={label(wrong)}", lambda wrong=wrong: run(method="knockout", spans=wrong)
     for wrong in (3, "bar", [], *THINGS):
         yield (
             f"explain progress={label(wrong)}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from torch import nn
@@ -14,7 +14,7 @@ from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.answering import Progress, answer
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.lens import with_lens
-from mambascope.explanation.options import ask, check_options, check_targets
+from mambascope.explanation.options import ask, check_options, check_spans, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
 from mambascope.explanation.verifying import verified
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     generate: int | None
     layer: LayersAsked
     stage: int | None
+    spans: Mapping[str, tuple[int, int]] | None
     variant: Variant
     keep_size: bool
     verify: int | None
@@ -98,6 +99,7 @@ def explain(
     generate: int | None = None,
     layer: LayersAsked = "all",
     stage: int | None = None,
+    spans: Mapping[str, tuple[int, int]] | None = None,
     variant: Variant = "published",
     keep_size: bool = False,
     views: bool = False,
@@ -140,6 +142,9 @@ def explain(
         stage: For VMamba and MambaVision, whose stages read fewer and fewer patches: the stage to explain, from its own
             patches, counted from 0 among the stages that mix tokens. By default the last, or the first for methods that
             go back to the embedded tokens. Layers are counted from 0 within the stage.
+        spans: Parts of the text by name, each from its first token up to, not including, its last: `{"the question":
+            (12, 40)}`. `knockout` removes each as a whole, and each stretch before, between and after them; these are
+            the sources of the result. For other methods take their tokens together afterwards, with `result.spans(…)`.
         variant: `published` for the papers' formulas, `reference-code` for what their code does where it differs.
         keep_size: Leave a picture at its own size and interpolate the model's position embeddings.
         views: Return a list: what was asked for, followed by the other views that a page offers (the sources of every
@@ -166,7 +171,7 @@ def explain(
         options: dict[str, Any] = {
             "method": method, "target": target, "foil": foil, "position": position, "positions": positions,
             "patch": patch, "continuation": continuation, "generate": generate, "layer": layer, "stage": stage,
-            "variant": variant, "keep_size": keep_size, "verify": verify,
+            "spans": spans, "variant": variant, "keep_size": keep_size, "verify": verify,
         }  # fmt: skip
         return _each(model, processor, source, views, progress, options)
     model = plain_model(model)
@@ -192,13 +197,16 @@ def explain(
     chosen = [find_method(name) for name in names]
     check_options(chosen, layers, variant)
     check_targets(chosen, target, foil)
+    check_spans(chosen, spans, views, verify)
     subject = read_subject(model, processor, source, continuation=continuation, generate=generate, keep_size=keep_size)
     question = ask(
         subject, chosen, target=target, foil=foil, position=position, positions=rows, patch=patch,
         each=generate is not None, stage=stage,
     )  # fmt: skip
     started = time.perf_counter()
-    results = answer(subject, chosen, question, layer=layers, stage=stage, variant=variant, progress=progress)
+    results = answer(
+        subject, chosen, question, layer=layers, stage=stage, spans=spans, variant=variant, progress=progress
+    )
     if views and variant == "published":
         first, *rest = results
         stage = stage_number(model, chosen, stage)

@@ -323,8 +323,19 @@ def _mixers(trace: Trace, window: Sequence[int], kinds: Collection[Kind] | None)
 
 def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     effect = knockout(trace, number_of(readout))
+    return _result(trace, effect, effect.scores)
+
+
+def _spans_knocked_out(trace: Trace, readout: AnyReadout, spans: Sequence[tuple[int, int]]) -> MethodResult:
+    effect = knockout(trace, number_of(readout), spans=spans)
+    scores = effect.scores.new_zeros(trace.shape[1])
+    scores[[stop - 1 for _, stop in spans]] = effect.scores
+    return _result(trace, effect, scores)
+
+
+def _result(trace: Trace, effect: Effect, scores: Float[Tensor, " L"]) -> MethodResult:
     ran = {} if effect.alone is None else {"alone_error": effect.alone}
-    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value, **ran})
+    return MethodResult(at_positions(trace, scores[None]), {"value": effect.value, **ran})
 
 
 METHODS = [
@@ -347,6 +358,8 @@ METHODS = [
         cost="quadratic",
         growth=1.0,  # at most; where the position runs alone, four passes or so in all
         score=_knocked_out,
+        score_spans=_spans_knocked_out,
         asks=True,
+        from_inputs=True,
     ),
 ]

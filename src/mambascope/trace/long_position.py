@@ -43,7 +43,7 @@ from mambascope.trace.single_position import SinglePosition, can_be_tried, tried
 from mambascope.trace.text_in_pieces import LongText, answering, long_text
 
 #: Runs of sources up to which a long text runs in pieces, since each has a state of its own at every scan.
-MOST = 64
+MOST = 256
 
 
 def long_position(
@@ -79,7 +79,12 @@ def long_position(
     short = before.tried()
     if short is None:
         return None
-    _require_memory(before, short, len(spans))
+    require_bytes(
+        bytes_with_states(before, short, len(spans)),
+        before.given.device,
+        f"a pass over {before.length} tokens, with states for {len(spans)} runs of sources,",
+        "cut fewer of them at a time, or shorten the text",
+    )
     try:
         earlier = _earlier(text, before, mixers, spans)
     except Apart:
@@ -206,12 +211,15 @@ class Given:
         return dict(zip(self.spans, self.states[number], strict=True)) if number in self.states else {}
 
 
-def _require_memory(text: LongText, kept: Kept, spans: int) -> None:
-    """Raise MapTooLargeError if a text and the states of so many runs of sources would not fit in memory."""
+def bytes_with_states(text: LongText, kept: Kept, spans: int) -> int:
+    """Return about how many bytes a pass over a text takes, with states for so many runs of sources.
+
+    Args:
+        text: The text.
+        kept: What short pieces of it leave.
+        spans: The number of runs.
+    """
     fixed, grown = kept.sizes()
     piece = text.given.new_empty((1, text.size), dtype=torch.long, device="meta")
-    needed = bytes_of_pass(text.own, text.mixers, {"input_ids": piece}) + 4 * (
-        (2 + spans) * fixed + text.length * grown
-    )
-    what = f"a pass over {text.length} tokens, with states for {spans} runs of sources,"
-    require_bytes(needed, text.given.device, what, "cut fewer of them at a time, or shorten the text")
+    numbers = (2 + spans) * fixed + text.length * grown
+    return bytes_of_pass(text.own, text.mixers, {"input_ids": piece}) + 4 * numbers
