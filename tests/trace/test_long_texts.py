@@ -138,6 +138,37 @@ def test_inputs_alone_give_what_all_gives(family):
         assert near(hidden_attention_mean(alone, layer), hidden_attention_mean(whole, layer))
 
 
+IN_PIECES = {"mamba": 1, "falcon_mamba": 1, "mamba2": 1, "jamba": 1, "bamba": 1, "falcon_h1": 1, "qwen3_next": 0}
+
+
+@pytest.mark.parametrize("family", IN_PIECES)
+def test_a_rollout_reads_its_layers_piece_by_piece(family, monkeypatch):
+    """With texts that end within a piece, and pieces shorter than the convolution."""
+    model, ids = model_of(family), text(40, texts=2)
+    whole, alone = capture(model, input_ids=ids), capture(model, keep="inputs", input_ids=ids)
+    for size in (13, 2):
+        monkeypatch.setattr(recaptured, "PIECE", size)
+        ran = sum(branch.captured.scans_from_the_end() is not None for branch in alone.branches)
+        assert ran == sum(branch.kind == "scan" for branch in alone.branches) * IN_PIECES[family]
+        assert near(rollout_row(alone, -1), rollout_row(whole, -1))
+        assert near(rollout_row(alone, 20), rollout_row(whole, 20))
+
+
+def test_a_piece_that_runs_otherwise_is_noticed(monkeypatch):
+    monkeypatch.setattr(recaptured, "PIECE", 13)
+    model = stock_model("mamba")
+    trace = capture(model, input_ids=text(40), keep="inputs")
+    expected = rollout_row(trace, -1)
+    with torch.no_grad():
+        model.backbone.layers[0].mixer.x_proj.weight[0].mul_(1.5)
+    with pytest.raises(ReconstructionError, match="the model's weights have changed since the capture"):
+        rollout_row(trace, -1)
+    with torch.no_grad():
+        model.backbone.layers[0].mixer.x_proj.weight[0].div_(1.5)
+    assert near(rollout_row(trace, -1), expected)
+    assert not any(_users.values())
+
+
 def test_knockout_of_chosen_sources_needs_no_more():
     model, ids = stock_model("mamba"), text(40)
     readout = readouts.token(-1, 7)
