@@ -1,9 +1,10 @@
 """A mixer's record of which only the input is kept: the mixer runs again when its operator is asked for.
 
 The other parts of a record take four to ten times as much memory as the input. Nothing of what a run computes is kept
-after it, so that no more than one layer's coefficients are held at a time. Where they are read token by token the mixer
-runs piece by piece, each with the few tokens before it that its convolution reads, and its scan does not run: what it
-is called with depends on no other tokens.
+after it, so that no more than one layer's coefficients are held at a time. A long text runs piece by piece, each with
+the few tokens before it that the convolution reads, so that what is computed stays in a processor's cache and memory is
+used again. Where the scan's coefficients are read one piece after the other, the scan itself does not run: they depend
+on no other tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ from mambascope.trace.mixer_calls import input_of
 from mambascope.trace.mixing import goes_forwards
 from mambascope.trace.recording import Recording
 from mambascope.trace.running import own_precision
-from mambascope.trace.scanning import read_call, relative_error
+from mambascope.trace.scanning import finished, read_call, relative_error
 from mambascope.trust import TOLERANCE
 
 #: Tokens at which a run is compared with the first, about.
@@ -68,6 +70,9 @@ class Again:
         Raises:
             ReconstructionError: if it returns something else than before.
         """
+        in_pieces = self._in_pieces()
+        if in_pieces is not None:
+            return self._forwards(*in_pieces)
         args, kwargs = self.call.args, dict(self.call.kwargs)
         recording = Recording(self.scans, lambda dtype: TOLERANCE.get(dtype, TOLERANCE[torch.float32]))
         with own_precision(), torch.no_grad(), kept_off(KERNELS), recording.writing(self.mixer, self.family):
@@ -83,6 +88,11 @@ class Again:
         Raises:
             ReconstructionError: while they are read, if a piece is called with something else than before.
         """
+        in_pieces = self._in_pieces()
+        return None if in_pieces is None else self._backwards(*in_pieces)
+
+    def _in_pieces(self) -> tuple[Family, Tensor, int] | None:
+        """Return the family, the input and how far back the convolution reads; None if the mixer runs as a whole."""
         args, kwargs = self.call.args, self.call.kwargs
         x, others = input_of(args, kwargs), [*args, *kwargs.values()]
         taps = getattr(getattr(self.mixer, "conv1d", None), "weight", None)
@@ -93,23 +103,47 @@ class Again:
             return None
         if not isinstance(self.family.scan(dict(self.read), torch.float32), Carried):
             return None
-        return self._pieces(self.family, x, taps.shape[-1] - 1)
+        return self.family, x, taps.shape[-1] - 1
 
-    def _pieces(self, family: Family, x: Tensor, reach: int) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        length = x.shape[1]
+    def _forwards(self, family: Family, x: Tensor, reach: int) -> Captured:
+        """Return the whole record, from pieces that start from each other's states."""
+        whole: dict[str, Tensor] = {}
+        noting, outputs, length = _Noting(family, scans=True), [], x.shape[1]
+        for start in range(0, length, PIECE):
+            piece = slice(start, min(start + PIECE, length))
+            outputs.append(self._run(x, piece, reach, noting))
+            for name, one in noting.tensors.items():
+                if one.ndim <= 2:
+                    whole[name] = one
+                    continue
+                if name not in whole:
+                    whole[name] = one.new_empty(len(one), length, *one.shape[2:])
+                whole[name][:, piece] = one
+        y = torch.cat(outputs, dim=1)
+        self._require_same(relative_error(_few(y), self.rows), self.rows.dtype)
+        return Captured(x, y, (whole,), None)
+
+    def _backwards(self, family: Family, x: Tensor, reach: int) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        noting, length = _Noting(family), x.shape[1]
         for start in reversed(range(0, length, PIECE)):
-            first, piece = max(0, start - reach), slice(start, min(start + PIECE, length))
+            piece = slice(start, min(start + PIECE, length))
+            self._run(x, piece, reach, noting)
+            self._compare(noting.tensors, piece, length)
+            yield piece, noting.tensors
 
-            def part(value: Any, first: int = first, stop: int = piece.stop) -> Any:
-                return value[:, first:stop] if value is x else value
+    def _run(self, x: Tensor, piece: slice, reach: int, noting: _Noting) -> Tensor:
+        """Return the output for a piece of the input, which runs after the tokens that the convolution reads."""
+        first = max(0, piece.start - reach)
+        noting.skipped = piece.start - first
 
-            noting = _Noting(family)
-            with own_precision(), torch.no_grad(), kept_off(KERNELS), intercepting(noting, {family.scan_point}):
-                self.mixer(*map(part, self.call.args), **{name: part(one) for name, one in self.call.kwargs.items()})
-            (tensors,) = noting.calls
-            tensors = {name: one[:, start - first :] if one.ndim > 2 else one for name, one in tensors.items()}
-            self._compare(tensors, piece, length)
-            yield piece, tensors
+        def part(value: Any) -> Any:
+            return value[:, first : piece.stop] if value is x else value
+
+        args, kwargs = map(part, self.call.args), {name: part(one) for name, one in self.call.kwargs.items()}
+        with own_precision(), torch.no_grad(), kept_off(KERNELS), intercepting(noting, {noting.family.scan_point}):
+            output = self.mixer(*args, **kwargs)
+        y: Tensor = output[0] if isinstance(output, tuple) else output
+        return y[:, noting.skipped :]
 
     def _compare(self, tensors: Mapping[str, Tensor], piece: slice, length: int) -> None:
         """Raise ReconstructionError if a piece is called with something else than before, where that is known."""
@@ -131,23 +165,41 @@ class Again:
 
 @dataclass
 class _Noting:
-    """Answers the scan of a mixer that runs for what its scan is called with alone.
+    """Answers the scan of a mixer that runs piece by piece, and notes what it is called with.
 
     Attributes:
         family: The family that reads the call.
-        calls: What it was called with.
+        scans: Whether the scan runs, from the state that the piece before has left; otherwise it gives zeros.
+        skipped: How many tokens before the piece the call has.
+        tensors: What the piece was called with.
+        state: What it has left.
     """
 
     family: Family
-    calls: list[dict[str, Tensor]] = field(default_factory=list)
+    scans: bool = False
+    skipped: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    state: Tensor | None = None
+
+    __repr__ = brief
 
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return zeros in place of the scan's output."""
+        """Return the scan's output, zero at the tokens before the piece."""
         call = read_call(self.family, args, kwargs)
-        self.calls.append(call.coefficients)
-        return call.give(torch.zeros_like(call.s))
+        along = {name: one for name, one in call.coefficients.items() if one.ndim > 2}
+        self.tensors = call.coefficients | {name: one[:, self.skipped :] for name, one in along.items()}
+        if not self.scans:
+            return call.give(torch.zeros_like(call.s))
+        working = torch.promote_types(call.s.dtype, torch.float32)
+        scan: Any = self.family.scan(self.tensors, working)
+        s = call.s[:, self.skipped :].to(working).contiguous()
+        mixed, self.state = scan.forwards(s, self.state)
+        o = finished(replace(call, coefficients=self.tensors), mixed.addcmul_(scan.skip, s))
+        if self.family.norm_factor:
+            self.tensors["o"] = o
+        return call.give(F.pad(o, (0, 0, self.skipped, 0)))
 
 
 class Recaptured(Captured):
