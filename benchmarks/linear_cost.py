@@ -5,12 +5,13 @@
 
 A model of 4 layers and width 256 with random weights and a vocabulary of 1,024. Every length and method has a process
 of its own, warmed up on a short text: seconds are the best of up to three runs, memory is how far the process grows in
-the first. The exponent of the processor's time is fitted too, which other processes disturb less. The methods start from a capture, whose own cost is the first line (without the self-check), and
+the first. The methods start from a capture, whose own cost is the first line (without the self-check), and
 which keeps the mixers' inputs alone (`keep="inputs"`), but for ALTI-Logit, which needs the stream. `--longest 131072`
 goes beyond 100,000 tokens. Rollout is one reversed scan per layer; MambaLRP one differentiable forward and one backward
 pass, of a long text piece by piece; the knockout removes three spans of 16 tokens, each as a whole. Mamba-Attribution
 takes the positive part of a matrix and ALTI-Logit a vector's norm for every pair of tokens: by nature both are
-quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms. `--methods` measures some.
+quadratic in time. The exponent p of cost ~ L^p is fitted by least squares on logarithms, for the time that passes and
+for the processor's, which other processes disturb less. `--methods` measures some of them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ MARKS = {
     "capture": "k:s", "rollout": "C0-o", "latim": "C4-D", "mamba-lrp": "C1-^", "knockout": "C5-v",
     "mamba-attribution": "C2--v", "alti-logit": "C3--D",
 }  # fmt: skip
-#: What a process is measured by: the seconds that pass, and those of the processor, which other processes lengthen less.
+#: The times that are fitted: the seconds that pass, and those of the processor.
 TIMES = ("seconds", "processor")
 
 
