@@ -36,7 +36,7 @@ from mambascope.trace.scanning import intact, relative_error, scan_points
 from mambascope.trace.single_position import hooked
 from mambascope.trust import TOLERANCE
 
-#: Tokens of a piece, and of a text from which on it runs in pieces; below, a whole pass is a third faster.
+#: Tokens of a piece, and of a text from which on backward passes run in pieces; below, a whole one is a third faster.
 PIECE, LONG = 512, 4096
 
 #: Scores of one attention layer that a piece may have, in fewer tokens if need be, and the fewest tokens of a piece.
@@ -147,14 +147,15 @@ def long_text(own: nn.Module, inputs: dict[str, Any], *, backward: bool) -> Long
     Args:
         own: A private copy of a model, with attention in its eager form.
         inputs: What it is called with.
-        backward: Whether it is for a backward pass, which must fit in memory as a whole if a short text is to run so.
+        backward: Whether it is for a backward pass, for which a text of up to `LONG` tokens is short if it fits in
+            memory as a whole; otherwise one of a single piece is.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     plain = len(given) == 1 and next(iter(given)) in READ and isinstance(own, transformers.PreTrainedModel)
     if not plain or hooked(own):
         return None
     mixers, (read,) = find_mixers(own), given.values()
-    fits = bytes_of_pass(own, mixers, given, backward=backward) <= available_bytes(read.device)
+    fits = backward and bytes_of_pass(own, mixers, given, backward=True) <= available_bytes(read.device)
     if read.shape[1] <= (LONG if fits else PIECE):
         return None
     return LongText(own, mixers, given, tokens_of_piece(mixers, read))
