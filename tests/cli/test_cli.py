@@ -429,6 +429,19 @@ def test_words_and_spans(run, tmp_path):
     assert json.loads(out)["tokens"][0] == "who"
 
 
+def test_knockout_removes_a_span_as_a_whole(run, tmp_path):
+    page, asked = str(tmp_path / "page.html"), ("explain", "Mr. Bolton was rich", "--method", "knockout")
+    out = run(*asked, "--span", "who=0:2", "--span", "was=4:6", "--out", page, "--json")[1]
+    found = json.loads(out)
+    assert found["tokens"][:3] == ["who", "2:4", "was"]
+    assert "taken together as spans (each removed as a whole)" in Path(page).read_text()
+    single = json.loads(run(*asked, "--json")[1])["scores"]
+    assert found["scores"][0] != pytest.approx(sum(single[0:2]), rel=1e-3), "which is not the sum of single drops"
+    code, _, error = run(*asked, "--span", "who=0:2", "--verify", "3")
+    assert code == 2
+    assert "--verify removes single tokens; leave out --words and --span" in " ".join(error.split())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

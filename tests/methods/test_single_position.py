@@ -13,6 +13,7 @@ from mambascope.methods import METHODS, interventions
 from mambascope.methods.interventions import knockout
 from mambascope.methods.occlusion import occlusion
 from mambascope.trace import capture, earlier_tokens, single_position
+from mambascope.trace.mixing import goes_forwards
 from mambascope.trust import TOLERANCE
 from models import FAMILIES, TRANSFORMERS, padded_batch, stock_model, stock_transformer, without_downcasts
 
@@ -156,6 +157,13 @@ def test_embeddings_and_positions_may_be_given(given):
         fast, slow = both(capture(model, **inputs), token(6))
     assert fast.alone is not None
     assert_alike(fast, slow)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_what_goes_forwards_looks_at_nothing_later(family):
+    """So that a layer's operator need not be made to know it."""
+    for branch in capture(small(family), input_ids=IDS).branches:
+        assert branch.operator().scan.causal or not goes_forwards(branch.family)
 
 
 # --- how much runs ---

@@ -64,6 +64,18 @@ def test_the_transpose_is_the_gradient_of_a_piece(kind):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_of_a_state_is_what_a_piece_of_zeros_leaves(kind):
+    """Of several states at once, as of each by itself."""
+    whole = make_scan(kind, 13)
+    one = type(whole)(**{name: getattr(whole, name)[:1] for name in ("dt", "B", "C")}, A=whole.A, skip=whole.skip)
+    nothing = torch.zeros(1, 13, len(one.skip), dtype=torch.float64)
+    states = torch.randn(3, *one.forwards(nothing)[1].shape[1:], dtype=torch.float64)
+    expected = torch.cat([one.forwards(nothing, state[None])[1] for state in states])
+    assert torch.allclose(one.left(states), expected, rtol=1e-11, atol=1e-14)
+    assert expected.abs().max() > 1e-6, "something is left"
+
+
 def cut(scan, piece):
     """Return the scan of some tokens alone."""
     names = type(scan).__dataclass_fields__

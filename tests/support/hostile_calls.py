@@ -70,6 +70,7 @@ WRONG = {
         lambda outputs: torch.zeros(2),
     ),
     "sources": ([], [99], [-99], [1.5], 1.5, *THINGS),
+    "spans": ([], [3], [(3, 3)], [(3, 99)], [(2.0, 3)], [(1, 2, 3)], [(-2, 0)], "12", 1.5, *THINGS),
     "places": (None, [], [99], [1.5], 99, -99, *NUMBERS),
     "rule": (None, "", "relu", 3, [], *THINGS),
     "value_bias": (None, "", "both", 3, [], *THINGS),
@@ -123,8 +124,8 @@ METHODS = {
     "implicit_attention_row": {"trace": trace, "layer": 0, "target": 2},
     "implicit_rollout_row": {"trace": trace, "target": 2},
     "knockout": {
-        "trace": trace, "readout": readout, "targets": None, "sources": None, "layers": None, "batch": None,
-        "progress": None,
+        "trace": trace, "readout": readout, "targets": None, "sources": None, "spans": None, "layers": None,
+        "batch": None, "progress": None,
     },
     "value_zeroing": {"trace": trace, "layer": 0, "batch": None, "progress": None},
     "logit_lens": {"trace": trace, "places": -1},
@@ -375,6 +376,18 @@ def explain_calls():
             )
     for wrong in (None, 99, -99, "x", "", [], [99], [0, 0], 1.5, True, NAN, "5:5", *THINGS):
         yield f"explain layer={label(wrong)}", lambda wrong=wrong: run(method="latim", layer=wrong)
+    spans = (
+        {},
+        {"a": (3, 3)},
+        {"a": (3, 99)},
+        {"a": 3},
+        {"": (0, 1)},
+        {"a": (0, 2), "b": (1, 2)},
+        {"0:1": (1, 2)},
+        {3: (0, 1)},
+    )
+    for wrong in (*spans, [(0, 1)], "words", 3, *THINGS[1:]):
+        yield f"explain spans={label(wrong)}", lambda wrong=wrong: run(method="knockout", spans=wrong)
     for wrong in (3, "bar", [], *THINGS):
         yield (
             f"explain progress={label(wrong)}",

@@ -13,6 +13,7 @@ from mambascope import capture, explain, readouts
 from mambascope.errors import InputError, MapTooLargeError, ReconstructionError, UnsupportedModelError
 from mambascope.explanation import long_texts
 from mambascope.explanation.subject import read_subject
+from mambascope.families import find_mixers
 from mambascope.families.patch_points import _users
 from mambascope.methods.alti import alti
 from mambascope.methods.hidden_attention import hidden_attention_mean
@@ -21,9 +22,10 @@ from mambascope.methods.latim import latim, latim_row
 from mambascope.methods.mamba_lrp import ATTN_LRP, LRP, mamba_lrp
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout_row
-from mambascope.trace import pieces, recaptured
+from mambascope.trace import pieces, recaptured, text_in_pieces
 from mambascope.trace.continued import Continued
 from mambascope.trace.differentiate import differentiate
+from mambascope.trace.footprint import bytes_of_inputs
 from mambascope.trace.later_logits import LaterLogits
 from mambascope.trace.pieces import differentiate_in_pieces
 from mambascope.trace.rules import GRADIENT
@@ -50,8 +52,8 @@ def text(length=150, texts=1):
 @pytest.fixture
 def short_pieces(monkeypatch):
     """Let texts of more than 40 tokens run in pieces of 32."""
-    monkeypatch.setattr(pieces, "LONG", 40)
-    monkeypatch.setattr(pieces, "PIECE", 32)
+    monkeypatch.setattr(text_in_pieces, "LONG", 40)
+    monkeypatch.setattr(text_in_pieces, "PIECE", 32)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,37 @@ def test_inputs_alone_give_what_all_gives(family):
         assert near(hidden_attention_mean(alone, layer), hidden_attention_mean(whole, layer))
 
 
+IN_PIECES = ["mamba", "falcon_mamba", "mamba2", "jamba", "bamba", "falcon_h1", "qwen3_next"]
+
+
+@pytest.mark.parametrize("family", IN_PIECES)
+def test_a_rollout_reads_its_layers_piece_by_piece(family, monkeypatch):
+    """With texts that end within a piece, and pieces shorter than the convolution."""
+    model, ids = model_of(family), text(40, texts=2)
+    whole, alone = capture(model, input_ids=ids), capture(model, keep="inputs", input_ids=ids)
+    for size in (13, 2):
+        monkeypatch.setattr(recaptured, "PIECE", size)
+        ran = sum(branch.captured.scans_from_the_end() is not None for branch in alone.branches)
+        assert ran == sum(branch.kind in ("scan", "delta") for branch in alone.branches) > 0
+        assert near(rollout_row(alone, -1), rollout_row(whole, -1))
+        assert near(rollout_row(alone, 20), rollout_row(whole, 20))
+
+
+def test_a_piece_that_runs_otherwise_is_noticed(monkeypatch):
+    monkeypatch.setattr(recaptured, "PIECE", 13)
+    model = stock_model("mamba")
+    trace = capture(model, input_ids=text(40), keep="inputs")
+    expected = rollout_row(trace, -1)
+    with torch.no_grad():
+        model.backbone.layers[0].mixer.x_proj.weight[0].mul_(1.5)
+    with pytest.raises(ReconstructionError, match="the model's weights have changed since the capture"):
+        rollout_row(trace, -1)
+    with torch.no_grad():
+        model.backbone.layers[0].mixer.x_proj.weight[0].div_(1.5)
+    assert near(rollout_row(trace, -1), expected)
+    assert not any(_users.values())
+
+
 def test_knockout_of_chosen_sources_needs_no_more():
     model, ids = stock_model("mamba"), text(40)
     readout = readouts.token(-1, 7)
@@ -218,6 +251,37 @@ def test_explain_keeps_inputs_alone_where_all_would_take_too_much(monkeypatch, s
     assert "kept" not in explain(model, None, given, method="alti-logit").diagnostics
 
 
+def test_explain_removes_spans_of_a_long_text_in_pieces(monkeypatch, short_pieces):
+    """Each as a whole, and what is between them; the same as of a short text."""
+    model, given = stock_model("mamba"), {"input_ids": text(100)}
+    spans = {"late": (70, 98), "first": (0, 3), "word": (-10, -9)}
+    with pytest.raises(InputError, match="the span 'word' begins at 90, before the one before it ends"):
+        explain(model, None, given, method="knockout", spans=spans)
+    spans["word"] = (20, 21)
+    whole = explain(model, None, given, method="knockout", spans=spans)
+    monkeypatch.setattr(long_texts, "ROOM", 1000)
+    found = explain(model, None, given, method="knockout", spans=spans)
+    assert found.tokens == whole.tokens == ("first", "3:20", "word", "21:70", "late", "98:100")
+    assert found.diagnostics["kept"] == "inputs"
+    assert found.diagnostics["alone_error"] < 1e-4
+    assert near(found.scores, whole.scores, 1e-4)
+    trace = capture(model, input_ids=given["input_ids"])
+    readout = readouts.token(-1, int(trace.logits[0, -1].argmax()))
+    ends = [(0, 3), (3, 20), (20, 21), (21, 70), (70, 98), (98, 100)]
+    assert near(found.scores[0, 0], knockout(trace, readout, spans=ends).scores, 1e-4)
+    assert found.diagnostics["merged"] == {"units": "spans", "tokens": 100, "sources": "whole", "targets": "mean"}
+
+
+def test_spans_are_removed_by_methods_that_remove():
+    model, given = stock_model("mamba"), {"input_ids": text(30)}
+    with pytest.raises(InputError, match=r"latim scores single tokens.*result\.spans.*by knockout"):
+        explain(model, None, given, method="latim", spans={"a": (1, 3)})
+    with pytest.raises(InputError, match="views and verify are of single tokens"):
+        explain(model, None, given, method="knockout", spans={"a": (1, 3)}, verify=2)
+    with pytest.raises(InputError, match="the tokens 0:1 are in no span, but '0:1' is the name of one"):
+        explain(model, None, given, method="knockout", spans={"0:1": (1, 3)})
+
+
 def test_a_long_text_says_what_it_takes(monkeypatch):
     monkeypatch.setattr(long_texts, "LONG", 50)
     asked = [METHODS["mamba-lrp"]]
@@ -226,6 +290,29 @@ def test_a_long_text_says_what_it_takes(monkeypatch):
         assert long_texts.estimate(short, asked) == ""
         assert long_texts.estimate(long, asked).startswith(f"100 tokens take {bound} ")
         assert long_texts.estimate(long, asked).endswith(" MiB")
+    every, some = (long_texts.estimate(long, [METHODS["knockout"]], spans) for spans in (0, 3))
+    assert "at least" in every
+    assert "at least" in some, "attention grows"
+    long = read_subject(stock_model("mamba"), None, {"input_ids": text(100)})
+    every, some = (long_texts.estimate(long, [METHODS["knockout"]], spans) for spans in (0, 3))
+    assert "at least" in every
+    assert "about" in some
+
+
+def test_the_estimate_counts_what_follows_the_capture(monkeypatch, short_pieces):
+    """The backward pass in pieces, beside the inputs that are kept; and the states of spans."""
+    monkeypatch.setattr(long_texts, "LONG", 50)
+    monkeypatch.setattr(long_texts, "ROOM", 1000)
+    monkeypatch.setattr(long_texts, "in_words", lambda count: f"{count} bytes")
+    long = read_subject(stock_model("mamba"), None, {"input_ids": text(100)})
+
+    def needed(method, spans=0):
+        return int(long_texts.estimate(long, [METHODS[method]], spans).split()[-2])
+
+    assert needed("knockout", 200) > needed("knockout", 3) >= needed("rollout")
+    plain = needed("mamba-lrp")
+    monkeypatch.setattr(long_texts, "bytes_in_pieces", lambda *_: 10**9)
+    assert needed("mamba-lrp") == 10**9 + bytes_of_inputs(long.model, find_mixers(long.model), long.inputs) > plain
 
 
 @pytest.mark.parametrize("method", ["capture", "rollout", "latim", "mamba-lrp"])

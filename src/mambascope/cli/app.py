@@ -112,7 +112,8 @@ def explain(
     span: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take tokens together: name=12:40 (may be repeated), sentences, lines or paragraphs.",
+            help="Take tokens together: name=12:40 (may be repeated; knockout removes each as a whole), sentences, "
+            "lines or paragraphs.",
             metavar="NAME=N:N|KIND",
         ),
     ] = None,

@@ -73,6 +73,7 @@ def explain(
         check_options([find_method(method)], layers, variant)
         check_targets([find_method(method)], target, foil)
         check_precision([find_method(method)], precision, every=places == "all")
+    removed = isinstance(spans, dict) and method is not None and find_method(method).score_spans is not None
     model, processor = load()
     if reads_pictures(model) and not is_picture:
         raise InputError(
@@ -94,6 +95,8 @@ def explain(
         "keep_size": keep_size,
         "verify": verify if spans is None else 0,
     }
+    if removed:
+        asked["spans"] = spans
     read = Path(source) if is_picture else source
     if out is not None and _band_by_band(out, asked, is_picture or spans is not None):
         kept = {"command": command_line(), "text": source}
@@ -104,11 +107,11 @@ def explain(
             )  # fmt: skip
         show_written(out, written, as_json)
         return
-    if page:
+    if page and not removed:
         results = explain_source(model, processor, read, views=True, **asked)
     else:
         results = [explain_source(model, processor, read, **asked)]
-    if spans is not None:
+    if spans is not None and not removed:
         results = [one.spans(spans) for one in results]
     gallery = None
     if page and not is_picture and spans is None:

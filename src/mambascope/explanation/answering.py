@@ -28,6 +28,7 @@ from mambascope.models.picture_models import StagedModel
 from mambascope.numbering import Layers, LayersAsked, chosen_layers, read_layers
 from mambascope.progress import Steps, told
 from mambascope.readouts import Place
+from mambascope.results.merging import in_units, with_the_rest
 from mambascope.trace import Trace
 from mambascope.trust import caution, coarsest
 
@@ -42,6 +43,7 @@ def answer(
     *,
     layer: LayersAsked = "all",
     stage: int | None = None,
+    spans: Mapping[str, tuple[int, int]] | None = None,
     variant: Variant = "published",
     precision: Precision = "own",
     progress: Progress = None,
@@ -50,9 +52,10 @@ def answer(
     check_options(methods, layer, variant)
     label = f"explaining by {', '.join(method.name for method in methods)}"
     shows_bar = progress is None or progress is True
-    words = estimate(subject, methods) if shows_bar and subject.steps_to_capture else ""
+    most = 0 if spans is None else 2 * len(spans) + 1  # with the stretches between them
+    words = estimate(subject, methods, most) if shows_bar and subject.steps_to_capture else ""
     with told(progress, f"{label}: {words}" if words else label) as steps:
-        results = _answers(subject, methods, question, read_layers(layer), stage, variant, precision, steps)
+        results = _answers(subject, methods, question, read_layers(layer), stage, spans, variant, precision, steps)
     return [with_picture(result, subject) for result in results]
 
 
@@ -62,6 +65,7 @@ def _answers(
     question: Question,
     layer: Layers,
     stage: int | None,
+    spans: Mapping[str, tuple[int, int]] | None,
     variant: Variant,
     precision: Precision,
     progress: Steps | None,
@@ -84,6 +88,9 @@ def _answers(
     tokens = tuple(numbered) if subject.tokens is None else subject.tokens
     for method in methods:
         check_readable(method, trace, layers)
+    units = None if spans is None else _units(spans, grid, trace.shape[1])
+    if units is not None:
+        methods = [_of_spans(method, units) for method in methods]
     every = question.positions == "all"
     if question.positions is not None and trace.logits is not None and trace.logits.ndim == 2:
         check_place(methods, one=isinstance(question.positions, tuple) and len(question.positions) == 1)
@@ -135,7 +142,32 @@ def _answers(
                 pixels=None if rows.pixels is None else rows.pixels.float().cpu(),
             )
         )
-    return results
+    return results if units is None else [_in_spans(result, units) for result in results]
+
+
+def _units(spans: Any, grid: Any, length: int) -> dict[str, tuple[int, int]]:
+    """Return the sources of a result whose spans are removed as a whole.
+
+    Raises:
+        InputError: if they are not spans of a text.
+    """
+    if grid is not None:
+        raise InputError("spans are parts of a text; a picture has patches")
+    return with_the_rest(spans, length)
+
+
+def _of_spans(method: Method, units: Mapping[str, tuple[int, int]]) -> Method:
+    """Return a method that scores whole spans."""
+    remove = method.score_spans
+    assert remove is not None
+    return dataclasses.replace(method, score=lambda trace, readout, _: remove(trace, readout, list(units.values())))
+
+
+def _in_spans(result: Attribution, units: Mapping[str, tuple[int, int]]) -> Attribution:
+    """Return a result whose sources are spans, given one with the score of each at one of its tokens."""
+    merged = in_units(result, units)
+    how = {**merged.diagnostics["merged"], "sources": "whole"}
+    return dataclasses.replace(merged, diagnostics={**merged.diagnostics, "merged": how})
 
 
 def check_finite(method: Method, *scores: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from torch import nn
@@ -14,7 +14,7 @@ from mambascope.errors import InputError, MambascopeError
 from mambascope.explanation.answering import Progress, answer
 from mambascope.explanation.defaults import DEFAULT_METHOD, default_method
 from mambascope.explanation.lens import with_lens
-from mambascope.explanation.options import ask, check_options, check_precision, check_targets
+from mambascope.explanation.options import ask, check_options, check_precision, check_spans, check_targets
 from mambascope.explanation.stages import stage_number
 from mambascope.explanation.subject import read_subject
 from mambascope.explanation.verifying import verified
@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     generate: int | None
     layer: LayersAsked
     stage: int | None
+    spans: Mapping[str, tuple[int, int]] | None
     variant: Variant
     precision: Precision
     keep_size: bool
@@ -100,6 +101,7 @@ def explain(
     generate: int | None = None,
     layer: LayersAsked = "all",
     stage: int | None = None,
+    spans: Mapping[str, tuple[int, int]] | None = None,
     variant: Variant = "published",
     precision: Precision = "own",
     keep_size: bool = False,
@@ -143,6 +145,9 @@ def explain(
         stage: For VMamba and MambaVision, whose stages read fewer and fewer patches: the stage to explain, from its own
             patches, counted from 0 among the stages that mix tokens. By default the last, or the first for methods that
             go back to the embedded tokens. Layers are counted from 0 within the stage.
+        spans: Parts of the text by name, each from its first token up to, not including, its last: `{"the question":
+            (12, 40)}`. `knockout` removes each as a whole, and each stretch before, between and after them; these are
+            the sources of the result. For other methods take their tokens together afterwards, with `result.spans(…)`.
         variant: `published` for the papers' formulas, `reference-code` for what their code does where it differs.
         precision: `bfloat16` makes LaTIM's maps of all positions by products in bfloat16, which is faster where the
             processor multiplies it itself; `diagnostics["products_error"]` is how far that puts them off.
@@ -171,7 +176,7 @@ def explain(
         options: dict[str, Any] = {
             "method": method, "target": target, "foil": foil, "position": position, "positions": positions,
             "patch": patch, "continuation": continuation, "generate": generate, "layer": layer, "stage": stage,
-            "variant": variant, "precision": precision, "keep_size": keep_size, "verify": verify,
+            "spans": spans, "variant": variant, "precision": precision, "keep_size": keep_size, "verify": verify,
         }  # fmt: skip
         return _each(model, processor, source, views, progress, options)
     model = plain_model(model)
@@ -198,6 +203,7 @@ def explain(
     check_options(chosen, layers, variant)
     check_targets(chosen, target, foil)
     check_precision(chosen, precision, every=rows == "all")
+    check_spans(chosen, spans, views, verify)
     subject = read_subject(model, processor, source, continuation=continuation, generate=generate, keep_size=keep_size)
     question = ask(
         subject, chosen, target=target, foil=foil, position=position, positions=rows, patch=patch,
@@ -205,7 +211,15 @@ def explain(
     )  # fmt: skip
     started = time.perf_counter()
     results = answer(
-        subject, chosen, question, layer=layers, stage=stage, variant=variant, precision=precision, progress=progress
+        subject,
+        chosen,
+        question,
+        layer=layers,
+        stage=stage,
+        spans=spans,
+        variant=variant,
+        precision=precision,
+        progress=progress,
     )
     if views and variant == "published":
         first, *rest = results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from torch import nn
@@ -118,6 +118,23 @@ def check_patch(methods: Sequence[Method], patch: tuple[int, int] | None, *, fea
     if patch is not None and unable and not features:
         able = ", ".join(method.name for method in METHODS.values() if method.by_place)
         raise InputError(f"{unable[0]} explains a class, not a single patch; choose one of {able}")
+
+
+def check_spans(methods: Sequence[Method], spans: object, *others: object) -> None:
+    """Raise InputError if spans are to be removed by a method that removes single tokens, or beside other options."""
+    if spans is None:
+        return
+    unable = [method.name for method in methods if method.score_spans is None]
+    if unable:
+        able = ", ".join(method.name for method in METHODS.values() if method.score_spans is not None)
+        raise InputError(
+            f"{unable[0]} scores single tokens, whose scores result.spans(…) takes together; spans are removed as a "
+            f"whole by {able}"
+        )
+    if not isinstance(spans, Mapping) or not spans:
+        raise InputError(f"spans must be given by name, such as {{'the question': (12, 40)}}, found {shown(spans)}")
+    if any(others):
+        raise InputError("spans are removed as a whole, and views and verify are of single tokens; leave these out")
 
 
 def check_place(methods: Sequence[Method], *, one: bool) -> None:

@@ -6,7 +6,7 @@ A mixer whose scan is a function of its module has a `Family`, which answers it;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -65,6 +65,13 @@ class Captured:
     def whole(self) -> Captured:
         """Return the record with all its parts in memory; itself, unless only the input was kept."""
         return self
+
+    def scans_from_the_end(self) -> Iterator[tuple[slice, dict[str, Tensor]]] | None:
+        """Return the tensors of the only call piece by piece, from the last tokens to the first; None if it cannot.
+
+        It can where only the input was kept, and every token's tensors depend on the input at few tokens before it.
+        """
+        return None
 
     def laid_out(self, tokens: Float[Tensor, "b L E"]) -> Float[Tensor, "b *places E"]:
         """Return tokens in the shape that the mixer takes: as a grid if it has one."""

@@ -14,6 +14,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import find_mixers
 from mambascope.memory import available_bytes
+from mambascope.numbering import shown, whole_numbers
 from mambascope.positions import positions_in
 from mambascope.readouts import read
 from mambascope.trace.footprint import bytes_of_pass
@@ -33,7 +34,7 @@ class Effect:
 
     Attributes:
         scores: The readout of the intact model less the readout without source j: positive if j supports it. NaN for
-            sources that nobody asked for.
+            sources that nobody asked for. Where spans were removed, one score for each of them.
         value: The readout of the intact model.
         outputs: What the intact model returned.
         alone: For a knockout for which one position ran alone, how far its run with nothing cut is from the text's
@@ -167,9 +168,33 @@ def chosen(sources: Sequence[int] | None, mask: Tensor | None, length: int) -> l
     return None if sources is None else positions_in(mask, (1, length), sources, "source")[0].tolist()
 
 
-def one_each(sources: Int[Tensor, " b"], length: int) -> Bool[Tensor, "b L"]:
-    """Return True at one source per copy of the text."""
-    return torch.arange(length, device=sources.device) == sources[:, None]
+def spans_in(spans: Sequence[tuple[int, int]], mask: Tensor | None, length: int) -> list[range]:
+    """Return spans, each from its first token up to, not including, its last, as runs of positions counted from 0.
+
+    Raises:
+        InputError: if there is none, or one is not a pair of positions of the text, in order.
+    """
+    if not isinstance(spans, Sequence) or isinstance(spans, str) or not spans:
+        raise InputError(f"spans must be a list of pairs such as (12, 40), found {shown(spans)}")
+    found = []
+    for span in spans:
+        if not isinstance(span, Sequence) or isinstance(span, str) or len(span) != 2:
+            raise InputError(f"a span must be its first token and the one after its last, found {shown(span)}")
+        start, stop = whole_numbers(span, "the end of a span")
+        run = range(0)
+        if stop:
+            first, last = (positions_in(mask, (1, length), end, "token")[0].item() for end in (start, stop - 1))
+            run = range(int(first), int(last) + 1)
+        if not run:
+            raise InputError(f"the span {start}:{stop} holds no tokens of a text of {length}")
+        found.append(run)
+    return found
+
+
+def runs_of_each(runs: Sequence[range], length: int, device: torch.device) -> Bool[Tensor, "b L"]:
+    """Return True at one run of sources per copy of the text."""
+    places = torch.arange(length, device=device)
+    return torch.stack([(places >= run.start) & (places < run.stop) for run in runs])
 
 
 def padding_of(inputs: dict[str, Any]) -> Bool[Tensor, " L"] | None:

@@ -12,12 +12,10 @@ for all sources (`mambascope.trace.single_position`), so that it costs a few for
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -31,10 +29,11 @@ from mambascope.methods.ablation import (
     chosen,
     copies,
     measure,
-    one_each,
     padding_of,
     require_one_text,
     room,
+    runs_of_each,
+    spans_in,
 )
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
@@ -45,8 +44,10 @@ from mambascope.trace import Block, Trace
 from mambascope.trace.block import precision
 from mambascope.trace.calls import Call
 from mambascope.trace.intervene import Knockout, intervening
+from mambascope.trace.long_position import long_position
+from mambascope.trace.mixing import goes_forwards
 from mambascope.trace.running import call, in_texts, running
-from mambascope.trace.single_position import COPIES, single_position
+from mambascope.trace.single_position import COPIES, SinglePosition, single_position
 
 
 @checked
@@ -56,6 +57,7 @@ def knockout(
     *,
     targets: int | Sequence[int] | None = None,
     sources: Sequence[int] | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
     layers: tuple[int, int] | None = None,
     kinds: Collection[Kind] | None = None,
     batch: int | None = None,
@@ -72,7 +74,8 @@ def knockout(
     changes nothing at any other position. The text then runs once, and after it that position alone, in a copy for
     every source: a few forward passes in all, instead of one per source. A model that cannot run so, which is tried
     first, or that has hooks of the caller's, runs the whole text for every source; scores are the same within
-    rounding. `Effect.alone` says which it was.
+    rounding. `Effect.alone` says which it was. Of a long text with few chosen sources or spans the tokens before that
+    position run piece by piece, in memory that hardly grows with the text (`mambascope.trace.long_position`).
 
     Args:
         trace: A capture of one text.
@@ -80,6 +83,8 @@ def knockout(
         targets: The positions that lose the source; by default the readout's own. Negative numbers count back from the
             text's own last token.
         sources: The sources to remove, one at a time; negative numbers likewise. None for all; others score NaN.
+        spans: Runs of sources, each of which is removed as a whole, instead of single sources: each from its first
+            token up to, not including, its last. `Effect.scores` then has one score per span.
         layers: First and last layer of a window, both included; None for all.
         kinds: The kinds of mixer that are cut in a hybrid, such as `{"attention"}`; None for all.
         batch: Copies of the text, or of the one position, per batch; by default as many as fit in memory and make no
@@ -87,8 +92,10 @@ def knockout(
         progress: Called with (sources done, sources in all) after each batch.
 
     Raises:
-        InputError: if the trace is not of one text, or a target, a layer, a kind or the readout cannot be used.
+        InputError: if the trace is not of one text, a target, a layer, a kind, a span or the readout cannot be used, or
+            both sources and spans are given.
         UnsupportedModelError: if a mixer is one in which nothing can be cut.
+        MapTooLargeError: if the states of a long text would not fit in memory.
     """
     model, inputs = trace.model, dict(trace.inputs)
     require_one_text(inputs)
@@ -97,38 +104,90 @@ def knockout(
     if targets is None:
         raise InputError("this readout has no positions; pass targets, the positions that lose the source")
     window = layer_window(trace, layers, kinds)
-    mixers = _mixers(trace, window, kinds)
+    mixers, length = _mixers(trace, window, kinds), trace.shape[1]
+    rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
+    if spans is not None and sources is not None:
+        raise InputError("sources are removed one at a time, spans each as a whole; pass one of them")
+    runs = None if spans is None else spans_in(spans, trace.attention_mask, length)
+    asked = chosen(sources, trace.attention_mask, length)
     with running(model, eager=True) as own:
-        length, device = trace.shape[1], trace.layers[0].x.device
-        rows = tuple(sorted(set(positions(trace, targets)[0].tolist())))
+        device = trace.layers[0].x.device
 
-        def without(cut: Tensor) -> Any:
-            with intervening(own, Knockout(mixers, one_each(cut.to(device), length), rows)):
-                return call(own, copies(inputs, len(cut)))
+        def cut(lost: Sequence[range]) -> Any:
+            """Return the outputs for copies of the text, each without a run of sources."""
+            with intervening(own, Knockout(mixers, runs_of_each(lost, length, device), rows)):
+                return call(own, copies(inputs, len(lost)))
 
-        ahead = any(looks_ahead(trace, layer) for layer in window)
+        position: SinglePosition | None = None
+        without: Callable[[Sequence[range]], Any] = cut
+        if len(rows) == 1 and _reads_one(trace, readout, rows[0]):
+            few = runs if asked is None else [range(source, source + 1) for source in asked]
+            if few is not None:
+                position = long_position(own, inputs, trace.outputs, rows[0], length, mixers, few)
+            if position is None and _runs_alone(trace):
+                position = single_position(own, inputs, trace.outputs, rows[0], length, mixers)
+        if position is not None:
+            without, batch = position.without, COPIES if batch is None else batch
+        ahead = position is None and any(looks_ahead(trace, layer) for layer in window)
         most = room(own, length)
-        measured = partial(
-            measure,
-            [number],
+        effect = _measured(
+            number,
+            trace.outputs if position is None else position.outputs,
+            without,
             length=length,
             reach=length if ahead else max(rows) + 1,  # later ones give the targets nothing
-            sources=chosen(sources, trace.attention_mask, length),
+            sources=asked,
+            runs=runs,
             padding=padding_of(inputs),
+            split=lambda left: batches(len(left), length, batch, most),
             progress=progress,
         )
-        if len(rows) == 1 and _reads_alone(trace, readout, rows[0]):
-            position = single_position(own, inputs, trace.outputs, rows[0], length, mixers)
-            if position is not None:
-                (effect,) = measured(
-                    position.outputs,
-                    position.without,
-                    split=lambda asked: batches(len(asked), 1, COPIES if batch is None else batch),
-                )
-                value = float(read(number, trace.outputs))
-                return replace(effect, value=value, outputs=trace.outputs, alone=position.error)
-        (effect,) = measured(trace.outputs, without, split=lambda asked: batches(len(asked), length, batch, most))
+        if position is None:
+            return effect
+        return replace(effect, value=float(read(number, trace.outputs)), outputs=trace.outputs, alone=position.error)
+
+
+def _measured(
+    number: Callable[[Any], Tensor],
+    outputs: Any,
+    without: Callable[[Sequence[range]], Any],
+    *,
+    length: int,
+    reach: int,
+    sources: Sequence[int] | None,
+    runs: Sequence[range] | None,
+    padding: Tensor | None,
+    split: Callable[[list[int]], Iterable[tuple[int, int]]],
+    progress: Callable[[int, int], None] | None,
+) -> Effect:
+    """Return the effect of each source, or of each run of sources; other arguments are as in `measure`."""
+    if runs is None:
+        (effect,) = measure(
+            [number],
+            outputs,
+            lambda cut: without([range(source, source + 1) for source in cut.tolist()]),
+            length=length,
+            reach=reach,
+            sources=sources,
+            padding=padding,
+            split=split,
+            progress=progress,
+        )
         return effect
+    within_reach = [place for place, run in enumerate(runs) if run.start < reach]
+    (effect,) = measure(
+        [number],
+        outputs,
+        lambda cut: without([runs[place] for place in cut.tolist()]),
+        length=len(runs),
+        reach=len(runs),
+        sources=within_reach,
+        padding=None,
+        split=split,
+        progress=progress,
+    )
+    effect.scores[[place for place, run in enumerate(runs) if run.start >= reach]] = 0
+    return effect
 
 
 @checked
@@ -171,7 +230,7 @@ def value_zeroing(
         distances = intact.new_zeros(length, length)
         mixers = [branch.name for branch in block.branches]
         for start, stop in batches(length, length, batch, room(own, length)):
-            cut = one_each(torch.arange(start, stop, device=intact.device), length)
+            cut = runs_of_each([range(one, one + 1) for one in range(start, stop)], length, intact.device)
             with intervening(own, Knockout(mixers, cut)):
                 without = _in_working_precision(made.again(module, stop - start))
             first = start if causal else 0
@@ -182,18 +241,24 @@ def value_zeroing(
     return distances.tril_() if causal else distances  # targets before the source differ by rounding only
 
 
-def _reads_alone(trace: Trace, readout: Any, place: int) -> bool:
-    """Return whether a readout reads one position, whose computation enters that of no other position.
+def _reads_one(trace: Trace, readout: Any, place: int) -> bool:
+    """Return whether a readout reads this position alone, in a model that is known as a whole."""
+    read_there = read_at(readout)
+    if not read_there or trace.missing:
+        return False
+    return set(positions(trace, read_there)[0].tolist()) == {place}
+
+
+def _runs_alone(trace: Trace) -> bool:
+    """Return whether the computation of no position enters that of an earlier one.
 
     Where padding looks ahead, as it may in attention, no scan may read it.
     """
-    read_there = read_at(readout)
-    if not read_there or trace.missing or set(positions(trace, read_there)[0].tolist()) != {place}:
-        return False
     if any(looks_ahead(trace, layer) for layer in range(len(trace.layers))):
         return False
+    scans = [branch for branch in trace.branches if not goes_forwards(branch.family)]
     unmasked = any(branch.kind != "attention" and branch.captured.mask is None for branch in trace.branches)
-    return not unmasked or all(branch.operator().scan.causal for branch in trace.branches)
+    return not unmasked or all(branch.operator().scan.causal for branch in scans)
 
 
 def _call(trace: Trace, block: Block) -> Call:
@@ -262,8 +327,19 @@ def _mixers(trace: Trace, window: Sequence[int], kinds: Collection[Kind] | None)
 
 def _knocked_out(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:
     effect = knockout(trace, number_of(readout))
+    return _result(trace, effect, effect.scores)
+
+
+def _spans_knocked_out(trace: Trace, readout: AnyReadout, spans: Sequence[tuple[int, int]]) -> MethodResult:
+    effect = knockout(trace, number_of(readout), spans=spans)
+    scores = effect.scores.new_zeros(trace.shape[1])
+    scores[[stop - 1 for _, stop in spans]] = effect.scores
+    return _result(trace, effect, scores)
+
+
+def _result(trace: Trace, effect: Effect, scores: Float[Tensor, " L"]) -> MethodResult:
     ran = {} if effect.alone is None else {"alone_error": effect.alone}
-    return MethodResult(at_positions(trace, effect.scores[None]), {"value": effect.value, **ran})
+    return MethodResult(at_positions(trace, scores[None]), {"value": effect.value, **ran})
 
 
 METHODS = [
@@ -286,6 +362,8 @@ METHODS = [
         cost="quadratic",
         growth=1.0,  # at most; where the position runs alone, four passes or so in all
         score=_knocked_out,
+        score_spans=_spans_knocked_out,
         asks=True,
+        from_inputs=True,
     ),
 ]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mambascope.progress import within
 from mambascope.trace import Trace
 from mambascope.trace.block import Block
 
@@ -35,7 +36,8 @@ def rolled(
         block.require_trusted("rollout")
     direct, mask = rho.new_zeros(rho.shape), trace.attention_mask
     real = torch.ones_like(rho) if mask is None else mask.to(rho)
-    for block in reversed(trace.updates):
+    for number, block in enumerate(reversed(trace.updates)):
+        within(number, len(trace.updates))
         rho = rho if before is None else before(block, rho)
         through = pull(block, rho) * real
         rho = rho + through

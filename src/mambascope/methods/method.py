@@ -71,6 +71,9 @@ class Method:
         map_error: (trace, maps, layer, targets=…) → how far maps of some targets are off, if `map` and `band` take the
             `precision` of their products; None if they have one precision.
         score: (trace, readout, variant) → scores of the whole model for one readout.
+        score_spans: (trace, readout, spans) → scores of the whole model in which each span, removed as a whole, has its
+            own at its last token, if it can remove several tokens at once; a span is its first token and the one after
+            its last.
         score_many: (trace, readouts) → a result for each of several readouts of one text, if that is cheaper.
         score_copies: (trace, readout) → a result for each copy of one text, each with its own readout, if that works.
         whole_map: trace → (b, L, L), all targets of a whole-model method, if it has such a map.
@@ -108,6 +111,7 @@ class Method:
     band: Callable[..., Tensor] | None = None
     map_error: Callable[..., Tensor] | None = None
     score: Callable[..., MethodResult] | None = None
+    score_spans: Callable[[Trace, AnyReadout, Sequence[tuple[int, int]]], MethodResult] | None = None
     score_many: Callable[[Trace, Sequence[Readout]], list[MethodResult]] | None = None
     score_copies: Callable[[Trace, OneEach], list[MethodResult]] | None = None
     whole_map: Callable[[Trace], Tensor] | None = None

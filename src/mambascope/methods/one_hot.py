@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.methods.targets import positions
 from mambascope.trace import Trace
+from mambascope.trace.block import precision
 
 
 def one_hot(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
@@ -21,6 +23,7 @@ def one_hot(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
     Raises:
         InputError: if a target is not a position, is padding in one of the texts, or there is none.
     """
-    rho = trace.operator(len(trace.layers) - 1).x.new_zeros(trace.shape)
+    last = trace.layers[-1]
+    rho = torch.zeros(trace.shape, dtype=precision(last.like.dtype), device=last.x.device)
     targets = positions(trace, target).to(rho.device)
     return rho.scatter_add_(1, targets, rho.new_full(targets.shape, 1 / targets.shape[1]))

@@ -15,6 +15,7 @@ from mambascope.operators.softmax_attention import SoftmaxAttention
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.positions import positions_in
 from mambascope.trace import Trace
+from mambascope.trace.mixing import goes_forwards
 
 
 def positions(trace: Trace, target: int | Sequence[int]) -> Int[Tensor, "b T"]:
@@ -27,8 +28,8 @@ def looks_ahead(trace: Trace, layer: int) -> bool:
 
     In a decoder, the row of a token padded on the left, which has nothing to attend to, is uniform over all tokens.
     """
-    scans = [branch.operator().scan for branch in trace.layers[trace.index(layer)].branches]
-    return any(_looks_ahead(scan, trace.attention_mask) for scan in scans)
+    asked = [branch for branch in trace.layers[trace.index(layer)].branches if not goes_forwards(branch.family)]
+    return any(_looks_ahead(branch.operator().scan, trace.attention_mask) for branch in asked)
 
 
 def _looks_ahead(scan: TokenMixer, mask: Tensor | None) -> bool:

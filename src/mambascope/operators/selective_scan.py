@@ -142,6 +142,11 @@ class SelectiveScan:
         assert after is not None
         return torch.cat(found[::-1], dim=1), after
 
+    def left(self, before: Float[Tensor, "n N D"]) -> Float[Tensor, "n N D"]:
+        """Return what is left of some states after the text; see `Fading`."""
+        elapsed = self.dt.sum(dim=1, dtype=torch.float64).to(self.dt.dtype)
+        return before * decay_from(elapsed[:, None] * self.rates.t())
+
     def pull(self, v: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return vᵀ times the mean of alpha over channels, by the reversed scan: O(L·D·N)."""
         return self.apply_transposed(v[..., None].expand(-1, -1, self.maps)).mean(dim=-1)

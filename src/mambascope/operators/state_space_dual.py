@@ -129,6 +129,11 @@ class StateSpaceDual(PerHead):
         assert after is not None
         return torch.cat(found[::-1], dim=1), after
 
+    def left(self, before: Float[Tensor, "n H P N"]) -> Float[Tensor, "n H P N"]:
+        """Return what is left of some states after the text; see `Fading`."""
+        elapsed = self.dt.sum(dim=1, dtype=torch.float64).to(self.dt.dtype)
+        return before * decay_from(elapsed * finite_rates(self.A))[..., None, None]
+
     def tile(self, rows: Places, columns: Places, maps: Sequence[int] | None = None) -> Float[Tensor, "b M t c"]:
         """Return alpha for the given targets and sources; future pairs are exactly zero.
 

@@ -110,6 +110,14 @@ class Carried(TokenMixer, Protocol):
 
 
 @runtime_checkable
+class Fading(Carried, Protocol):
+    """A carried scan whose states fade number by number, whatever is written to them."""
+
+    def left(self, before: Float[Tensor, "n *state"]) -> Float[Tensor, "n *state"]:
+        """Return what is left after a piece of one text of some states before it, to which nothing is added."""
+
+
+@runtime_checkable
 class Stepwise(TokenMixer, Protocol):
     """A token mixer that can be run one token further, from the state that the tokens before it have left.
 

@@ -92,13 +92,8 @@ def _runs(result: Attribution, units: Any) -> tuple[list[range], list[str]]:
             raise InputError(f"there are no units called {shown(units)}; choose one of {', '.join(UNITS)}")
         runs = UNITS[units](result.tokens)
         return runs, ["".join(result.tokens[run.start : run.stop]) for run in runs]
-    if not isinstance(units, Mapping) or not units:
-        raise InputError(f"spans must be given by name, such as {{'the question': (12, 40)}}, found {shown(units)}")
-    named = sorted((_span(result, name, span), name) for name, span in units.items())
     runs, names, done = [], [], 0
-    for (start, stop), name in named:
-        if start < done:
-            raise InputError(f"the span {shown(name)} begins at {start}, before the one before it ends, at {done}")
+    for name, (start, stop) in ordered(units, len(result.tokens)).items():
         runs += [range(k, k + 1) for k in range(done, start)] + [range(start, stop)]
         names += [*result.tokens[done:start], name]
         done = stop
@@ -106,7 +101,44 @@ def _runs(result: Attribution, units: Any) -> tuple[list[range], list[str]]:
     return runs, [*names, *result.tokens[done:]]
 
 
-def _span(result: Attribution, name: Any, span: Any) -> tuple[int, int]:
+def ordered(spans: Any, length: int) -> dict[str, tuple[int, int]]:
+    """Return spans by name in the order of a text of so many tokens, each with its ends counted from 0.
+
+    Raises:
+        InputError: if they are not spans by name, are not in the text, or overlap.
+    """
+    if not isinstance(spans, Mapping) or not spans:
+        raise InputError(f"spans must be given by name, such as {{'the question': (12, 40)}}, found {shown(spans)}")
+    named = sorted((_span(length, name, span), name) for name, span in spans.items())
+    done = 0
+    for (start, stop), name in named:
+        if start < done:
+            raise InputError(f"the span {shown(name)} begins at {start}, before the one before it ends, at {done}")
+        done = stop
+    return {name: span for span, name in named}
+
+
+def with_the_rest(spans: Any, length: int) -> dict[str, tuple[int, int]]:
+    """Return spans by name and each stretch before, between and after them, which is named by its ends, `12:40`.
+
+    Raises:
+        InputError: as `ordered` does, or if a span has the name of such a stretch.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    done, own = 0, ordered(spans, length)
+    for name, (start, stop) in [*own.items(), ("", (length, length))]:
+        if done < start:
+            rest = f"{done}:{start}"
+            if rest in own:
+                raise InputError(f"the tokens {rest} are in no span, but {shown(rest)} is the name of one; rename it")
+            found[rest] = (done, start)
+        if name:
+            found[name] = (start, stop)
+        done = stop
+    return found
+
+
+def _span(length: int, name: Any, span: Any) -> tuple[int, int]:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"a span needs a name, found {shown(name)}")
     if not isinstance(span, Sequence) or isinstance(span, str) or len(span) != 2:
@@ -114,7 +146,6 @@ def _span(result: Attribution, name: Any, span: Any) -> tuple[int, int]:
             f"the span {shown(name)} must be its first token and the one after its last, found {shown(span)}"
         )
     start, stop = (whole_number(end, "the end of a span") for end in span)
-    length = len(result.tokens)
     start, stop = (end + length if end < 0 else end for end in (start, stop))
     if not 0 <= start < stop <= length:
         raise InputError(f"the span {shown(name)}, {start}:{stop}, holds no tokens of a text of {length}")

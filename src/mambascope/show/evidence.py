@@ -10,6 +10,9 @@ from mambascope.trust import TERMS
 #: What was done to a source, in words.
 REMOVED = {"knockout": "where they are cut from the mixers", "occlusion": "where their embedding is zero"}
 
+#: What the score of several tokens taken together is, in words.
+HOW_MERGED = {"sum": "summed", "whole": "each removed as a whole"}
+
 
 def evidence_sentences(diagnostics: Mapping[str, Any]) -> list[str]:
     """Return what was measured, one clause each: first about the method's own scores, then about the layers."""
@@ -77,7 +80,7 @@ def _merged(merged: Any) -> str:
     """Return how tokens became the positions of a result."""
     if not isinstance(merged, Mapping):
         return ""
-    how = "summed" if merged.get("sources") == "sum" else "largest score of each"
+    how = HOW_MERGED.get(str(merged.get("sources")), "largest score of each")
     return f"{merged.get('tokens')} tokens taken together as {merged.get('units')} ({how})"
 
 

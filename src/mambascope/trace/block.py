@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mambascope.brief import one_line, shape_of
 from mambascope.errors import UnsupportedModelError
-from mambascope.families import Captured, Kind, MixerFamily
+from mambascope.families import Captured, Family, Kind, MixerFamily
 from mambascope.families.family import weights
 from mambascope.operators.affine_map import AffineMap
 from mambascope.operators.normed_map import normed_map
@@ -79,6 +80,19 @@ class Branch:
         with own_precision(), torch.no_grad():  # autocast would round the coefficients
             inner = self.family.affine(self.mixer, captured, dtype)
             return inner if self.norm is None else _with_norm(inner, self.norm, captured.y.to(dtype))
+
+    def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        """Return ρ times its token mixing averaged over channels, piece by piece where it has its input alone."""
+        pieces = self.captured.scans_from_the_end()
+        if pieces is None or not isinstance(self.family, Family):
+            return self.operator().scan.pull(rho)
+        found, after = torch.zeros_like(rho), None
+        with own_precision(), torch.no_grad():
+            for piece, tensors in pieces:
+                scan: Any = self.family.scan(tensors, precision(self.captured.like.dtype))
+                flow, after = scan.backwards(rho[:, piece, None].expand(-1, -1, scan.maps), after)
+                found[:, piece] = flow.mean(dim=-1)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +257,7 @@ class Block:
 
     def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return ρ Ā, with Ā the scaled sum over branches of each one's token mixing, averaged over its channels."""
-        return torch.stack([branch.scale * branch.operator().scan.pull(rho) for branch in self.branches]).sum(dim=0)
+        return torch.stack([branch.scale * branch.mean_pull(rho) for branch in self.branches]).sum(dim=0)
 
 
 def _with_norm(inner: AffineMap, norm: nn.Module, y: Float[Tensor, "b L F"]) -> AffineMap:

@@ -8,20 +8,19 @@ tokens before t and from each copy's own arguments:
     scans, rules       o = r · Σ_j w_j s_j + (alpha_tt + D) s_t     r, alpha_tt and s_t are the copy's own
     softmax attention  the model's own function, for each copy's query over the keys before t and its own
 
-with w_j what source j has written to the state (`mambascope.operators.token_mixer.Stepwise`). A copy that loses a
-source does without its share: r · w_j s_j or, if it is t itself, (alpha_tt + D) s_t; p_tj v_j. That is what
+with w_j what source j has written to the state (`mambascope.operators.token_mixer.Stepwise`). A copy that loses
+sources does without their shares: r · w_j s_j or, if it is t itself, (alpha_tt + D) s_t; p_tj v_j. That is what
 `mambascope.trace.cutting` leaves out for the whole text.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from mambascope.families import Family, ScanCall
 from mambascope.operators.token_mixer import Stepwise
 from mambascope.trace.cutting import VALUES
 from mambascope.trace.mixing import Apart
-from mambascope.trace.scanning import relative_error
+from mambascope.trace.scanning import finished, relative_error
 
 #: Numbers that what sources have written to a state may hold at once, while the state is added up.
 WRITTEN = 1 << 22
@@ -38,46 +37,45 @@ WRITTEN = 1 << 22
 
 @dataclass(frozen=True)
 class Copies:
-    """Copies of one position, each of which may lose a source.
+    """Copies of one position, each of which may lose some sources.
 
     Attributes:
         place: The position, t.
         count: The number of copies.
-        sources: The sources that they lose, one copy each, ascending; none are lost where it is empty.
+        lost: The sources that each of them loses, a run of tokens; none are lost where it is empty.
     """
 
     place: int
     count: int
-    sources: tuple[int, ...] = ()
+    lost: tuple[range, ...] = ()
 
     @property
     def before(self) -> list[int]:
-        """The sources before t."""
-        return [source for source in self.sources if source < self.place]
+        """The sources before t, copy by copy."""
+        return [source for span in self.lost for source in span if source < self.place]
 
     @property
-    def runs(self) -> Iterator[slice]:
-        """The sources before t as slices, each of sources that follow each other."""
-        start = stop = -1
-        for source in self.before:
-            if source != stop:
-                if stop > start:
-                    yield slice(start, stop)
-                start = source
-            stop = source + 1
-        if stop > start:
-            yield slice(start, stop)
+    def losers(self) -> list[int]:
+        """The copies that lose them, each as often as it loses one."""
+        return [copy for copy, span in enumerate(self.lost) for source in span if source < self.place]
 
     @property
-    def cut_before(self) -> slice:
-        """The copies that lose them."""
-        return slice(0, len(self.before))
+    def own(self) -> list[int]:
+        """The copies that lose t itself."""
+        return [copy for copy, span in enumerate(self.lost) if self.place in span]
 
-    @property
-    def cut_own(self) -> slice:
-        """The copies that lose t itself: one or none."""
-        own = self.place in self.sources
-        return slice(self.cut_before.stop, self.cut_before.stop + own)
+
+def runs_of(sources: Iterable[int]) -> Iterator[slice]:
+    """Yield some sources as slices, each of sources that follow each other."""
+    start = stop = -1
+    for source in sources:
+        if source != stop:
+            if stop > start:
+                yield slice(start, stop)
+            start = source
+        stop = source + 1
+    if stop > start:
+        yield slice(start, stop)
 
 
 @runtime_checkable
@@ -148,14 +146,11 @@ class EarlierScan:
         scan, s = family.scan(before, working), call.s[:, :place].to(working)
         if not isinstance(scan, Stepwise):
             raise Apart(f"{type(scan).__name__} has no step")
-        at = {name: call.coefficients[name][:, place : place + 1].clone() for name in along}
-        return cls(family, scan, s, _state(scan, s), at | {"s": call.s[:, place : place + 1].clone()})
+        return cls(family, scan, s, _state(scan, s), own_of(call, place))
 
     def error(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """See `Earlier`."""
-        call = self.family.read(*args, **kwargs)
-        found = call.coefficients | {"s": call.s}
-        return _apart([found[name] for name in self.own], self.own.values())
+        return _apart_in_scan(self.family, self.own, args, kwargs)
 
     def answer(
         self, copies: Copies, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -165,15 +160,65 @@ class EarlierScan:
         scan: Any = self.family.scan(call.coefficients, working)
         s, recalled = call.s.to(working), scan.recalled()[:, 0]
         own = (scan.channels(scan.immediate().transpose(1, 2)).transpose(1, 2) + scan.skip) * s
-        own[copies.cut_own] = 0
+        own[copies.own] = 0
         o = _read(recalled, self.state[0]).flatten(1)[:, None] + own
-        if copies.cut_before.stop:
-            written = torch.cat([self.scan.written(run) for run in copies.runs], dim=2)[0].transpose(0, 1)
-            alpha = (recalled[copies.cut_before] * written).sum(dim=-1)
-            o[copies.cut_before, 0] -= scan.channels(alpha) * self.s[0, copies.before]
-        o = o if call.bias is None else o + call.bias.to(working)
-        z = call.coefficients.get("z")
-        return call.give(o if z is None else o * F.silu(z.to(working)))
+        before, losers = copies.before, torch.tensor(copies.losers, dtype=torch.long, device=o.device)
+        group = max(1, WRITTEN // max(1, scan.maps * scan.state_size))
+        for start in range(0, len(before), group):
+            sources, by = before[start : start + group], losers[start : start + group]
+            written = torch.cat([self.scan.written(run) for run in runs_of(sources)], dim=2)[0].transpose(0, 1)
+            alpha = (recalled[by] * written).sum(dim=-1)
+            o[:, 0].index_add_(0, by, scan.channels(alpha) * self.s[0, sources], alpha=-1)
+        return call.give(finished(call, o))
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierStates:
+    """The state that the tokens before position t leave in a scan, and what some runs of them have given to it.
+
+    Attributes:
+        family: The family that reads the call.
+        state: The state.
+        given: What each run of sources has given to it.
+        own: The call at t.
+    """
+
+    family: Family
+    state: Float[Tensor, "1 *state"]
+    given: Mapping[range, Tensor]
+    own: dict[str, Tensor]
+
+    __repr__ = brief
+
+    def error(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """See `Earlier`."""
+        return _apart_in_scan(self.family, self.own, args, kwargs)
+
+    def answer(
+        self, copies: Copies, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See `Earlier`; each copy's scan goes on from its own state."""
+        call, working = self.family.read(*args, **kwargs), self.state.dtype
+        scan: Any = self.family.scan(call.coefficients, working)
+        s, before = call.s.to(working, copy=True), self.state.repeat(copies.count, *[1] * (self.state.ndim - 1))
+        for copy, span in enumerate(copies.lost):
+            if span in self.given:
+                before[copy] -= self.given[span]
+        s[copies.own] = 0
+        return call.give(finished(call, scan.forwards(s, before)[0] + scan.skip * s))
+
+
+def own_of(call: ScanCall, place: int = 0) -> dict[str, Tensor]:
+    """Return what one position's call of a scan was called with: what has tokens."""
+    along = {name: value for name, value in call.coefficients.items() if value.ndim > 2}
+    return {name: value[:, place : place + 1].clone() for name, value in {**along, "s": call.s}.items()}
+
+
+def _apart_in_scan(family: Family, own: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Return how far the calls of copies are from that of the position in the text."""
+    call = family.read(*args, **kwargs)
+    found = call.coefficients | {"s": call.s}
+    return _apart([found[name] for name in own], own.values())
 
 
 def _state(scan: Stepwise, s: Float[Tensor, "1 t D"]) -> Float[Tensor, "1 M P N"]:
@@ -212,7 +257,7 @@ class EarlierAttention:
         Raises:
             Apart: if there is no mask of all pairs of tokens.
         """
-        query, key, value, mask = _attended(bound_to(original, args, kwargs))
+        query, key, value, mask = attended(bound_to(original, args, kwargs))
         length = key.shape[2]
         if mask is None and length == 1:
             mask = query.new_zeros(1, 1, 1, 1)
@@ -223,7 +268,7 @@ class EarlierAttention:
 
     def error(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """See `Earlier`."""
-        *found, _ = _attended(bound_to(original, args, kwargs))
+        *found, _ = attended(bound_to(original, args, kwargs))
         return _apart(found, self.own)
 
     def answer(
@@ -232,7 +277,7 @@ class EarlierAttention:
         """See `Earlier`; the copies are queries of one text, each of which sees the keys before t and its own."""
         bound, t, n = bound_to(original, args, kwargs), copies.place, copies.count
         names = arguments_of_attention(bound)
-        query, key, value, _ = _attended(bound)
+        query, key, value, _ = attended(bound)
         own = self.mask[..., None, t:].expand(-1, -1, n, n)
         hidden = False if own.dtype == torch.bool else torch.finfo(own.dtype).min
         others = ~torch.eye(n, dtype=torch.bool, device=own.device)
@@ -244,12 +289,10 @@ class EarlierAttention:
         output, p, *_ = original(*bound.args, **bound.kwargs)
         output = output.transpose(0, 1)
         places = torch.arange(n, device=p.device)
-        for cut, columns in (
-            (copies.cut_before, torch.tensor(copies.before, dtype=torch.long, device=p.device)),
-            (copies.cut_own, t + places[copies.cut_own]),
-        ):
-            share = p[0][:, places[cut], columns, None] * _of_heads(values[0, :, columns], p.shape[1])
-            output[cut] -= share.transpose(0, 1).reshape(output[cut].shape)
+        lost = [*zip(copies.losers, copies.before, strict=True), *((copy, t + copy) for copy in copies.own)]
+        by, columns = torch.tensor(lost, dtype=torch.long, device=p.device).reshape(-1, 2).t()
+        share = p[0][:, by, columns, None] * _of_heads(values[0, :, columns], p.shape[1])
+        output.index_add_(0, by, share.transpose(0, 1).reshape(len(lost), *output.shape[1:]), alpha=-1)
         row = torch.cat([p[0, :, :, :t], p[0, :, places, t + places][..., None]], dim=-1)
         return output, row.transpose(0, 1)[:, :, None]
 
@@ -269,7 +312,7 @@ def arguments_of_attention(bound: inspect.BoundArguments) -> list[str]:
     return list(bound.signature.parameters)[VALUES - 2 : VALUES + 2]
 
 
-def _attended(bound: inspect.BoundArguments) -> Iterator[Any]:
+def attended(bound: inspect.BoundArguments) -> Iterator[Any]:
     """Yield q, k, v and the mask."""
     return (bound.arguments.get(name) for name in arguments_of_attention(bound))
 

@@ -134,6 +134,15 @@ def bytes_of_pass(
     return (kept + max(at_once)) * max(element, 4) + probabilities * element
 
 
+def bytes_of_inputs(model: nn.Module, mixers: Mixers, inputs: Mapping[str, Any]) -> int:
+    """Return how many bytes the inputs of all mixers and of the head take; 0 if what the model reads has no length."""
+    reads = _reads(model, inputs)
+    if reads is None:
+        return 0
+    numbers = sum(read.count * read.tokens * read.width for read in map(reads, [*(name for name, _, _ in mixers), ""]))
+    return numbers * next(model.parameters()).element_size()
+
+
 def _reads(model: nn.Module, inputs: Mapping[str, Any]) -> Callable[[str], Sequences] | None:
     """Return what the part of a name reads, given the name; None if that is not known."""
     if isinstance(model, StagedModel):

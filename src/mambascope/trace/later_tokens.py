@@ -25,10 +25,10 @@ from mambascope.brief import brief
 from mambascope.families import AttentionFamily, MixerFamily, find_mixers
 from mambascope.trace.continued import Continued, Kept, State
 from mambascope.trace.mixing import Apart, mixing
-from mambascope.trace.pieces import answering
 from mambascope.trace.running import call
 from mambascope.trace.scanning import has_kernel, relative_error
 from mambascope.trace.single_position import READ, hooked, returned
+from mambascope.trace.text_in_pieces import answering
 from mambascope.trust import TOLERANCE
 
 #: Copies that a model is tried with, the tokens that run before them, and those of each; and all of these tokens.

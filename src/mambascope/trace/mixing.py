@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -104,6 +104,11 @@ class _Calls:
         return leave
 
 
+def goes_forwards(family: MixerFamily) -> TypeGuard[Family]:
+    """Return whether mixers of a family go through a text from its start to its end, so that none looks ahead."""
+    return isinstance(family, Family) and family.readings == FORWARDS and family.convolve is causal_convolution
+
+
 def attention_points(mixers: Iterable[tuple[str, nn.Module, MixerFamily]]) -> set[PatchPoint]:
     """Return the functions that the softmax attention layers among some mixers call, those that exist."""
     points = {family.attention_point for _, _, family in mixers if isinstance(family, AttentionFamily)}
@@ -124,6 +129,6 @@ def _mixing_point(family: MixerFamily) -> PatchPoint:
     """
     if isinstance(family, AttentionFamily) and family.attention_point.exists():
         return family.attention_point
-    if isinstance(family, Family) and family.readings == FORWARDS and family.convolve is causal_convolution:
+    if goes_forwards(family):
         return family.scan_point
     raise Apart(f"{family.name} does not mix tokens in a function, forwards")

@@ -1,4 +1,4 @@
-"""Passes over copies of one position of a text, each of which does without one source: no other position runs again.
+"""Passes over copies of one position of a text, each of which does without some sources: no other position runs again.
 
 Where every layer is causal, cutting the edges into one position changes what is computed there and nowhere before it.
 So the text runs once, and what the position reads of earlier tokens is kept, call by call
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,12 +70,12 @@ class SinglePosition:
 
     __repr__ = brief
 
-    def without(self, sources: Tensor) -> Any:
-        """Return the model's outputs for copies of the position, each without one of these sources, which ascend.
+    def without(self, spans: Sequence[range]) -> Any:
+        """Return the model's outputs for copies of the position, each without one of these runs of sources.
 
         They are as if the whole text had run, with the position's own outputs at every position.
         """
-        return self.run(Copies(self.place, len(sources), tuple(sources.tolist())))[0]
+        return self.run(Copies(self.place, len(spans), tuple(spans)))[0]
 
     def run(self, copies: Copies) -> tuple[Any, float]:
         """Return the outputs for copies and, if they lose nothing, how far their calls are from the text's.
@@ -91,7 +91,7 @@ class SinglePosition:
             expected, by, earlier = next(left, (None, "", None))
             if earlier is None or (point, mixer) != (expected, by):
                 raise Apart(f"{mixer} calls {point.function} where the text's pass did not")
-            if not copies.sources:
+            if not copies.lost:
                 errors.append(earlier.error(original, args, kwargs))
             cut = copies if mixer in self.mixers else Copies(copies.place, copies.count)
             return earlier.answer(cut, original, args, kwargs)
@@ -119,13 +119,26 @@ def single_position(
         length: Number of tokens of the text.
         mixers: Names of the mixers in which sources are to be cut.
     """
-    expected = returned(outputs)
-    readable = expected and all(value.ndim == 3 and value.shape[:2] == (1, length) for value in expected.values())
-    if not readable or hooked(own) or any(inputs[name] is not None and name not in READ for name in inputs):
+    if not can_be_tried(own, inputs, outputs, length):
         return None
     try:
-        earlier = _earlier(own, inputs, place)
-        position = SinglePosition(own, inputs, place, length, mixers, earlier)
+        position = SinglePosition(own, inputs, place, length, mixers, _earlier(own, inputs, place))
+    except Exception:  # whatever keeps a call of the text's pass from being read
+        return None
+    return tried(position, outputs)
+
+
+def can_be_tried(own: nn.Module, inputs: dict[str, Any], outputs: Any, length: int) -> bool:
+    """Return whether a model may be called with one token of its inputs, and its outputs compared with the text's."""
+    expected = returned(outputs)
+    readable = expected and all(value.ndim == 3 and value.shape[:2] == (1, length) for value in expected.values())
+    return bool(readable) and not hooked(own) and all(inputs[name] is None or name in READ for name in inputs)
+
+
+def tried(position: SinglePosition, outputs: Any) -> SinglePosition | None:
+    """Return a position with its own outputs; None if it does not give alone what it gave in the text."""
+    expected, place = returned(outputs), position.place
+    try:
         found, error = position.run(Copies(place, TRIED))
         for name, value in expected.items():
             alone = getattr(found, name)[:, 0]
