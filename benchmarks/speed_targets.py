@@ -12,6 +12,7 @@ twenty minutes on one core, half of which are `autograd` and `memory`.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,12 +175,20 @@ def quadratic() -> Iterator[Target]:
 
 def memory() -> Iterator[Target]:
     """LaTIM of 2,048 tokens: what one layer takes beyond its map, which 24 layers take once."""
-    layer = of_layer("mamba", 2048)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # where nothing that ran before has left memory
+        extra = pool.apply(_beyond_answer, (2048, torch.get_num_threads()))
+    found = f"{extra / 2**20:.0f} MiB"
+    yield Target("LaTIM, 2,048 tokens, beyond its answer", "at most 300 MB", found, extra <= 3e8)
+
+
+def _beyond_answer(length: int, threads: int) -> int:
+    """Return the bytes by which this process grows for LaTIM of a layer, without the answer's own."""
+    torch.set_num_threads(threads)
     latim(of_layer("mamba", 64).trace, 0)
+    layer = of_layer("mamba", length)
     _ = layer.operator
     answer, _, grown = measured(lambda: latim(layer.trace, 0))
-    extra = (grown - answer.numel() * answer.element_size()) / 2**20
-    yield Target("LaTIM, 2,048 tokens, beyond its answer", "at most 300 MB", f"{extra:.0f} MiB", extra * 2**20 <= 3e8)
+    return grown - answer.numel() * answer.element_size()
 
 
 TARGETS: dict[str, Callable[[], Iterator[Target]]] = {

@@ -1,12 +1,27 @@
 """The command that measures the speed that is aimed at: it runs, and says of each aim whether it is met."""
 
+import contextlib
 import dataclasses
+import types
 
 import pytest
 
 from benchmarks import speed_targets
 from benchmarks.speed_targets import TARGETS, at_least, at_most
 from mambascope.bench import measuring, settings
+
+
+class Here:
+    """What stands for processes of their own, in this one."""
+
+    @staticmethod
+    def get_context(_):
+        return Here
+
+    @staticmethod
+    @contextlib.contextmanager
+    def Pool(_):
+        yield types.SimpleNamespace(apply=lambda call, arguments: call(*arguments))
 
 
 def test_an_aim_is_met_at_its_bound_and_missed_beyond_it():
@@ -24,6 +39,7 @@ def test_every_aim_is_measured(name, monkeypatch):
         return settings.setting(shape, min(length, 24), device)
 
     monkeypatch.setattr(speed_targets, "setting", small)
+    monkeypatch.setattr(speed_targets, "multiprocessing", Here)
     monkeypatch.setattr(speed_targets, "REPEATS", 1)
     monkeypatch.setitem(measuring.PRODUCT, "cpu", 64)
     found = list(TARGETS[name]())
