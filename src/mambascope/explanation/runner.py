@@ -89,7 +89,7 @@ def score(
     if method.scope == "layer":
         scores = []
         for number in numbers:
-            scores.append(_layer_rows(trace, method, number, readouts, variant))
+            scores.append(_layer_rows(trace, method, number, readouts, variant).to(trace.device))
             step()
         return Rows(torch.stack(scores), tuple(numbers), "mean")
     rows = _model_rows(trace, method, readouts, variant)
@@ -129,7 +129,7 @@ def score_every(
         found = method.map(trace, number, **in_precision(precision))
         if method.map_error is not None and precision != "own":
             errors.append(float(method.map_error(trace, found, number)))
-        maps.append(found[0])
+        maps.append(found[0].to(trace.device))
         step()
     evidence = ({"products": precision, "products_error": max(errors)},) if errors else ()
     return Rows(torch.stack(maps), tuple(numbers), "mean", evidence)

@@ -115,7 +115,7 @@ def alti_rollout_row(
     for block in reversed(trace.updates):
         if block is trace.updates[-1]:  # of the last layer only the targets' own rows are needed
             last = [shares_row(trace, trace.number_of(block), one, rule, value_bias) for one in targets]
-            sources = torch.stack(last).mean(dim=0)[:, None]
+            sources = torch.stack(last).mean(dim=0)[:, None].to(rows.device)
         else:
             sources = pull(block, rows)
         rows, drawn = passed_on(pull, block.fed_by, sources)
@@ -131,7 +131,7 @@ def alti_rollout(
     pull = partial(_pull, trace, rule, value_bias)
     product: Tensor | None = None
     for block in trace.updates:
-        own = shares(trace, trace.number_of(block), rule, value_bias).transpose(1, 2)
+        own = shares(trace, trace.number_of(block), rule, value_bias).transpose(1, 2).to(trace.device)
         stream, direct = passed_on(pull, block.fed_by, own)
         product = stream + direct if product is None else stream @ product + direct
     assert product is not None

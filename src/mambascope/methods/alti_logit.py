@@ -130,9 +130,11 @@ def _own(
             "after each sum"
         )
     entering = [block.stream("ALTI-Logit") for block in trace.updates]
-    dtype = torch.promote_types(final.at_embeddings.dtype, torch.float32)
+    dtype, device = torch.promote_types(final.at_embeddings.dtype, torch.float32), trace.device
     stream = final.embeddings.to(dtype)
-    along = [q.to(dtype) for q in (*(final.at_streams or [final.at_embeddings] * len(entering)), final.at_embeddings)]
+    along = [
+        q.to(device, dtype) for q in (*(final.at_streams or [final.at_embeddings] * len(entering)), final.at_embeddings)
+    ]
     rows, biases = zip(
         *(_of_layer(block, q, rule, value_bias) for block, q in zip(trace.updates, along[:-1], strict=True)),
         strict=True,
@@ -144,15 +146,16 @@ def _own(
     linear = first_order(in_texts(readout, trace.inputs), final.outputs, final.value)
     rest = final.value.double() - linear.double()  # nonzero if the readout is not linear in the logits
     rest = rest if final.bent is None else rest + final.bent  # or the logits are not linear in what the head returned
+    constant = sum((held.to(device) for held in final.biases.values()), rest.to(device))
     terms = {
         "residual": carried[0],
         "bias": bias,
         "other": torch.stack(carried[1:]).sum(dim=0) - torch.stack(left).sum(dim=0),
-        "constant": sum(final.biases.values(), torch.zeros_like(bias)) + rest,
+        "constant": constant,
     }
     direct = added_directly(trace, along[:-1], rule, value_bias)
     kinds = tuple(branch.kind for branch in trace.branches)
-    return _Own(rows, {"terms": terms, "value": final.value, "direct": direct, "kinds": kinds})
+    return _Own(rows, {"terms": terms, "value": final.value.to(device), "direct": direct, "kinds": kinds})
 
 
 def _of_layer(
@@ -160,8 +163,8 @@ def _of_layer(
 ) -> tuple[Float[Tensor, "b parts L"], Float[Tensor, " b"]]:
     """Return what a direction in the stream after a layer draws from its sources, and from its mixers' biases."""
     operator = with_value_bias(block.operator(), value_bias)
-    pulled = [part.pull(q.to(operator.x.dtype), rule) for part in in_parts(block, operator, "ALTI-Logit")]
-    return torch.stack(pulled, dim=1).to(q.dtype), _dot(q, operator.bias(rule))
+    pulled = [part.pull(q.to(operator.x), rule) for part in in_parts(block, operator, "ALTI-Logit")]
+    return torch.stack(pulled, dim=1).to(q), _dot(q, operator.bias(rule))
 
 
 def _traced(trace: Trace, owns: Sequence[_Own], pull: Pull, traced_share: float = 1.0) -> list[LogitUpdates]:
@@ -204,7 +207,7 @@ def _pulled(
 def _given(
     trace: Trace, maps: Sequence[Float[Tensor, "b L L"]], block: Block, rows: Float[Tensor, "b r n L"]
 ) -> Float[Tensor, "b r n 1 L"]:
-    return torch.einsum("brni,bij->brnj", rows, maps[trace.number_of(block)].to(rows.dtype))[..., None, :]
+    return torch.einsum("brni,bij->brnj", rows, maps[trace.number_of(block)].to(rows))[..., None, :]
 
 
 def _check_maps(trace: Trace, maps: Any) -> None:
@@ -224,7 +227,7 @@ def _check_maps(trace: Trace, maps: Any) -> None:
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " b"]:
-    return (a.double() * b.double()).sum(dim=(1, 2))
+    return (a.double() * b.to(a.device).double()).sum(dim=(1, 2))
 
 
 def _scored(trace: Trace, readout: AnyReadout, variant: str) -> MethodResult:

@@ -44,7 +44,8 @@ def added_directly(
         UnsupportedModelError: if what a mixer read of shared attention cannot be told apart.
     """
     found = []
-    for block, q in zip(trace.updates, along, strict=True):
+    for block, direction in zip(trace.updates, along, strict=True):
+        q = direction.to(block.x.device)
         own = [(q.double() * branch.y.double() * branch.scale).sum(dim=(1, 2)) for branch in block.branches]
         if block.fed_by is not None:
             operator = with_value_bias(block.operator(), value_bias)
@@ -52,7 +53,7 @@ def added_directly(
             along_each = q.to(operator.x.dtype).split(len(operator.x))  # copies of one text have one map
             passed = torch.cat([fed.pull(one, rule).double().sum(dim=-1) for one in along_each])
             own = [passed, own[0] - passed]
-        found += own
+        found += [one.to(trace.device) for one in own]
     return torch.stack(found, dim=-1)
 
 

@@ -98,8 +98,11 @@ def latim(
     for place, number in enumerate(layers):
         operator = trace.operator(number)
         operator = operator if dtype is None else operator.projecting_in(dtype)
+        own = maps[:, place].to(operator.x.device)  # the same memory, but for a layer on another device
         for block, tile in operator.contribution_tiles(rule, rows):
-            _write_norms(tile, norm, maps[:, place, within_band(block, rows), block.columns])
+            _write_norms(tile, norm, own[:, within_band(block, rows), block.columns])
+        if own.device != maps.device:
+            maps[:, place] = own
     maps = without_padding(trace, maps, rows)
     return maps if layer is None else maps[:, 0]
 
@@ -160,7 +163,7 @@ def latim_error(
         if trace.attention_mask is not None:
             real = trace.attention_mask.bool().to(own.device)
             own = own * (real[:, places, None] & real[:, None])
-        errors.append((found[:, place] - own).norm() / own.norm())
+        errors.append(((found[:, place].to(own.device) - own).norm() / own.norm()).to(maps.device))
     return torch.stack(errors) if layer is None else errors[0]
 
 

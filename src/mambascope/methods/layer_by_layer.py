@@ -26,7 +26,7 @@ def rolled(
     Args:
         trace: A capture.
         rho: The weights at the top.
-        pull: Given a layer and weights of its targets, returns their product with its matrix A.
+        pull: Given a layer and weights of its targets, on its device, returns their product with its matrix A.
         before: Given a layer and weights, returns the weights that are carried through it; by default the same.
 
     Raises:
@@ -34,14 +34,18 @@ def rolled(
     """
     for block in trace.layers:
         block.require_trusted("rollout")
+
+    def pulled(block: Block, weights: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
+        return pull(block, weights.to(block.x.device)).to(weights.device) * real
+
     direct, mask = rho.new_zeros(rho.shape), trace.attention_mask
     real = torch.ones_like(rho) if mask is None else mask.to(rho)
     for number, block in enumerate(reversed(trace.updates)):
         within(number, len(trace.updates))
         rho = rho if before is None else before(block, rho)
-        through = pull(block, rho) * real
+        through = pulled(block, rho)
         rho = rho + through
         if block.fed_by is not None:
-            drawn = pull(block.fed_by, through) * real
+            drawn = pulled(block.fed_by, through)
             rho, direct = rho + drawn, direct + drawn
     return rho + direct

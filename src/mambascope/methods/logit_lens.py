@@ -76,7 +76,7 @@ def logit_lens(trace: Trace, places: int | Sequence[int] = -1) -> LogitLens:
         require_room(
             (len(rows), len(entering) + 1, trace.logits.shape[-1]), trace.logits, "read fewer positions", copies=3
         )
-        streams = torch.stack([*(stream.to(last.dtype) for stream in entering), last], dim=1)
+        streams = torch.stack([*(stream.to(last) for stream in entering), last], dim=1)
         logits = _from_streams(norm, own, inputs, streams.flatten(0, 1)).unflatten(0, streams.shape[:2])
     expected = trace.logits[0, rows]
     error = relative_error(logits[:, -1], expected)

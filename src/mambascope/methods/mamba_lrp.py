@@ -186,9 +186,9 @@ def _by_layer(trace: Trace, passed: Gradients) -> tuple[Float[Tensor, "b layer"]
     for name, held in passed.biases.items():
         layer = next((k for k, block in enumerate(blocks) if not block or name.startswith(f"{block}.")), None)
         if layer is None:
-            others = others + held
+            others = others + held.to(others.device)
         else:
-            layers[:, layer] += held
+            layers[:, layer] += held.to(layers.device)
     return layers, others
 
 

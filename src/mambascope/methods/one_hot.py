@@ -24,6 +24,6 @@ def one_hot(trace: Trace, target: int | Sequence[int]) -> Float[Tensor, "b L"]:
         InputError: if a target is not a position, is padding in one of the texts, or there is none.
     """
     last = trace.layers[-1]
-    rho = torch.zeros(trace.shape, dtype=precision(last.like.dtype), device=last.x.device)
+    rho = torch.zeros(trace.shape, dtype=precision(last.like.dtype), device=trace.device)
     targets = positions(trace, target).to(rho.device)
     return rho.scatter_add_(1, targets, rho.new_full(targets.shape, 1 / targets.shape[1]))

@@ -136,7 +136,7 @@ def patching(
         scores = torch.full((len(window), length), torch.nan, dtype=torch.float64)
         asked = chosen(sources, trace.attention_mask, length)
         scores[:, slice(None) if asked is None else sorted(set(asked))] = 0
-        matters = differing(theirs, ours, len(window)).cpu() & _within_reach(trace, readout, what)
+        matters = differing(theirs, ours, len(window)) & _within_reach(trace, readout, what)
         wanted = (matters & ~scores.isnan()).nonzero()
         for start, stop in batches(len(wanted), length, batch, room(own, length)):
             layer, place = wanted[start:stop].unbind(dim=1)

@@ -92,7 +92,7 @@ def reference_rollout(rows: Sequence[Float[Tensor, "b L"]]) -> Float[Tensor, "b 
     """
     rho = torch.zeros_like(rows[0])
     kept = torch.ones_like(rows[0][:, :1])
-    for a in rows:
+    for a in (row.to(rho.device) for row in rows):
         share = 1 / (1 + a.sum(dim=-1, keepdim=True))
         rho = rho + a * share * kept
         kept = kept * share
@@ -108,7 +108,7 @@ def min_max(values: Float[Tensor, "b ..."], real: Bool[Tensor, "b ..."] | None =
     """
     low = high = flat = values.flatten(1)
     if real is not None:
-        outside = ~real.expand_as(values).flatten(1)
+        outside = ~real.to(values.device).expand_as(values).flatten(1)
         low, high = flat.masked_fill(outside, torch.inf), flat.masked_fill(outside, -torch.inf)
     least, most = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
     scaled = (flat - least) / torch.where(most > least, most - least, torch.ones_like(most))

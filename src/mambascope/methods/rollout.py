@@ -115,7 +115,7 @@ def rollout(
 
     def kept(block: Block) -> Float[Tensor, "b L L"]:
         layer = trace.number_of(block)
-        return discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer))
+        return discarded(reduced_map(trace, layer, channels, absolute), discard, _seen(trace, layer)).to(like.device)
 
     for block in trace.updates:
         mixed = kept(block)
@@ -177,7 +177,7 @@ def discarded(matrix: Float[Tensor, "b L L"], share: float, seen: Int[Tensor, "b
 def _seen(trace: Trace, layer: int) -> Int[Tensor, "b L"]:
     """Return how many sources each target of a layer sees, not counting padding."""
     device, mask = trace.operator(layer).x.device, trace.attention_mask
-    real = torch.ones(trace.shape, dtype=torch.long, device=device) if mask is None else mask.long()
+    real = torch.ones(trace.shape, dtype=torch.long, device=device) if mask is None else mask.long().to(device)
     ahead = looks_ahead(trace, layer)
     return real.sum(dim=-1, keepdim=True).expand_as(real) if ahead else real.cumsum(dim=-1)
 

@@ -79,12 +79,12 @@ def pulled_through(
         rows: Weights of the targets.
     """
     stream, parts = Stream(trace, layer), _parts(trace, layer, value_bias)
-    weights = rows.flatten(1, -2)
+    weights = rows.flatten(1, -2).to(parts[0].x.device)
     out = weights.new_zeros(*weights.shape[:2], len(parts), weights.shape[-1])
     for targets in strips((weights != 0).flatten(0, 1).any(dim=0).nonzero()[:, 0], STRIP):
         drawn = _shares_of(trace, stream, parts, targets, rule)
         out += torch.einsum("bnt,btpj->bnpj", weights[..., targets], drawn.to(weights.dtype))
-    return out.unflatten(1, rows.shape[1:-1])
+    return out.unflatten(1, rows.shape[1:-1]).to(rows.device)
 
 
 def _shares_of(

@@ -102,20 +102,24 @@ def sketched_latim(
     needed, way_out = math.prod(shape) * (like.element_size() + 1), "ask for one layer at a time or shorten the text"
     require_bytes(needed, like.device, f"a map of shape {shape} with what is exact", way_out)
     maps, known = like.new_zeros(shape), torch.ones(shape, dtype=torch.bool, device=like.device)
-    real = None if trace.attention_mask is None else trace.attention_mask.bool().to(like.device)
+    real = None if trace.attention_mask is None else trace.attention_mask.bool()
     error, low, high = 0.0, 1.0, 1.0
     for place, number in enumerate(layers):
         operator = trace.operator(number)
-        W_o = operator.W_o
+        W_o, device = operator.W_o, operator.x.device
         if W_o is None or not operator.projects_tiles or len(W_o) <= sketch:
             maps[:, place] = latim(trace, number, rule=rule, targets=rows)
             continue
         least, most = length_factors(sketch, len(W_o), MISS / exact)
         error, low, high = max(error, length_error(sketch, len(W_o))), min(low, least), max(high, most)
-        found = _Found(maps[:, place], known[:, place], maps.new_zeros(batch, shape[2], exact), most, W_o, real)
+        own, exactly = maps[:, place].to(device), known[:, place].to(device)  # the same memory, unless it is elsewhere
+        best, here = own.new_zeros(batch, shape[2], exact), None if real is None else real.to(device)
+        found = _Found(own, exactly, best, most, W_o, here)
         S = random_projection(sketch, len(W_o), seed).to(W_o)
         for block, received, estimates in _estimated(operator, S @ W_o, rule, rows):
             found.add(block, rows, received, estimates)
+        if device != maps.device:
+            maps[:, place], known[:, place] = own, exactly
     known |= maps == 0
     if layer is not None:
         maps, known = maps[:, 0], known[:, 0]

@@ -62,7 +62,7 @@ def weighted_pull(branch: Branch, gradients: Gradients, rho: Float[Tensor, "b L"
         )
     p, flow = gradients.attention[branch.name]
     weighted = (p.to(rho.dtype) * flow.to(rho.dtype)).clamp_(min=0).mean(dim=1)
-    return torch.einsum("bi,bij->bj", rho, weighted)
+    return torch.einsum("bi,bij->bj", rho.to(p.device), weighted).to(rho.device)
 
 
 METHODS = [

@@ -28,6 +28,8 @@ class BiasLedger:
         texts: Number of texts that the model reads.
         held: The relevance of every constant that took part, in each text, by its name in the model.
         undistributed: Relevance that a rule does not hand on to what a function read, by the function's name.
+
+    All sums are on the device of the model's first weight, wherever the others are.
     """
 
     def __init__(self, model: nn.Module, texts: int) -> None:
@@ -37,6 +39,7 @@ class BiasLedger:
         constants = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         self._names = {id(tensor): name for name, tensor in constants}
         self._kept = [tensor for _, tensor in constants]  # so that no other tensor gets one of their identities
+        self._device = next((tensor.device for tensor in self._kept), None)
         self._begun = object()
 
     def begin(self) -> None:
@@ -111,7 +114,7 @@ class BiasLedger:
         self, into: str, name: str, product: Callable[[Tensor], Float[Tensor, " b"]], begun: object, gradient: Tensor
     ) -> None:
         if begun is self._begun:
-            sums, found = getattr(self, into), product(gradient.detach())
+            sums, found = getattr(self, into), product(gradient.detach()).to(self._device)
             sums[name] = sums[name] + found if name in sums else found
 
     def _product(self, constant: Tensor, gradient: Tensor) -> Float[Tensor, " b"]:

@@ -251,9 +251,9 @@ class Block:
         parts = []
         for branch in self.branches:
             scan = branch.operator().scan
-            per_channel = v.to(scan.skip.dtype)[..., None].expand(-1, -1, len(scan.skip))
+            per_channel = v.to(scan.skip)[..., None].expand(-1, -1, len(scan.skip))
             parts.append(branch.scale * scan.apply(per_channel).mean(dim=-1))
-        return torch.stack(parts).sum(dim=0)
+        return torch.stack(parts).sum(dim=0).to(v.device)
 
     def mean_pull(self, rho: Float[Tensor, "b L"]) -> Float[Tensor, "b L"]:
         """Return ρ Ā, with Ā the scaled sum over branches of each one's token mixing, averaged over its channels."""

@@ -83,7 +83,7 @@ def _bend(capped: Sequence[Tensor], flows: Sequence[Tensor | None]) -> Float[Ten
     if len(parts) < 2:
         return None
     head, logits = ((part.detach().double() * flow).flatten(1).sum(dim=1) for part, flow in parts)
-    return logits - head
+    return logits - head.to(logits.device)
 
 
 @contextmanager

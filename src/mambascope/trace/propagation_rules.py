@@ -179,10 +179,17 @@ def hooks(
         yield module, mode.leave, partial(_answered, mode, answer)
 
 
-def _answered(mode: Elementary, answer: Answer, module: nn.Module, *call: Any) -> Any:
-    """Return what takes the place of a module's output."""
+def _answered(
+    mode: Elementary, answer: Answer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Any:
+    """Return what takes the place of a module's output.
+
+    Where a model is on several devices, hooks see what a module was given where the one before it left it.
+    """
+    device = (output[0] if isinstance(output, tuple) else output).device
     try:
-        return answer(module, *call)
+        here = (value.to(device) if isinstance(value, Tensor) else value for value in args)
+        return answer(module, tuple(here), kwargs, output)
     finally:
         mode.enter()
 

@@ -112,10 +112,10 @@ def with_parts(own: nn.Module, inputs: dict[str, Any], parts: Parts, places: Pla
     Raises:
         UnsupportedModelError: if the model calls other functions for this text than for the other.
     """
-    places = places.to(next(own.parameters()).device)
 
     def put(number: int, tokens: Tensor) -> Tensor:
-        return torch.where(places[:, parts.sites[number].layer, :, None], parts.held[number], tokens)
+        chosen = places[:, parts.sites[number].layer, :, None].to(tokens.device)
+        return torch.where(chosen, parts.held[number], tokens)
 
     if parts.part != "state":
         with _leaving(own, put, parts.sites):
@@ -142,6 +142,8 @@ def with_parts(own: nn.Module, inputs: dict[str, Any], parts: Parts, places: Pla
 def differing(first: Parts, second: Parts, layers: int) -> Bool[Tensor, "layer L"]:
     """Return True where two runs have different parts, by layer and position; a state differs from there on.
 
+    The answer is on the CPU, wherever the layers are.
+
     Args:
         first, second: The same parts of both runs.
         layers: The number of layers.
@@ -151,7 +153,7 @@ def differing(first: Parts, second: Parts, layers: int) -> Bool[Tensor, "layer L
     found: list[list[Tensor]] = [[] for _ in range(layers)]
     for layer, mine, theirs in zip(layer_of, first.held, second.held, strict=True):
         each = zip(_tokens(mine), _tokens(theirs), strict=True)
-        found[layer].append(torch.stack([(a != b).flatten(2).any(dim=-1)[0] for a, b in each]).any(dim=0))
+        found[layer].append(torch.stack([(a != b).flatten(2).any(dim=-1)[0] for a, b in each]).any(dim=0).cpu())
     apart = torch.stack([torch.stack(of_layer).any(dim=0) for of_layer in found])
     return apart.cumsum(dim=-1) > 0 if states else apart
 
@@ -267,6 +269,7 @@ def _spliced(
     bound = inspect.signature(original).bind(*args, **kwargs)
     convolution = _is_convolution(families, point)
     ours = original(*bound.args, **bound.kwargs)
+    earlier = earlier.to((ours if convolution else ours[0]).device)
     mask = earlier[:, None, :] if convolution else earlier[:, None, :, None]
     for name in _names(families, point, bound):
         bound.arguments[name] = torch.where(mask, read[name], bound.arguments[name])
@@ -278,6 +281,8 @@ def _spliced(
 
 def _spliced_scan(family: Family, ours: ScanCall, read: ScanCall, earlier: Bool[Tensor, "b L"]) -> Any:
     """Return the same for a scan."""
+
+    earlier = earlier.to(ours.s.device)
 
     def joined(own: Tensor, other: Tensor) -> Tensor:
         return torch.where(earlier.view(*earlier.shape, *[1] * (own.ndim - 2)), other, own)

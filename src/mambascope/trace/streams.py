@@ -166,7 +166,9 @@ class Streams:
         """Return the block of a layer that is not in the stream; it is trusted if it read the stream and the tokens."""
         norm, read = opened.read or (None, None)
         beside = (opened.stream_in, self._embedded)
-        expected = torch.cat(beside, dim=-1) if all(isinstance(part, Tensor) for part in beside) else None
+        device = branches[0].captured.x.device
+        given = all(isinstance(part, Tensor) for part in beside)
+        expected = torch.cat([part.to(device) for part in beside], dim=-1) if given else None
         return Block(
             len(self.blocks),
             place,
@@ -207,9 +209,12 @@ class _Open:
 
 
 def _in_line(branch: Branch, stream: Any) -> Float[Tensor, "b L F"] | None:
-    """Return a stream with its tokens as a sequence; None if the mixer's output cannot be added to it."""
+    """Return a stream with its tokens as a sequence, on the mixer's device; None if its output cannot be added to it.
+
+    Where layers are on several devices, hooks see a block's input where the block before it left it.
+    """
     if not isinstance(stream, Tensor):
         return None
     captured = branch.captured
     stream = stream.flatten(1, 2) if captured.grid is not None and stream.ndim == 4 else stream
-    return stream.detach() if stream.shape == captured.y.shape else None
+    return stream.detach().to(captured.x.device) if stream.shape == captured.y.shape else None

@@ -77,6 +77,11 @@ class Trace:
         return self.layers.index(block)
 
     @property
+    def device(self) -> torch.device:
+        """The first layer's device, on which what several layers gave is put together, wherever the others are."""
+        return self.layers[0].x.device
+
+    @property
     def branches(self) -> tuple[Branch, ...]:
         """Every mixer of the run, block by block."""
         return tuple(branch for block in self.layers for branch in block.branches)
