@@ -103,7 +103,7 @@ def line(name: str, costs: Sequence[Cost]) -> tuple[str, ...]:
     """Return the cells of one method."""
     last = costs[-1]
     exponents = (exponent(costs, what) for what in ("seconds", "mib"))
-    told = ("–" if one != one else f"{one:.2f}" for one in exponents)
+    told = ("–" if one != one else f"{one:z.2f}" for one in exponents)
     return (name, *told, f"{last.length:,}", f"{last.seconds:.2g}", f"{last.mib:,.0f}")
 
 
@@ -114,7 +114,8 @@ Made by `{command}`; do not edit. Measured on {processor}, {threads} thread(s), 
 One target of a text of random tokens, from its capture: all layers of methods that score layers, one logit of the
 others, in a model of 4 layers and width 256 with random weights ({family}). The text doubled from 256 tokens until one
 run took more than {seconds:g} s. The exponents p of cost ~ L^p are fitted to the last four lengths; memory is how far a
-fresh process grows, and has no exponent where that is less than a mebibyte.
+fresh process grows after its capture, whose freed memory is used again, and has no exponent where that is less than a
+mebibyte. Longer texts: [Cost](cost.md).
 
 ![Seconds and memory of every method against the length of the text](method_growth.png)
 
@@ -139,6 +140,7 @@ def draw(costs: dict[str, list[Cost]], title: str, out: Path) -> None:
     for panel, label in zip(panels, ("seconds", "MiB beyond the capture"), strict=True):
         panel.set(xlabel="tokens L", ylabel=label)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[1].set_ylim(bottom=1)
     names = panels[0].get_legend_handles_labels()
     figure.legend(*names, fontsize=7, frameon=False, loc="outside right center")
     figure.suptitle(title, fontsize=9)
