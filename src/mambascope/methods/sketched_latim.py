@@ -45,8 +45,8 @@ class SketchedMaps:
         high: It is more than `high` times its estimate with a chance of 1e-6 at most.
     """
 
-    maps: Float[Tensor, "b *layers t L"]
-    exact: Bool[Tensor, "b *layers t L"]
+    maps: Float[Tensor, "b ... t L"]
+    exact: Bool[Tensor, "b ... t L"]
     error: float
     low: float
     high: float
