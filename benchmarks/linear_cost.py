@@ -109,6 +109,8 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, float]], title: s
             points = [(row["length"], row[key]) for row in rows if row["method"] == name and row[key] > 0]
             panel.loglog(*zip(*points, strict=True), MARKS[name], ms=4, lw=1.2, label=f"{name} {fits[name][key]:.2f}")
         panel.set(xlabel="tokens L", ylabel=label)
+        if key == "mib":
+            panel.set_ylim(bottom=1)
         panel.xaxis.set_major_locator(plt.FixedLocator(sorted({row["length"] for row in rows})))
         panel.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         panel.xaxis.set_minor_locator(plt.NullLocator())
@@ -151,10 +153,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
-        grown = [row for row in own if row["mib"] > 1]
+        grown, grows = [row for row in own if row["mib"] > 1], own[-1]["mib"] > 1
         fits[name] = {
             **{key: exponent([row["length"] for row in own], [row[key] for row in own]) for key in TIMES},
-            "mib": exponent([r["length"] for r in grown], [r["mib"] for r in grown]) if len(grown) > 1 else 0.0,
+            "mib": exponent([r["length"] for r in grown], [r["mib"] for r in grown]) if grown[1:] and grows else 0.0,
         }
         times = " | ".join(f"{fits[name][key]:.2f}" for key in TIMES)
         print(f"| {name} | {times} | {fits[name]['mib']:.2f} | {own[-1]['seconds']:.2f} |")
