@@ -12,8 +12,9 @@ from mambascope import memory, readouts
 from mambascope.errors import InputError, MapTooLargeError
 from mambascope.families import find_mixers
 from mambascope.methods.ablation import BATCH_TOKENS, batches
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
 from mambascope.methods.occlusion import occlusion
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.operators import naive
 from mambascope.trace import capture, cutting, footprint, intervene, scanning
 from models import FAMILIES, padded_batch, stock_model, without_downcasts

@@ -20,7 +20,8 @@ from transformers.models.mamba import modeling_mamba
 from mambascope import readouts
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import FAMILIES, find_mixers
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.models.mambavision import mixer as mamba_vision
 from mambascope.trace import capture
 from models import stock_transformer, transformer_inputs, without_downcasts

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
-from hybrids import HYBRIDS, hybrid_model, in_double
+from every_family import EVERY, small, small_in_float64
 from mambascope import memory, readouts
 from mambascope.errors import InputError
 from mambascope.families import find_mixers
@@ -21,7 +21,7 @@ from mambascope.trace.footprint import bytes_of_pass
 from mambascope.trace.later_tokens import TRIED
 from mambascope.trace.mixing import Apart
 from mambascope.trust import TOLERANCE
-from models import FAMILIES, TRANSFORMERS, stock_model, stock_transformer, without_downcasts
+from models import stock_model, stock_transformer, without_downcasts
 
 module = importlib.import_module("mambascope.methods.occlusion")  # the package has a function of this name
 
@@ -35,26 +35,13 @@ SINGLE = 1e-3
 
 #: Mixers that call no function in which tokens mix, and attention with a window.
 WHOLE = {"recurrent_gemma", "rwkv", "xlstm", "minimax", "mistral"}
-DECODERS = [name for name in TRANSFORMERS if name not in ("bert", "vit")]
-EVERY = [*FAMILIES, *DECODERS, *HYBRIDS]
-
-
-def small(family, dtype=torch.float32):
-    if family in HYBRIDS:
-        return hybrid_model(family, dtype)
-    return stock_model(family, dtype) if family in FAMILIES else stock_transformer(family, dtype)
 
 
 @pytest.fixture
 def model(request):
     """A small model of a family that computes in float64 throughout."""
-    family = request.param
-    if family in HYBRIDS:
-        with in_double(family) as model:
-            yield model
-    else:
-        with without_downcasts(family):
-            yield small(family, torch.float64)
+    with small_in_float64(request.param) as model:
+        yield model
 
 
 def token(place, **options):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
-from hybrids import HYBRIDS, hybrid_model, in_double
+from every_family import EVERY, small, small_in_float64
 from mambascope import readouts
 from mambascope.errors import InputError
 from mambascope.methods import METHODS, interventions
@@ -15,7 +15,7 @@ from mambascope.methods.occlusion import occlusion
 from mambascope.trace import capture, earlier_tokens, single_position
 from mambascope.trace.mixing import goes_forwards
 from mambascope.trust import TOLERANCE
-from models import FAMILIES, TRANSFORMERS, padded_batch, stock_model, stock_transformer, without_downcasts
+from models import padded_batch, stock_model, stock_transformer, without_downcasts
 
 LENGTH = 11
 IDS, _ = padded_batch(LENGTH, 1, "left", seed=3)
@@ -27,26 +27,13 @@ SINGLE = 1e-3
 
 #: Mixers that call no function in which tokens mix.
 PLAIN = {"recurrent_gemma", "rwkv", "xlstm", "minimax"}
-DECODERS = [name for name in TRANSFORMERS if name not in ("bert", "vit")]
-EVERY = [*FAMILIES, *DECODERS, *HYBRIDS]
-
-
-def small(family, dtype=torch.float32):
-    if family in HYBRIDS:
-        return hybrid_model(family, dtype)
-    return stock_model(family, dtype) if family in FAMILIES else stock_transformer(family, dtype)
 
 
 @pytest.fixture
 def model(request):
     """A small model of a family that computes in float64 throughout."""
-    family = request.param
-    if family in HYBRIDS:
-        with in_double(family) as model:
-            yield model
-    else:
-        with without_downcasts(family):
-            yield small(family, torch.float64)
+    with small_in_float64(request.param) as model:
+        yield model
 
 
 def token(place, **options):

@@ -10,10 +10,11 @@ from mambascope.errors import InputError
 from mambascope.inputs.patches import patch_grid
 from mambascope.methods.alti_logit import alti_logit
 from mambascope.methods.gradients import gradient_x_input, integrated_gradients, smooth_grad
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import LRP, LRP_VISION, mamba_lrp
 from mambascope.methods.occlusion import occlusion
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.trace import capture
 from mambascope.trace.differentiate import differentiate
 from mambascope.trace.rules import PropagationRules

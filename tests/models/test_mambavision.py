@@ -14,8 +14,9 @@ from grid_reference import implicit_attention as dense_implicit
 from mambascope import methods
 from mambascope.errors import UnsupportedModelError
 from mambascope.families import find_mixers
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.models.mambavision import MambaVisionMixer
 from mambascope.operators.affine_map import AffineMap
 from mambascope.trace import capture

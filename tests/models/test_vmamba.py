@@ -13,9 +13,10 @@ from grid_reference import implicit_attention as dense_implicit
 from mambascope import methods
 from mambascope.errors import ReconstructionError, UnsupportedModelError
 from mambascope.families import find_mixers
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
 from mambascope.methods.mamba_attribution import from_gradients
 from mambascope.methods.mamba_lrp import mamba_lrp
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.models.vmamba import SS2D
 from mambascope.models.vmamba import mixer as module
 from mambascope.operators.affine_map import AffineMap

@@ -17,11 +17,12 @@ from mambascope.families import find_mixers
 from mambascope.families.patch_points import _users
 from mambascope.methods.alti import alti
 from mambascope.methods.hidden_attention import hidden_attention_mean
-from mambascope.methods.interventions import knockout, value_zeroing
+from mambascope.methods.interventions import knockout
 from mambascope.methods.latim import latim, latim_row
 from mambascope.methods.mamba_lrp import ATTN_LRP, LRP, mamba_lrp
 from mambascope.methods.registry import METHODS
 from mambascope.methods.rollout import rollout_row
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.trace import pieces, recaptured, text_in_pieces
 from mambascope.trace.continued import Continued
 from mambascope.trace.differentiate import differentiate

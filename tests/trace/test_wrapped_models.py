@@ -13,9 +13,9 @@ from torch.nn.utils import prune
 from mambascope import UnsupportedModelError, capture, explain, readouts
 from mambascope.errors import InputError
 from mambascope.families import kinds_of
-from mambascope.methods.interventions import value_zeroing
 from mambascope.methods.latim import latim
 from mambascope.methods.registry import METHODS
+from mambascope.methods.value_zeroing import value_zeroing
 from mambascope.trace.differentiate import differentiate
 from models import padded_batch, stock_model, stock_transformer
 from rounding import assert_equal_to_rounding

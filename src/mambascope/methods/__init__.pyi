@@ -12,7 +12,6 @@ from .implicit_attention import implicit_attention as implicit_attention
 from .implicit_attention import implicit_attention_row as implicit_attention_row
 from .implicit_attention import implicit_rollout_row as implicit_rollout_row
 from .interventions import knockout as knockout
-from .interventions import value_zeroing as value_zeroing
 from .latim import contributions as contributions
 from .latim import latim as latim
 from .latim import latim_error as latim_error
@@ -40,3 +39,4 @@ from .rollout import rollout_row as rollout_row
 from .sketched_latim import SketchedMaps as SketchedMaps
 from .sketched_latim import sketched_latim as sketched_latim
 from .transformer_attribution import transformer_attribution as transformer_attribution
+from .value_zeroing import value_zeroing as value_zeroing

@@ -1,12 +1,10 @@
-"""Ground truth by intervention, to judge faster methods by: what changes when the mixers run without a source.
+"""Knockout (Mamba Knockout, arXiv 2505.24244): what changes when the mixers pass nothing from a source to a target.
 
-* Knockout (Mamba Knockout, arXiv 2505.24244): one source gives nothing to chosen targets, in layers of any kind.
-* Value zeroing (Mohebbi et al. 2023, arXiv 2301.12971): one token's value is zero in one layer.
-* Occlusion (`mambascope.methods.occlusion`): one token of the text is hidden.
-
-Each runs the stock model on copies of one text, each of which does without one source; `mambascope.trace.cutting` says
-exactly what is cut in which kind of mixer. A knockout of one target that is also what is read runs that position alone
-for all sources (`mambascope.trace.single_position`), so that it costs a few forward passes and not one per source.
+Ground truth by intervention, to judge faster methods by, beside value zeroing (`mambascope.methods.value_zeroing`) and
+occlusion (`mambascope.methods.occlusion`). Each runs the stock model on copies of one text, each of which does without
+one source; `mambascope.trace.cutting` says exactly what is cut in which kind of mixer. A knockout of one target that is
+also what is read runs that position alone for all sources (`mambascope.trace.single_position`), so that it costs a few
+forward passes and not one per source.
 """
 
 from __future__ import annotations
@@ -16,13 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.families import Kind
-from mambascope.memory import require_room
 from mambascope.methods.ablation import (
     Effect,
     batches,
@@ -37,12 +33,10 @@ from mambascope.methods.ablation import (
 )
 from mambascope.methods.checked import checked
 from mambascope.methods.method import AnyReadout, Method, MethodResult, at_positions, number_of
-from mambascope.methods.targets import looks_ahead, positions, without_padding
+from mambascope.methods.targets import looks_ahead, positions
 from mambascope.numbering import shown
 from mambascope.readouts import read, read_at
-from mambascope.trace import Block, Trace
-from mambascope.trace.block import precision
-from mambascope.trace.calls import Call
+from mambascope.trace import Trace
 from mambascope.trace.intervene import Knockout, intervening
 from mambascope.trace.long_position import long_position
 from mambascope.trace.mixing import goes_forwards
@@ -190,57 +184,6 @@ def _measured(
     return effect
 
 
-@checked
-def value_zeroing(
-    trace: Trace,
-    layer: int,
-    *,
-    batch: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "1 L L"]:
-    """Return how far each target's output of one layer turns when one source's value is set to zero in that layer.
-
-    Row i is the target, column k the source: the cosine distance between the layer's output at i with the whole text
-    and without Δ_k B_k s_k and D s_k, or without v_k; the decay at k and p stay. As in the paper, the layer's output is
-    that of the module that holds the mixer, with its residual stream, norms and MLP, or y alone if the model itself
-    holds it. Of mixers side by side, each is cut. The paper divides rows by their sum; we do not.
-
-    Args:
-        trace: A capture of one text.
-        layer: Number of the layer, from 0; negative numbers count from the end.
-        batch: Copies of the text per batch; by default as many as fit in memory and make no more than 2048 tokens
-            (32768 on other devices than the CPU).
-        progress: Called with (sources done, sources in all) after each batch.
-
-    Returns:
-        Distances from 0 to 2, exactly zero where a target cannot see a source.
-
-    Raises:
-        InputError: if the trace is not of one text, or the layer does not exist.
-        UnsupportedModelError: if a mixer is one in which nothing can be cut.
-        MapTooLargeError: if the map would not fit in memory.
-    """
-    require_one_text(dict(trace.inputs))
-    with running(trace.model, eager=True) as own:
-        length, block = trace.shape[1], trace.layers[trace.index(layer)]
-        module, made, causal = own.get_submodule(block.name), _call(trace, block), _causal(trace, block)
-        with intervening(own, None):
-            intact = _in_working_precision(made.again(module, 1))
-        require_room((length, length), intact, "shorten the text")
-        distances = intact.new_zeros(length, length)
-        mixers = [branch.name for branch in block.branches]
-        for start, stop in batches(length, length, batch, room(own, length)):
-            cut = runs_of_each([range(one, one + 1) for one in range(start, stop)], length, intact.device)
-            with intervening(own, Knockout(mixers, cut)):
-                without = _in_working_precision(made.again(module, stop - start))
-            first = start if causal else 0
-            distances[first:, start:stop] = _cosine_distance(without[:, first:], intact[:, first:]).t()
-            if progress is not None:
-                progress(stop, length)
-    distances = without_padding(trace, distances[None])
-    return distances.tril_() if causal else distances  # targets before the source differ by rounding only
-
-
 def _reads_one(trace: Trace, readout: Any, place: int) -> bool:
     """Return whether a readout reads this position alone, in a model that is known as a whole."""
     read_there = read_at(readout)
@@ -259,35 +202,6 @@ def _runs_alone(trace: Trace) -> bool:
     scans = [branch for branch in trace.branches if not goes_forwards(branch.family)]
     unmasked = any(branch.kind != "attention" and branch.captured.mask is None for branch in trace.branches)
     return not unmasked or all(branch.operator().scan.causal for branch in scans)
-
-
-def _call(trace: Trace, block: Block) -> Call:
-    """Return the call of the module that holds a layer's mixers.
-
-    Raises:
-        UnsupportedModelError: if it ran several times, and it cannot be told which of these the layer was.
-    """
-    made, of_module = trace.calls_of(block.name), [one for one in trace.layers if one.name == block.name]
-    if len(made) not in (1, len(of_module)):
-        raise UnsupportedModelError(
-            f"{block.name} ran {len(made)} times for {len(of_module)} layers, so a layer cannot run again by itself"
-        )
-    return made[0] if len(made) == 1 else made[[one is block for one in of_module].index(True)]
-
-
-def _causal(trace: Trace, block: Block) -> bool:
-    """Return whether no target of a layer's module depends on later tokens, not counting rows of padding."""
-    inside = [number for number, one in enumerate(trace.layers) if one.name == block.name]
-    return not any(looks_ahead(trace, number) for number in inside)
-
-
-def _in_working_precision(tokens: Tensor) -> Tensor:
-    return tokens.to(precision(tokens.dtype))
-
-
-def _cosine_distance(a: Float[Tensor, "b t E"], b: Float[Tensor, "1 t E"]) -> Float[Tensor, "b t"]:
-    """Return 1 - cos(a, b) as ½‖a/‖a‖ - b/‖b‖‖², which keeps its precision where the two nearly agree."""
-    return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(dim=-1) / 2
 
 
 def layer_window(trace: Trace, layers: tuple[int, int] | None, kinds: Collection[Kind] | None) -> list[int]:
@@ -343,16 +257,6 @@ def _result(trace: Trace, effect: Effect, scores: Float[Tensor, " L"]) -> Method
 
 
 METHODS = [
-    Method(
-        "value-zeroing",
-        "cosine distance of a layer's output when one token's value is zeroed in it",
-        "Mohebbi et al. 2023, arXiv 2301.12971",
-        signed=False,
-        needs="interventions",
-        cost="quadratic",
-        growth=1.0,
-        map=value_zeroing,
-    ),
     Method(
         "knockout",
         "drop of the logit when the mixers pass nothing from one token to the target",

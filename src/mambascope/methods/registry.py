@@ -25,6 +25,7 @@ FILES = (
     "gradients",
     "norm_based",
     "transformer_attribution",
+    "value_zeroing",
     "interventions",
     "occlusion",
     "control",
