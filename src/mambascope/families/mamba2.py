@@ -94,7 +94,7 @@ def gate_and_norm(gate: Float[Tensor, "b L D"], o: Float[Tensor, "b L D"] | None
     if o is None or isinstance(norm, nn.Identity):
         return gate
     o = o.to(gate.dtype)
-    return gate * norm_factor(o if norm_first(norm) else o * gate, norm)
+    return norm_factor(o if norm_first(norm) else o * gate, norm).mul_(gate)
 
 
 def norm_factor(normed: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L D"]:
@@ -102,8 +102,9 @@ def norm_factor(normed: Float[Tensor, "b L D"], norm: Any) -> Float[Tensor, "b L
     width = normed.shape[-1]  # before transformers 5.23 the whole width of Mamba-2's is one group
     size = getattr(norm, "group_size", width // getattr(norm, "n_groups", 1))
     groups = rearrange(normed, "b L (g c) -> b L g c", c=size)
-    scale = torch.rsqrt(groups.pow(2).mean(dim=-1, keepdim=True) + norm.variance_epsilon)
-    return weights(norm.weight, normed.dtype) * scale.expand_as(groups).flatten(2)
+    squares = torch.linalg.vector_norm(groups, dim=-1, keepdim=True).square()
+    scale = torch.rsqrt(squares / size + norm.variance_epsilon)
+    return (weights(norm.weight, normed.dtype).view(-1, size) * scale).flatten(2)
 
 
 def norm_first(norm: Any) -> bool:

@@ -57,7 +57,7 @@ class Fallen:
         between = self.sums - earlier.sums
         if self.forgets is None or earlier.forgets is None:
             return between
-        return between.masked_fill(self.forgets != earlier.forgets, -torch.inf)
+        return between.masked_fill_(self.forgets != earlier.forgets, -torch.inf)
 
     @property
     def whole(self) -> Float[Tensor, "*s"]:
@@ -86,7 +86,10 @@ def decay_from(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor,
         factors: How many such factors will be multiplied together: with two, each is cut earlier.
     """
     cut = 2 * NEGLIGIBLE[exponent.dtype] / factors
-    return F.threshold(exponent.clamp(min=cut - 1).exp(), math.exp(cut), 0.0)
+    raised = exponent.clamp(min=cut - 1)
+    if raised.requires_grad:
+        return F.threshold(raised.exp(), math.exp(cut), 0.0)
+    return torch.threshold_(raised.exp_(), math.exp(cut), 0.0)
 
 
 def decay_in_place(exponent: Float[Tensor, "*s"], factors: int = 1) -> Float[Tensor, "*s"]:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from mambascope.operators.decays import NEGLIGIBLE, Fallen, decay_from, decay_in_place, finite_rates
 
-#: Elements of state that one block of steps may hold, so that the block stays in a core's second-level cache.
-CACHED_ELEMENTS = 1 << 18
+#: Elements of state, and steps, that one block of steps may hold, so that the block stays in a core's cache.
+CACHED_ELEMENTS, MOST_STEPS = 1 << 19, 32
 
 #: Steps between the states that the Mamba-1 recurrence keeps for its backward pass; the others are recomputed.
 CHECKPOINT_STEPS = 8
@@ -74,13 +74,13 @@ def _channel_forward(
     """
     At, h = A.t().contiguous(), before.clone(memory_format=torch.contiguous_format)
     out = torch.empty_like(v, memory_format=torch.contiguous_format)
-    block = max(1, min(8, CACHED_ELEMENTS // (len(v) * At.numel() or 1)))
+    block = max(1, min(MOST_STEPS, CACHED_ELEMENTS // (len(v) * At.numel() or 1)))
     decaying = _decaying(step, At)
     decays, hs = (h.new_empty(block, *h.shape) for _ in range(2))
     for first in range(0, v.shape[1], PART):
         part = slice(first, first + PART)
         laid_out = [rearrange(one[:, part], "b L c -> L b 1 c").contiguous() for one in (v, step, write, read)]
-        out[:, part] = _channel_part(laid_out, At, h, (decays, hs), decaying, states)
+        _channel_part(laid_out, At, h, (decays, hs), decaying, states, rearrange(out[:, part], "b L c -> L b 1 c"))
     return out, h
 
 
@@ -91,21 +91,22 @@ def _channel_part(
     buffers: tuple[Tensor, Tensor],
     decaying: Callable[[Tensor], Tensor],
     states: list[Tensor] | None,
-) -> Tensor:
-    """Return the answer for a part of v, step, write and read, tokens first; the state is changed in place."""
+    out: Tensor,
+) -> None:
+    """Write the answer for a part of v, step, write and read, tokens first; the state is changed in place."""
     (v, step, write, read), (decays, hs) = part, buffers
-    write, out = write.transpose(2, 3), torch.empty_like(v)
+    write, each = write.transpose(2, 3), list(zip(hs.unbind(), decays.unbind(), strict=True))
     for start in range(0, len(v), len(hs)):
         now = slice(start, min(len(v), start + len(hs)))
-        decay = decaying(torch.mul(step[now], At, out=decays[: now.stop - start]))
-        written, last = torch.mul(write[now], v[now], out=hs[: now.stop - start]), h
-        for k, (state, kept) in enumerate(zip(written.unbind(), decay.unbind(), strict=True), start):
+        steps = now.stop - start
+        decaying(torch.mul(step[now], At, out=decays[:steps]))
+        written, last = torch.mul(write[now], v[now], out=hs[:steps]), h
+        for k, (state, kept) in enumerate(each[:steps], start):
             if states is not None and k % CHECKPOINT_STEPS == 0:
                 states.append(last.clone())
-            last = torch.addcmul(state, kept, last, out=state)
+            last = state.addcmul_(kept, last)
         h.copy_(last)  # the buffer that holds it is written again
         torch.matmul(read[now], written, out=out[now])
-    return rearrange(out, "L b 1 c -> b L c")
 
 
 def _decaying(step: Tensor, At: Tensor) -> Callable[[Tensor], Tensor]:
@@ -127,7 +128,7 @@ class _ChannelRecurrence(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         v, step, A, write, read, *states = ctx.saved_tensors
         L = v.shape[1]
         At = A.t().contiguous()
@@ -135,32 +136,35 @@ class _ChannelRecurrence(torch.autograd.Function):
             rearrange(tensor, "b L c -> L b 1 c").contiguous() for tensor in (v, step, write, read, grad_outputs[0])
         )
         dv, dstep, dwrite, dread = (torch.empty_like(tensor) for tensor in (v, step, write, read))
-        dA = torch.zeros_like(At)
+        dA = torch.zeros_like(At) if ctx.needs_input_grad[2] else None
         adjoint, decaying = grad_outputs[1].clone(memory_format=torch.contiguous_format), _decaying(step, At)
         # One set of buffers for all segments: fresh pages from the system cost more than the arithmetic.
         decays, hs, adjoints = (adjoint.new_empty(CHECKPOINT_STEPS, *adjoint.shape) for _ in range(3))
+        each_decay, each_h, each_pulled = (list(buffer.unbind()) for buffer in (decays, hs, adjoints))
         for number in range(len(states) - 1, -1, -1):
             now = slice(number * CHECKPOINT_STEPS, min(L, (number + 1) * CHECKPOINT_STEPS))
             steps = now.stop - now.start
             decay = decaying(torch.mul(step[now], At, out=decays[:steps]))
             h = torch.mul(write[now].transpose(2, 3), v[now], out=hs[:steps])
             before = states[number]
-            for k in range(steps):
-                before = torch.addcmul(h[k], decay[k], before, out=h[k])
+            for state, kept in zip(each_h[:steps], each_decay[:steps], strict=True):
+                before = state.addcmul_(kept, before)
             torch.matmul(do[now], h.transpose(2, 3), out=dread[now])
             pulled = torch.mul(read[now].transpose(2, 3), do[now], out=adjoints[:steps])
-            for k in range(steps - 1, -1, -1):
-                pulled[k].add_(adjoint)
-                torch.mul(pulled[k], decay[k], out=adjoint)
+            each_pulled[steps - 1].add_(adjoint)
+            for k in range(steps - 2, -1, -1):
+                each_pulled[k].addcmul_(each_decay[k + 1], each_pulled[k + 1])
+            torch.mul(pulled[0], decay[0], out=adjoint)
             torch.matmul(write[now], pulled, out=dv[now])
             torch.matmul(v[now], pulled.transpose(2, 3), out=dwrite[now])
             flow = pulled.mul_(decay)
             flow[0] *= states[number]
             flow[1:] *= h[:-1]
             torch.sum(torch.mul(flow, At, out=h), dim=2, keepdim=True, out=dstep[now])
-            dA += flow.mul_(step[now]).sum(dim=(0, 1))
+            if dA is not None:
+                dA += flow.mul_(step[now]).sum(dim=(0, 1))
         dv, dstep, dwrite, dread = (rearrange(tensor, "L b 1 c -> b L c") for tensor in (dv, dstep, dwrite, dread))
-        return dv, dstep, dA.t(), dwrite, dread, adjoint
+        return dv, dstep, None if dA is None else dA.t(), dwrite, dread, adjoint
 
 
 def head_recurrence(
@@ -207,7 +211,7 @@ def _head_part(
     write, read = (rearrange(tensor, "b (c s) g n -> b c g s n", s=size) for tensor in (write, read))
     fall = Fallen.of(rearrange(step * A, "b (c s) (g k) -> b c g k s", s=size, g=G), dim=-1)
     causal = torch.ones(size, size, dtype=torch.bool, device=v.device).tril()
-    decay = decay_from((fall[..., :, None] - fall[..., None, :]).masked_fill(~causal, -torch.inf))
+    decay = decay_from((fall[..., :, None] - fall[..., None, :]).masked_fill_(~causal, -torch.inf))
     inside = ((read @ write.transpose(-1, -2)).unsqueeze(3) * decay) @ rearrange(v, "b c s g k p -> b c g k s p")
     # The heads of a group share what it writes and reads, so that their channels are rows of one product.
     to_end = rearrange(decay_from(fall[..., -1:] - fall), "b c g k s -> b c s g k 1")

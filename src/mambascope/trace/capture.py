@@ -105,8 +105,8 @@ def capture(
         require_pass(own, mixers, inputs, keep=keep)
         head = head_apart(own, inputs) if keep == "inputs" else None
         scans = scan_points(family for _, _, family in mixers)
-        recorder = _Recorder(scans, check, tolerance, partial, keep, len(mixers), progress)
-        convolutions = convolution_points(scans) if check == "projected" else frozenset()
+        convolutions = {} if check == "full" else convolution_points(scans)  # a rebuilt output knows ours alone
+        recorder = _Recorder(scans, convolutions, check, tolerance, partial, keep, len(mixers), progress)
         stack.enter_context(torch.no_grad())
         for name, mixer, family in mixers:
             stack.enter_context(recorder.watching(own, name, mixer, family))
@@ -148,6 +148,7 @@ class _Recorder:
     """Collects the records of one capture."""
 
     families: dict[PatchPoint, Family]
+    convolutions: dict[PatchPoint, Family]
     check: Check
     tolerance: float | None
     partial: bool
@@ -163,7 +164,7 @@ class _Recorder:
 
     def __post_init__(self) -> None:
         self.streams = Streams(self.allowed, self._kept)
-        self.recording = Recording(self.families, self.allowed)
+        self.recording = Recording(self.families, self.allowed, self.convolutions)
 
     @contextmanager
     def watching(self, model: nn.Module, name: str, mixer: nn.Module, family: MixerFamily) -> Iterator[None]:
@@ -204,7 +205,7 @@ class _Recorder:
         scan_error: float,
     ) -> Branch:
         """Return a mixer's record; rebuild its output from it and compare, if asked or if no family names its class."""
-        if not captured.y.isfinite().all():
+        if not torch.stack(torch.aminmax(captured.y)).isfinite().all():
             raise InputError(
                 f"layer {len(self.streams.blocks)} ({name}, {type(mixer).__name__}) returned NaN or infinite values: "
                 "the model's weights are damaged, or its numbers overflow in this precision"

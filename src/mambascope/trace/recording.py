@@ -15,6 +15,7 @@ from mambascope.brief import brief
 from mambascope.errors import InputError, ReconstructionError
 from mambascope.families import AttentionFamily, Captured, Family, MixerFamily, found_by
 from mambascope.families.patch_points import PatchPoint
+from mambascope.trace.convolving import Convolved, answer_convolution
 from mambascope.trace.mixer_calls import consumed, input_of, tensors_read, versions
 from mambascope.trace.scanning import Answered, answer, read_call
 
@@ -28,16 +29,18 @@ class Recording:
 
     Attributes:
         families: The family that reads each scan.
+        convolutions: The family of each convolution whose calls are intercepted.
         allowed: Given a precision, returns the largest error of our scan where no family names the mixer's class.
         calls: The scan calls of the mixer that is running.
-        convolved: What its convolutions read, if their calls are intercepted.
+        convolved: The calls of its convolutions, if they are intercepted.
         unread: Why a call could not be read.
     """
 
     families: Mapping[PatchPoint, Family]
     allowed: Callable[[torch.dtype], float]
+    convolutions: Mapping[PatchPoint, Family] = field(default_factory=dict)
     calls: list[Answered] = field(default_factory=list)
-    convolved: list[Tensor] = field(default_factory=list)
+    convolved: list[Convolved] = field(default_factory=list)
     unread: Exception | None = None
     _written: Tensor | None = None
     _gate: Tensor | None = None
@@ -68,10 +71,12 @@ class Recording:
     def called(
         self, point: PatchPoint, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run one scan call and keep its coefficients, or note what a convolution reads, for the mixer that runs."""
+        """Run one scan call and keep its coefficients, or one of a convolution, for the mixer that runs."""
         if point not in self.families:
-            self.convolved.append(input_of(args, kwargs))
-            return original(*args, **kwargs)
+            allowed = self.allowed(input_of(args, kwargs).dtype)
+            output, convolved = answer_convolution(self.convolutions[point], original, args, kwargs, allowed)
+            self.convolved.append(convolved)
+            return output
         family = self.families[point]
         try:
             scan = read_call(family, args, kwargs)
@@ -90,7 +95,7 @@ class Recording:
     def _gated(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         gate = args[1] if len(args) > 1 else kwargs.get("gate")
         if isinstance(gate, Tensor):
-            self._gate = gate.detach().clone(memory_format=torch.contiguous_format)  # not a view of all projections
+            self._gate = _own(gate.detach())
 
     def read(
         self,
@@ -122,7 +127,7 @@ class Recording:
                 f"{name} ({type(mixer).__name__}) called its scan {len(self.calls)} times where mambascope expects "
                 f"{calls} ({versions()})"
             )
-        scans = tuple({key: value.detach() for key, value in call.coefficients.items()} for call in self.calls)
+        scans = tuple({key: _own(value.detach()) for key, value in call.coefficients.items()} for call in self.calls)
         scan_error = max(call.error for call in self.calls)
         captured = consumed(x, output, kwargs, scans)
         if self._gate is not None and count == 1:
@@ -148,6 +153,11 @@ class Recording:
         y = output[0] if self._written is None else self._written
         self._written = None
         return Captured(x, y, ({"p": p.detach()},), None, layer=kwargs.get("layer_idx")), 0.0
+
+
+def _own(kept: Tensor) -> Tensor:
+    """Return a tensor that is kept: a copy where it is a view of something larger, such as all projections."""
+    return kept.clone(memory_format=torch.contiguous_format) if kept.nbytes < kept.untyped_storage().nbytes() else kept
 
 
 def _refuse_state(name: str, mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

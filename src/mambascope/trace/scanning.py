@@ -30,10 +30,10 @@ def scan_points(families: Iterable[MixerFamily]) -> dict[PatchPoint, Family]:
     return {family.scan_point: family for family in sorted(scans, key=lambda one: not found_by(one))}
 
 
-def convolution_points(scans: Mapping[PatchPoint, Family]) -> frozenset[PatchPoint]:
-    """Return where the convolutions before some scans are called, if a family names the mixers' class."""
-    known = (family.conv_point for family in scans.values() if not found_by(family))
-    return frozenset(point for point in known if point.exists())
+def convolution_points(scans: Mapping[PatchPoint, Family]) -> dict[PatchPoint, Family]:
+    """Return where the convolutions before some scans are called, with the family, if it names the mixers' class."""
+    known = {family.conv_point: family for family in scans.values() if not found_by(family)}
+    return {point: family for point, family in known.items() if point not in scans and point.exists()}
 
 
 def read_call(family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ScanCall:

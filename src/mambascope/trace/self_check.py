@@ -34,6 +34,7 @@ from torch import Tensor
 from mambascope.operators.affine import AffineMixer
 from mambascope.operators.token_mixer import TokenMixer
 from mambascope.trace.block import Branch, precision
+from mambascope.trace.convolving import Convolved
 from mambascope.trace.scanning import ScanRun, relative_error
 
 #: How a capture checks its layers; False for not at all.
@@ -52,7 +53,7 @@ def reconstruction_error(
     *,
     full: bool,
     run: ScanRun | None,
-    convolved: Sequence[Float[Tensor, "b C *places"]],
+    convolved: Sequence[Convolved],
 ) -> float:
     """Return the relative error with which a mixer's operator gives its output, estimated if the check is projected.
 
@@ -61,7 +62,7 @@ def reconstruction_error(
         allowed: The largest error that passes.
         full: Whether to make the full check, which is also made where the projected one cannot tell.
         run: The mixer's only scan, if our own ran.
-        convolved: What its convolutions read.
+        convolved: The calls of its convolutions.
     """
     operator, y = branch.operator(precision(branch.y.dtype)), branch.y
     if not full and run is not None and type(operator) is AffineMixer and same_scan(operator.scan, run.scan):
@@ -72,7 +73,7 @@ def reconstruction_error(
 
 
 def error_by_steps(
-    operator: AffineMixer, run: ScanRun, convolved: Sequence[Float[Tensor, "b C *places"]], y: Float[Tensor, "b L F"]
+    operator: AffineMixer, run: ScanRun, convolved: Sequence[Convolved], y: Float[Tensor, "b L F"]
 ) -> float:
     """Return the largest relative error of the steps to and from a scan, those of products estimated."""
     written = projected_error(y, operator.received(run.o.to(operator.x.dtype)), operator.W_o, operator.b_o)
@@ -82,19 +83,33 @@ def error_by_steps(
     return max(written, read)
 
 
-def _read(operator: AffineMixer, s: Tensor, convolved: Sequence[Tensor]) -> Iterator[float]:
+def _read(operator: AffineMixer, s: Tensor, convolved: Sequence[Convolved]) -> Iterator[float]:
     """Yield the error of s by what a convolution read, if some of its channels are W_x x + b_x: the first or last D."""
     D, length = operator.inner_width, operator.length
-    for whole in (one.transpose(1, 2) for one in convolved if one.ndim == 3 and one.shape[2] == length):
+    for one in (one for one in convolved if one.read.ndim == 3 and one.read.shape[2] == length):
+        whole = one.read.transpose(1, 2)
         for first in dict.fromkeys((0, whole.shape[2] - D)) if whole.shape[2] >= D else ():
             found = whole[..., first : first + D].to(operator.x.dtype)
             product = projected_error(found, operator.x, operator.W_x, operator.b_x)
             if product <= 1 / MARGIN:  # these channels, and not others of the same convolution
+                made = _made(operator, one, first)
+                if made is not None and _same(s, made.to(s.dtype)):
+                    yield product
+                    continue
                 a = operator.convolution.apply(found)
                 a = a if operator.conv_bias is None else a.add_(operator.conv_bias)
                 rebuilt = F.silu(a, inplace=True) if operator.silu else a
                 rebuilt = rebuilt if operator.mask is None else rebuilt.mul_(operator.mask[..., None])
                 yield max(product, projected_error(s, rebuilt))
+
+
+def _made(operator: AffineMixer, convolved: Convolved, first: int) -> Tensor | None:
+    """Return what our own convolution made of D channels from `first` on, if it is the operator's."""
+    if convolved.call is None or convolved.made is None or operator.mask is not None:
+        return None
+    some = slice(first, first + operator.inner_width)
+    same = convolved.call.same(operator.convolution, operator.conv_bias, operator.silu, some)
+    return convolved.made[..., some] if same else None
 
 
 def projected_error(
@@ -128,4 +143,10 @@ def same_scan(one: TokenMixer, other: TokenMixer) -> bool:
     if type(one) is not type(other) or not dataclasses.is_dataclass(one):
         return False
     parts = [(getattr(one, part.name), getattr(other, part.name)) for part in dataclasses.fields(one)]
-    return all(torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b) for a, b in parts)
+    return all(_same(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b) for a, b in parts)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same numbers; the same place in memory holds the same, without a look."""
+    places = [(each.data_ptr(), each.shape, each.stride(), each.dtype) for each in (one, other)]
+    return places[0] == places[1] or torch.equal(one, other)
