@@ -22,6 +22,7 @@ from mambascope.errors import InputError, UnsupportedModelError
 from mambascope.numbering import shown
 from mambascope.operators.blocks import Block, Places, Workspace
 from mambascope.operators.chosen_targets import pieces, within_band
+from mambascope.operators.products import multiply
 from mambascope.operators.token_mixer import TokenMixer
 
 #: The activation rule: how the SiLU of a sum over sources is shared among them.
@@ -259,7 +260,7 @@ def projected(
     if pairs.dtype != W_o.dtype:
         pairs = workspace.take("pairs to project", tuple(pairs.shape), W_o).copy_(pairs)
     for text, of_text in zip(pairs, tile, strict=True):  # a product of two matrices is faster than a batch of one
-        torch.mm(text.t(), W_o.t(), out=of_text)
+        multiply(text.t(), W_o.t(), of_text)
     return tile.transpose(1, 2).unflatten(2, received.shape[2:])
 
 

@@ -23,6 +23,7 @@ from mambascope.operators.affine import AffineMixer
 from mambascope.operators.affine_map import ActivationRule, projected
 from mambascope.operators.blocks import Block, Workspace
 from mambascope.operators.convolution import CausalConvolution
+from mambascope.operators.products import multiply
 from mambascope.operators.softmax_attention import SoftmaxAttention
 
 
@@ -74,16 +75,16 @@ class AttentionLayer(AffineMixer):
             written = values[:, columns].transpose(1, 2)[:, None]
             received = self.scan.mix(block, written, self.gate[:, block.rows], workspace)
             return projected(received, self.W_o, workspace)
-        own_values = values[:, columns].to(self.W_o.dtype)
-        by_head, W_o = (rearrange(part, "... (h p) -> h ... p", h=heads) for part in (own_values, self.W_o))
-        written = workspace.keep(
-            "written",
-            (id(self), columns.start, columns.stop),
-            lambda: torch.einsum("hbcp,hfp->bchf", by_head, W_o).contiguous(),
-        )
+        b, L, F = len(values), values[:, columns].shape[1], len(self.W_o)
+
+        def write() -> Tensor:
+            by_head = rearrange(values[:, columns].to(self.W_o.dtype), "b c (h p) -> h (b c) p", h=heads)
+            W_o, out = rearrange(self.W_o, "f (h p) -> h p f", h=heads), by_head.new_empty(heads, b * L, F)
+            return rearrange(multiply(by_head, W_o, out), "h (b c) f -> b c h f", b=b).contiguous()
+
+        written = workspace.keep("written", (id(self), columns.start, columns.stop), write)
         p = rearrange(self.scan.tile(block.rows, columns), "b h t c -> b c t h").to(written.dtype).contiguous()
-        tile = workspace.take("contributions", (*p.shape[:3], W_o.shape[1]), p)
-        torch.matmul(p, written, out=tile)
+        tile = multiply(p, written, workspace.take("contributions", (*p.shape[:3], F), p))
         return rearrange(tile, "b c t f -> b f t c")
 
 
