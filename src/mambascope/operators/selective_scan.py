@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mambascope.brief import brief
@@ -23,6 +23,7 @@ from mambascope.operators.mean_by_halves import Run, mean_of_run
 from mambascope.operators.mean_of_rectangle import mean_of_rectangle
 from mambascope.operators.near_matrices import near_matrices
 from mambascope.operators.recurrence import (
+    CACHED_ELEMENTS,
     channel_carried,
     channel_recurrence,
     one_hot,
@@ -77,6 +78,11 @@ class SelectiveScan:
     def elapsed(self) -> Float[Tensor, "b D L"]:
         """S = cumsum(Δ) in float64, channels first."""
         return self.dt.transpose(1, 2).to(torch.float64, copy=True).cumsum_(dim=-1)
+
+    @cached_property
+    def elapsed_by_token(self) -> Float[Tensor, "b L D"]:
+        """The same with each token's channels side by side, as one target's row reads it."""
+        return self.dt.to(torch.float64).cumsum(dim=1)
 
     @cached_property
     def rates(self) -> Float[Tensor, "D N"]:
@@ -160,8 +166,11 @@ class SelectiveScan:
             maps: Channels to return, all by default.
         """
         chosen = slice(None) if maps is None else torch.as_tensor(maps, device=self.A.device)
-        elapsed, A = self.elapsed[:, chosen], self.rates[chosen]
         masked = future(Block(rows, columns), self.A.device)
+        if isinstance(rows, slice) and rows.stop - rows.start == 1:
+            row = self._row(rows.start, columns, chosen, None if masked is None else masked[0, :, None])
+            return row.transpose(1, 2)[:, :, None]
+        elapsed, A = self.elapsed[:, chosen], self.rates[chosen]
         fall = (elapsed[..., rows, None] - elapsed[..., None, columns]).to(self.dt.dtype)
         if masked is not None:
             fall = fall.masked_fill_(masked, 0)
@@ -172,6 +181,21 @@ class SelectiveScan:
             total.addcmul_(decay_in_place(term), pairs[n, :, None])
         total *= self.dt[:, columns].transpose(1, 2)[:, chosen, None]
         return total if masked is None else total.masked_fill_(masked, 0)
+
+    def _row(
+        self, target: int, columns: Places, chosen: slice | Tensor, masked: Bool[Tensor, "c 1"] | None
+    ) -> Float[Tensor, "b c M"]:
+        """Return alpha of one target, its channels side by side: a few sources at a time, so that they stay in cache."""
+        elapsed, At = self.elapsed_by_token[..., chosen], self.rates[chosen].t().contiguous()
+        fall = (elapsed[:, target, None] - elapsed[:, columns]).to(self.dt.dtype)
+        fall = fall if masked is None else fall.masked_fill_(masked, 0)
+        row, B = torch.empty_like(fall), self.B[:, columns]
+        size = max(1, CACHED_ELEMENTS // (len(fall) * At.numel() or 1))
+        for part in (slice(first, first + size) for first in range(0, fall.shape[1], size)):
+            kept = decay_in_place(fall[:, part, None] * At)
+            torch.matmul((self.C[:, target, None] * B[:, part])[:, :, None], kept, out=row[:, part, None])
+        row *= self.dt[:, columns][..., chosen]
+        return row if masked is None else row.masked_fill_(masked, 0)
 
     def mix(
         self,
