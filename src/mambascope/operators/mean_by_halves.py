@@ -115,7 +115,8 @@ def mean_of_run(run: Run, workspace: Workspace) -> Float[Tensor, "r r"]:
             if level <= BATCHED:
                 (pairs,) = group.pairs(level)
                 for total, sources in zip(sums[level], (pairs.left_edge, pairs.written), strict=True):
-                    total.baddbmm_(pairs.read, sources.transpose(1, 2))
+                    if sources.shape[1]:
+                        total.baddbmm_(pairs.read, sources.transpose(1, 2))
             else:
                 _add_products(out, group, level)
             if 2 * level < run.length:
@@ -293,7 +294,8 @@ def _add_products(out: Float[Tensor, "R W"], group: _Group, level: int) -> None:
             start = pair.first + 2 * level * number
             read = pair.read[number]
             rows = out[start + level : start + level + len(read)]
-            rows[:, start : start + reach].addmm_(read, pair.left_edge[number].t())
+            if reach:
+                rows[:, start : start + reach].addmm_(read, pair.left_edge[number].t())
             rows[:, start + reach : start + reach + level].addmm_(read, pair.written[number].t())
 
 
