@@ -141,7 +141,10 @@ def outcome(call, *args):
 
 
 def check_same(one, two, bound=1e-4):
-    """Hold results on two devices to those on one: the same operations, of which some sum in another order."""
+    """Hold results on two devices to those on one: the same operations, of which some sum in another order.
+
+    On the processor, convolutions before scans are our own. What is left of a sum is the rounding of some tens of terms.
+    """
     if isinstance(one, str) or isinstance(two, str):
         assert one == two
         return
@@ -150,7 +153,7 @@ def check_same(one, two, bound=1e-4):
         assert found.shape == expected.shape
         assert torch.equal(found.isnan(), expected.isnan())
         size = expected.nan_to_num().norm()
-        assert (found - expected).nan_to_num().norm() <= bound * size + 1e-7
+        assert (found - expected).nan_to_num().norm() <= bound * size + 1e-6
 
 
 def readable(family):
