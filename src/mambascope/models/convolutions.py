@@ -6,17 +6,22 @@ replace it (`mambascope.trace.propagation_rules`).
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from mambascope.operators.convolution import CausalConvolution
 
 
 def causal_convolution(
     x: Float[Tensor, "b D L"], weight: Float[Tensor, "D K"], bias: Float[Tensor, " D"] | None
 ) -> Float[Tensor, "b D L"]:
     """Return the convolution over each token and those before it; the last tap is on the token itself."""
-    padded = F.pad(x.to(weight.dtype), (weight.shape[-1] - 1, 0))
-    return F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])[..., : x.shape[-1]].to(x.dtype)
+    working = torch.promote_types(weight.dtype, torch.float32)
+    a = CausalConvolution(weight.to(working).flip(1)).apply(x.transpose(1, 2).to(working))
+    a = a if bias is None else a + bias.to(working)
+    return a.transpose(1, 2).to(x.dtype)
 
 
 def neighbour_convolution(

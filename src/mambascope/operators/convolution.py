@@ -7,7 +7,7 @@ A causal one looks back, a_k = Σ_δ w_δ ⊙ u_{k-δ}, so source j writes at j 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mambascope.brief import brief
 
-#: As many taps are summed one by one where no gradient is asked for: to bring tokens last takes longer than that.
+#: As many taps are summed one by one: to bring tokens last takes longer than that.
 FEW = 8
 
 
@@ -52,12 +52,8 @@ class CausalConvolution:
 
     def apply(self, u: Float[Tensor, "b L D"]) -> Float[Tensor, "b L D"]:
         """Return Σ_δ w_δ ⊙ u_{k-δ}, with nothing before the first token."""
-        taps = self.taps.t().contiguous().unbind()  # each tap's weights side by side, as the channels of a token are
-        if len(taps) <= FEW and not (torch.is_grad_enabled() and (u.requires_grad or self.taps.requires_grad)):
-            a = u * taps[0]
-            for shift, tap in enumerate(taps[1 : u.shape[1]], 1):
-                a[:, shift:].addcmul_(u[:, :-shift], tap)
-            return a
+        if self.taps.shape[1] <= FEW:
+            return _Shifted.apply(u, self.taps) if torch.is_grad_enabled() else _shifted(u, self.taps)
         padded = F.pad(u.transpose(1, 2), (self.taps.shape[1] - 1, 0))
         return F.conv1d(padded, self.taps.flip(1)[:, None], groups=self.taps.shape[0]).transpose(1, 2)
 
@@ -75,3 +71,33 @@ class CausalConvolution:
         for shift in range(min(taps, length)):
             total[:, shift:] += written[:, shift, :, : length - shift].transpose(1, 2)
         return total
+
+
+def _shifted(u: Float[Tensor, "b L D"], taps: Float[Tensor, "D K"], *, back: bool = False) -> Float[Tensor, "b L D"]:
+    """Return the convolution as a sum over taps of the tokens before; its transpose, of those after, if `back`."""
+    each = taps.t().contiguous().unbind()  # each tap's weights side by side, as the channels of a token are
+    a = u * each[0]
+    for shift, tap in enumerate(each[1 : u.shape[1]], 1):
+        earlier, later = slice(-shift), slice(shift, None)
+        targets, sources = (earlier, later) if back else (later, earlier)
+        a[:, targets].addcmul_(u[:, sources], tap)
+    return a
+
+
+class _Shifted(torch.autograd.Function):
+    """The same with a backward pass of the same form; where it is left to torch, every tap pads its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, taps: Tensor) -> Tensor:
+        ctx.save_for_backward(u if ctx.needs_input_grad[1] else None, taps)
+        return _shifted(u, taps)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (flow,), (u, taps) = grad_outputs, ctx.saved_tensors
+        to_u = _shifted(flow, taps, back=True) if ctx.needs_input_grad[0] else None
+        if u is None or not ctx.needs_input_grad[1]:
+            return to_u, None
+        length = u.shape[1]
+        pairs = ((flow[:, shift:], u[:, : max(length - shift, 0)]) for shift in range(taps.shape[1]))
+        return to_u, torch.stack([(later * earlier).sum(dim=(0, 1)) for later, earlier in pairs], dim=1)

@@ -14,7 +14,7 @@ vectors swapped, so these two functions are all that the operators need. See `ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -196,7 +196,7 @@ def head_carried(
     for part in (slice(first, first + PART) for first in range(0, max(L, 1), PART)):
         o, state = _head_part(v[:, part], step[:, part], finite_rates(A), write[:, part], read[:, part], state)
         out.append(o)
-    return out[0] if len(out) == 1 else torch.cat(out, dim=1), state
+    return joined(out), state
 
 
 def _head_part(
@@ -220,9 +220,9 @@ def _head_part(
     kept = decay_from(fall.whole[..., -1])
     state = rearrange(before, "b (g k) p n -> b g k p n", g=G)
     states = []
-    for c in range(written.shape[1]):
+    for wrote, left in zip(written.unbind(1), kept[..., None, None].unbind(1), strict=True):
         states.append(state)
-        state = kept[:, c, ..., None, None] * state + written[:, c]
+        state = torch.addcmul(wrote, left, state)
     entering = rearrange(torch.stack(states, dim=1), "b c g k p n -> b c g n (k p)")
     before_chunk = (read @ entering).unflatten(4, v.shape[4:])
     before_chunk = before_chunk * rearrange(decay_from(fall.whole), "b c g k s -> b c g s k 1")
@@ -248,6 +248,11 @@ def reverse_in_time(
 def parts_from_the_end(length: int) -> list[slice]:
     """Return the parts of a text that a recurrence lays out at a time, the last one first."""
     return [slice(first, min(length, first + PART)) for first in range(0, max(length, 1), PART)][::-1]
+
+
+def joined(parts: Sequence[Float[Tensor, "b _ *c"]]) -> Float[Tensor, "b L *c"]:
+    """Return the parts of a text one after the other; a single one as it is, since it need not be copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def one_hot(read: Float[Tensor, "*s N"], number: int) -> Float[Tensor, "*s N"]:

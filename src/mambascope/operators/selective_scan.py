@@ -26,6 +26,7 @@ from mambascope.operators.recurrence import (
     CACHED_ELEMENTS,
     channel_carried,
     channel_recurrence,
+    joined,
     one_hot,
     parts_from_the_end,
     reverse_in_time,
@@ -146,7 +147,7 @@ class SelectiveScan:
             found.append(step * flow.flip(1))
             after = after * decay_from(step[:, :1] * rates)
         assert after is not None
-        return torch.cat(found[::-1], dim=1), after
+        return joined(found[::-1]), after
 
     def left(self, before: Float[Tensor, "n N D"]) -> Float[Tensor, "n N D"]:
         """Return what is left of some states after the text; see `Fading`."""
@@ -185,7 +186,7 @@ class SelectiveScan:
     def _row(
         self, target: int, columns: Places, chosen: slice | Tensor, masked: Bool[Tensor, "c 1"] | None
     ) -> Float[Tensor, "b c M"]:
-        """Return alpha of one target, its channels side by side: a few sources at a time, so that they stay in cache."""
+        """Return alpha of one target, each source's channels side by side; a few sources at a time stay in cache."""
         elapsed, At = self.elapsed_by_token[..., chosen], self.rates[chosen].t().contiguous()
         fall = (elapsed[:, target, None] - elapsed[:, columns]).to(self.dt.dtype)
         fall = fall if masked is None else fall.masked_fill_(masked, 0)

@@ -23,6 +23,7 @@ from mambascope.operators.per_head import PerHead
 from mambascope.operators.recurrence import (
     head_carried,
     head_recurrence,
+    joined,
     one_hot,
     parts_from_the_end,
     reverse_in_time,
@@ -127,7 +128,7 @@ class StateSpaceDual(PerHead):
             found.append(rearrange(flow.flip(1) * step[..., None], "b L h p -> b L (h p)"))
             after = after * decay_from(step[:, 0] * finite_rates(self.A))[..., None, None]
         assert after is not None
-        return torch.cat(found[::-1], dim=1), after
+        return joined(found[::-1]), after
 
     def left(self, before: Float[Tensor, "n H P N"]) -> Float[Tensor, "n H P N"]:
         """Return what is left of some states after the text; see `Fading`."""
