@@ -5,7 +5,7 @@ our own scan answered the mixer's call, what passed between the mixer's steps is
 held to it:
 
     c = W_x x + b_x                   what the model's convolution read; if no function was called with it, s is rebuilt
-    s = f(conv(c) + b)                what the scan read
+    s = f(conv(c) + b)                what the scan read; if our own convolution made it, taps and bias are compared
     o = alpha s + D s                 by the operator's scan: the one that answered has the same numbers
     y = W_o (g ⊙ M o + offset) + b_o  what the mixer returned
 
@@ -15,8 +15,9 @@ that is cheaper than to compare tensors that lie in memory in different orders. 
 less than 1/n of it with a probability of at most (e^(1-1/n²) / n²)^(k/2), by Chernoff's bound. A layer passes this
 check if the largest estimate is at most 1/n of the error that is allowed; else the full check decides. So an error
 beyond what is allowed is missed with a probability below 2e-13 for each product (k = 32, n = 4). What neither check can
-see is a fault that moves no number by more than is allowed, relative to the whole tensor, and a scan of ours that is
-right on the first tokens, where it is compared with the model's, and wrong after them.
+see is a fault that moves no number by more than is allowed, relative to the whole tensor, and a scan or a convolution
+of ours that is right on the first tokens (a convolution also on the last), where it is compared with the model's, and
+wrong elsewhere.
 """
 
 from __future__ import annotations
