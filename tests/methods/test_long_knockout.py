@@ -73,6 +73,7 @@ def in_pieces(monkeypatch):
     return found
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("model", IN_PIECES, indirect=True)
 @pytest.mark.parametrize("keep", ["all", "inputs"])
 def test_pieces_give_what_whole_texts_give(model, keep, short_pieces, in_pieces):

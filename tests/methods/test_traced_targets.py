@@ -130,6 +130,7 @@ def test_the_fewest_targets_that_hold_a_share_are_chosen():
         assert holding(share, rows).int().tolist() == expected, share
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_text():
     """Twice the tokens add less than a quarter of the (L, L) map, which alone would be three quarters more."""
     taken = {}

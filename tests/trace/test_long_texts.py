@@ -57,6 +57,7 @@ def short_pieces(monkeypatch):
     monkeypatch.setattr(text_in_pieces, "PIECE", 32)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "family", ["mamba", "falcon_mamba", "mamba2", "jamba", "bamba", "falcon_h1", "qwen3_next", "lfm2"]
 )
@@ -316,6 +317,7 @@ def test_the_estimate_counts_what_follows_the_capture(monkeypatch, short_pieces)
     assert needed("mamba-lrp") == 10**9 + bytes_of_inputs(long.model, find_mixers(long.model), long.inputs) > plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["capture", "rollout", "latim", "mamba-lrp"])
 def test_bytes_per_token(method):
     """Six layers 128 wide: their inputs take 3 KiB a token, one layer's own run 10, and all logits would take 31.
