@@ -38,7 +38,7 @@ class _FrozenScan(torch.autograd.Function):
 
 def _without_faint(flow: Tensor) -> Tensor:
     """Return a gradient that was just computed, with faint numbers set to zero."""
-    return flow.masked_fill_(flow.abs() < FAINT.get(flow.dtype, 0.0), 0.0)
+    return torch.hardshrink(flow, FAINT.get(flow.dtype, 0.0), out=None if flow.requires_grad else flow)
 
 
 def carried_scan(
@@ -119,8 +119,9 @@ def secant(x: Float[Tensor, "*s"], value: Float[Tensor, "*s"], at_zero: float) -
     working = torch.promote_types(x.dtype, torch.float32)
     argument = x.detach().to(working)
     nearly_zero = argument.abs() < torch.finfo(working).tiny ** 0.5
-    slope = value.detach().to(working) / argument.masked_fill(nearly_zero, 1.0)
-    return _Scaled.apply(x, value.detach(), slope.masked_fill(nearly_zero, at_zero).to(x.dtype))
+    slope = value.detach().to(working) / argument
+    slope = slope.masked_fill_(nearly_zero, at_zero) if nearly_zero.any() else slope
+    return _Scaled.apply(x, value.detach(), slope.to(x.dtype))
 
 
 def frozen_ratio(value: Float[Tensor, "*s"], stand_in: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
