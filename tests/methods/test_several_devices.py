@@ -194,7 +194,7 @@ def test_every_function_reads_layers_on_two_devices(family, name):
     check_same(one, two)
 
 
-@pytest.mark.parametrize("family", ["mamba2", "zamba"])
+@pytest.mark.parametrize("family", ["mamba2", pytest.param("zamba", marks=pytest.mark.slow)])
 def test_a_prompt_is_explained_on_two_devices(family, tmp_path):
     def explained(model, device):
         inputs = texts(device)[0]
