@@ -25,7 +25,7 @@ torch.use_deterministic_algorithms(True, warn_only=True)
 
 #: Of the tests in a product, one in so many runs each time; the others are marked `wide`.
 SHARE = 8
-#: On a machine so slow that all of these would take too long, none of a product runs, and half of the other cases.
+#: On a machine so slow that all of these would take too long, none of a product runs, and a quarter of other cases.
 SLOW = "MAMBASCOPE_SLOW_MACHINE" in os.environ
 
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
     """Mark most tests of every product, such as each method on each family, as wide: which, their names decide."""
     for item in items:
         number, product = zlib.crc32(item.nodeid.encode()), item.get_closest_marker("product")
-        if (product and (SLOW or number % SHARE)) or (SLOW and hasattr(item, "callspec") and number % 2):
+        if (product and (SLOW or number % SHARE)) or (SLOW and hasattr(item, "callspec") and number % 4):
             item.add_marker(pytest.mark.wide)
 
 
