@@ -166,7 +166,6 @@ def readable(family):
 
 
 @pytest.mark.product
-@pytest.mark.product
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", [*MODELS, "gpt2"])
 def test_every_method_reads_layers_on_two_devices(family, name):
@@ -183,7 +182,6 @@ def test_every_method_reads_layers_on_two_devices(family, name):
             check_same(one, two)
 
 
-@pytest.mark.product
 @pytest.mark.product
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("family", MODELS)

@@ -82,15 +82,15 @@ def test_what_ours_does_not_answer_the_model_does():
         assert not seen
 
 
-@pytest.mark.parametrize("place", [2, 28])
-def test_where_it_differs_from_the_model_the_model_answers(place):
+@pytest.mark.parametrize("tokens", [PREFIX, PREFIX + 3])
+def test_where_it_differs_from_the_model_the_model_answers(tokens):
     """At the first tokens or the last; a fault in between alone is not seen, as the module's reference says."""
     original, family = function_of("mamba")
     args = called(30)
 
     def other(x, *rest, **kwargs):
         output = original(x, *rest, **kwargs)
-        output[..., min(place, x.shape[-1] - 2)] += 1
+        output[..., -1] += x.shape[-1] == tokens  # of the first tokens, or of the last and the three that they read
         return output
 
     output, record = answer_convolution(family, other, args, {"activation": "silu"}, 1e-4)
@@ -115,6 +115,13 @@ def test_a_capture_runs_the_models_convolution_on_few_tokens(family, monkeypatch
         outputs = capture(model, input_ids=ids, check=check).outputs
         assert (40 in lengths) == whole, check
         assert relative_error(outputs.logits, stock) < 1e-5  # some hundred roundings of 1e-7, through two layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trace_keeps_no_view_of_something_larger(family):
+    for block in capture(stock_model(family), input_ids=torch.arange(40)[None]).layers:
+        for name, kept in block.branch.captured.scan.items():
+            assert kept.untyped_storage().nbytes() <= kept.nbytes, name
 
 
 def test_a_call_is_the_operators_only_with_its_taps_bias_and_activation():

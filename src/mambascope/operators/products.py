@@ -26,7 +26,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device multiplies numbers of a dtype itself, as a short trial shows.
 
-    A processor without instructions for bfloat16 takes some 70 times as long as for float32, one with them less.
+    For bfloat16, a processor without instructions for it takes some 70 times as long as for float32.
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return True

@@ -131,7 +131,7 @@ class Recording:
         scan_error = max(call.error for call in self.calls)
         captured = consumed(x, output, kwargs, scans)
         if self._gate is not None and count == 1:
-            captured.scan["gate"] = self._gate.view(*captured.x.shape[:2], -1)
+            captured.scan["gate"] = self._gate.reshape(*captured.x.shape[:2], -1)
             self._gate = None
         return captured, scan_error
 
